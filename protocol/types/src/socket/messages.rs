@@ -54,6 +54,9 @@ pub enum AgentToUpdater {
     Contact(Contact),
     /// A time signed by the service's time key, verified by the agent.
     TrustedTime(UnixSeconds),
+    /// The service asks for a restart (LwM2M resource 3/0/4). The updater does it once nothing is being written; it is not
+    /// repeated after a lost connection.
+    Restart,
 }
 
 /// From the updater to the agent.
