@@ -86,6 +86,18 @@ codes! {
     NoContact = "no_contact", "wait for the network to return; the device tries the release again";
     /// The local store of trusted metadata or the factory document does not match its recorded digest.
     StateDamaged = "state_damaged", "provision the device again";
+    /// No enrolment of the account allows the device.
+    NotEnrolled = "not_enrolled", "allow the endpoint name, or every certificate of its authority, with an enrolment";
+    /// An operator has suspended the device.
+    Suspended = "suspended", "resume the device when it may come back";
+    /// The device's identity was seen in two places and is held until an operator has looked at it.
+    Quarantined = "quarantined", "find out which of the two is the real device, then resume or delete it";
+    /// The endpoint name or the subject of a request is not that of the certificate of the connection.
+    IdentityMismatch = "identity_mismatch", "use the endpoint name and account that the certificate names";
+    /// The operational certificate is not in the records of the service; bootstrapping again brings a new one.
+    CertificateUnknown = "certificate_unknown", "nothing: the device bootstraps again with its factory certificate";
+    /// A certificate request cannot be read, or is not signed by the key that it carries.
+    BadCertificateRequest = "bad_certificate_request", "send a PKCS#10 request in DER with an ECDSA P-256 key";
     /// A newer wish replaced this one.
     Superseded = "superseded", "nothing: the newer rollout decides";
     /// An operator stopped the rollout.
