@@ -1,0 +1,150 @@
+//! What the client hears and what it asks for. Never acts.
+
+use std::time::Duration;
+
+use protocol_types::EndpointName;
+
+use crate::{
+    coap::{Code, ExchangeError, Limits, Message},
+    object::{Accounts, Path},
+    time::Millis,
+};
+
+/// What the client must know before it starts.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The name under which the device is known, the same as in its certificates.
+    pub endpoint: EndpointName,
+    /// Bounds of one connection.
+    pub limits: Limits,
+    /// Longest wait for a connection to stand, from [`Step::Dial`] to the server's first message.
+    pub dial_timeout: Duration,
+    /// Longest wait for the next message of the bootstrap server.
+    pub bootstrap_timeout: Duration,
+    /// Longest wait from [`Step::BootstrapDone`] to [`Fact::Enrolled`].
+    pub enrol_timeout: Duration,
+    /// Wait after a first failure; doubled with each further one. Between half of it and all of it is drawn.
+    pub first_retry: Duration,
+    /// Ceiling of the wait between two tries.
+    pub last_retry: Duration,
+    /// Refusals of the management server in a row after which the device bootstraps again. A server that cannot be reached
+    /// does not count: an outage must not make a whole fleet enrol again.
+    pub refusals_before_bootstrap: u32,
+    /// Seed for tokens and jitter; draw it anew at each start.
+    pub seed: u64,
+}
+
+impl Settings {
+    /// Settings for devices on an ordinary network.
+    pub fn new(endpoint: EndpointName, seed: u64) -> Self {
+        Self {
+            endpoint,
+            limits: Limits::default(),
+            dial_timeout: Duration::from_secs(30),
+            bootstrap_timeout: Duration::from_secs(60),
+            enrol_timeout: Duration::from_secs(300),
+            first_retry: Duration::from_secs(2),
+            last_retry: Duration::from_secs(300),
+            refusals_before_bootstrap: 3,
+            seed,
+        }
+    }
+}
+
+/// Which server to connect to, with which identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The bootstrap server of the factory document, with the factory certificate.
+    Bootstrap,
+    /// The management server that bootstrap named, with the operational certificate.
+    Management {
+        /// Server URI, for example `coaps+tcp://fleet.example:5685`.
+        uri: String,
+        /// What /0/x/4 holds: public key or certificate of the server; may be empty.
+        server_public_key: Vec<u8>,
+    },
+}
+
+/// Why a connection did not come to stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DialFailure {
+    /// No route, no answer, name not resolved, connection reset before TLS.
+    Unreachable,
+    /// TLS failed on certificates: ours is refused or expired, or theirs is not trusted.
+    Unauthorized,
+}
+
+/// What happened. Facts of a connection end with [`Step::Close`]: nothing of an older connection may be passed on.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fact {
+    /// The program runs; the first fact.
+    Started,
+    /// The connection that was asked for stands, TLS included.
+    Connected,
+    /// The connection that was asked for does not come to stand.
+    DialFailed(DialFailure),
+    /// A message arrived on the connection.
+    Received(Message),
+    /// The connection ended or sent bytes that are no CoAP.
+    Lost,
+    /// Time went by; always allowed, due at [`Step::WakeAt`].
+    TimePassed,
+    /// The value at or below this path changed.
+    Changed(Path),
+    /// The caller wants to send a request of its own on the connection that stands, for example EST. The token is set by the
+    /// client; payloads of any size up to `limits.max_body` are cut into blocks. Answered by [`Step::Answered`].
+    Request {
+        /// The caller's number for it.
+        id: u64,
+        /// The request.
+        request: Message,
+    },
+    /// After [`Step::BootstrapDone`]: the operational certificate is there, go on to the management server.
+    Enrolled,
+    /// After [`Step::BootstrapDone`]: no certificate could be had; bootstrap again after a wait.
+    EnrolFailed,
+    /// Forget that the management server was found and bootstrap again.
+    BootstrapAgain,
+    /// Deregister and stay silent.
+    Stop,
+}
+
+/// What the caller must now do, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Write this message to the connection.
+    Send(Message),
+    /// Connect; answer with [`Fact::Connected`] or [`Fact::DialFailed`].
+    Dial(Target),
+    /// Write what is still to be written, close the connection, and pass on nothing more of it.
+    Close,
+    /// Pass [`Fact::TimePassed`] at this time; replaces any earlier wish.
+    WakeAt(Millis),
+    /// The bootstrap server has finished and its writes are consistent. Keep the accounts durably, enrol if need be (the
+    /// connection still stands), then pass [`Fact::Enrolled`].
+    BootstrapDone(Accounts),
+    /// A server changed the accounts (for example the lifetime). Keep them durably.
+    AccountsChanged(Accounts),
+    /// The management server has accepted the registration.
+    Registered,
+    /// The registration ended: by [`Fact::Stop`], by Disable, or with its connection.
+    Unregistered,
+    /// A server refused what was asked; the client goes on by itself.
+    Refused {
+        /// Who refused.
+        by: Target,
+        /// With which code.
+        code: Code,
+        /// What it said.
+        diagnostic: String,
+    },
+    /// The answer to [`Fact::Request`].
+    Answered {
+        /// The caller's number.
+        id: u64,
+        /// The response, whatever its code, with its whole payload.
+        result: Result<Message, ExchangeError>,
+    },
+    /// The client has stopped for good, after [`Fact::Stop`].
+    Stopped,
+}

@@ -1,0 +1,81 @@
+//! The objects of the device, as the client asks for them; the agent implements this. Objects 0 and 1 are the client's own.
+
+use crate::{
+    coap::Code,
+    formats::{Entry, Value},
+    object::Path,
+};
+
+/// What a resource holds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reading {
+    /// The value of a single resource.
+    Single(Value),
+    /// The instances of a multiple resource by id.
+    Multiple(Vec<(u16, Value)>),
+}
+
+impl<T: Into<Value>> From<T> for Reading {
+    fn from(value: T) -> Self {
+        Self::Single(value.into())
+    }
+}
+
+/// What happens to resources that a Write does not name (OMA LwM2M 1.1 section 6.3.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteMode {
+    /// They stay (POST).
+    Partial,
+    /// They go (PUT).
+    Replace,
+}
+
+/// Why an object does not do what a server asks; each has one response code.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ObjectError {
+    /// There is no such object, instance or resource: 4.04.
+    #[error("there is nothing at this path")]
+    NotFound,
+    /// The operation is not allowed on it: 4.05.
+    #[error("this operation is not allowed here")]
+    NotAllowed,
+    /// The value has the wrong type or range: 4.00.
+    #[error("{0}")]
+    BadValue(String),
+    /// It failed for a reason of the device: 5.00.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl ObjectError {
+    /// The response code of the refusal.
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::NotFound => Code::NOT_FOUND,
+            Self::NotAllowed => Code::METHOD_NOT_ALLOWED,
+            Self::BadValue(_) => Code::BAD_REQUEST,
+            Self::Failed(_) => Code::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+/// The objects of a device other than 0 and 1. Called only for objects in [`Objects::objects`] and resources whose definition
+/// (in [`crate::object::OBJECTS`]) allows the operation, with values of the defined type.
+pub trait Objects {
+    /// The ids of the objects that the device has, in order.
+    fn objects(&self) -> Vec<u16>;
+
+    /// The ids of the instances of an object, in order.
+    fn instances(&self, object: u16) -> Vec<u16>;
+
+    /// Reads a resource; `NotFound` for an optional one that the device does not have.
+    fn read(&self, object: u16, instance: u16, resource: u16) -> Result<Reading, ObjectError>;
+
+    /// Writes resources of one instance, all or none. The paths of the entries are resources or resource instances of it.
+    /// The client notifies observers of it by itself.
+    fn write(&mut self, object: u16, instance: u16, mode: WriteMode, entries: &[Entry]) -> Result<(), ObjectError>;
+
+    /// Executes a resource with its arguments (section 6.3.5), which are not checked. What it sets off should begin after the
+    /// answer had a chance to leave.
+    fn execute(&mut self, path: Path, arguments: &str) -> Result<(), ObjectError>;
+}
