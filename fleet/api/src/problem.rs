@@ -1,0 +1,183 @@
+//! Refusals as RFC 9457 problem details: a stable code for programs, a sentence and a hint for people.
+
+use std::fmt;
+
+use protocol_types::Reason;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+macro_rules! problems {
+    ($($(#[$doc:meta])* $variant:ident = $text:literal, $status:literal, $title:literal, $hint:literal;)+) => {
+        /// Every kind of refusal that the service itself gives. A released code never changes its meaning.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum ProblemCode {
+            $($(#[$doc])* $variant,)+
+        }
+
+        impl ProblemCode {
+            /// All codes, in the order of their declaration.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The code as it stands in the reply.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+
+            /// The HTTP status of the reply.
+            pub const fn status(self) -> u16 {
+                match self { $(Self::$variant => $status),+ }
+            }
+
+            /// What all refusals of this kind have in common.
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$variant => $title),+ }
+            }
+
+            /// What a person can do about it; empty where nothing general can be said.
+            pub const fn hint(self) -> &'static str {
+                match self { $(Self::$variant => $hint),+ }
+            }
+        }
+    };
+}
+
+problems! {
+    /// The body is not JSON, or not of the form of this request.
+    MalformedBody = "malformed_body", 400, "The body cannot be read", "compare the body with openapi.json";
+    /// A query parameter, path part or header does not have its form.
+    MalformedRequest = "malformed_request", 400, "The request cannot be read", "compare the request with openapi.json";
+    /// A value has the right form but is not allowed.
+    InvalidValue = "invalid_value", 422, "A value is not allowed", "";
+    /// No token was sent.
+    TokenMissing = "token_missing", 401, "A token is needed", "send `Authorization: Bearer mblt_…`";
+    /// The token is not one of this service.
+    TokenUnknown = "token_unknown", 401, "The token is not known", "make a token with `mbl service token`";
+    /// The token's time is over.
+    TokenExpired = "token_expired", 401, "The token has expired", "make a token with `mbl service token`";
+    /// The token was revoked.
+    TokenRevoked = "token_revoked", 401, "The token was revoked", "make a token with `mbl service token`";
+    /// The token works but does not allow this.
+    ScopeMissing = "scope_missing", 403, "The token does not allow this", "use a token with the scope that the detail names";
+    /// The account has nothing there.
+    NotFound = "not_found", 404, "There is nothing here", "check the name; a token sees only its own account";
+    /// The resource does not know this method.
+    MethodNotAllowed = "method_not_allowed", 405, "The method is not allowed here", "compare the request with openapi.json";
+    /// The sender was too slow.
+    TooSlow = "too_slow", 408, "The request took too long to arrive", "send the request again over a faster connection";
+    /// Something of that name is there already.
+    AlreadyExists = "already_exists", 409, "It exists already", "choose another name";
+    /// The resource is in a state that forbids this.
+    WrongState = "wrong_state", 409, "Not possible in this state", "";
+    /// Another request is busy with the same upload.
+    UploadBusy = "upload_busy", 409, "Another upload of these bytes is under way", "wait for it, or ask for the offset and continue";
+    /// The upload does not continue where the received bytes end.
+    OffsetMismatch = "offset_mismatch", 409, "The offset is not where the upload ended", "ask for the offset with HEAD and continue there";
+    /// Artifacts that the metadata names were not uploaded.
+    ArtifactsMissing = "artifacts_missing", 409, "Artifacts are missing", "upload the artifacts that the detail names, then publish again";
+    /// `If-Match` names another revision.
+    Stale = "stale", 412, "The resource has changed", "read it again and repeat the change on what it is now";
+    /// The body is longer than this request may be.
+    TooLarge = "too_large", 413, "The body is too large", "";
+    /// The body is not of a type that this request takes.
+    UnsupportedMediaType = "unsupported_media_type", 415, "The type of the body is not supported", "send the content type that openapi.json names";
+    /// The idempotency key belongs to another request.
+    IdempotencyKeyReused = "idempotency_key_reused", 422, "The idempotency key was used before", "use a fresh key for each request";
+    /// The bytes do not have the digest that was announced.
+    DigestMismatch = "digest_mismatch", 422, "The bytes do not have the announced digest", "upload the artifact again from the build";
+    /// The account would hold more than it may.
+    OverQuota = "over_quota", 422, "The account is full", "raise `limits.account_bytes` of the service";
+    /// The service failed; its log says more.
+    Internal = "internal", 500, "The service failed", "look for the request id in the log of the service";
+    /// The service cannot answer now.
+    Unavailable = "unavailable", 503, "The service cannot answer now", "try again soon";
+    /// The disk of the service is full.
+    NoRoom = "no_room", 507, "The service has no room left", "give the data directory of the service more room";
+}
+
+/// A refusal, as `application/problem+json` (RFC 9457).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// A URI for this kind of problem: `urn:mbl:problem:` and the code.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What all problems of this kind have in common.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What went wrong this time, in one sentence.
+    pub detail: String,
+    /// The stable code.
+    pub code: String,
+    /// The field of the request that is to blame.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl Problem {
+    /// A problem of the service's own list.
+    pub fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
+        let hint = code.hint();
+        Self {
+            kind: format!("urn:mbl:problem:{}", code.as_str()),
+            title: code.title().to_owned(),
+            status: code.status(),
+            detail: detail.into(),
+            code: code.as_str().to_owned(),
+            field: None,
+            hint: (!hint.is_empty()).then(|| hint.to_owned()),
+        }
+    }
+
+    /// A refusal of signed metadata, under the same code that a device would give.
+    pub fn refused_release(reason: &Reason) -> Self {
+        Self {
+            kind: format!("urn:mbl:problem:{}", reason.code),
+            title: "A device would refuse this".to_owned(),
+            status: 422,
+            detail: reason.text.clone(),
+            code: reason.code.to_string(),
+            field: None,
+            hint: Some(reason.code.hint().to_owned()),
+        }
+    }
+
+    /// Names the field that is to blame.
+    #[must_use]
+    pub fn in_field(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+
+    /// Says what to do about it.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.detail)
+    }
+}
+
+impl std::error::Error for Problem {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_reads_back_as_itself() {
+        for code in ProblemCode::ALL {
+            let problem = Problem::new(*code, "because").in_field("size");
+            let text = serde_json::to_string(&problem).unwrap();
+            assert_eq!(serde_json::from_str::<Problem>(&text).unwrap(), problem);
+            assert!((400..=599).contains(&problem.status));
+        }
+    }
+}

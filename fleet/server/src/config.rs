@@ -1,0 +1,141 @@
+//! The settings of the service: one TOML file, overridden by the command line. Unknown keys are refused by name.
+
+use std::{
+    fs, io,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+/// All settings; `docs/guides/service.md` explains each.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The one directory in which everything lies that the service keeps.
+    pub data_dir: PathBuf,
+    /// Names and addresses under which the outside reaches the service; the first one is given to devices.
+    pub public_hosts: Vec<String>,
+    /// Where it listens.
+    pub listen: Listen,
+    /// How much it takes.
+    pub limits: Limits,
+    /// `postgres://…` instead of the embedded database in the data directory.
+    pub database_url: Option<String>,
+    /// Logs as one JSON object a line.
+    pub log_json: bool,
+    /// Seconds that requests under way have to end when the service stops.
+    pub grace_s: u64,
+}
+
+/// The four ports; port 0 takes any free one.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// REST over HTTPS.
+    pub api: SocketAddr,
+    /// LwM2M bootstrap and enrolment, CoAP over TLS.
+    pub bootstrap: SocketAddr,
+    /// LwM2M device management, CoAP over TLS.
+    pub lwm2m: SocketAddr,
+    /// Artifacts and metadata for devices, HTTPS with client certificates.
+    pub artifacts: SocketAddr,
+}
+
+/// Upper bounds.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Bytes of one artifact.
+    pub artifact_bytes: u64,
+    /// Bytes of all artifacts of an account.
+    pub account_bytes: u64,
+    /// Connections to the API at a time.
+    pub api_connections: usize,
+    /// Connections of devices at a time, to each of their ports.
+    pub device_connections: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("/var/lib/mbl-service"),
+            public_hosts: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
+            listen: Listen::default(),
+            limits: Limits::default(),
+            database_url: None,
+            log_json: false,
+            grace_s: 10,
+        }
+    }
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Self { api: local(8443), bootstrap: local(5684), lwm2m: local(5685), artifacts: local(8444) }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { artifact_bytes: 4 << 30, account_bytes: 64 << 30, api_connections: 1024, device_connections: 100_000 }
+    }
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read the settings in {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The text is not TOML of the known form.
+    #[error("the settings are not understood")]
+    Malformed(#[source] toml::de::Error),
+    /// There is no name under which the service can be reached.
+    #[error("`public_hosts` is empty; name at least one host or address")]
+    NoPublicHost,
+}
+
+impl Config {
+    /// Reads the text of a settings file.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(ConfigError::Malformed)
+    }
+
+    /// Reads a settings file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text)
+    }
+
+    /// Checks what no single value can show.
+    pub fn check(self) -> Result<Self, ConfigError> {
+        if self.public_hosts.is_empty() { Err(ConfigError::NoPublicHost) } else { Ok(self) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name() {
+        for text in ["data_dri = \"/x\"", "[listen]\nrest = \"127.0.0.1:1\"", "[limits]\nartefact_bytes = 1"] {
+            let ConfigError::Malformed(why) = Config::parse(text).unwrap_err() else { panic!("{text}") };
+            assert!(why.to_string().contains("unknown field"), "{why}");
+        }
+    }
+
+    #[test]
+    fn what_the_file_does_not_say_has_its_default() {
+        let config = Config::parse("[listen]\napi = \"0.0.0.0:443\"").unwrap();
+        assert_eq!(config.listen.lwm2m, Listen::default().lwm2m);
+        assert_eq!(config.listen.api.port(), 443);
+    }
+}

@@ -1,0 +1,37 @@
+//! What every part of the service shares. Never changes after the start, apart from what lies in the store.
+
+use std::{path::PathBuf, sync::Arc};
+
+use fleet_store::Store;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Addresses, Clock, Config, Random, authority::Authority, metrics::Metrics, signals::LocalSignals,
+    tls::PortCertificate,
+};
+
+/// The shared parts. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Fleet {
+    pub(crate) store: Store,
+    pub(crate) signals: LocalSignals,
+    pub(crate) clock: Clock,
+    pub(crate) random: Random,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) config: Arc<Config>,
+    pub(crate) addresses: Arc<Addresses>,
+    pub(crate) authority: Arc<Authority>,
+    /// What all ports show to their clients.
+    pub(crate) certificate: Arc<PortCertificate>,
+    /// Cancelled when the service stops; long answers end then.
+    pub(crate) stop: CancellationToken,
+}
+
+impl Fleet {
+    /// The account that the service makes for its first operator; its administrators make other accounts.
+    pub(crate) const FIRST_ACCOUNT: &str = "default";
+
+    pub(crate) fn first_token_file(config: &Config) -> PathBuf {
+        config.data_dir.join("first-token")
+    }
+}

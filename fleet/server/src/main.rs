@@ -1,0 +1,141 @@
+//! `mbl-service`: reads settings, starts the service, waits for a signal, leaves within the grace period.
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use fleet_server::{Clock, Config, Random, make_first_token, run};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// The device management service of Mbed Linux OS.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run the service until SIGTERM or SIGINT.
+    Run(RunFlags),
+    /// Make a new first token in `DATA_DIR/first-token`, for an operator who has lost every administrator's token.
+    FirstToken(FileFlags),
+}
+
+#[derive(Args)]
+struct FileFlags {
+    /// The settings, as TOML; without it every setting has its default.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The one directory in which everything lies that the service keeps.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct RunFlags {
+    #[command(flatten)]
+    file: FileFlags,
+    /// REST over HTTPS; port 0 takes any free one, here and below.
+    #[arg(long, value_name = "ADDRESS")]
+    listen_api: Option<SocketAddr>,
+    /// LwM2M bootstrap and enrolment.
+    #[arg(long, value_name = "ADDRESS")]
+    listen_bootstrap: Option<SocketAddr>,
+    /// LwM2M device management.
+    #[arg(long, value_name = "ADDRESS")]
+    listen_lwm2m: Option<SocketAddr>,
+    /// Artifacts and metadata for devices.
+    #[arg(long, value_name = "ADDRESS")]
+    listen_artifacts: Option<SocketAddr>,
+    /// A name or address under which the outside reaches the service; the first one is given to devices.
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    public_host: Vec<String>,
+    /// Write logs as one JSON object a line.
+    #[arg(long)]
+    log_json: bool,
+}
+
+impl FileFlags {
+    fn config(self) -> anyhow::Result<Config> {
+        let mut config = self.config.map_or_else(|| Ok(Config::default()), |path| Config::load(&path))?;
+        if let Some(data_dir) = self.data_dir {
+            config.data_dir = data_dir;
+        }
+        Ok(config)
+    }
+}
+
+impl RunFlags {
+    fn config(self) -> anyhow::Result<Config> {
+        let mut config = self.file.config()?;
+        config.listen.api = self.listen_api.unwrap_or(config.listen.api);
+        config.listen.bootstrap = self.listen_bootstrap.unwrap_or(config.listen.bootstrap);
+        config.listen.lwm2m = self.listen_lwm2m.unwrap_or(config.listen.lwm2m);
+        config.listen.artifacts = self.listen_artifacts.unwrap_or(config.listen.artifacts);
+        if !self.public_host.is_empty() {
+            config.public_hosts = self.public_host;
+        }
+        config.log_json |= self.log_json;
+        Ok(config.check()?)
+    }
+}
+
+fn start_logs(json: bool) {
+    let builder = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_writer(std::io::stderr);
+    if json {
+        builder.json().flatten_event(true).init();
+    } else {
+        builder.with_ansi(false).init();
+    }
+}
+
+/// Cancels `stop` when the process is asked to end.
+async fn stop_on_signal(stop: CancellationToken) -> std::io::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = stop.cancelled() => {}
+    }
+    stop.cancel();
+    Ok(())
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    let signals = tokio::spawn(stop_on_signal(stop.clone()));
+    let ended = run(config, Clock::system(), Random::system(), stop.clone()).await;
+    stop.cancel();
+    signals.await?.context("cannot listen for signals")?;
+    Ok(ended?)
+}
+
+fn act(cli: Cli) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    match cli.verb {
+        Verb::Run(flags) => {
+            let config = flags.config()?;
+            start_logs(config.log_json);
+            runtime.block_on(serve(config))
+        }
+        Verb::FirstToken(flags) => {
+            let config = flags.config()?;
+            start_logs(config.log_json);
+            Ok(runtime.block_on(make_first_token(&config, Clock::system(), Random::system()))?)
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the last word of a main that failed")]
+fn main() -> ExitCode {
+    match act(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

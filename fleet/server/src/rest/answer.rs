@@ -1,0 +1,85 @@
+//! Refusals as HTTP: the one table from what went wrong inside to what a caller hears.
+
+use std::any::Any;
+
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use fleet_api::{Problem, ProblemCode};
+use fleet_store::StoreError;
+
+/// What a handler answers.
+pub(crate) type Reply<T> = Result<T, Refusal>;
+
+/// A problem on its way to the caller.
+#[derive(Debug)]
+pub(crate) struct Refusal(pub(crate) Box<Problem>);
+
+impl Refusal {
+    pub(crate) fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
+        Self(Box::new(Problem::new(code, detail)))
+    }
+
+    /// A value of the request that is not allowed.
+    pub(crate) fn value(field: &str, detail: impl Into<String>) -> Self {
+        Self(Box::new(Problem::new(ProblemCode::InvalidValue, detail).in_field(field)))
+    }
+
+    /// Something inside failed: the log has the whole story, the caller hears that it happened.
+    pub(crate) fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
+        tracing::error!(error = %crate::Chain(error), "a request failed");
+        Self::new(ProblemCode::Internal, "the service could not do what it was asked")
+    }
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self(Box::new(problem))
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        let code = match &error {
+            StoreError::NotFound { .. } => ProblemCode::NotFound,
+            StoreError::Exists { .. } => ProblemCode::AlreadyExists,
+            StoreError::Stale { .. } => ProblemCode::Stale,
+            StoreError::WrongState { .. } => ProblemCode::WrongState,
+            StoreError::KeyReused => ProblemCode::IdempotencyKeyReused,
+            StoreError::OverQuota { .. } => ProblemCode::OverQuota,
+            StoreError::Damaged { .. }
+            | StoreError::TooNew { .. }
+            | StoreError::MigrationChanged { .. }
+            | StoreError::Database { .. } => return Self::internal(&error),
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<crate::random::RandomError> for Refusal {
+    fn from(error: crate::random::RandomError) -> Self {
+        Self::internal(&error)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        // A problem is text and numbers alone, so it always has a JSON form.
+        let body = serde_json::to_vec(&self.0).unwrap_or_default();
+        let mut response = (status, body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+/// What a caller hears when a handler panicked; the panic itself stands in the log.
+pub(crate) fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
+    tracing::error!("a request handler panicked");
+    Refusal::new(ProblemCode::Internal, "the service could not do what it was asked").into_response()
+}

@@ -1,0 +1,143 @@
+//! Reads what a request carries: JSON body, path, query and conditional headers. Each refusal names the place.
+
+use std::time::Duration;
+
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, FromRequestParts, Path, Query, Request},
+    http::{HeaderMap, header, request::Parts},
+};
+use fleet_api::ProblemCode;
+use fleet_store::RequestKey;
+use protocol_types::Hasher;
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+
+use super::{Refusal, Reply};
+use crate::fleet::Fleet;
+
+/// Longest time for a JSON body to arrive.
+const ARRIVAL: Duration = Duration::from_secs(30);
+/// Longest `Idempotency-Key`, in bytes.
+const KEY_BYTES: usize = 128;
+
+/// A JSON body and, if the caller sent one, the `Idempotency-Key` bound to it.
+pub(crate) struct Body<T> {
+    pub(crate) value: T,
+    pub(crate) key: Option<RequestKey>,
+}
+
+impl<T: DeserializeOwned> FromRequest<Fleet> for Body<T> {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, fleet: &Fleet) -> Reply<Self> {
+        let content_type =
+            request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        if content_type.split(';').next().map(str::trim) != Some("application/json") {
+            return Err(Refusal::new(ProblemCode::UnsupportedMediaType, "the body must be `application/json`"));
+        }
+        let key = idempotency_key(request.headers())?;
+        let place = format!("{} {}\n", request.method(), request.uri().path());
+        let bytes = arrived(request, fleet).await?;
+        let key = key.map(|key| {
+            let mut hasher = Hasher::new();
+            hasher.update(place.as_bytes());
+            hasher.update(&bytes);
+            RequestKey { key, request: hasher.finish() }
+        });
+        Ok(Self { value: parse(&bytes)?, key })
+    }
+}
+
+async fn arrived(request: Request, fleet: &Fleet) -> Reply<Bytes> {
+    match timeout(ARRIVAL, Bytes::from_request(request, fleet)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(e)) if e.status() == http::StatusCode::PAYLOAD_TOO_LARGE => {
+            Err(Refusal::new(ProblemCode::TooLarge, "the body is longer than this request may be"))
+        }
+        Ok(Err(_)) => Err(Refusal::new(ProblemCode::MalformedBody, "the body broke off")),
+        Err(_) => Err(Refusal::new(ProblemCode::TooSlow, "the body did not arrive in time")),
+    }
+}
+
+/// Reads JSON; unknown fields are refused by the types themselves.
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Reply<T> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        // serde names at most one unknown field; the rest of its sentence may repeat what was sent, so it is bounded.
+        let detail: String = error.to_string().chars().filter(|c| !c.is_control()).take(300).collect();
+        let refusal = Refusal::new(ProblemCode::MalformedBody, detail.clone());
+        match detail.split('`').nth(1) {
+            Some(field) if error.is_data() && field.len() <= 64 => Refusal::from(refusal.0.in_field(field)),
+            Some(_) | None => refusal,
+        }
+    })
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Reply<Option<String>> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    match value.to_str() {
+        Ok(key) if (1..=KEY_BYTES).contains(&key.len()) => Ok(Some(key.to_owned())),
+        Ok(_) | Err(_) => Err(Refusal::new(
+            ProblemCode::MalformedRequest,
+            format!("`Idempotency-Key` must have 1 to {KEY_BYTES} printable ASCII characters"),
+        )),
+    }
+}
+
+/// Parts of the path.
+pub(crate) struct Segments<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<Fleet> for Segments<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, fleet: &Fleet) -> Reply<Self> {
+        // A name that breaks the rules of its kind names nothing that exists.
+        let Path(value) = Path::from_request_parts(parts, fleet)
+            .await
+            .map_err(|e| Refusal::new(ProblemCode::NotFound, bounded(&e.body_text())))?;
+        Ok(Self(value))
+    }
+}
+
+/// Parameters after the `?`; unknown ones are refused by the types themselves.
+pub(crate) struct Parameters<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<Fleet> for Parameters<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, fleet: &Fleet) -> Reply<Self> {
+        let Query(value) = Query::from_request_parts(parts, fleet)
+            .await
+            .map_err(|e| Refusal::new(ProblemCode::MalformedRequest, bounded(&e.body_text())))?;
+        Ok(Self(value))
+    }
+}
+
+fn bounded(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(300).collect()
+}
+
+/// The revision that `If-Match` names; changes to a resource at another revision are refused.
+pub(crate) struct IfMatch(pub(crate) Option<i64>);
+
+impl FromRequestParts<Fleet> for IfMatch {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Fleet) -> Reply<Self> {
+        let Some(value) = parts.headers.get(header::IF_MATCH) else { return Ok(Self(None)) };
+        let text = value.to_str().unwrap_or_default().trim();
+        if text == "*" {
+            return Ok(Self(None));
+        }
+        let revision = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).and_then(|t| t.parse().ok());
+        match revision {
+            Some(revision) => Ok(Self(Some(revision))),
+            None => Err(Refusal::new(ProblemCode::Stale, "`If-Match` is no `ETag` that this service has given")),
+        }
+    }
+}
+
+/// The `ETag` of a revision.
+pub(crate) fn etag(revision: i64) -> [(header::HeaderName, String); 1] {
+    [(header::ETAG, format!("\"{revision}\""))]
+}

@@ -1,0 +1,80 @@
+//! The REST API: one file a resource, each with one `router`. Handlers understand, decide, answer; they never see SQL.
+
+mod accounts;
+mod answer;
+mod body;
+mod caller;
+mod health;
+mod observe;
+mod paging;
+pub(crate) mod secret;
+mod tokens;
+
+use axum::{Router, extract::DefaultBodyLimit, middleware};
+use fleet_api::{BASE_PATH, Problem, ProblemCode};
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::{
+    OpenApi as _,
+    openapi::{
+        ContentBuilder, OpenApi, Ref, ResponseBuilder,
+        path::Operation,
+        security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+    },
+};
+use utoipa_axum::router::OpenApiRouter;
+
+pub(crate) use answer::{Refusal, Reply};
+
+use crate::fleet::Fleet;
+
+/// Longest JSON body, in bytes, where a resource says nothing else.
+const BODY_BYTES: usize = 1 << 20;
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(title = "Mbed Linux OS device management", license(name = "Apache-2.0", identifier = "Apache-2.0")),
+    components(schemas(Problem))
+)]
+struct Description;
+
+/// All resources.
+fn resources() -> OpenApiRouter<Fleet> {
+    let resources = OpenApiRouter::new().merge(accounts::router()).merge(tokens::router());
+    OpenApiRouter::with_openapi(Description::openapi()).merge(health::router()).nest(BASE_PATH, resources)
+}
+
+/// The description of the API, as `fleet/api/openapi.json` holds it.
+pub fn openapi() -> OpenApi {
+    let mut description = resources().into_openapi();
+    let token = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+    description.components.get_or_insert_default().add_security_scheme("token", token);
+    let problem = ResponseBuilder::new()
+        .description("Refused; nothing was changed")
+        .content(
+            "application/problem+json",
+            ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build(),
+        )
+        .build();
+    for item in description.paths.paths.values_mut() {
+        let operations: [&mut Option<Operation>; 6] =
+            [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.head, &mut item.patch];
+        for operation in operations.into_iter().flatten() {
+            operation.responses.responses.insert("default".to_owned(), problem.clone().into());
+        }
+    }
+    description
+}
+
+/// The whole API, ready to serve.
+pub(crate) fn router(fleet: Fleet) -> Router {
+    let (router, _) = resources().split_for_parts();
+    router
+        .fallback(async || Refusal::new(ProblemCode::NotFound, "the API has no such path"))
+        .method_not_allowed_fallback(async || {
+            Refusal::new(ProblemCode::MethodNotAllowed, "this path does not know the method")
+        })
+        .layer(DefaultBodyLimit::max(BODY_BYTES))
+        .layer(CatchPanicLayer::custom(answer::panicked))
+        .layer(middleware::from_fn_with_state(fleet.clone(), observe::request))
+        .with_state(fleet)
+}

@@ -1,0 +1,218 @@
+//! The life of the service: open what it keeps, bind every port, run until told to stop, leave within the grace period.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use fleet_store::{Signals, Store, StoreError};
+use tokio::{net::TcpListener, task::JoinSet, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Addresses, Clock, Config, Random,
+    authority::{Authority, AuthorityError},
+    first_token::{self, FirstTokenError},
+    fleet::Fleet,
+    https,
+    metrics::Metrics,
+    rest,
+    signals::LocalSignals,
+    tls::{self, PortCertificate, TlsError},
+};
+
+/// Why the service did not start or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The data directory cannot be used.
+    #[error("cannot use the data directory {}", path.display())]
+    DataDir {
+        /// The directory.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Another service works in the same data directory.
+    #[error("another service works in {}", .0.display())]
+    Occupied(PathBuf),
+    /// The database cannot be opened.
+    #[error("cannot open the database")]
+    Store(#[from] StoreError),
+    /// A port cannot be had.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// The port.
+        address: SocketAddr,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The keys of the service cannot be opened.
+    #[error("cannot open the keys of the service")]
+    Authority(#[from] AuthorityError),
+    /// The ports have no certificates.
+    #[error("cannot prepare TLS")]
+    Tls(#[from] TlsError),
+    /// The first token cannot be made.
+    #[error("cannot make the first token")]
+    FirstToken(#[from] FirstTokenError),
+    /// A task of the service ended although nobody asked it to.
+    #[error("the task `{0}` ended by itself")]
+    Ended(&'static str),
+}
+
+/// The four ports, bound but not yet served.
+struct Ports {
+    api: TcpListener,
+    bootstrap: TcpListener,
+    lwm2m: TcpListener,
+    artifacts: TcpListener,
+}
+
+/// How often the service looks after its own certificate and forgets what has become old.
+const HOUSEKEEPING: Duration = Duration::from_secs(60 * 60);
+/// How long the service remembers the keys of repeated requests, in seconds.
+const REMEMBER_REQUESTS: u64 = 7 * 24 * 60 * 60;
+
+/// Runs the service until `stop` is cancelled.
+pub async fn run(config: Config, clock: Clock, random: Random, stop: CancellationToken) -> Result<(), RunError> {
+    let lock = occupy(&config.data_dir)?;
+    let signals = LocalSignals::new();
+    let store = open_store(&config, Arc::new(signals.clone()), &clock).await?;
+    first_token::ensure(&store, &config, &clock, &random).await?;
+    let authority = Authority::open(&config.data_dir, clock.now())?;
+    let certificate = PortCertificate::new(&authority.service, config.public_hosts.clone(), clock.now())?;
+    let ports = bind(&config).await?;
+    let addresses = ports.addresses(&config)?;
+    let fleet = Fleet {
+        store: store.clone(),
+        signals,
+        clock,
+        random,
+        metrics: Arc::new(Metrics::new()),
+        addresses: Arc::new(addresses),
+        authority: Arc::new(authority),
+        certificate: Arc::new(certificate),
+        stop: stop.clone(),
+        config: Arc::new(config),
+    };
+    let ended = serve(&fleet, ports).await;
+    Addresses::remove(&fleet.config.data_dir).map_err(at_data_dir(&fleet.config.data_dir))?;
+    store.close().await;
+    drop(lock);
+    ended
+}
+
+/// Starts every task, says where the service listens, and waits for the end of the first one.
+async fn serve(fleet: &Fleet, ports: Ports) -> Result<(), RunError> {
+    let mut tasks = JoinSet::new();
+    let api_tls = tls::public_port(fleet.certificate.clone())?;
+    let router = rest::router(fleet.clone());
+    let api = https::Port { name: "api", listener: ports.api, tls: api_tls, most: fleet.config.limits.api_connections };
+    let served = https::serve(api, fleet.clone(), move |_| Some(router.clone()));
+    tasks.spawn(named("api", served));
+    tasks.spawn(named("housekeeping", keep_house(fleet.clone())));
+
+    let data_dir = &fleet.config.data_dir;
+    fleet.addresses.write(data_dir).map_err(at_data_dir(data_dir))?;
+    let at = &fleet.addresses;
+    tracing::info!(api = %at.api, bootstrap = %at.bootstrap, lwm2m = %at.lwm2m, artifacts = %at.artifacts, "service up");
+
+    let first = tasks.join_next().await;
+    let asked = fleet.stop.is_cancelled();
+    fleet.stop.cancel();
+    tracing::info!("service stopping");
+    let rest = async { while tasks.join_next().await.is_some() {} };
+    if timeout(Duration::from_secs(fleet.config.grace_s), rest).await.is_err() {
+        tracing::warn!("requests under way were cut off at the end of the grace period");
+    }
+    match first {
+        Some(Ok(name)) if !asked => Err(RunError::Ended(name)),
+        Some(Err(_)) => Err(RunError::Ended("a task that panicked")),
+        Some(Ok(_)) | None => Ok(()),
+    }
+}
+
+async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
+    task.await;
+    name
+}
+
+/// Renews the certificate of the ports and forgets old requests, until the service stops.
+async fn keep_house(fleet: Fleet) {
+    while !fleet.stop.is_cancelled() {
+        let now = fleet.clock.now();
+        if let Err(error) = fleet.certificate.renew(&fleet.authority.service, now) {
+            tracing::error!(error = %crate::Chain(&error), "the certificate of the ports was not renewed");
+        }
+        let before = protocol_types::UnixSeconds(now.0.saturating_sub(REMEMBER_REQUESTS));
+        if let Err(error) = fleet.store.service_wide().forget_idempotency_keys(before).await {
+            tracing::warn!(error = %crate::Chain(&error), "old requests were not forgotten");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(HOUSEKEEPING) => {}
+            () = fleet.stop.cancelled() => {}
+        }
+    }
+}
+
+pub(crate) async fn open_store(config: &Config, signals: Arc<dyn Signals>, clock: &Clock) -> Result<Store, StoreError> {
+    match &config.database_url {
+        Some(url) => Store::open(url, signals, clock.now()).await,
+        None => Store::open_file(&config.data_dir.join("mbl.db"), signals, clock.now()).await,
+    }
+}
+
+fn at_data_dir(data_dir: &Path) -> impl FnOnce(io::Error) -> RunError {
+    let path = data_dir.to_owned();
+    move |source| RunError::DataDir { path, source }
+}
+
+/// Makes the data directory, for the service's own user alone, and keeps other services out as long as the file is held.
+fn occupy(data_dir: &Path) -> Result<fs::File, RunError> {
+    let prepare = || {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir)?;
+        fs::set_permissions(data_dir, fs::Permissions::from_mode(0o700))?;
+        fs::OpenOptions::new().create(true).truncate(false).write(true).open(data_dir.join("lock"))
+    };
+    let file = prepare().map_err(at_data_dir(data_dir))?;
+    match file.try_lock() {
+        Ok(()) => {
+            // What a killed service left behind names ports that may be somebody else's by now.
+            Addresses::remove(data_dir).map_err(at_data_dir(data_dir))?;
+            Ok(file)
+        }
+        Err(fs::TryLockError::WouldBlock) => Err(RunError::Occupied(data_dir.to_owned())),
+        Err(fs::TryLockError::Error(source)) => Err(at_data_dir(data_dir)(source)),
+    }
+}
+
+async fn bind(config: &Config) -> Result<Ports, RunError> {
+    let at = async |address: SocketAddr| {
+        TcpListener::bind(address).await.map_err(|source| RunError::Bind { address, source })
+    };
+    Ok(Ports {
+        api: at(config.listen.api).await?,
+        bootstrap: at(config.listen.bootstrap).await?,
+        lwm2m: at(config.listen.lwm2m).await?,
+        artifacts: at(config.listen.artifacts).await?,
+    })
+}
+
+impl Ports {
+    fn addresses(&self, config: &Config) -> Result<Addresses, RunError> {
+        let of =
+            |port: &TcpListener, wanted| port.local_addr().map_err(|source| RunError::Bind { address: wanted, source });
+        Ok(Addresses {
+            api: of(&self.api, config.listen.api)?,
+            bootstrap: of(&self.bootstrap, config.listen.bootstrap)?,
+            lwm2m: of(&self.lwm2m, config.listen.lwm2m)?,
+            artifacts: of(&self.artifacts, config.listen.artifacts)?,
+            public_hosts: config.public_hosts.clone(),
+            pid: std::process::id(),
+        })
+    }
+}

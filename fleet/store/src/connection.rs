@@ -1,0 +1,163 @@
+//! Opens the database and hands out what may ask it. Never runs a query of the product itself.
+
+use std::{fmt, path::Path, sync::Arc, time::Duration};
+
+use protocol_types::{AccountName, UnixSeconds};
+use sqlx::{AnyPool, Executor, any::AnyPoolOptions};
+
+use crate::{
+    Signals, StoreError,
+    error::cannot,
+    migrations,
+    transaction::{Transaction, Tx},
+};
+
+/// Which of the two databases answers; the same SQL runs on both, apart from what this module and the migrations do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    Sqlite,
+    Postgres,
+}
+
+/// The open database. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    dialect: Dialect,
+    writer: AnyPool,
+    readers: AnyPool,
+    signals: Arc<dyn Signals>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("dialect", &self.inner.dialect).finish_non_exhaustive()
+    }
+}
+
+/// Each connection to SQLite: a commit is on disk when it returns, readers never wait for the writer, references hold.
+const SQLITE_WRITER: &str =
+    "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 10000;";
+const SQLITE_READER: &str = "PRAGMA busy_timeout = 10000; PRAGMA query_only = ON;";
+/// Longest wait for a turn to write or for a free reader.
+const ACQUIRE: Duration = Duration::from_secs(30);
+const READERS: u32 = 4;
+
+impl Store {
+    /// Opens or makes the embedded database in `file` and brings it to the newest migration.
+    pub async fn open_file(file: &Path, signals: Arc<dyn Signals>, now: UnixSeconds) -> Result<Self, StoreError> {
+        let mut url = String::from("sqlite://");
+        for byte in file.as_os_str().as_encoded_bytes() {
+            // Everything but plain path characters is escaped, so that no file name can be read as an option.
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => url.push(char::from(*byte)),
+                other => url.push_str(&format!("%{other:02X}")),
+            }
+        }
+        url.push_str("?mode=rwc");
+        Self::open(&url, signals, now).await
+    }
+
+    /// Opens the database at `url` (`sqlite://…` or `postgres://…`) and brings it to the newest migration.
+    pub async fn open(url: &str, signals: Arc<dyn Signals>, now: UnixSeconds) -> Result<Self, StoreError> {
+        sqlx::any::install_default_drivers();
+        let dialect = if url.starts_with("postgres") { Dialect::Postgres } else { Dialect::Sqlite };
+        let pool = |most, pragmas: &'static str| {
+            let options = AnyPoolOptions::new().max_connections(most).acquire_timeout(ACQUIRE);
+            match dialect {
+                Dialect::Postgres => options,
+                Dialect::Sqlite => options.idle_timeout(None).max_lifetime(None).after_connect(move |connection, _| {
+                    Box::pin(async move { connection.execute(pragmas).await.map(drop) })
+                }),
+            }
+        };
+        let doing = "open the database";
+        let writer = pool(1, SQLITE_WRITER).connect(url).await.map_err(cannot(doing))?;
+        let readers = pool(READERS, SQLITE_READER).connect_lazy(url).map_err(cannot(doing))?;
+        let store = Self { inner: Arc::new(Inner { dialect, writer, readers, signals }) };
+        migrations::apply(&store, now).await?;
+        Ok(store)
+    }
+
+    /// The queries of one account.
+    pub fn account(&self, account: &AccountName) -> AccountScope {
+        AccountScope { store: self.clone(), account: account.clone() }
+    }
+
+    /// The few queries that look across accounts; for background tasks and for finding out whose request it is.
+    pub fn service_wide(&self) -> ServiceWide {
+        ServiceWide { store: self.clone() }
+    }
+
+    /// Whether the database answers.
+    pub async fn ready(&self) -> Result<(), StoreError> {
+        sqlx::query("SELECT 1").execute(self.readers()).await.map(drop).map_err(cannot("run a query"))
+    }
+
+    /// Waits for transactions under way and closes every connection.
+    pub async fn close(&self) {
+        self.inner.readers.close().await;
+        self.inner.writer.close().await;
+    }
+
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.inner.dialect
+    }
+
+    pub(crate) fn readers(&self) -> &AnyPool {
+        &self.inner.readers
+    }
+
+    /// Begins the one write transaction that runs at a time; without [`Transaction::commit`] it leaves nothing behind.
+    pub(crate) async fn write(&self) -> Result<Transaction, StoreError> {
+        let tx = self.begin().await.map_err(cannot("begin a transaction"))?;
+        Ok(Transaction::new(tx, self.inner.signals.clone()))
+    }
+
+    async fn begin(&self) -> Result<Tx, sqlx::Error> {
+        match self.inner.dialect {
+            Dialect::Sqlite => self.inner.writer.begin_with("BEGIN IMMEDIATE").await,
+            Dialect::Postgres => {
+                let mut tx = self.inner.writer.begin().await?;
+                // Writers of other nodes queue here, as they do on SQLite, so a read inside a transaction stays true until its end.
+                tx.execute("SELECT pg_advisory_xact_lock(26241)").await?;
+                Ok(tx)
+            }
+        }
+    }
+}
+
+/// The queries of one account. There is no way from here to another one.
+#[derive(Clone, Debug)]
+pub struct AccountScope {
+    pub(crate) store: Store,
+    pub(crate) account: AccountName,
+}
+
+impl AccountScope {
+    /// The account.
+    pub fn name(&self) -> &AccountName {
+        &self.account
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        self.account.as_str()
+    }
+
+    pub(crate) async fn write(&self) -> Result<Transaction, StoreError> {
+        self.store.write().await
+    }
+
+    pub(crate) fn readers(&self) -> &AnyPool {
+        self.store.readers()
+    }
+}
+
+/// The queries across accounts.
+#[derive(Clone, Debug)]
+pub struct ServiceWide {
+    pub(crate) store: Store,
+}

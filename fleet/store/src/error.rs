@@ -1,0 +1,88 @@
+//! What a query can answer instead of a result. Never decides how a person is told.
+
+/// Why the store did not do what it was asked; nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The account has nothing of that kind under that name.
+    #[error("there is no {kind} `{id}`")]
+    NotFound {
+        /// What was looked for, as in `rollout`.
+        kind: &'static str,
+        /// The name it was looked for by.
+        id: String,
+    },
+    /// Something of that kind has that name already.
+    #[error("there is a {kind} `{id}` already")]
+    Exists {
+        /// What was to be made.
+        kind: &'static str,
+        /// The name that is taken.
+        id: String,
+    },
+    /// The resource changed since the caller read it.
+    #[error("{kind} `{id}` is at revision {now}, not at the one named")]
+    Stale {
+        /// What was to be changed.
+        kind: &'static str,
+        /// Its name.
+        id: String,
+        /// The revision it has now.
+        now: i64,
+    },
+    /// The resource is in a state in which this cannot be asked of it.
+    #[error("{kind} `{id}` is {state}")]
+    WrongState {
+        /// What was to be changed.
+        kind: &'static str,
+        /// Its name.
+        id: String,
+        /// The state it is in.
+        state: String,
+    },
+    /// The idempotency key was used for another request.
+    #[error("the idempotency key was used for another request")]
+    KeyReused,
+    /// The account would hold more than it may.
+    #[error("the account would hold {needed} bytes, its limit is {limit}")]
+    OverQuota {
+        /// Bytes that the account would hold.
+        needed: u64,
+        /// Bytes that it may hold.
+        limit: u64,
+    },
+    /// A row holds something that this version of the program never writes.
+    #[error("{table} holds a row whose {column} cannot be read")]
+    Damaged {
+        /// The table.
+        table: &'static str,
+        /// The column.
+        column: &'static str,
+    },
+    /// The database was written by a newer version of the service.
+    #[error("the database is at migration {found}, this version knows {known}; start the newer version")]
+    TooNew {
+        /// Number of the last migration in the database.
+        found: i64,
+        /// Number of the last migration that this program knows.
+        known: i64,
+    },
+    /// A migration that ran once is not the one that this program carries.
+    #[error("migration {number} in the database differs from the one of this version")]
+    MigrationChanged {
+        /// Its number.
+        number: i64,
+    },
+    /// The database could not be asked.
+    #[error("cannot {doing} in the database")]
+    Database {
+        /// What was tried.
+        doing: &'static str,
+        /// Why it failed.
+        source: sqlx::Error,
+    },
+}
+
+/// Names what was tried, for use in `map_err`.
+pub(crate) fn cannot(doing: &'static str) -> impl FnOnce(sqlx::Error) -> StoreError {
+    move |source| StoreError::Database { doing, source }
+}

@@ -1,0 +1,84 @@
+//! Brings a database to the newest form, forward only. Never changes what a released migration said.
+
+use protocol_types::{Digest, UnixSeconds};
+use sqlx::{AssertSqlSafe, Row};
+
+use crate::{Store, StoreError, connection::Dialect, error::cannot, numbers::to_sql};
+
+/// One step from an older form to a newer one.
+pub(crate) struct Migration {
+    pub(crate) number: i64,
+    pub(crate) sql: &'static str,
+}
+
+/// All steps, in order. A file that was released never changes; a test holds the digests.
+pub(crate) const ALL: &[Migration] = &[
+    Migration { number: 1, sql: include_str!("../migrations/0001_foundation.sql") },
+    Migration { number: 2, sql: include_str!("../migrations/0002_devices.sql") },
+    Migration { number: 3, sql: include_str!("../migrations/0003_updates.sql") },
+];
+
+const LEDGER: &str = "CREATE TABLE IF NOT EXISTS migrations (
+    number BIGINT NOT NULL PRIMARY KEY, digest TEXT NOT NULL, applied BIGINT NOT NULL)";
+
+/// Applies what the database has not seen yet, each step in its own transaction together with its line in the ledger.
+pub(crate) async fn apply(store: &Store, now: UnixSeconds) -> Result<(), StoreError> {
+    let doing = "migrate";
+    let mut tx = store.write().await?;
+    sqlx::query(LEDGER).execute(tx.sql()).await.map_err(cannot(doing))?;
+    let rows = sqlx::query("SELECT number, digest FROM migrations ORDER BY number")
+        .fetch_all(tx.sql())
+        .await
+        .map_err(cannot(doing))?;
+    tx.commit().await?;
+    let known = ALL.last().map_or(0, |m| m.number);
+    let mut applied = Vec::new();
+    for row in rows {
+        let number: i64 = row.try_get("number").map_err(cannot(doing))?;
+        let digest: String = row.try_get("digest").map_err(cannot(doing))?;
+        let Some(migration) = ALL.iter().find(|m| m.number == number) else {
+            return Err(StoreError::TooNew { found: number, known });
+        };
+        if digest != digest_of(migration) {
+            return Err(StoreError::MigrationChanged { number });
+        }
+        applied.push(number);
+    }
+    for migration in ALL.iter().filter(|m| !applied.contains(&m.number)) {
+        let mut tx = store.write().await?;
+        run(&mut tx, store.dialect(), migration).await?;
+        sqlx::query("INSERT INTO migrations (number, digest, applied) VALUES ($1, $2, $3)")
+            .bind(migration.number)
+            .bind(digest_of(migration))
+            .bind(to_sql(now.0))
+            .execute(tx.sql())
+            .await
+            .map_err(cannot(doing))?;
+        tx.commit().await?;
+        tracing::info!(number = migration.number, "database migrated");
+    }
+    Ok(())
+}
+
+/// Runs the statements of one step.
+pub(crate) async fn run(
+    tx: &mut crate::transaction::Transaction,
+    dialect: Dialect,
+    migration: &Migration,
+) -> Result<(), StoreError> {
+    let sql = in_dialect(migration.sql, dialect);
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(tx.sql()).await.map(drop).map_err(cannot("migrate"))
+}
+
+/// The one word in which the two databases differ: a column of bytes.
+fn in_dialect(sql: &str, dialect: Dialect) -> String {
+    match dialect {
+        Dialect::Sqlite => sql.to_owned(),
+        Dialect::Postgres => sql.replace(" BLOB ", " BYTEA "),
+    }
+}
+
+/// What the ledger remembers of a step.
+pub(crate) fn digest_of(migration: &Migration) -> String {
+    Digest::of(migration.sql.as_bytes()).to_string()
+}

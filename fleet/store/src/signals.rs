@@ -1,0 +1,27 @@
+//! What the rest of the service hears after a commit. Never carries state: whoever hears a signal reads the store again.
+
+use protocol_types::{AccountName, EndpointName};
+
+/// Something that a committed transaction changed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Change {
+    /// An event was appended.
+    Event(AccountName),
+    /// What a device should run has changed.
+    Desired(AccountName, EndpointName),
+    /// Presence, standing or the report of a device has changed.
+    Device(AccountName, EndpointName),
+    /// A rollout, its audience or its releases have changed.
+    Rollouts(AccountName),
+}
+
+/// Spreads changes; in one process a channel, between nodes a message bus. A signal may be lost or doubled: receivers also look by time.
+pub trait Signals: Send + Sync + 'static {
+    /// Called after a commit, never inside a transaction; must not block.
+    fn committed(&self, changes: &[Change]);
+}
+
+/// For a store whose changes nobody waits for.
+impl Signals for () {
+    fn committed(&self, _changes: &[Change]) {}
+}

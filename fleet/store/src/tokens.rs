@@ -1,0 +1,236 @@
+//! Tokens: who may act in an account. Never holds a secret, only its SHA-256.
+
+use protocol_types::{AccountName, UnixSeconds};
+use serde_json::json;
+use sqlx::{Row, any::AnyRow};
+
+use crate::{
+    AccountScope, EventDraft, RequestKey, ServiceWide, StoreError,
+    error::cannot,
+    events, idempotency,
+    numbers::{time, to_sql},
+    transaction::Transaction,
+};
+
+/// A token to make.
+#[derive(Clone, Debug)]
+pub struct NewToken {
+    /// Its public name in addresses and logs.
+    pub id: String,
+    /// What people call it.
+    pub name: String,
+    /// SHA-256 of the secret, as 64 hexadecimal digits.
+    pub hash: String,
+    /// What it allows, space between.
+    pub scopes: String,
+    /// When it stops working by itself.
+    pub expires: Option<UnixSeconds>,
+    /// Whether it is the one that the service made for its first operator.
+    pub is_first: bool,
+}
+
+/// A token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenRow {
+    /// Its public name in addresses and logs.
+    pub id: String,
+    /// What people call it.
+    pub name: String,
+    /// What it allows, space between.
+    pub scopes: String,
+    /// When it was made.
+    pub created: UnixSeconds,
+    /// When it stops working by itself.
+    pub expires: Option<UnixSeconds>,
+    /// When it was last used, to the minute.
+    pub last_used: Option<UnixSeconds>,
+    /// When it was revoked.
+    pub revoked: Option<UnixSeconds>,
+    /// Whether it is the one that the service made for its first operator.
+    pub is_first: bool,
+}
+
+/// A token's `last_used` is written at most this often, in seconds.
+const LAST_USED_STEP: u64 = 60;
+
+fn read(row: &AnyRow) -> Result<TokenRow, StoreError> {
+    let doing = "read a token";
+    let optional = |column| row.try_get::<Option<i64>, _>(column).map(|t| t.map(time)).map_err(cannot(doing));
+    Ok(TokenRow {
+        id: row.try_get("id").map_err(cannot(doing))?,
+        name: row.try_get("name").map_err(cannot(doing))?,
+        scopes: row.try_get("scopes").map_err(cannot(doing))?,
+        created: time(row.try_get("created").map_err(cannot(doing))?),
+        expires: optional("expires")?,
+        last_used: optional("last_used")?,
+        revoked: optional("revoked")?,
+        is_first: row.try_get::<i64, _>("is_first").map_err(cannot(doing))? != 0,
+    })
+}
+
+impl AccountScope {
+    /// Makes a token. With a key that was used before nothing is made and the earlier token is the answer.
+    pub async fn create_token(
+        &self,
+        token: &NewToken,
+        key: Option<&RequestKey>,
+        now: UnixSeconds,
+    ) -> Result<TokenRow, StoreError> {
+        let mut tx = self.write().await?;
+        let earlier = idempotency::claim(&mut tx, self, key, &token.id, now).await?;
+        if earlier.is_none() {
+            sqlx::query(
+                "INSERT INTO tokens (account, id, name, hash, scopes, created, expires, is_first)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            )
+            .bind(self.id())
+            .bind(token.id.as_str())
+            .bind(token.name.as_str())
+            .bind(token.hash.as_str())
+            .bind(token.scopes.as_str())
+            .bind(to_sql(now.0))
+            .bind(token.expires.map(|t| to_sql(t.0)))
+            .bind(i64::from(token.is_first))
+            .execute(tx.sql())
+            .await
+            .map_err(cannot("make a token"))?;
+            let data = json!({ "name": token.name, "scopes": token.scopes });
+            let draft = EventDraft { kind: "token.created", subject: format!("tokens/{}", token.id), data };
+            events::append(&mut tx, self, now, draft).await?;
+        }
+        tx.commit().await?;
+        self.token(earlier.as_deref().unwrap_or(&token.id)).await
+    }
+
+    /// One token.
+    pub async fn token(&self, id: &str) -> Result<TokenRow, StoreError> {
+        let row = sqlx::query(
+            "SELECT id, name, scopes, created, expires, last_used, revoked, is_first
+             FROM tokens WHERE account = $1 AND id = $2",
+        )
+        .bind(self.id())
+        .bind(id)
+        .fetch_optional(self.readers())
+        .await
+        .map_err(cannot("read a token"))?;
+        row.as_ref().map_or_else(|| Err(StoreError::NotFound { kind: "token", id: id.to_owned() }), read)
+    }
+
+    /// At most `limit` tokens whose id comes after `after`, revoked ones too.
+    pub async fn tokens_after(&self, after: &str, limit: u32) -> Result<Vec<TokenRow>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT id, name, scopes, created, expires, last_used, revoked, is_first
+             FROM tokens WHERE account = $1 AND id > $2 ORDER BY id LIMIT $3",
+        )
+        .bind(self.id())
+        .bind(after)
+        .bind(i64::from(limit))
+        .fetch_all(self.readers())
+        .await
+        .map_err(cannot("list tokens"))?;
+        rows.iter().map(read).collect()
+    }
+
+    /// Makes a token useless from now on; a second time changes nothing.
+    pub async fn revoke_token(&self, id: &str, now: UnixSeconds) -> Result<TokenRow, StoreError> {
+        let mut tx = self.write().await?;
+        let done = sqlx::query("UPDATE tokens SET revoked = $3 WHERE account = $1 AND id = $2 AND revoked IS NULL")
+            .bind(self.id())
+            .bind(id)
+            .bind(to_sql(now.0))
+            .execute(tx.sql())
+            .await
+            .map_err(cannot("revoke a token"))?;
+        if done.rows_affected() > 0 {
+            self.tell_revoked(&mut tx, id, now).await?;
+        }
+        tx.commit().await?;
+        self.token(id).await
+    }
+
+    async fn tell_revoked(&self, tx: &mut Transaction, id: &str, now: UnixSeconds) -> Result<(), StoreError> {
+        let draft = EventDraft { kind: "token.revoked", subject: format!("tokens/{id}"), data: json!({}) };
+        events::append(tx, self, now, draft).await
+    }
+
+    /// Notes that a token was used. The first use of any token that a person made revokes the one that the service made for
+    /// its first operator: from then on it is known that the new secret has arrived. Answers whether that happened.
+    pub async fn note_token_used(&self, token: &TokenRow, now: UnixSeconds) -> Result<bool, StoreError> {
+        if token.last_used.is_some_and(|last| now.0 < last.0.saturating_add(LAST_USED_STEP)) {
+            return Ok(false);
+        }
+        let doing = "note the use of a token";
+        let mut tx = self.write().await?;
+        sqlx::query("UPDATE tokens SET last_used = $3 WHERE account = $1 AND id = $2")
+            .bind(self.id())
+            .bind(token.id.as_str())
+            .bind(to_sql(now.0))
+            .execute(tx.sql())
+            .await
+            .map_err(cannot(doing))?;
+        let mut first = Vec::new();
+        if !token.is_first {
+            first = sqlx::query(
+                "UPDATE tokens SET revoked = $2 WHERE account = $1 AND is_first = 1 AND revoked IS NULL RETURNING id",
+            )
+            .bind(self.id())
+            .bind(to_sql(now.0))
+            .fetch_all(tx.sql())
+            .await
+            .map_err(cannot(doing))?;
+        }
+        for row in &first {
+            let id: String = row.try_get("id").map_err(cannot(doing))?;
+            self.tell_revoked(&mut tx, &id, now).await?;
+        }
+        tx.commit().await?;
+        Ok(!first.is_empty())
+    }
+
+    /// Whether a token that is not expired or revoked allows `admin` in this account.
+    pub async fn has_admin_token(&self, now: UnixSeconds) -> Result<bool, StoreError> {
+        let row = sqlx::query(
+            "SELECT id FROM tokens WHERE account = $1 AND revoked IS NULL AND (expires IS NULL OR expires > $2)
+             AND ' ' || scopes || ' ' LIKE '% admin %' LIMIT 1",
+        )
+        .bind(self.id())
+        .bind(to_sql(now.0))
+        .fetch_optional(self.readers())
+        .await
+        .map_err(cannot("look for an administrator's token"))?;
+        Ok(row.is_some())
+    }
+}
+
+impl AccountScope {
+    /// Whether the token that the service made for its first operator still works.
+    pub async fn has_first_token(&self) -> Result<bool, StoreError> {
+        let row = sqlx::query("SELECT id FROM tokens WHERE account = $1 AND is_first = 1 AND revoked IS NULL LIMIT 1")
+            .bind(self.id())
+            .fetch_optional(self.readers())
+            .await
+            .map_err(cannot("look for the first token"))?;
+        Ok(row.is_some())
+    }
+}
+
+impl ServiceWide {
+    /// Whose token has this hash, whether it still works or not.
+    pub async fn token_by_hash(&self, hash: &str) -> Result<Option<(AccountName, TokenRow)>, StoreError> {
+        let doing = "look up a token";
+        let row = sqlx::query(
+            "SELECT account, id, name, scopes, created, expires, last_used, revoked, is_first FROM tokens WHERE hash = $1",
+        )
+        .bind(hash)
+        .fetch_optional(self.store.readers())
+        .await
+        .map_err(cannot(doing))?;
+        row.map(|row| {
+            let account: String = row.try_get("account").map_err(cannot(doing))?;
+            let account =
+                AccountName::new(account).map_err(|_| StoreError::Damaged { table: "tokens", column: "account" })?;
+            Ok((account, read(&row)?))
+        })
+        .transpose()
+    }
+}
