@@ -1,0 +1,212 @@
+//! The operating system component of the board `host`: a real read-only root image from Debian packages, made to be shipped,
+//! verified and installed like any board's, though the board simulator does not start the programs in it.
+
+mod packages;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use protocol_release::document::{Blocks, DocumentError, FormatOne, HostUki, OsIndex, Section, SectionName};
+use protocol_types::{BoardName, NameError, ReleaseVersion};
+
+pub use packages::{PackageCache, PackageError};
+
+use crate::{
+    artifacts::{self, ArtifactError, ArtifactFolder, Stored},
+    command::{self, CommandError},
+};
+
+/// The packages of the root image, about 44 MB unpacked: the service manager, the C library, TLS, time and a shell.
+pub const PACKAGES: &[&str] = &[
+    "base-files",
+    "busybox-static",
+    "ca-certificates",
+    "chrony",
+    "dbus",
+    "kmod",
+    "libblkid1",
+    "libc-bin",
+    "libc6",
+    "libcap2",
+    "libkmod2",
+    "liblzma5",
+    "libmount1",
+    "libseccomp2",
+    "libssl3",
+    "libsystemd-shared",
+    "libsystemd0",
+    "libudev1",
+    "libzstd1",
+    "openssl",
+    "systemd",
+    "tzdata",
+    "zlib1g",
+];
+
+/// The file of an OS folder that holds the OS index.
+pub const INDEX_FILE: &str = "os.json";
+/// The folder of an OS folder that holds the artifacts.
+pub const ARTIFACTS: &str = "artifacts";
+/// File systems of different versions keep one identity: what tells them apart is their digest.
+const UUID: &str = "6d626c2d-686f-4374-8073-000000000001";
+
+/// An OS component that could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum HostOsError {
+    /// The packages could not be had.
+    #[error(transparent)]
+    Packages(#[from] PackageError),
+    /// The file system tool failed.
+    #[error("cannot make the root file system")]
+    Command(#[from] CommandError),
+    /// An artifact could not be stored.
+    #[error("cannot store a section of the operating system")]
+    Artifact(#[from] ArtifactError),
+    /// A file could not be written.
+    #[error("cannot write {path}")]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// What was built breaks a rule of its format.
+    #[error("cannot describe the operating system")]
+    Document(#[from] DocumentError),
+    /// The board's name breaks the rule for names.
+    #[error("cannot name the board")]
+    Board(#[from] NameError),
+}
+
+/// What was built.
+#[derive(Clone, Debug)]
+pub struct BuiltOs {
+    /// The OS index.
+    pub index: OsIndex,
+    /// The index as an artifact.
+    pub stored: Stored,
+}
+
+/// Builds version `version` of the host board's operating system into the folder `out`.
+///
+/// Packages come from `cache`; a second version reuses the unpacked tree and costs one run of `mkfs.erofs`.
+pub fn build(cache: &Path, version: &ReleaseVersion, out: &Path) -> Result<BuiltOs, HostOsError> {
+    let cache = PackageCache::open(cache)?;
+    let tree = cache.tree(PACKAGES)?;
+    assemble(&tree, version, out)
+}
+
+/// Makes the component from an unpacked `tree`, into which it writes the version.
+fn assemble(tree: &Path, version: &ReleaseVersion, out: &Path) -> Result<BuiltOs, HostOsError> {
+    write_os_release(tree, version)?;
+    let artifacts = ArtifactFolder::create(out.join(ARTIFACTS))?;
+    let wrote = |source| HostOsError::Write { path: out.to_owned(), source };
+    let image = tempfile::NamedTempFile::new_in(out).map_err(wrote)?;
+    make_erofs(tree, image.path())?;
+
+    let root = artifacts.add_file(image.path())?;
+    let root = section(&artifacts, SectionName::Root, root)?;
+    let os_release = [("ID", "mbl".to_owned()), ("VERSION_ID", version.to_string())];
+    let os_release = os_release.map(|(key, value)| (key.to_owned(), value)).into();
+    let boot = HostUki { root: root.blocks.digest, size: root.size, os_release };
+    let boot = artifacts.add_bytes(&boot.to_bytes()?)?;
+    let uki = section(&artifacts, SectionName::Uki, boot)?;
+
+    let board = BoardName::new("host")?;
+    let index = OsIndex { format: FormatOne, board, version: version.clone(), sections: vec![root, uki] };
+    let text = index.to_bytes()?;
+    let stored = artifacts.add_bytes(&text)?;
+    fs::write(out.join(INDEX_FILE), &text).map_err(wrote)?;
+    Ok(BuiltOs { index, stored })
+}
+
+fn write_os_release(tree: &Path, version: &ReleaseVersion) -> Result<(), HostOsError> {
+    let write = |path: PathBuf, text: &str| {
+        path.parent()
+            .map_or(Ok(()), fs::create_dir_all)
+            .and_then(|()| fs::write(&path, text))
+            .map_err(|source| HostOsError::Write { path, source })
+    };
+    let text = format!(
+        "NAME=\"Mbed Linux OS\"\nID=mbl\nID_LIKE=debian\nVERSION_ID={version}\nPRETTY_NAME=\"Mbed Linux OS {version}\"\n"
+    );
+    write(tree.join("usr/lib/os-release"), &text)?;
+    // An empty machine id is filled in at first boot; the factory's would be shared by the fleet.
+    write(tree.join("etc/machine-id"), "")
+}
+
+fn make_erofs(tree: &Path, image: &Path) -> Result<(), CommandError> {
+    let mut mkfs = Command::new("mkfs.erofs");
+    mkfs.args(["-d0", "-x-1", "-T0", "-U", UUID, "--all-root"]).arg(image).arg(tree);
+    command::output(&mut mkfs, "erofs-utils").map(|_| ())
+}
+
+fn section(artifacts: &ArtifactFolder, name: SectionName, stored: Stored) -> Result<Section, HostOsError> {
+    let path = artifacts.path_of(&stored.digest);
+    let list = fs::File::open(&path)
+        .and_then(|file| artifacts::block_list(io::BufReader::with_capacity(1 << 20, file)))
+        .map_err(|source| ArtifactError::Read { path, source })?;
+    let blocks = artifacts.add_bytes(&list)?;
+    let blocks = Blocks { digest: blocks.digest, size: blocks.size };
+    Ok(Section { name, digest: stored.digest, size: stored.size, blocks })
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol_types::Digest;
+
+    use super::*;
+
+    fn small_tree(at: &Path) -> PathBuf {
+        let tree = at.join("tree");
+        for (path, content) in [("bin/tool", "program"), ("etc/b", "2"), ("etc/a", "1")] {
+            let path = tree.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        std::os::unix::fs::symlink("tool", tree.join("bin/link")).unwrap();
+        tree
+    }
+
+    fn version(text: &str) -> ReleaseVersion {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_same_input_gives_the_same_bytes() {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let built = [&here, &there].map(|dir| {
+            let tree = small_tree(dir.path());
+            assemble(&tree, &version("1.0.0"), &dir.path().join("out")).unwrap()
+        });
+        assert_eq!(built[0].stored, built[1].stored);
+    }
+
+    #[test]
+    fn a_new_version_changes_the_root_and_every_named_artifact_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = small_tree(dir.path());
+        let [old, new] =
+            ["1.0.0", "1.1.0"].map(|text| assemble(&tree, &version(text), &dir.path().join(text)).unwrap());
+        assert_ne!(old.index.sections[0].digest, new.index.sections[0].digest);
+
+        let folder = ArtifactFolder::create(dir.path().join("1.1.0").join(ARTIFACTS)).unwrap();
+        for section in &new.index.sections {
+            let bytes = fs::read(folder.path_of(&section.digest)).unwrap();
+            assert_eq!(Digest::of(&bytes), section.digest);
+            assert_eq!(bytes.len() as u64, section.size);
+            let list = fs::read(folder.path_of(&section.blocks.digest)).unwrap();
+            assert_eq!(list, artifacts::block_list(&*bytes).unwrap());
+        }
+        let root = &new.index.sections[0];
+        let boot = fs::read(folder.path_of(&new.index.sections[1].digest)).unwrap();
+        let boot = HostUki::parse(&boot).unwrap();
+        assert_eq!((boot.root, boot.size, boot.version_id()), (root.blocks.digest, root.size, Some("1.1.0")));
+        let index = fs::read(dir.path().join("1.1.0").join(INDEX_FILE)).unwrap();
+        assert_eq!(Digest::of(&index), new.stored.digest);
+        assert_eq!(OsIndex::parse(&index).unwrap(), new.index);
+    }
+}
