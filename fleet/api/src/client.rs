@@ -154,6 +154,11 @@ impl Client {
         self.json(path, self.request(Method::POST, path)).await
     }
 
+    /// `DELETE`, whose answer has no body.
+    pub(crate) async fn delete(&self, path: &str) -> Result<(), ClientError> {
+        self.send(path, self.request(Method::DELETE, path)).await.map(drop)
+    }
+
     pub(crate) fn unreachable(&self, source: reqwest::Error) -> ClientError {
         ClientError::Unreachable { address: self.address.clone(), source }
     }

@@ -2,11 +2,11 @@
 
 use std::{fmt, path::Path, sync::Arc, time::Duration};
 
-use protocol_types::{AccountName, UnixSeconds};
+use protocol_types::{AccountName, EndpointName, UnixSeconds};
 use sqlx::{AnyPool, Executor, any::AnyPoolOptions};
 
 use crate::{
-    Signals, StoreError,
+    Change, Signals, StoreError,
     error::cannot,
     migrations,
     transaction::{Transaction, Tx},
@@ -153,6 +153,11 @@ impl AccountScope {
 
     pub(crate) fn readers(&self) -> &AnyPool {
         self.store.readers()
+    }
+
+    /// What to note when presence, standing or report of a device changed.
+    pub(crate) fn device_changed(&self, endpoint: &EndpointName) -> Change {
+        Change::Device(self.account.clone(), endpoint.clone())
     }
 }
 

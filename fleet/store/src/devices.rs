@@ -1,1 +1,371 @@
-//! The device directory: who the devices of an account are, and whether they are there.
+//! The device directory: who the devices of an account are, how they stand, and what is installed there.
+
+use protocol_types::{Digest, EndpointName, UnixSeconds};
+use serde_json::json;
+use sqlx::{Row, any::AnyRow};
+
+use crate::{
+    AccountScope, StoreError,
+    error::cannot,
+    numbers::{from_sql, time, to_sql},
+};
+
+/// Whether a device may take part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Standing {
+    /// It takes part.
+    Active,
+    /// An operator has suspended it: it cannot register.
+    Suspended,
+    /// Its identity was seen in two places: it may register and report, and gets nothing.
+    Quarantined,
+}
+
+impl Standing {
+    /// The standing as the table holds it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+            Self::Quarantined => "quarantined",
+        }
+    }
+
+    pub(crate) fn read(text: &str) -> Result<Self, StoreError> {
+        match text {
+            "active" => Ok(Self::Active),
+            "suspended" => Ok(Self::Suspended),
+            "quarantined" => Ok(Self::Quarantined),
+            _ => Err(StoreError::Damaged { table: "devices", column: "standing" }),
+        }
+    }
+}
+
+/// A device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceRow {
+    /// Its name.
+    pub endpoint: EndpointName,
+    /// Whether it may take part.
+    pub standing: Standing,
+    /// Why it stands so, if somebody said.
+    pub standing_reason: Option<String>,
+    /// The factory authority that vouched for it when it last bootstrapped.
+    pub authority: String,
+    /// Serial number of its factory certificate.
+    pub factory_serial: String,
+    /// Whether it is registered now.
+    pub connected: bool,
+    /// When it was last heard.
+    pub last_seen: Option<UnixSeconds>,
+    /// When it joined.
+    pub created: UnixSeconds,
+    /// What it says of itself.
+    pub nameplate: Nameplate,
+}
+
+/// What a device says of itself in object 3.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Nameplate {
+    /// Resource 3/0/0.
+    pub manufacturer: Option<String>,
+    /// Resource 3/0/1.
+    pub model: Option<String>,
+    /// Resource 3/0/2.
+    pub serial_number: Option<String>,
+    /// Resource 3/0/3.
+    pub firmware_version: Option<String>,
+}
+
+/// One component that a device reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ComponentRow {
+    /// `os`, or `application/NAME`.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Its digest.
+    pub digest: Digest,
+    /// What the device says of it, for example `ready`.
+    pub state: Option<String>,
+}
+
+/// An operational certificate of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateRow {
+    /// Its serial number.
+    pub serial: String,
+    /// Serial number of the certificate that the device showed when it asked for this one.
+    pub parent: String,
+    /// Whether the parent was the factory certificate.
+    pub from_factory: bool,
+    /// When it was issued.
+    pub issued: UnixSeconds,
+    /// When it ends.
+    pub not_after: UnixSeconds,
+    /// When the device first used it.
+    pub first_used: Option<UnixSeconds>,
+}
+
+/// Which devices a list shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceFilter {
+    /// Only members of this group.
+    pub group: Option<String>,
+    /// Only devices that are, or are not, registered now.
+    pub connected: Option<bool>,
+    /// Only devices of this standing.
+    pub standing: Option<Standing>,
+}
+
+const COLUMNS: &str =
+    "d.endpoint, d.standing, d.standing_reason, d.authority, d.factory_serial, d.connected, d.last_seen,
+    d.created, d.manufacturer, d.model, d.serial_number, d.firmware_version";
+
+fn read(row: &AnyRow) -> Result<DeviceRow, StoreError> {
+    let doing = "read a device";
+    let text = |column| row.try_get::<String, _>(column).map_err(cannot(doing));
+    let optional = |column| row.try_get::<Option<String>, _>(column).map_err(cannot(doing));
+    let number = |column| row.try_get::<Option<i64>, _>(column).map_err(cannot(doing));
+    Ok(DeviceRow {
+        endpoint: EndpointName::new(text("endpoint")?)
+            .map_err(|_| StoreError::Damaged { table: "devices", column: "endpoint" })?,
+        standing: Standing::read(&text("standing")?)?,
+        standing_reason: optional("standing_reason")?,
+        authority: text("authority")?,
+        factory_serial: text("factory_serial")?,
+        connected: number("connected")? == Some(1),
+        last_seen: number("last_seen")?.map(time),
+        created: time(number("created")?.unwrap_or_default()),
+        nameplate: Nameplate {
+            manufacturer: optional("manufacturer")?,
+            model: optional("model")?,
+            serial_number: optional("serial_number")?,
+            firmware_version: optional("firmware_version")?,
+        },
+    })
+}
+
+impl AccountScope {
+    /// One device.
+    pub async fn device(&self, endpoint: &EndpointName) -> Result<DeviceRow, StoreError> {
+        let sql = format!("SELECT {COLUMNS} FROM devices d WHERE d.account = $1 AND d.endpoint = $2");
+        let row = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(self.id())
+            .bind(endpoint.as_str())
+            .fetch_optional(self.readers())
+            .await
+            .map_err(cannot("read a device"))?;
+        row.as_ref().map_or_else(|| Err(StoreError::NotFound { kind: "device", id: endpoint.to_string() }), read)
+    }
+
+    /// At most `limit` devices whose name comes after `after`.
+    pub async fn devices_after(
+        &self,
+        after: &str,
+        filter: &DeviceFilter,
+        limit: u32,
+    ) -> Result<Vec<DeviceRow>, StoreError> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM devices d WHERE d.account = $1 AND d.endpoint > $2
+             AND ($3 < 0 OR d.connected = $3) AND ($4 = '' OR d.standing = $4)
+             AND ($5 = '' OR EXISTS (SELECT 1 FROM group_members m
+                  WHERE m.account = d.account AND m.name = $5 AND m.endpoint = d.endpoint))
+             ORDER BY d.endpoint LIMIT $6"
+        );
+        let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(self.id())
+            .bind(after)
+            .bind(filter.connected.map_or(-1, i64::from))
+            .bind(filter.standing.map_or("", Standing::as_str))
+            .bind(filter.group.as_deref().unwrap_or_default())
+            .bind(i64::from(limit))
+            .fetch_all(self.readers())
+            .await
+            .map_err(cannot("list devices"))?;
+        rows.iter().map(read).collect()
+    }
+
+    /// The operational certificates of a device that have not ended, the newest first.
+    pub async fn device_certificates(
+        &self,
+        endpoint: &EndpointName,
+        now: UnixSeconds,
+    ) -> Result<Vec<CertificateRow>, StoreError> {
+        let doing = "list the certificates of a device";
+        let rows = sqlx::query(
+            "SELECT serial, parent, from_factory, issued, not_after, first_used FROM device_certificates
+             WHERE account = $1 AND endpoint = $2 AND not_after > $3 ORDER BY number DESC",
+        )
+        .bind(self.id())
+        .bind(endpoint.as_str())
+        .bind(to_sql(now.0))
+        .fetch_all(self.readers())
+        .await
+        .map_err(cannot(doing))?;
+        rows.iter()
+            .map(|row| {
+                let number = |column| row.try_get::<i64, _>(column).map_err(cannot(doing));
+                Ok(CertificateRow {
+                    serial: row.try_get("serial").map_err(cannot(doing))?,
+                    parent: row.try_get("parent").map_err(cannot(doing))?,
+                    from_factory: from_sql(number("from_factory")?) != 0,
+                    issued: time(number("issued")?),
+                    not_after: time(number("not_after")?),
+                    first_used: row.try_get::<Option<i64>, _>("first_used").map_err(cannot(doing))?.map(time),
+                })
+            })
+            .collect()
+    }
+
+    /// What a device reports as installed, by name.
+    pub async fn device_components(&self, endpoint: &EndpointName) -> Result<Vec<ComponentRow>, StoreError> {
+        let doing = "list the components of a device";
+        let rows = sqlx::query(
+            "SELECT name, version, digest, state FROM device_components
+             WHERE account = $1 AND endpoint = $2 ORDER BY name",
+        )
+        .bind(self.id())
+        .bind(endpoint.as_str())
+        .fetch_all(self.readers())
+        .await
+        .map_err(cannot(doing))?;
+        rows.iter()
+            .map(|row| {
+                let digest: String = row.try_get("digest").map_err(cannot(doing))?;
+                Ok(ComponentRow {
+                    name: row.try_get("name").map_err(cannot(doing))?,
+                    version: row.try_get("version").map_err(cannot(doing))?,
+                    digest: digest
+                        .parse()
+                        .map_err(|_| StoreError::Damaged { table: "device_components", column: "digest" })?,
+                    state: row.try_get("state").map_err(cannot(doing))?,
+                })
+            })
+            .collect()
+    }
+
+    /// Replaces what a device reports as installed; the same list a second time writes nothing.
+    pub async fn set_components(&self, endpoint: &EndpointName, components: &[ComponentRow]) -> Result<(), StoreError> {
+        let doing = "record the components of a device";
+        let mut sorted = components.to_vec();
+        sorted.sort_by(|a, b| a.name.cmp(&b.name));
+        sorted.dedup_by(|a, b| a.name == b.name);
+        if self.device_components(endpoint).await? == sorted {
+            return Ok(());
+        }
+        let mut tx = self.write().await?;
+        sqlx::query("DELETE FROM device_components WHERE account = $1 AND endpoint = $2")
+            .bind(self.id())
+            .bind(endpoint.as_str())
+            .execute(tx.sql())
+            .await
+            .map_err(cannot(doing))?;
+        for component in &sorted {
+            // A device that was deleted meanwhile gets no rows.
+            sqlx::query(
+                "INSERT INTO device_components (account, endpoint, name, version, digest, state)
+                 SELECT account, endpoint, $3, $4, $5, $6 FROM devices WHERE account = $1 AND endpoint = $2",
+            )
+            .bind(self.id())
+            .bind(endpoint.as_str())
+            .bind(component.name.as_str())
+            .bind(component.version.as_str())
+            .bind(component.digest.to_string())
+            .bind(component.state.as_deref())
+            .execute(tx.sql())
+            .await
+            .map_err(cannot(doing))?;
+        }
+        tx.changed(self.device_changed(endpoint));
+        tx.commit().await
+    }
+
+    /// Records what a device says of itself.
+    pub async fn set_nameplate(&self, endpoint: &EndpointName, nameplate: &Nameplate) -> Result<(), StoreError> {
+        if self.device(endpoint).await?.nameplate == *nameplate {
+            return Ok(());
+        }
+        let mut tx = self.write().await?;
+        sqlx::query(
+            "UPDATE devices SET manufacturer = $3, model = $4, serial_number = $5, firmware_version = $6
+             WHERE account = $1 AND endpoint = $2",
+        )
+        .bind(self.id())
+        .bind(endpoint.as_str())
+        .bind(nameplate.manufacturer.as_deref())
+        .bind(nameplate.model.as_deref())
+        .bind(nameplate.serial_number.as_deref())
+        .bind(nameplate.firmware_version.as_deref())
+        .execute(tx.sql())
+        .await
+        .map_err(cannot("record what a device says of itself"))?;
+        tx.commit().await
+    }
+
+    /// Keeps a device out until it is resumed.
+    pub async fn suspend_device(
+        &self,
+        endpoint: &EndpointName,
+        reason: &str,
+        now: UnixSeconds,
+    ) -> Result<DeviceRow, StoreError> {
+        self.stand(endpoint, (Standing::Suspended, Some(reason).filter(|text| !text.is_empty())), now).await
+    }
+
+    /// Lets a suspended or quarantined device take part again.
+    pub async fn resume_device(&self, endpoint: &EndpointName, now: UnixSeconds) -> Result<DeviceRow, StoreError> {
+        self.stand(endpoint, (Standing::Active, None), now).await
+    }
+
+    async fn stand(
+        &self,
+        endpoint: &EndpointName,
+        (standing, reason): (Standing, Option<&str>),
+        now: UnixSeconds,
+    ) -> Result<DeviceRow, StoreError> {
+        let mut tx = self.write().await?;
+        let done = sqlx::query(
+            "UPDATE devices SET standing = $3, standing_reason = $4 WHERE account = $1 AND endpoint = $2 AND standing <> $3",
+        )
+        .bind(self.id())
+        .bind(endpoint.as_str())
+        .bind(standing.as_str())
+        .bind(reason)
+        .execute(tx.sql())
+        .await
+        .map_err(cannot("change the standing of a device"))?;
+        if done.rows_affected() > 0 {
+            let kind = if standing == Standing::Active { "device.resumed" } else { "device.suspended" };
+            tx.changed(self.device_changed(endpoint));
+            self.tell(&mut tx, endpoint, (kind, json!({ "reason": reason })), now).await?;
+        }
+        tx.commit().await?;
+        self.device(endpoint).await
+    }
+
+    /// Forgets a device, its certificates, its groups and what it should run.
+    pub async fn delete_device(&self, endpoint: &EndpointName, now: UnixSeconds) -> Result<(), StoreError> {
+        let doing = "delete a device";
+        let mut tx = self.write().await?;
+        let done = sqlx::query("DELETE FROM devices WHERE account = $1 AND endpoint = $2")
+            .bind(self.id())
+            .bind(endpoint.as_str())
+            .execute(tx.sql())
+            .await
+            .map_err(cannot(doing))?;
+        if done.rows_affected() == 0 {
+            return Err(StoreError::NotFound { kind: "device", id: endpoint.to_string() });
+        }
+        for sql in [
+            "DELETE FROM group_members WHERE account = $1 AND endpoint = $2",
+            "DELETE FROM desired_releases WHERE account = $1 AND endpoint = $2",
+            "DELETE FROM device_reports WHERE account = $1 AND endpoint = $2",
+        ] {
+            sqlx::query(sql).bind(self.id()).bind(endpoint.as_str()).execute(tx.sql()).await.map_err(cannot(doing))?;
+        }
+        tx.changed(self.device_changed(endpoint));
+        self.tell(&mut tx, endpoint, ("device.deleted", json!({})), now).await?;
+        tx.commit().await
+    }
+}
