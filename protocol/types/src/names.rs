@@ -90,6 +90,10 @@ name!(
     Architecture, "an architecture", "1 to 32 lower-case letters, digits or `_`, starting with a letter", is_architecture
 );
 name!(
+    /// A static group of devices of one account.
+    GroupName, "a group name", "1 to 32 lower-case letters, digits or `-`, starting with a letter", is_label
+);
+name!(
     /// A rollout of one account, as the service numbers it.
     RolloutId, "a rollout id", "1 to 64 ASCII letters, digits, `_` or `-`", is_id
 );

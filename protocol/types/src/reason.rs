@@ -102,6 +102,10 @@ codes! {
     Superseded = "superseded", "nothing: the newer rollout decides";
     /// An operator stopped the rollout.
     Aborted = "aborted", "start a new rollout when ready";
+    /// So many devices failed that the rollout stopped.
+    FailureThreshold = "failure_threshold", "find out why the devices failed, then roll out a repaired release";
+    /// The device is no longer in the directory.
+    DeviceDeleted = "device_deleted", "nothing: the device left the account";
     /// The device already ran the release.
     AlreadyRunning = "already_running", "nothing: the device is where it should be";
     /// Something else went wrong; the sentence says what.

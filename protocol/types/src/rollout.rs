@@ -1,0 +1,146 @@
+//! How far a rollout is, as a whole and on each of its devices. Never says how a state is reached.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! states {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum $name {
+            $($(#[$vdoc])* #[serde(rename = $text)] $variant,)+
+        }
+
+        impl $name {
+            /// All of them, in the order of their declaration.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// As the API, the logs and the tables write it.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+
+            /// Reads what `as_str` wrote.
+            pub fn parse(text: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|state| state.as_str() == text)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+states! {
+    /// How far a rollout is.
+    RolloutState {
+        /// Made, not started: nothing happens on any device.
+        Draft = "draft",
+        /// Devices are offered the release.
+        Running = "running",
+        /// Nothing new is offered; devices under way go on.
+        Paused = "paused",
+        /// Its failure threshold was reached; no device is offered the release any more.
+        Stopped = "stopped",
+        /// An operator ended it; no device is offered the release any more.
+        Aborted = "aborted",
+        /// Every device came to an end.
+        Finished = "finished",
+    }
+}
+
+states! {
+    /// How far a rollout is on one device.
+    DeviceState {
+        /// Its turn has not come.
+        Queued = "queued",
+        /// Its turn has come, but something is in the way: see [`WaitingFor`].
+        Waiting = "waiting",
+        /// It has taken the wish.
+        Offered = "offered",
+        /// It fetches metadata or components.
+        Downloading = "downloading",
+        /// It checks what it has written.
+        Verifying = "verifying",
+        /// It arms the other slot or switches applications.
+        Installing = "installing",
+        /// It runs the release on trial.
+        Trial = "trial",
+        /// It runs the release, confirmed.
+        Succeeded = "succeeded",
+        /// It refused the release or could not install it; what ran before runs on.
+        Failed = "failed",
+        /// It tried the release and returned to what ran before.
+        RolledBack = "rolled_back",
+        /// There was nothing to do on it.
+        Skipped = "skipped",
+        /// A newer rollout decides what it runs.
+        Superseded = "superseded",
+        /// The rollout ended before its turn.
+        Cancelled = "cancelled",
+    }
+}
+
+states! {
+    /// What a device is waiting for.
+    WaitingFor {
+        /// The hours in which the rollout may act.
+        Window = "window",
+        /// Somebody's consent.
+        Consent = "consent",
+        /// The device's next contact.
+        Asleep = "asleep",
+        /// Another device's end: the rollout acts on so many at a time and no more.
+        Quota = "quota",
+        /// An operator's look at an identity that is held back.
+        Quarantined = "quarantined",
+    }
+}
+
+impl DeviceState {
+    /// Whether it never changes again.
+    pub const fn is_end(self) -> bool {
+        match self {
+            Self::Succeeded | Self::Failed | Self::RolledBack | Self::Skipped | Self::Superseded | Self::Cancelled => {
+                true
+            }
+            Self::Queued
+            | Self::Waiting
+            | Self::Offered
+            | Self::Downloading
+            | Self::Verifying
+            | Self::Installing
+            | Self::Trial => false,
+        }
+    }
+
+    /// Whether the device has the wish and works on it.
+    pub const fn is_under_way(self) -> bool {
+        !self.is_end() && !matches!(self, Self::Queued | Self::Waiting)
+    }
+}
+
+impl RolloutState {
+    /// Whether it never changes again.
+    pub const fn is_end(self) -> bool {
+        matches!(self, Self::Stopped | Self::Aborted | Self::Finished)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_reads_back_as_itself() {
+        for state in DeviceState::ALL {
+            assert_eq!(DeviceState::parse(state.as_str()), Some(*state));
+            assert_eq!(serde_json::to_string(state).unwrap(), format!("\"{state}\""));
+        }
+        assert_eq!(WaitingFor::parse("nothing"), None);
+    }
+}
