@@ -1,0 +1,276 @@
+//! What each device should run, and the last thing it said about its software. The reconciler writes wishes; the LwM2M side reads
+//! them, acknowledges what a device has taken, and records what it reports.
+
+use protocol_types::{
+    Digest, EndpointName, Phase, Reason, ReleaseVersion, RolloutId, SecurityVersion, Slot, TargetPath, UnixSeconds,
+};
+use sqlx::{Row, any::AnyRow};
+
+use crate::{
+    AccountScope, Change, StoreError,
+    error::cannot,
+    numbers::{from_sql, time, to_sql},
+    transaction::Transaction,
+};
+
+/// The release that a device should run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredRelease {
+    /// Its target path.
+    pub path: TargetPath,
+    /// Digest of the release document.
+    pub digest: Digest,
+    /// The rollout that asks for it.
+    pub rollout: RolloutId,
+}
+
+/// The wish for a device, which may be that nothing is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredRow {
+    /// Counts every change of the wish, from 1.
+    pub generation: u64,
+    /// The last generation that the device has taken; 0 if none.
+    pub acknowledged: u64,
+    /// The release; `None` if nothing is wanted.
+    pub release: Option<DesiredRelease>,
+    /// When the wish changed.
+    pub changed: UnixSeconds,
+}
+
+impl DesiredRow {
+    /// Whether the device has taken the wish as it stands.
+    pub const fn is_acknowledged(&self) -> bool {
+        self.acknowledged >= self.generation
+    }
+}
+
+/// What a device says about its software.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceReport {
+    /// What its updater is doing.
+    pub phase: Phase,
+    /// Why, where that needs saying.
+    pub reason: Option<Reason>,
+    /// Per cent, while downloading.
+    pub progress: Option<u8>,
+    /// The rollout that the phase belongs to.
+    pub rollout: Option<RolloutId>,
+    /// Digest of the release document that the phase belongs to.
+    pub digest: Option<Digest>,
+    /// The version that runs.
+    pub running_version: Option<ReleaseVersion>,
+    /// Digest of the running release document; `None` for the image of the factory.
+    pub running_digest: Option<Digest>,
+    /// The slot that was booted.
+    pub slot: Option<Slot>,
+    /// Releases below this security version are refused.
+    pub floor: SecurityVersion,
+}
+
+/// Reads the columns `wish_…` of a joined row.
+pub(crate) fn read_wish(row: &AnyRow) -> Result<Option<DesiredRow>, StoreError> {
+    let doing = "read a wish";
+    let number = |column| row.try_get::<Option<i64>, _>(column).map_err(cannot(doing));
+    let Some(generation) = number("wish_generation")? else { return Ok(None) };
+    let release = match text(row, "wish_path")? {
+        None => None,
+        Some(path) => {
+            let column = |column| StoreError::Damaged { table: "desired_releases", column };
+            Some(DesiredRelease {
+                path: path.parse().map_err(|_| column("path"))?,
+                digest: parsed(row, "wish_digest")?.ok_or_else(|| column("digest"))?,
+                rollout: parsed(row, "wish_rollout")?.ok_or_else(|| column("rollout"))?,
+            })
+        }
+    };
+    Ok(Some(DesiredRow {
+        generation: from_sql(generation),
+        acknowledged: from_sql(number("wish_acknowledged")?.unwrap_or_default()),
+        release,
+        changed: time(number("wish_changed")?.unwrap_or_default()),
+    }))
+}
+
+/// Reads the columns `said_…` of a joined row.
+pub(crate) fn read_report(row: &AnyRow) -> Result<Option<DeviceReport>, StoreError> {
+    let doing = "read a report";
+    let number = |column| row.try_get::<Option<i64>, _>(column).map_err(cannot(doing));
+    let damaged = |column| StoreError::Damaged { table: "device_reports", column };
+    let Some(phase) = text(row, "said_phase")? else { return Ok(None) };
+    Ok(Some(DeviceReport {
+        phase: Phase::parse(&phase).ok_or_else(|| damaged("phase"))?,
+        reason: read_reason(row, "said_reason_code", "said_reason_text")?,
+        progress: number("said_progress")?.and_then(|n| u8::try_from(n).ok()),
+        rollout: parsed(row, "said_rollout")?,
+        digest: parsed(row, "said_digest")?,
+        running_version: parsed(row, "said_running_version")?,
+        running_digest: parsed(row, "said_running_digest")?,
+        slot: match text(row, "said_slot")?.as_deref() {
+            Some("a") => Some(Slot::A),
+            Some("b") => Some(Slot::B),
+            Some(_) => return Err(damaged("slot")),
+            None => None,
+        },
+        floor: SecurityVersion(
+            number("said_floor")?.and_then(|n| u32::try_from(n).ok()).ok_or_else(|| damaged("floor"))?,
+        ),
+    }))
+}
+
+/// A reason in two columns.
+pub(crate) fn read_reason(
+    row: &AnyRow,
+    code: &'static str,
+    sentence: &'static str,
+) -> Result<Option<Reason>, StoreError> {
+    let Some(code) = parsed(row, code)? else { return Ok(None) };
+    Ok(Some(Reason { code, text: text(row, sentence)?.unwrap_or_default() }))
+}
+
+pub(crate) fn text(row: &AnyRow, column: &'static str) -> Result<Option<String>, StoreError> {
+    row.try_get::<Option<String>, _>(column).map_err(cannot("read a column"))
+}
+
+/// A column whose text has a form.
+pub(crate) fn parsed<T: std::str::FromStr>(row: &AnyRow, column: &'static str) -> Result<Option<T>, StoreError> {
+    let Some(found) = text(row, column)? else { return Ok(None) };
+    found.parse().map(Some).map_err(|_| StoreError::Damaged { table: "a joined row", column })
+}
+
+impl AccountScope {
+    /// What the device should run; `None` if nothing was ever asked of it.
+    pub async fn desired_release(&self, endpoint: &EndpointName) -> Result<Option<DesiredRow>, StoreError> {
+        let row = sqlx::query(
+            "SELECT generation AS wish_generation, acknowledged AS wish_acknowledged, path AS wish_path,
+                    digest AS wish_digest, rollout AS wish_rollout, changed AS wish_changed
+             FROM desired_releases WHERE account = $1 AND endpoint = $2",
+        )
+        .bind(self.id())
+        .bind(endpoint.as_str())
+        .fetch_optional(self.readers())
+        .await
+        .map_err(cannot("read a wish"))?;
+        row.as_ref().map_or(Ok(None), read_wish)
+    }
+
+    /// Notes that the device has taken the wish of this generation; an older one changes nothing.
+    pub async fn acknowledge_desired(&self, endpoint: &EndpointName, generation: u64) -> Result<(), StoreError> {
+        let mut tx = self.write().await?;
+        let done = sqlx::query(
+            "UPDATE desired_releases SET acknowledged = $3
+             WHERE account = $1 AND endpoint = $2 AND acknowledged < $3 AND generation >= $3",
+        )
+        .bind(self.id())
+        .bind(endpoint.as_str())
+        .bind(to_sql(generation))
+        .execute(tx.sql())
+        .await
+        .map_err(cannot("acknowledge a wish"))?;
+        if done.rows_affected() > 0 {
+            tx.changed(Change::Device(self.account.clone(), endpoint.clone()));
+        }
+        tx.commit().await
+    }
+
+    /// The last thing that the device said about its software.
+    pub async fn device_report(&self, endpoint: &EndpointName) -> Result<Option<DeviceReport>, StoreError> {
+        let row = sqlx::query(
+            "SELECT phase AS said_phase, reason_code AS said_reason_code, reason_text AS said_reason_text,
+                    progress AS said_progress, rollout AS said_rollout, digest AS said_digest,
+                    running_version AS said_running_version, running_digest AS said_running_digest,
+                    slot AS said_slot, floor AS said_floor
+             FROM device_reports WHERE account = $1 AND endpoint = $2",
+        )
+        .bind(self.id())
+        .bind(endpoint.as_str())
+        .fetch_optional(self.readers())
+        .await
+        .map_err(cannot("read a report"))?;
+        row.as_ref().map_or(Ok(None), read_report)
+    }
+
+    /// Replaces what the device last said about its software. Rollouts follow from it.
+    pub async fn record_report(
+        &self,
+        endpoint: &EndpointName,
+        report: &DeviceReport,
+        now: UnixSeconds,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.write().await?;
+        let reason = report.reason.as_ref();
+        sqlx::query(
+            "INSERT INTO device_reports (account, endpoint, phase, reason_code, reason_text, progress, rollout, digest,
+                                         running_version, running_digest, slot, floor, received)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+             ON CONFLICT (account, endpoint) DO UPDATE SET phase = excluded.phase, reason_code = excluded.reason_code,
+                 reason_text = excluded.reason_text, progress = excluded.progress, rollout = excluded.rollout,
+                 digest = excluded.digest, running_version = excluded.running_version,
+                 running_digest = excluded.running_digest, slot = excluded.slot, floor = excluded.floor,
+                 received = excluded.received",
+        )
+        .bind(self.id())
+        .bind(endpoint.as_str())
+        .bind(report.phase.as_str())
+        .bind(reason.map(|r| r.code.as_str()))
+        .bind(reason.map(|r| r.text.as_str()))
+        .bind(report.progress.map(i64::from))
+        .bind(report.rollout.as_ref().map(RolloutId::as_str))
+        .bind(report.digest.map(|d| d.to_string()))
+        .bind(report.running_version.as_ref().map(ToString::to_string))
+        .bind(report.running_digest.map(|d| d.to_string()))
+        .bind(report.slot.map(|slot| slot.letter().to_string()))
+        .bind(i64::from(report.floor.0))
+        .bind(to_sql(now.0))
+        .execute(tx.sql())
+        .await
+        .map_err(cannot("record a report"))?;
+        tx.changed(Change::Device(self.account.clone(), endpoint.clone()));
+        tx.commit().await
+    }
+}
+
+/// Changes the wish for a device, inside the transaction that has a reason to. `None` withdraws the wish, but only one of `rollout`.
+pub(crate) async fn wish(
+    tx: &mut Transaction,
+    scope: &AccountScope,
+    (endpoint, rollout): (&EndpointName, &RolloutId),
+    release: Option<&DesiredRelease>,
+    now: UnixSeconds,
+) -> Result<(), StoreError> {
+    let doing = "change a wish";
+    let done = match release {
+        Some(release) => {
+            sqlx::query(
+                "INSERT INTO desired_releases (account, endpoint, generation, path, digest, rollout, changed)
+                 VALUES ($1, $2, 1, $3, $4, $5, $6)
+                 ON CONFLICT (account, endpoint) DO UPDATE SET generation = desired_releases.generation + 1,
+                     path = excluded.path, digest = excluded.digest, rollout = excluded.rollout, changed = excluded.changed",
+            )
+            .bind(scope.id())
+            .bind(endpoint.as_str())
+            .bind(release.path.as_str())
+            .bind(release.digest.to_string())
+            .bind(release.rollout.as_str())
+            .bind(to_sql(now.0))
+            .execute(tx.sql())
+            .await
+        }
+        None => {
+            sqlx::query(
+                "UPDATE desired_releases SET generation = generation + 1, path = NULL, digest = NULL, rollout = NULL, changed = $4
+                 WHERE account = $1 AND endpoint = $2 AND rollout = $3",
+            )
+            .bind(scope.id())
+            .bind(endpoint.as_str())
+            .bind(rollout.as_str())
+            .bind(to_sql(now.0))
+            .execute(tx.sql())
+            .await
+        }
+    }
+    .map_err(cannot(doing))?;
+    if done.rows_affected() > 0 {
+        tx.changed(Change::Desired(scope.account.clone(), endpoint.clone()));
+    }
+    Ok(())
+}
