@@ -8,6 +8,7 @@ mod health;
 mod observe;
 mod paging;
 pub(crate) mod secret;
+mod service;
 mod tokens;
 
 use axum::{Router, extract::DefaultBodyLimit, middleware};
@@ -39,7 +40,7 @@ struct Description;
 
 /// All resources.
 fn resources() -> OpenApiRouter<Fleet> {
-    let resources = OpenApiRouter::new().merge(accounts::router()).merge(tokens::router());
+    let resources = OpenApiRouter::new().merge(accounts::router()).merge(service::router()).merge(tokens::router());
     OpenApiRouter::with_openapi(Description::openapi()).merge(health::router()).nest(BASE_PATH, resources)
 }
 

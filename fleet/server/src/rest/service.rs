@@ -1,0 +1,33 @@
+//! `/service`: what a factory writes into a device so that the device finds the service and knows it.
+
+use axum::{Json, extract::State};
+use fleet_api::ServiceFacts;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    Reply,
+    caller::{Caller, need},
+};
+use crate::fleet::Fleet;
+
+pub(super) fn router() -> OpenApiRouter<Fleet> {
+    OpenApiRouter::new().routes(routes!(show))
+}
+
+/// What a factory needs to know of the service.
+#[utoipa::path(get, path = "/service", tag = "service", operation_id = "show_service",
+    security(("token" = ["read"])), responses((status = 200, description = "The service", body = ServiceFacts)))]
+async fn show(State(fleet): State<Fleet>, who: Caller<need::Read>) -> Reply<Json<ServiceFacts>> {
+    let addresses = &fleet.addresses;
+    // The configuration refuses an empty list of hosts.
+    let host = addresses.public_hosts.first().map(String::as_str).unwrap_or_default();
+    // An IPv6 address stands in brackets (RFC 3986, section 3.2.2).
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    Ok(Json(ServiceFacts {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        account: who.account.name().clone(),
+        bootstrap_uri: format!("coaps+tcp://{host}:{}", addresses.bootstrap.port()),
+        authority: fleet.authority.service.certificate_pem().to_owned(),
+        time_key: fleet.authority.time.public_key_pem(),
+    }))
+}
