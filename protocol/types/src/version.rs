@@ -17,6 +17,13 @@ pub struct VersionError {
     source: Option<semver::Error>,
 }
 
+impl ReleaseVersion {
+    /// The version `major.minor.patch`.
+    pub const fn new(major: u64, minor: u64, patch: u64) -> Self {
+        Self(semver::Version::new(major, minor, patch))
+    }
+}
+
 impl FromStr for ReleaseVersion {
     type Err = VersionError;
     fn from_str(text: &str) -> Result<Self, VersionError> {

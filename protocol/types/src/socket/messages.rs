@@ -20,6 +20,8 @@ pub enum Role {
     Updater,
     /// `mbl-apps`.
     Apps,
+    /// `mbl-updater install`: brings a release from a folder in the agent's place, with the messages of the agent. Only root may.
+    Installer,
 }
 
 /// The first message of each side.

@@ -4,6 +4,10 @@
 //! side sends a greeting first. The listener checks the peer's credentials (`SO_PEERCRED`) against the user that its
 //! configuration names for the role in the greeting. A lost connection is made again by the side that dialled, and both repeat
 //! their newest wish or status: no message needs to survive a connection.
+//!
+//! `mbl-updater install` dials both sockets as [`Role::Installer`] and speaks the agent's messages: it brings the bytes of one
+//! exported release in the agent's place. It must run as root. While one is connected, `mbl-apps` asks it first and the agent for
+//! what it does not have.
 
 mod frame;
 mod messages;

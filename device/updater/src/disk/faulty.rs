@@ -1,0 +1,367 @@
+//! A disk that loses power: it cuts at a chosen operation and then keeps only what was flushed, plus whatever luck kept.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use protocol_types::Slot;
+
+use super::{Disk, Folder, Place};
+
+/// What happens to what was written but not flushed when power fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Luck {
+    /// All of it is lost.
+    None,
+    /// All of it had reached the medium already.
+    All,
+    /// Each sector and each change of a folder has its own fate.
+    Mixed(u64),
+}
+
+#[derive(Clone, Debug, Default)]
+struct Content {
+    volatile: Vec<u8>,
+    /// What a flush made last; none if the file was never flushed.
+    durable: Option<Vec<u8>>,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Link(String, usize),
+    Rename(String, String),
+    Remove(String),
+}
+
+type Names = BTreeMap<String, usize>;
+
+#[derive(Debug, Default)]
+struct Inner {
+    slots: BTreeMap<Slot, Content>,
+    contents: Vec<Content>,
+    names: BTreeMap<Folder, Names>,
+    durable_names: BTreeMap<Folder, Names>,
+    changes: BTreeMap<Folder, Vec<Change>>,
+    operations: u64,
+    cut_at: Option<u64>,
+    off: bool,
+    full: bool,
+    slot_writes: u64,
+}
+
+/// A disk in memory; clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct FaultyDisk {
+    inner: Arc<Mutex<Inner>>,
+    slot_bytes: u64,
+}
+
+fn next(state: &mut u64) -> bool {
+    // xorshift64: any spread will do, as long as the seed reproduces it.
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state & 0x100 != 0
+}
+
+fn apply(names: &mut Names, change: Change) {
+    match change {
+        Change::Link(name, content) => {
+            names.insert(name, content);
+        }
+        Change::Rename(from, to) => {
+            if let Some(content) = names.remove(&from) {
+                names.insert(to, content);
+            }
+        }
+        Change::Remove(name) => {
+            names.remove(&name);
+        }
+    }
+}
+
+impl FaultyDisk {
+    pub(crate) fn new(slot_bytes: usize) -> Self {
+        let blank = Content { volatile: vec![0; slot_bytes], durable: Some(vec![0; slot_bytes]) };
+        let slots = [(Slot::A, blank.clone()), (Slot::B, blank)].into();
+        let inner = Arc::new(Mutex::new(Inner { slots, ..Inner::default() }));
+        Self { inner, slot_bytes: slot_bytes as u64 }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap()
+    }
+
+    /// Operations that change something, since the beginning.
+    pub(crate) fn operations(&self) -> u64 {
+        self.lock().operations
+    }
+
+    /// Bytes written into slots since the beginning.
+    pub(crate) fn slot_bytes_written(&self) -> u64 {
+        self.lock().slot_writes
+    }
+
+    /// Power fails in the middle of the operation with this number.
+    pub(crate) fn cut_at(&self, operation: u64) {
+        self.lock().cut_at = Some(operation);
+    }
+
+    pub(crate) fn is_off(&self) -> bool {
+        self.lock().off
+    }
+
+    /// From now on (or no longer) nothing new fits.
+    pub(crate) fn set_full(&self, full: bool) {
+        self.lock().full = full;
+    }
+
+    /// Power returns: what was not flushed meets its luck. No further cut is planned.
+    pub(crate) fn power_on(&self, luck: Luck) {
+        let mut inner = self.lock();
+        let mut seed = match luck {
+            Luck::Mixed(seed) => seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            Luck::None | Luck::All => 1,
+        };
+        let mut kept = || match luck {
+            Luck::None => false,
+            Luck::All => true,
+            Luck::Mixed(_) => next(&mut seed),
+        };
+        let Inner { slots, contents, names, durable_names, changes, .. } = &mut *inner;
+        for content in slots.values_mut().chain(contents.iter_mut()) {
+            let mut after = content.durable.take().unwrap_or_default();
+            let volatile = &content.volatile;
+            if kept() {
+                after.resize(volatile.len(), 0);
+            }
+            for (at, sector) in volatile.chunks(512).enumerate().map(|(n, sector)| (n * 512, sector)) {
+                let end = (at + sector.len()).min(after.len());
+                if at < end && kept() {
+                    after[at..end].copy_from_slice(&sector[..end - at]);
+                }
+            }
+            *content = Content { volatile: after.clone(), durable: Some(after) };
+        }
+        for (folder, pending) in std::mem::take(changes) {
+            for change in pending {
+                if kept() {
+                    apply(durable_names.entry(folder).or_default(), change);
+                }
+            }
+        }
+        *names = durable_names.clone();
+        inner.off = false;
+        inner.cut_at = None;
+    }
+
+    /// Counts an operation; `Err(true)` if power fails during this one, `Err(false)` if it is off already.
+    fn operate(inner: &mut Inner) -> Result<(), bool> {
+        if inner.off {
+            return Err(false);
+        }
+        inner.operations += 1;
+        if inner.cut_at.is_some_and(|cut| inner.operations > cut) {
+            inner.off = true;
+            return Err(true);
+        }
+        Ok(())
+    }
+}
+
+fn dead() -> io::Error {
+    io::Error::other("no power")
+}
+
+impl Inner {
+    fn change(&mut self, folder: Folder, change: Change) {
+        apply(self.names.entry(folder).or_default(), change.clone());
+        self.changes.entry(folder).or_default().push(change);
+    }
+
+    fn find(&self, place: &Place) -> Option<&Content> {
+        match place {
+            Place::Slot(slot) => self.slots.get(slot),
+            Place::File(folder, name) => self.contents.get(*self.names.get(folder)?.get(name)?),
+        }
+    }
+
+    fn open(&mut self, place: &Place) -> &mut Content {
+        match place {
+            Place::Slot(slot) => self.slots.get_mut(slot).unwrap(),
+            Place::File(folder, name) => {
+                let known = self.names.get(folder).and_then(|names| names.get(name)).copied();
+                let content = known.unwrap_or_else(|| {
+                    self.contents.push(Content::default());
+                    let content = self.contents.len() - 1;
+                    self.change(*folder, Change::Link(name.clone(), content));
+                    content
+                });
+                &mut self.contents[content]
+            }
+        }
+    }
+}
+
+impl Disk for FaultyDisk {
+    fn slot_bytes(&self) -> u64 {
+        self.slot_bytes
+    }
+
+    fn list(&self, folder: Folder) -> io::Result<Vec<String>> {
+        let inner = self.lock();
+        if inner.off {
+            return Err(dead());
+        }
+        Ok(inner.names.get(&folder).map(|names| names.keys().cloned().collect()).unwrap_or_default())
+    }
+
+    fn size(&self, place: &Place) -> io::Result<Option<u64>> {
+        let inner = self.lock();
+        if inner.off {
+            return Err(dead());
+        }
+        Ok(inner.find(place).map(|content| content.volatile.len() as u64))
+    }
+
+    fn read_at(&self, place: &Place, at: u64, into: &mut [u8]) -> io::Result<usize> {
+        let inner = self.lock();
+        if inner.off {
+            return Err(dead());
+        }
+        let content = inner.find(place).ok_or(io::ErrorKind::NotFound)?;
+        let rest = content.volatile.get(usize::try_from(at).unwrap()..).unwrap_or_default();
+        let read = rest.len().min(into.len());
+        into[..read].copy_from_slice(&rest[..read]);
+        Ok(read)
+    }
+
+    fn write_at(&mut self, place: &Place, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut inner = self.lock();
+        let (bytes, cut) = match Self::operate(&mut inner) {
+            Ok(()) => (bytes, false),
+            // A write during which power fails is torn.
+            Err(true) => (&bytes[..bytes.len() / 2], true),
+            Err(false) => return Err(dead()),
+        };
+        if inner.full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        if matches!(place, Place::Slot(_)) {
+            inner.slot_writes += bytes.len() as u64;
+        }
+        let at = usize::try_from(at).unwrap();
+        let limit = usize::try_from(self.slot_bytes).unwrap();
+        let content = inner.open(place);
+        if content.volatile.len() < at + bytes.len() {
+            assert!(matches!(place, Place::File(..)) || at + bytes.len() <= limit, "a write leaves its slot");
+            content.volatile.resize(at + bytes.len(), 0);
+        }
+        content.volatile[at..at + bytes.len()].copy_from_slice(bytes);
+        if cut { Err(dead()) } else { Ok(()) }
+    }
+
+    fn set_len(&mut self, place: &Place, bytes: u64) -> io::Result<()> {
+        let mut inner = self.lock();
+        Self::operate(&mut inner).map_err(|_| dead())?;
+        if inner.full && inner.find(place).is_none() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        inner.open(place).volatile.resize(usize::try_from(bytes).unwrap(), 0);
+        Ok(())
+    }
+
+    fn sync(&mut self, place: &Place) -> io::Result<()> {
+        let mut inner = self.lock();
+        Self::operate(&mut inner).map_err(|_| dead())?;
+        inner.find(place).ok_or(io::ErrorKind::NotFound)?;
+        let content = inner.open(place);
+        content.durable = Some(content.volatile.clone());
+        Ok(())
+    }
+
+    fn rename(&mut self, folder: Folder, from: &str, to: &str) -> io::Result<()> {
+        let mut inner = self.lock();
+        let powered = Self::operate(&mut inner);
+        if powered == Err(false) {
+            return Err(dead());
+        }
+        inner.find(&Place::file(folder, from)).ok_or(io::ErrorKind::NotFound)?;
+        inner.change(folder, Change::Rename(from.to_owned(), to.to_owned()));
+        powered.map_err(|_| dead())
+    }
+
+    fn remove(&mut self, folder: Folder, name: &str) -> io::Result<()> {
+        let mut inner = self.lock();
+        let powered = Self::operate(&mut inner);
+        if powered == Err(false) {
+            return Err(dead());
+        }
+        inner.change(folder, Change::Remove(name.to_owned()));
+        powered.map_err(|_| dead())
+    }
+
+    fn sync_folder(&mut self, folder: Folder) -> io::Result<()> {
+        let mut inner = self.lock();
+        Self::operate(&mut inner).map_err(|_| dead())?;
+        let changes = inner.changes.remove(&folder).unwrap_or_default();
+        for change in changes {
+            apply(inner.durable_names.entry(folder).or_default(), change);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::Storage;
+
+    #[test]
+    fn what_was_not_flushed_may_vanish_and_what_was_may_not() {
+        let mut disk = FaultyDisk::new(4096);
+        let (kept, lost) = (Place::file(Folder::State, "kept"), Place::file(Folder::State, "lost"));
+        disk.write_at(&kept, 0, b"1").unwrap();
+        disk.sync(&kept).unwrap();
+        disk.sync_folder(Folder::State).unwrap();
+        disk.write_at(&kept, 0, b"2").unwrap();
+        disk.write_at(&lost, 0, b"3").unwrap();
+        disk.write_at(&Place::Slot(Slot::B), 0, &[9; 512]).unwrap();
+        disk.power_on(Luck::None);
+        let mut byte = [0];
+        disk.read_at(&kept, 0, &mut byte).unwrap();
+        assert_eq!(byte, *b"1");
+        assert_eq!(disk.size(&lost).unwrap(), None);
+        disk.read_at(&Place::Slot(Slot::B), 0, &mut byte).unwrap();
+        assert_eq!(byte, [0]);
+    }
+
+    #[test]
+    fn a_rename_without_a_flush_of_the_bytes_is_caught() {
+        let mut disk = FaultyDisk::new(4096);
+        let new = Place::file(Folder::State, "new");
+        disk.write_at(&new, 0, b"12").unwrap();
+        disk.rename(Folder::State, "new", "old").unwrap();
+        disk.sync_folder(Folder::State).unwrap();
+        disk.power_on(Luck::None);
+        assert_eq!(disk.size(&Place::file(Folder::State, "old")).unwrap(), Some(0), "the classic empty file");
+    }
+
+    #[test]
+    fn a_replaced_file_holds_old_or_new_bytes_after_a_cut_at_any_operation() {
+        for luck in [Luck::None, Luck::All].into_iter().chain((0..20).map(Luck::Mixed)) {
+            for cut in 0..8 {
+                let disk = FaultyDisk::new(4096);
+                let mut storage = Storage::new(disk.clone());
+                storage.replace(Folder::State, "x", b"old bytes").unwrap();
+                disk.cut_at(disk.operations() + cut);
+                let done = storage.replace(Folder::State, "x", b"new").is_ok();
+                disk.power_on(luck);
+                let found = storage.load(Folder::State, "x", 100).unwrap().unwrap();
+                assert!(found == b"new" || (found == b"old bytes" && !done), "cut {cut}, {luck:?}: {found:?}");
+            }
+        }
+    }
+}

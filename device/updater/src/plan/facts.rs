@@ -1,0 +1,154 @@
+//! What can happen to the updater, and what it can do. Never says what follows from what.
+
+use std::time::Duration;
+
+use protocol_types::{
+    ApplicationSpec, Digest, Reason, SecurityVersion, Slot, UnixSeconds,
+    boot::BootEntry,
+    socket::{ApplicationStatus, Contact},
+};
+
+use crate::record::{Goal, Note, Origin, Record, Wish};
+
+/// Everything that can wake the updater.
+#[derive(Clone, Debug)]
+pub enum Fact {
+    /// So much time has passed since the updater started.
+    Time(Duration),
+    /// A release is asked for; the newest wish of each origin counts.
+    Desired(Wish),
+    /// Nothing is asked for any more by this origin.
+    Rest(Origin),
+    /// How the agent reaches the world; none when no agent is connected.
+    Contact(Option<Contact>),
+    /// The service's time key vouched for this time.
+    TrustedTime(UnixSeconds),
+    /// The service asks for a restart.
+    RestartAsked,
+    /// `mbl-apps` is there (again), and has heard nothing yet.
+    AppsConnected,
+    /// How the applications of the running set are.
+    Applications {
+        /// The set that runs.
+        set: Option<Digest>,
+        /// One entry an application.
+        statuses: Vec<ApplicationStatus>,
+    },
+    /// A set is on its way into `mbl-apps`' storage.
+    Preparing {
+        /// The set.
+        set: Digest,
+        /// Bytes in storage and bytes in all.
+        bytes: (u64, u64),
+    },
+    /// A set is ready to run, or refused.
+    Prepared {
+        /// The set.
+        set: Digest,
+        /// The refusal.
+        refused: Option<Reason>,
+    },
+    /// [`Step::Check`]: the release may be installed.
+    Checked(Box<Goal>),
+    /// [`Step::Bring`]: every block before `next_block` is in place.
+    Brought {
+        /// The section's index.
+        section: usize,
+        /// The block that is needed next.
+        next_block: u64,
+    },
+    /// [`Step::ReadBack`]: the medium gives back what was written.
+    ReadBack,
+    /// All steps before [`Step::Done`] were done.
+    Done,
+    /// The wish under way may not be fulfilled.
+    Refused(Reason),
+    /// A step failed for a reason that may pass.
+    Hindered(Reason),
+}
+
+/// What the caller must do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Check a wish against the signed metadata; the answer is [`Fact::Checked`], [`Fact::Refused`] or [`Fact::Hindered`].
+    Check(Wish),
+    /// Remove the boot entries of a slot.
+    Retire(Slot),
+    /// Bring the next blocks of a section into its place; the answer is [`Fact::Brought`], [`Fact::Refused`] or [`Fact::Hindered`].
+    Bring {
+        /// The release.
+        goal: Box<Goal>,
+        /// The slot to write.
+        slot: Slot,
+        /// Which section of its OS index.
+        section: usize,
+        /// The first block that is needed.
+        from_block: u64,
+    },
+    /// Flush what was brought and read all of it again; the answer is [`Fact::ReadBack`], [`Fact::Refused`] or [`Fact::Hindered`].
+    ReadBack {
+        /// The release.
+        goal: Box<Goal>,
+        /// The slot that was written.
+        slot: Slot,
+    },
+    /// Forget the check or transfer that is under way.
+    Drop,
+    /// Let `mbl-apps` prepare a set.
+    Prepare {
+        /// The key of the set.
+        set: Digest,
+        /// Its applications.
+        applications: Vec<ApplicationSpec>,
+    },
+    /// Let `mbl-apps` run exactly this set.
+    Run {
+        /// The key of the set.
+        set: Digest,
+        /// Its applications.
+        applications: Vec<ApplicationSpec>,
+    },
+    /// Let `mbl-apps` forget all other sets.
+    Retain(Vec<Digest>),
+    /// Make the record durable.
+    Save(Box<Record>),
+    /// Make the staged boot entry bootable.
+    Arm(BootEntry),
+    /// Take the counter off the entry of this generation: it is trusted from now on.
+    Confirm(u32),
+    /// Take the tries off the entry of this generation: it is not booted any more.
+    Exhaust(u32),
+    /// Refuse releases below this security version from now on.
+    RaiseFloor(SecurityVersion),
+    /// Answer [`Fact::Done`].
+    Done,
+    /// Say goodbye and restart the device.
+    Reboot,
+}
+
+/// What the loader booted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// The slot.
+    pub slot: Slot,
+    /// Root digest of the operating system, which the loader verified.
+    pub root: Digest,
+    /// Version of the operating system, from inside the verified entry.
+    pub os_version: String,
+    /// Generation of the entry.
+    pub generation: u32,
+}
+
+impl Running {
+    /// Whether `note`'s operating system is the one that runs, given its root digest; a release without one keeps it.
+    pub(super) fn is_os(&self, goal: &Goal) -> bool {
+        goal.os.as_ref().and_then(protocol_release::document::OsIndex::root_digest).is_none_or(|root| root == self.root)
+    }
+}
+
+impl Note {
+    /// What confirming this release does to the floor.
+    pub(super) fn new_floor(&self) -> Option<SecurityVersion> {
+        self.raises_floor.then_some(self.security_version)
+    }
+}

@@ -1,0 +1,133 @@
+//! What follows from how the device was booted and what the record says was going on.
+
+use std::time::Duration;
+
+use protocol_types::{Reason, ReasonCode, boot::BootEntry};
+
+use super::{Plan, Running, Stage, Step};
+use crate::{
+    record::{Outcome, Pending, Record, Verdict},
+    trial::{MAX_STARTS, Trial},
+};
+
+impl Plan {
+    /// Begins in the system that the loader booted. `entries` are all boot entries as they are now, `slot_bytes` the room in a
+    /// slot, and `spread` a random number that keeps this device from doing what every other does at the same moment.
+    pub fn start(
+        record: Record,
+        running: Running,
+        entries: &[BootEntry],
+        slot_bytes: u64,
+        spread: u64,
+    ) -> (Self, Vec<Step>) {
+        let pending = record.pending.clone();
+        let known = entries.iter().map(|entry| entry.generation).max().unwrap_or(0);
+        let promised = pending.as_ref().and_then(|pending| pending.generation).unwrap_or(0);
+        let mut plan = Self {
+            record,
+            running,
+            slot_bytes,
+            spread,
+            now: Duration::ZERO,
+            service: None,
+            folder: None,
+            contact: None,
+            stage: Stage::Resting,
+            hindrances: 0,
+            generation: known.max(promised),
+            restart_asked: false,
+        };
+        let mut steps = Vec::new();
+        let entry_of = |generation| entries.iter().find(|entry| entry.generation == generation).copied();
+        let has_counter = entry_of(plan.running.generation).is_some_and(|entry| entry.tries.is_some());
+        match pending {
+            Some(pending) if plan.runs(&pending) => plan.resume(pending, has_counter, &mut steps),
+            Some(pending) => {
+                let entry = pending.generation.and_then(entry_of);
+                plan.came_back(pending, entry, &mut steps);
+            }
+            // A trial that nobody remembers cannot be judged: the way back is safe.
+            None if has_counter => {
+                steps.push(Step::Exhaust(plan.running.generation));
+                plan.reboot(&mut steps);
+            }
+            None => plan.settled_in(&mut steps),
+        }
+        (plan, steps)
+    }
+
+    /// Whether the booted system is the one on trial.
+    fn runs(&self, pending: &Pending) -> bool {
+        match pending.generation {
+            Some(generation) => generation == self.running.generation,
+            None => pending.slot == self.running.slot && pending.installed.root == self.running.root,
+        }
+    }
+
+    /// The release on trial runs (again).
+    fn resume(&mut self, mut pending: Pending, has_counter: bool, steps: &mut Vec<Step>) {
+        let was_confirmed = match pending.generation {
+            Some(_) => !has_counter,
+            None => pending.verdict == Some(Verdict::Keep),
+        };
+        pending.starts = pending.starts.saturating_add(1);
+        let too_often = pending.starts > MAX_STARTS;
+        let verdict = pending.verdict.clone();
+        self.record.pending = Some(pending.clone());
+        let trial = Trial::begin(&pending, self.now);
+        self.stage = Stage::OnTrial { pending: Box::new(pending), trial };
+        match verdict {
+            _ if was_confirmed => {
+                self.run(steps);
+                self.confirm(steps);
+            }
+            Some(Verdict::Return(reason)) => self.go_back(reason, steps),
+            Some(Verdict::Keep) | None if too_often => {
+                let text = format!("the system started {MAX_STARTS} times during the trial without coming to a verdict");
+                self.go_back(Reason::new(ReasonCode::BootFailed, text), steps);
+            }
+            Some(Verdict::Keep) | None => {
+                self.run(steps);
+                self.retain(steps);
+                steps.push(Step::Save(Box::new(self.record.clone())));
+            }
+        }
+    }
+
+    /// Another system than the one on trial runs.
+    fn came_back(&mut self, mut pending: Pending, entry: Option<BootEntry>, steps: &mut Vec<Step>) {
+        let untried = |entry: BootEntry| entry.tries.is_some_and(|tries| tries.left > 0 && tries.done == 0);
+        let reason = match pending.verdict.take() {
+            Some(Verdict::Return(reason)) => reason,
+            // Power failed before the entry was armed: nothing happened yet.
+            None if pending.generation.is_some() && entry.is_none() => {
+                self.record.pending = None;
+                return self.settled_in(steps);
+            }
+            // The entry is armed, but the restart did not come.
+            None if entry.is_some_and(untried) && pending.starts < MAX_STARTS => {
+                pending.starts += 1;
+                self.record.pending = Some(pending);
+                steps.push(Step::Save(Box::new(self.record.clone())));
+                return self.reboot(steps);
+            }
+            Some(Verdict::Keep) | None => {
+                Reason::new(ReasonCode::BootFailed, "the new system used up its tries without coming to a verdict")
+            }
+        };
+        if let Some(entry) = entry.filter(BootEntry::is_bootable) {
+            steps.push(Step::Exhaust(entry.generation));
+        }
+        self.record.pending = None;
+        self.run(steps);
+        self.retain(steps);
+        self.settle(pending.wish, Outcome::RolledBack(reason), steps);
+    }
+
+    /// A confirmed system runs and nothing is on trial.
+    fn settled_in(&mut self, steps: &mut Vec<Step>) {
+        self.stage = Stage::Resting;
+        self.run(steps);
+        self.retain(steps);
+    }
+}

@@ -1,0 +1,123 @@
+//! From an armed trial to its end: keep the release or return to the one before.
+
+use protocol_types::{Reason, ReasonCode};
+
+use super::{CONFIRM_RETRY, CONFIRM_TRIES, Plan, Stage, Step};
+use crate::{
+    record::{Outcome, Verdict},
+    trial::{Judgement, Trial},
+};
+
+impl Plan {
+    /// All steps of the last list were done.
+    pub(super) fn done(&mut self, steps: &mut Vec<Step>) {
+        match &mut self.stage {
+            Stage::Arming { pending } => {
+                let pending = pending.clone();
+                self.record.pending = Some((*pending).clone());
+                if pending.generation.is_some() {
+                    return self.reboot(steps);
+                }
+                let mut trial = Trial::begin(&pending, self.now);
+                trial.contact(self.contact, self.now);
+                self.stage = Stage::OnTrial { pending, trial };
+                self.run(steps);
+            }
+            Stage::Confirming { record, .. } => {
+                self.record = (**record).clone();
+                if self.folder.as_ref() == self.record.folder.as_ref().map(|settled| &settled.wish) {
+                    self.folder = None;
+                }
+                self.stage = Stage::Resting;
+                self.retain(steps);
+                self.pursue(steps);
+            }
+            Stage::Resting
+            | Stage::Checking { .. }
+            | Stage::Writing { .. }
+            | Stage::ReadingBack { .. }
+            | Stage::Preparing { .. }
+            | Stage::Rebooting
+            | Stage::OnTrial { .. }
+            | Stage::Waiting { .. } => {}
+        }
+    }
+
+    pub(super) fn judge(&mut self, steps: &mut Vec<Step>) {
+        let Stage::OnTrial { trial, .. } = &self.stage else { return };
+        match trial.judge(self.now) {
+            Judgement::Open(_) => {}
+            Judgement::Keep => self.confirm(steps),
+            Judgement::Return(reason) => self.go_back(reason, steps),
+        }
+    }
+
+    /// Makes the good verdict durable. Taking the counter off the boot entry is the moment from which the new system stays; a
+    /// switch in place has no entry, so there the record says it first.
+    pub(super) fn confirm(&mut self, steps: &mut Vec<Step>) {
+        let (pending, failures) = match &self.stage {
+            Stage::OnTrial { pending, .. } => (pending.clone(), 0),
+            Stage::Confirming { pending, failures, .. } => (pending.clone(), *failures),
+            Stage::Resting
+            | Stage::Checking { .. }
+            | Stage::Writing { .. }
+            | Stage::ReadingBack { .. }
+            | Stage::Preparing { .. }
+            | Stage::Arming { .. }
+            | Stage::Rebooting
+            | Stage::Waiting { .. } => return,
+        };
+        let note = &pending.installed.note;
+        match pending.generation {
+            Some(generation) => steps.push(Step::Confirm(generation)),
+            None => {
+                let mut record = self.record.clone();
+                if let Some(pending) = &mut record.pending {
+                    pending.verdict = Some(Verdict::Keep);
+                }
+                steps.push(Step::Save(Box::new(record)));
+            }
+        }
+        if let Some(floor) = note.new_floor() {
+            steps.push(Step::RaiseFloor(floor));
+        }
+        let mut record = self.record.clone();
+        record.pending = None;
+        *record.slot_mut(pending.slot) = Some(pending.installed.clone());
+        record.settle(pending.wish.clone(), Outcome::Succeeded);
+        steps.push(Step::Save(Box::new(record.clone())));
+        steps.push(Step::Done);
+        self.stage = Stage::Confirming { pending, record: Box::new(record), retry_at: None, failures };
+    }
+
+    /// The good verdict did not reach the disk.
+    pub(super) fn confirm_failed(&mut self, reason: Reason, steps: &mut Vec<Step>) {
+        let Stage::Confirming { retry_at, failures, .. } = &mut self.stage else { return };
+        *failures += 1;
+        if *failures < CONFIRM_TRIES {
+            *retry_at = Some(self.now + CONFIRM_RETRY);
+        } else {
+            let text = format!("the verdict cannot be stored: {}", reason.text);
+            self.go_back(Reason::new(ReasonCode::StorageFailed, text), steps);
+        }
+    }
+
+    /// Returns to the release before. Nothing here may stand in the way of that: the reason is saved if it can be.
+    pub(super) fn go_back(&mut self, reason: Reason, steps: &mut Vec<Step>) {
+        let (Stage::OnTrial { pending, .. } | Stage::Confirming { pending, .. }) = &self.stage else { return };
+        let pending = pending.clone();
+        if let Some(generation) = pending.generation {
+            if let Some(pending) = &mut self.record.pending {
+                pending.verdict = Some(Verdict::Return(reason));
+            }
+            steps.push(Step::Save(Box::new(self.record.clone())));
+            steps.push(Step::Exhaust(generation));
+            return self.reboot(steps);
+        }
+        self.record.pending = None;
+        self.stage = Stage::Resting;
+        self.run(steps);
+        self.retain(steps);
+        self.settle(pending.wish, Outcome::RolledBack(reason), steps);
+    }
+}

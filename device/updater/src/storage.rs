@@ -1,0 +1,182 @@
+//! The three durable writes of the updater: a slot, a boot entry, a state file. Never decides which, and never leaves one half done.
+//!
+//! A file is replaced by writing a temporary one, flushing it, renaming it over the old one and flushing the folder. A slot is
+//! written in place, but only while no boot entry names it. A boot entry changes by one rename.
+
+use std::io;
+
+use protocol_types::{
+    Reason, ReasonCode, Slot,
+    boot::{BootEntry, Tries},
+};
+
+use crate::disk::{Disk, Folder, Place};
+
+/// The file in the boot partition that a new entry grows in; the loader ignores the name.
+pub const STAGED: &str = "mbl-staged.tmp";
+
+/// Storage that did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {doing} {on}")]
+pub struct StorageError {
+    doing: &'static str,
+    on: String,
+    source: io::Error,
+}
+
+impl StorageError {
+    pub(crate) fn new(doing: &'static str, on: impl ToString, source: io::Error) -> Self {
+        Self { doing, on: on.to_string(), source }
+    }
+
+    /// Maps an I/O error of doing something on a place.
+    pub(crate) fn on(doing: &'static str, on: &Place) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::new(doing, on, source)
+    }
+}
+
+impl From<&StorageError> for Reason {
+    fn from(error: &StorageError) -> Self {
+        let code = match error.source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                ReasonCode::NoRoom
+            }
+            _ => ReasonCode::StorageFailed,
+        };
+        // A reason travels alone, so it takes its cause along.
+        Self::new(code, format!("{error}: {}", error.source))
+    }
+}
+
+/// Durable operations on top of a disk.
+#[derive(Debug)]
+pub struct Storage<D> {
+    disk: D,
+}
+
+impl<D: Disk> Storage<D> {
+    /// Storage on `disk`.
+    pub const fn new(disk: D) -> Self {
+        Self { disk }
+    }
+
+    /// Bytes in each slot.
+    pub fn slot_bytes(&self) -> u64 {
+        self.disk.slot_bytes()
+    }
+
+    /// All boot entries; other files in the boot partition are not ours and are left alone.
+    ///
+    /// # Errors
+    /// If the boot partition cannot be read.
+    pub fn entries(&self) -> Result<Vec<BootEntry>, StorageError> {
+        let names = self.disk.list(Folder::Esp).map_err(|e| StorageError::new("list", Folder::Esp, e))?;
+        Ok(names.iter().filter_map(|name| BootEntry::parse(name).filter(|entry| entry.to_string() == *name)).collect())
+    }
+
+    /// The bytes of a file, or `None` if there is none.
+    ///
+    /// # Errors
+    /// If it cannot be read or is longer than `limit` bytes.
+    pub fn load(&self, folder: Folder, name: &str, limit: usize) -> Result<Option<Vec<u8>>, StorageError> {
+        let place = Place::file(folder, name);
+        let Some(size) = self.disk.size(&place).map_err(StorageError::on("look at", &place))? else { return Ok(None) };
+        let size = usize::try_from(size)
+            .ok()
+            .filter(|size| *size <= limit)
+            .ok_or_else(|| StorageError::new("read", &place, io::ErrorKind::FileTooLarge.into()))?;
+        let mut bytes = vec![0; size];
+        let read = self.disk.read_at(&place, 0, &mut bytes).map_err(StorageError::on("read", &place))?;
+        bytes.truncate(read);
+        Ok(Some(bytes))
+    }
+
+    /// Replaces a file: after a power cut it holds either the old bytes or the new ones.
+    ///
+    /// # Errors
+    /// If any step fails; the old bytes are then still in place.
+    pub fn replace(&mut self, folder: Folder, name: &str, bytes: &[u8]) -> Result<(), StorageError> {
+        let temporary = format!("{name}.tmp");
+        let place = Place::file(folder, &*temporary);
+        // A left-over of an earlier cut may be longer; it must not shine through.
+        self.disk.set_len(&place, 0).map_err(StorageError::on("empty", &place))?;
+        self.disk.write_at(&place, 0, bytes).map_err(StorageError::on("write", &place))?;
+        self.disk.sync(&place).map_err(StorageError::on("flush", &place))?;
+        self.rename(folder, &temporary, name)
+    }
+
+    fn rename(&mut self, folder: Folder, from: &str, to: &str) -> Result<(), StorageError> {
+        let place = Place::file(folder, to);
+        self.disk.rename(folder, from, to).map_err(StorageError::on("rename a file to", &place))?;
+        self.disk.sync_folder(folder).map_err(|e| StorageError::new("flush", folder, e))
+    }
+
+    /// Removes every entry of `slot` so that nothing boots what is about to be overwritten.
+    ///
+    /// # Errors
+    /// If the boot partition cannot be changed.
+    pub fn retire(&mut self, slot: Slot) -> Result<(), StorageError> {
+        let mut removed = false;
+        for entry in self.entries()?.into_iter().filter(|entry| entry.slot == slot) {
+            let place = Place::file(Folder::Esp, entry.to_string());
+            self.disk.remove(Folder::Esp, &entry.to_string()).map_err(StorageError::on("remove", &place))?;
+            removed = true;
+        }
+        if removed {
+            self.disk.sync_folder(Folder::Esp).map_err(|e| StorageError::new("flush", Folder::Esp, e))?;
+        }
+        Ok(())
+    }
+
+    /// Turns the staged file, whose bytes are on the medium, into `entry`: from now on the loader tries it.
+    ///
+    /// # Errors
+    /// If the boot partition cannot be changed.
+    pub fn arm(&mut self, entry: BootEntry) -> Result<(), StorageError> {
+        self.rename(Folder::Esp, STAGED, &entry.to_string())
+    }
+
+    /// Changes the counter of an entry by one rename; nothing happens if the counter is as wanted.
+    ///
+    /// # Errors
+    /// If the boot partition cannot be changed.
+    pub fn recount(&mut self, entry: BootEntry, tries: Option<Tries>) -> Result<(), StorageError> {
+        let wanted = BootEntry { tries, ..entry };
+        if wanted == entry { Ok(()) } else { self.rename(Folder::Esp, &entry.to_string(), &wanted.to_string()) }
+    }
+
+    /// Reads from a place; fewer bytes than `into` holds only at its end or if there is no such file.
+    ///
+    /// # Errors
+    /// If the medium cannot be read.
+    pub fn read(&self, place: &Place, at: u64, into: &mut [u8]) -> Result<usize, StorageError> {
+        match self.disk.read_at(place, at, into) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
+            other => other.map_err(StorageError::on("read", place)),
+        }
+    }
+
+    /// Writes a piece of a slot or of the staged entry; it lasts only after [`Storage::flush`].
+    ///
+    /// # Errors
+    /// If the medium refuses.
+    pub fn write(&mut self, place: &Place, at: u64, bytes: &[u8]) -> Result<(), StorageError> {
+        self.disk.write_at(place, at, bytes).map_err(StorageError::on("write", place))
+    }
+
+    /// Gives the staged entry its final length.
+    ///
+    /// # Errors
+    /// If the medium refuses.
+    pub fn cut_to(&mut self, place: &Place, bytes: u64) -> Result<(), StorageError> {
+        self.disk.set_len(place, bytes).map_err(StorageError::on("cut", place))
+    }
+
+    /// Makes what was written to a place last.
+    ///
+    /// # Errors
+    /// If the medium refuses.
+    pub fn flush(&mut self, place: &Place) -> Result<(), StorageError> {
+        self.disk.sync(place).map_err(StorageError::on("flush", place))
+    }
+}
