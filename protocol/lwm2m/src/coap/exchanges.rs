@@ -38,6 +38,15 @@ impl<T> Exchanges<T> {
         Ok(token)
     }
 
+    /// Remembers a request under a token that the caller knows to be free.
+    pub fn begin_with(&mut self, token: Token, deadline: Millis, what: T) -> Result<(), TooMany> {
+        if self.waiting.len() >= self.most {
+            return Err(TooMany(self.most));
+        }
+        self.waiting.push((token, deadline, what));
+        Ok(())
+    }
+
     /// What waits under this token.
     pub fn get(&self, token: Token) -> Option<&T> {
         self.waiting.iter().find(|(own, ..)| *own == token).map(|(_, _, what)| what)

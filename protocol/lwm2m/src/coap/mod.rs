@@ -1,6 +1,7 @@
 //! CoAP: messages and everything that is true of them on any transport. Never knows what a resource means.
 
 pub mod block;
+pub mod blockwise;
 pub mod code;
 pub mod connection;
 pub mod content_format;
@@ -17,7 +18,7 @@ mod wire;
 
 pub use block::{Block, BlockSize};
 pub use code::Code;
-pub use connection::{ExchangeError, Limits};
+pub use connection::{Connection, ExchangeError, Limits};
 pub use content_format::ContentFormat;
 pub use message::Message;
 pub use option::{OptionNumber, Options};

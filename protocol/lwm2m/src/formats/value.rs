@@ -121,3 +121,66 @@ impl Entry {
         Self { path, value: value.into(), time: None }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod strategy {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Any value that every format can carry.
+    pub(crate) fn any_value() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            ".{0,40}".prop_map(Value::String),
+            any::<i64>().prop_map(Value::Integer),
+            any::<u64>().prop_map(Value::Unsigned),
+            prop_oneof![any::<f32>().prop_map(f64::from), any::<f64>()]
+                .prop_filter("finite", |number| number.is_finite())
+                .prop_map(Value::Float),
+            any::<bool>().prop_map(Value::Boolean),
+            proptest::collection::vec(any::<u8>(), 0..400).prop_map(Value::Opaque),
+            any::<i64>().prop_map(Value::Time),
+            any::<(u16, u16)>().prop_map(|(object, instance)| Value::ObjectLink(ObjectLink { object, instance })),
+            ".{0,40}".prop_map(Value::CoreLink),
+        ]
+    }
+
+    /// A value that a resource of this type can hold.
+    pub(crate) fn value_of(kind: Type) -> BoxedStrategy<Value> {
+        any_value().prop_filter("type", move |value| value.kind() == kind).boxed()
+    }
+
+    /// Entries below `/3/0` and `/26241/0`, of the right types, one a path, in the order of the paths.
+    pub(crate) fn any_entries() -> impl Strategy<Value = Vec<Entry>> {
+        let object = prop_oneof![Just(3_u16), Just(5), Just(9)];
+        let one = object.prop_flat_map(|object| {
+            let resources = crate::object::definition(object).unwrap().resources;
+            let usable: Vec<_> = resources.iter().filter(|resource| resource.kind != Type::None).collect();
+            (0..usable.len(), 0..3_u16, any::<u16>()).prop_flat_map(move |(at, instance, within)| {
+                let resource = usable[at];
+                let path = match resource.multiple {
+                    true => Path::resource_instance(object, instance, resource.id, within % 1000),
+                    false => Path::resource(object, instance, resource.id),
+                };
+                let kind = resource.kind;
+                (Just(path), simple_value(kind))
+            })
+        });
+        proptest::collection::vec(one, 0..12).prop_map(|list| {
+            let sorted: std::collections::BTreeMap<_, _> = list.into_iter().collect();
+            sorted.into_iter().map(|(path, value)| Entry { path, value, time: None }).collect()
+        })
+    }
+
+    /// As [`value_of`], without throwing any away.
+    fn simple_value(kind: Type) -> BoxedStrategy<Value> {
+        match kind {
+            Type::String => ".{0,40}".prop_map(Value::String).boxed(),
+            Type::Integer => any::<i64>().prop_map(Value::Integer).boxed(),
+            Type::Boolean => any::<bool>().prop_map(Value::Boolean).boxed(),
+            Type::Time => any::<i64>().prop_map(Value::Time).boxed(),
+            Type::Opaque => proptest::collection::vec(any::<u8>(), 0..300).prop_map(Value::Opaque).boxed(),
+            other => value_of(other),
+        }
+    }
+}
