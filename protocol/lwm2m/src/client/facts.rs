@@ -116,18 +116,18 @@ pub enum Step {
     Send(Message),
     /// Connect; answer with [`Fact::Connected`] or [`Fact::DialFailed`].
     Dial(Target),
-    /// Write what is still to be written, close the connection, and pass on nothing more of it.
+    /// Write what is still to be written, close the connection, and pass on nothing more of it. Also means: stop connecting.
     Close,
     /// Pass [`Fact::TimePassed`] at this time; replaces any earlier wish.
     WakeAt(Millis),
-    /// The bootstrap server has finished and its writes are consistent. Keep the accounts durably, enrol if need be (the
-    /// connection still stands), then pass [`Fact::Enrolled`].
+    /// The bootstrap server has finished and its writes are consistent. Enrol if need be (the connection still stands), keep the
+    /// accounts durably together with the certificate, then pass [`Fact::Enrolled`].
     BootstrapDone(Accounts),
     /// A server changed the accounts (for example the lifetime). Keep them durably.
     AccountsChanged(Accounts),
     /// The management server has accepted the registration.
     Registered,
-    /// The registration ended: by [`Fact::Stop`], by Disable, or with its connection.
+    /// The registration ended: by [`Fact::Stop`], by Disable, with its connection, or because the server forgot it.
     Unregistered,
     /// A server refused what was asked; the client goes on by itself.
     Refused {

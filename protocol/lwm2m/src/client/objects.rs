@@ -21,7 +21,7 @@ impl<T: Into<Value>> From<T> for Reading {
     }
 }
 
-/// What happens to resources that a Write does not name (OMA LwM2M 1.1 section 6.3.3).
+/// What happens to what a Write does not name (OMA LwM2M 1.1 section 6.3.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteMode {
     /// They stay (POST).
@@ -71,11 +71,11 @@ pub trait Objects {
     /// Reads a resource; `NotFound` for an optional one that the device does not have.
     fn read(&self, object: u16, instance: u16, resource: u16) -> Result<Reading, ObjectError>;
 
-    /// Writes resources of one instance, all or none. The paths of the entries are resources or resource instances of it.
-    /// The client notifies observers of it by itself.
-    fn write(&mut self, object: u16, instance: u16, mode: WriteMode, entries: &[Entry]) -> Result<(), ObjectError>;
+    /// Writes entries, all or none. `target` is what the server named: an instance, a resource or a resource instance that exists;
+    /// with [`WriteMode::Replace`], what lies below it and is not in `entries` goes. The client notifies observers by itself.
+    fn write(&mut self, target: &Path, mode: WriteMode, entries: &[Entry]) -> Result<(), ObjectError>;
 
     /// Executes a resource with its arguments (section 6.3.5), which are not checked. What it sets off should begin after the
     /// answer had a chance to leave.
-    fn execute(&mut self, path: Path, arguments: &str) -> Result<(), ObjectError>;
+    fn execute(&mut self, object: u16, instance: u16, resource: u16, arguments: &str) -> Result<(), ObjectError>;
 }
