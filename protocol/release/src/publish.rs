@@ -160,7 +160,7 @@ pub fn admit(current: &Repository, upload: &BTreeMap<String, Vec<u8>>, now: Unix
         unexpired("the newest root", &root, now)?;
     }
     let targets = next.take_targets(&root, sorted.targets, now)?;
-    for (role, file) in sorted.delegated {
+    for (role, file) in sorted.delegated.into_iter().filter_map(|(role, file)| Some((role, file?))) {
         next.take_delegated(&targets, role, file, now)?;
     }
     // A change of keys must not leave files behind that nobody can verify any more.
@@ -174,12 +174,19 @@ pub fn admit(current: &Repository, upload: &BTreeMap<String, Vec<u8>>, now: Unix
     Ok(next)
 }
 
-/// An upload by kind of file.
+/// An upload by kind of file: every root, and the newest file of each other role.
 #[derive(Default)]
 struct Upload<'a> {
     roots: BTreeMap<u64, &'a [u8]>,
     targets: Option<(u64, &'a [u8])>,
-    delegated: BTreeMap<Delegate, (u64, &'a [u8])>,
+    delegated: BTreeMap<Delegate, Option<(u64, &'a [u8])>>,
+}
+
+/// A snapshot names one version of a role, so older ones in the same upload are of no use to anybody.
+fn keep_newest<'a>(kept: &mut Option<(u64, &'a [u8])>, version: u64, bytes: &'a [u8]) {
+    if kept.is_none_or(|(newest, _)| newest < version) {
+        *kept = Some((version, bytes));
+    }
 }
 
 impl<'a> Upload<'a> {
@@ -187,17 +194,13 @@ impl<'a> Upload<'a> {
         let mut sorted = Self::default();
         for (name, bytes) in files {
             let (version, role) = split_name(name).ok_or_else(|| foreign(name))?;
-            let twice = match role {
-                "root" => sorted.roots.insert(version, bytes).is_some(),
-                "targets" => sorted.targets.replace((version, bytes)).is_some(),
+            match role {
+                "root" => _ = sorted.roots.insert(version, bytes),
+                "targets" => keep_newest(&mut sorted.targets, version, bytes),
                 delegate => {
                     let delegate = delegate.parse().map_err(|_| foreign(name))?;
-                    sorted.delegated.insert(delegate, (version, bytes)).is_some()
+                    keep_newest(sorted.delegated.entry(delegate).or_default(), version, bytes);
                 }
-            };
-            if twice {
-                let text = format!("the upload brings more than one version of the role of {name}");
-                return Err(Reason::new(ReasonCode::MixAndMatch, text));
             }
         }
         Ok(sorted)
