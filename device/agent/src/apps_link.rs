@@ -1,0 +1,44 @@
+//! The standing connection to `mbl-apps`: answers its fetches and hears how applications are. Never interprets what it relays.
+
+use std::{path::Path, sync::Arc};
+
+use protocol_types::socket::{AgentToApps, AppsToAgent, Fetched, Role};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    facts::{Facts, set},
+    redial::Redial,
+    relay::Relay,
+    socket::{LinkError, connect},
+    updater_link::FETCHES,
+};
+
+/// Keeps the connection to `mbl-apps` up until `stop`.
+pub async fn keep_apps_link(path: &Path, facts: Arc<Facts>, relay: Relay, stop: CancellationToken) {
+    let mut again = Redial::new(Role::Apps);
+    let keep = async {
+        loop {
+            let ended = serve(path, &facts, &relay).await;
+            again.pause(ended).await;
+        }
+    };
+    stop.run_until_cancelled(keep).await;
+}
+
+async fn serve(path: &Path, facts: &Facts, relay: &Relay) -> Result<(), LinkError> {
+    let (mut hearing, mut speaking) = connect(path, Role::Apps).await?;
+    let mut fetches = JoinSet::new();
+    loop {
+        tokio::select! {
+            message = hearing.hear(), if fetches.len() < FETCHES => match message? {
+                AppsToAgent::Fetch { id, what } => {
+                    let relay = relay.clone();
+                    fetches.spawn(async move { Fetched { id, result: relay.fetch(&what).await } });
+                }
+                AppsToAgent::Status(applications) => set(&facts.applications, applications),
+            },
+            Some(Ok(fetched)) = fetches.join_next() => speaking.say(&AgentToApps::Fetched(fetched)).await?,
+        }
+    }
+}

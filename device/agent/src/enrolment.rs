@@ -1,0 +1,148 @@
+//! The operational identity of a device: its account with the service and the certificate it was issued. Never talks to anyone.
+
+use protocol_lwm2m::object::{Accounts, SecurityAccount, SecurityMode, ServerAccount};
+use rustls_pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    identity::{ChainError, read_chain},
+    tls::Validities,
+};
+
+/// Accounts and certificate, kept and replaced together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Enrolment {
+    /// Where the device is managed.
+    pub accounts: Accounts,
+    /// The operational certificate for the device key, the leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+}
+
+impl Enrolment {
+    /// First and last second of the certificate.
+    pub fn validity(&self) -> Validities {
+        self.chain.first().map(Validities::of).unwrap_or_default()
+    }
+}
+
+/// An [`Enrolment`] as it is kept: the one account that the device registers with, and the certificate as PEM.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EnrolmentText {
+    uri: String,
+    security_instance: u16,
+    server_instance: u16,
+    short_server_id: u16,
+    lifetime_s: u32,
+    default_pmin_s: u32,
+    default_pmax_s: Option<u32>,
+    disable_timeout_s: u32,
+    store_notifications: bool,
+    binding: String,
+    certificate: String,
+}
+
+/// An enrolment without a server to register with, which is never kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the accounts name no management server")]
+pub struct NoManagement;
+
+impl TryFrom<&Enrolment> for EnrolmentText {
+    type Error = NoManagement;
+
+    fn try_from(enrolment: &Enrolment) -> Result<Self, NoManagement> {
+        let accounts = &enrolment.accounts;
+        let (security, server_instance, server) = accounts.management().ok_or(NoManagement)?;
+        let instance = accounts.security.iter().find(|(_, account)| *account == security).map(|(id, _)| *id);
+        let certificate = enrolment.chain.iter().map(|der| {
+            let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+            pem::encode_config(&pem::Pem::new("CERTIFICATE", der.as_ref()), config)
+        });
+        Ok(Self {
+            uri: security.uri.clone(),
+            security_instance: instance.unwrap_or(server_instance),
+            server_instance,
+            short_server_id: server.short_server_id,
+            lifetime_s: server.lifetime,
+            default_pmin_s: server.default_pmin,
+            default_pmax_s: server.default_pmax,
+            disable_timeout_s: server.disable_timeout,
+            store_notifications: server.store_notifications,
+            binding: server.binding.clone(),
+            certificate: certificate.collect(),
+        })
+    }
+}
+
+impl TryFrom<EnrolmentText> for Enrolment {
+    type Error = ChainError;
+
+    fn try_from(text: EnrolmentText) -> Result<Self, ChainError> {
+        let security = SecurityAccount {
+            uri: text.uri,
+            bootstrap: false,
+            mode: SecurityMode::CertificateWithEst,
+            // Key and certificate are the device's own; what the server's certificate must chain to is the factory's decision.
+            public_key_or_identity: Vec::new(),
+            server_public_key: Vec::new(),
+            secret_key: Vec::new(),
+            short_server_id: Some(text.short_server_id),
+        };
+        let server = ServerAccount {
+            short_server_id: text.short_server_id,
+            lifetime: text.lifetime_s,
+            default_pmin: text.default_pmin_s,
+            default_pmax: text.default_pmax_s,
+            disable_timeout: text.disable_timeout_s,
+            store_notifications: text.store_notifications,
+            binding: text.binding,
+        };
+        let accounts = Accounts {
+            security: [(text.security_instance, security)].into(),
+            servers: [(text.server_instance, server)].into(),
+        };
+        Ok(Self { accounts, chain: read_chain(&text.certificate)? })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// An enrolment with a certificate of ten years.
+    pub(crate) fn enrolment() -> Enrolment {
+        let text = EnrolmentText {
+            uri: "coaps+tcp://fleet.example:5685".to_owned(),
+            security_instance: 1,
+            server_instance: 2,
+            short_server_id: 7,
+            lifetime_s: 300,
+            default_pmin_s: 1,
+            default_pmax_s: Some(60),
+            disable_timeout_s: 90,
+            store_notifications: true,
+            binding: "T".to_owned(),
+            certificate: {
+                let key = rcgen::KeyPair::generate().unwrap();
+                let mut params = rcgen::CertificateParams::default();
+                params.not_before = rcgen::date_time_ymd(2025, 1, 1);
+                params.not_after = rcgen::date_time_ymd(2035, 1, 1);
+                params.self_signed(&key).unwrap().pem()
+            },
+        };
+        Enrolment::try_from(text).unwrap()
+    }
+
+    #[test]
+    fn an_enrolment_reads_back_as_itself() {
+        let text = EnrolmentText::try_from(&enrolment()).unwrap();
+        let kept = serde_json::to_string(&text).unwrap();
+        let read: EnrolmentText = serde_json::from_str(&kept).unwrap();
+        let again = Enrolment::try_from(read).unwrap();
+        assert_eq!(
+            again.accounts.management().map(|(security, id, server)| (security.uri.clone(), id, server.lifetime)),
+            Some(("coaps+tcp://fleet.example:5685".to_owned(), 2, 300))
+        );
+        assert_eq!(EnrolmentText::try_from(&again).unwrap().certificate, text.certificate);
+    }
+}

@@ -1,0 +1,65 @@
+//! What the tasks of one device tell each other: the newest value of each fact and nothing older. Never acts on a fact.
+
+use protocol_types::{
+    UnixSeconds, UpdateStatus,
+    socket::{ApplicationStatus, Contact},
+};
+use tokio::sync::{mpsc, watch};
+
+use crate::{orders::Orders, relay::Source};
+
+/// The facts of one device. Each has one task that sets it and any number that watch it.
+#[derive(Debug)]
+pub struct Facts {
+    /// The updater's newest report.
+    pub status: watch::Sender<Option<UpdateStatus>>,
+    /// The newest report of `mbl-apps`.
+    pub applications: watch::Sender<Vec<ApplicationStatus>>,
+    /// What the service ordered last.
+    pub orders: watch::Sender<Orders>,
+    /// Whether the device is registered over a connection that is up.
+    pub registered: watch::Sender<bool>,
+    /// Whether the service answered at the last try to reach it.
+    pub service_answers: watch::Sender<bool>,
+    /// How the agent reaches the world.
+    pub contact: watch::Sender<Contact>,
+    /// The newest time signed by the service.
+    pub signed_time: watch::Sender<Option<UnixSeconds>>,
+    /// Where fetched bytes come from.
+    pub source: watch::Sender<Source>,
+    /// Whether the device is about to restart.
+    pub restarting: watch::Sender<bool>,
+    /// A wish of the service to restart; one that waits is enough.
+    pub restart: mpsc::Sender<()>,
+}
+
+impl Facts {
+    /// No facts but the orders of before; the receiver hears wishes to restart.
+    pub fn new(orders: Orders) -> (Self, mpsc::Receiver<()>) {
+        let (restart, wishes) = mpsc::channel(1);
+        let facts = Self {
+            status: watch::Sender::new(None),
+            applications: watch::Sender::new(Vec::new()),
+            orders: watch::Sender::new(orders),
+            registered: watch::Sender::new(false),
+            service_answers: watch::Sender::new(false),
+            contact: watch::Sender::new(Contact { registered: false, network: false }),
+            signed_time: watch::Sender::new(None),
+            source: watch::Sender::new(Source::Unknown),
+            restarting: watch::Sender::new(false),
+            restart,
+        };
+        (facts, wishes)
+    }
+}
+
+/// Sets a fact; whoever watches it wakes only if it is news.
+pub(crate) fn set<T: PartialEq>(fact: &watch::Sender<T>, value: T) {
+    fact.send_if_modified(|old| {
+        let news = *old != value;
+        if news {
+            *old = value;
+        }
+        news
+    });
+}

@@ -1,0 +1,60 @@
+//! Where the agent's files are inside a device's folder (`docs/formats/host-board.md`). Never reads them.
+
+use std::path::{Path, PathBuf};
+
+/// The folder of one device.
+#[derive(Clone, Debug)]
+pub struct DeviceFolder(PathBuf);
+
+impl DeviceFolder {
+    /// The folder at `path`.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Whether the factory step ever left anything here.
+    pub fn is_provisioned(&self) -> bool {
+        self.factory_document().exists() || self.0.join("keys/factory.sha256").exists()
+    }
+
+    pub(crate) fn factory(&self) -> PathBuf {
+        self.0.join("factory")
+    }
+
+    pub(crate) fn factory_document(&self) -> PathBuf {
+        self.0.join("factory/factory.json")
+    }
+
+    pub(crate) fn factory_certificate(&self) -> PathBuf {
+        self.0.join("factory/factory-cert.pem")
+    }
+
+    pub(crate) fn keys(&self) -> PathBuf {
+        self.0.join("keys")
+    }
+
+    /// The agent's own part of the state partition.
+    pub fn state(&self) -> PathBuf {
+        self.0.join("state/agent")
+    }
+
+    /// The agent's settings.
+    pub fn config(&self) -> PathBuf {
+        self.0.join("state/agent/config.toml")
+    }
+
+    /// Where the updater listens.
+    pub fn updater_socket(&self) -> PathBuf {
+        self.0.join("run/updater.sock")
+    }
+
+    /// Where `mbl-apps` listens.
+    pub fn apps_socket(&self) -> PathBuf {
+        self.0.join("run/apps.sock")
+    }
+}

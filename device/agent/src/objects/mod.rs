@@ -1,0 +1,209 @@
+//! The LwM2M objects of the device: what a server reads, and the few things it may write or execute. Holds the newest facts so
+//! that a notification and a later Read agree; never touches a socket.
+
+mod connectivity;
+mod device;
+mod firmware;
+mod release;
+mod software;
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use protocol_lwm2m::{
+    client::{ObjectError, Objects, Reading, WriteMode},
+    formats::{Entry, Value},
+    object::{Path, definition, ids},
+};
+use protocol_types::UpdateStatus;
+use tokio::sync::mpsc::error::TrySendError;
+
+pub use connectivity::{Bearer, Connectivity};
+
+use crate::{
+    cause::Chain,
+    clock::VerificationClock,
+    facts::{Facts, set},
+    identity::Identity,
+    state::DurableState,
+};
+use software::Installed;
+
+/// What does not change while the process runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct About {
+    /// Who made the device.
+    pub manufacturer: String,
+    /// Which model it is.
+    pub model: String,
+    /// Its serial number.
+    pub serial: String,
+}
+
+impl About {
+    /// A device of this identity, made by `manufacturer`.
+    pub fn new(identity: &Identity, manufacturer: &str) -> Self {
+        let document = identity.document();
+        Self {
+            manufacturer: manufacturer.to_owned(),
+            model: document.board.to_string(),
+            serial: document.endpoint.to_string(),
+        }
+    }
+}
+
+/// The objects of one device.
+#[derive(Debug)]
+pub struct DeviceObjects {
+    about: About,
+    facts: Arc<Facts>,
+    state: Arc<dyn DurableState>,
+    clock: Arc<VerificationClock>,
+    connectivity: RwLock<Connectivity>,
+    status: Option<UpdateStatus>,
+    installed: Installed,
+}
+
+impl DeviceObjects {
+    /// Objects that show `facts` and keep what is written in `state`.
+    pub fn new(about: About, facts: Arc<Facts>, state: Arc<dyn DurableState>, clock: Arc<VerificationClock>) -> Self {
+        let mut objects = Self {
+            about,
+            facts,
+            state,
+            clock,
+            connectivity: RwLock::default(),
+            status: None,
+            installed: Installed::default(),
+        };
+        objects.refresh();
+        objects
+    }
+
+    /// Takes the newest facts and says below which paths values changed.
+    pub fn refresh(&mut self) -> Vec<Path> {
+        let before = self.shown();
+        self.status = self.facts.status.borrow().clone();
+        let applications = self.facts.applications.borrow().clone();
+        self.installed.refresh(self.status.as_ref(), applications);
+        let after = self.shown();
+        let gone_or_new = before.iter().filter(|shown| !after.contains(shown));
+        let come_or_new = after.iter().filter(|shown| !before.contains(shown));
+        let mut paths: Vec<_> = gone_or_new.chain(come_or_new).map(|(path, _)| *path).collect();
+        paths.sort_unstable();
+        paths.dedup();
+        paths
+    }
+
+    /// The connection to the service now leaves the device at this address.
+    pub fn connected_from(&self, address: IpAddr) {
+        let found = Connectivity::find(address);
+        *self.connectivity.write().unwrap_or_else(PoisonError::into_inner) = found;
+    }
+
+    /// Every value that depends on what the root processes report.
+    fn shown(&self) -> Vec<(Path, Reading)> {
+        let mut shown = Vec::new();
+        for object in [ids::DEVICE, ids::FIRMWARE, ids::SOFTWARE, ids::RELEASE] {
+            for instance in self.instances(object) {
+                for resource in definition(object).map_or(&[][..], |object| object.resources) {
+                    // Time passes by itself; it is no news.
+                    let is_clock = (object, resource.id) == (ids::DEVICE, device::CURRENT_TIME);
+                    if resource.operations.readable()
+                        && !is_clock
+                        && let Ok(reading) = self.read(object, instance, resource.id)
+                    {
+                        shown.push((Path::resource(object, instance, resource.id), reading));
+                    }
+                }
+            }
+        }
+        shown
+    }
+
+    fn write_release(&mut self, entries: &[Entry]) -> Result<(), ObjectError> {
+        let mut writes = Vec::with_capacity(entries.len());
+        for entry in entries {
+            match (entry.path.ids(), &entry.value) {
+                ([_, _, resource], Value::String(text)) => writes.push((*resource, text.as_str())),
+                _ => return Err(ObjectError::BadValue(format!("{} is not one text", entry.path))),
+            }
+        }
+        let orders = self.facts.orders.borrow().with(writes);
+        let orders = orders.map_err(|e| ObjectError::BadValue(e.to_string()))?;
+        // Durable first: the answer to the server is a promise. One small file, so the wait is that of one flush.
+        self.state.keep_orders(&orders).map_err(|e| {
+            tracing::error!(error = %Chain(&e), "orders of the service could not be kept, so they were refused");
+            ObjectError::Failed("the device could not keep the order".to_owned())
+        })?;
+        tracing::info!(wish = ?orders.wish, artifacts = ?orders.artifacts.as_ref().map(ToString::to_string), "orders taken");
+        set(&self.facts.orders, orders);
+        Ok(())
+    }
+}
+
+impl Objects for DeviceObjects {
+    fn objects(&self) -> Vec<u16> {
+        vec![ids::DEVICE, ids::CONNECTIVITY, ids::FIRMWARE, ids::SOFTWARE, ids::RELEASE]
+    }
+
+    fn instances(&self, object: u16) -> Vec<u16> {
+        match object {
+            ids::SOFTWARE => self.installed.instances(),
+            ids::DEVICE | ids::CONNECTIVITY | ids::FIRMWARE | ids::RELEASE => vec![0],
+            _ => Vec::new(),
+        }
+    }
+
+    fn read(&self, object: u16, instance: u16, resource: u16) -> Result<Reading, ObjectError> {
+        let status = self.status.as_ref();
+        match object {
+            ids::DEVICE => device::read(&self.about, status, self.clock.now(), resource),
+            ids::CONNECTIVITY => self.connectivity.read().unwrap_or_else(PoisonError::into_inner).read(resource),
+            ids::FIRMWARE => firmware::read(status, resource),
+            ids::SOFTWARE => self.installed.read(instance, resource),
+            ids::RELEASE => release::read(&self.facts.orders.borrow(), status, &self.installed, resource),
+            _ => Err(ObjectError::NotFound),
+        }
+    }
+
+    fn write(&mut self, object: u16, _instance: u16, mode: WriteMode, entries: &[Entry]) -> Result<(), ObjectError> {
+        match (object, mode) {
+            // A Replace of one resource and a partial update are the same here; each Write names what it changes.
+            (ids::RELEASE, WriteMode::Partial | WriteMode::Replace) => self.write_release(entries),
+            // Releases are the only way to change software, and the clock is set by the device itself.
+            _ => Err(ObjectError::NotAllowed),
+        }
+    }
+
+    fn execute(&mut self, path: Path, _arguments: &str) -> Result<(), ObjectError> {
+        match path.ids() {
+            [ids::DEVICE, 0, device::REBOOT] => {
+                tracing::info!("the service asks for a restart");
+                match self.facts.restart.try_send(()) {
+                    // One wish that waits already is as good as two.
+                    Ok(()) | Err(TrySendError::Full(())) => Ok(()),
+                    Err(TrySendError::Closed(())) => {
+                        Err(ObjectError::Failed("nobody can restart the device".to_owned()))
+                    }
+                }
+            }
+            _ => Err(ObjectError::NotAllowed),
+        }
+    }
+}
+
+/// A reading of a single integer.
+fn integer(number: i64) -> Reading {
+    Reading::Single(Value::Integer(number))
+}
+
+/// A reading of a text.
+fn text(text: impl ToString) -> Reading {
+    Reading::Single(Value::String(text.to_string()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,284 @@
+//! The objects as a server sees them.
+
+use std::sync::Mutex;
+
+use protocol_types::{
+    Digest, Phase, Reason, ReasonCode, RunningRelease, SecurityVersion, Slot, UnixSeconds,
+    socket::{ApplicationState, ApplicationStatus},
+    update::RunningApplication,
+};
+
+use super::*;
+use crate::{clock::tests::SetClock, durable::DurableError, enrolment::Enrolment, orders::Orders};
+
+/// State that remembers what was kept and may fail.
+#[derive(Debug, Default)]
+struct Disk {
+    kept: Mutex<Vec<Orders>>,
+    full: Mutex<bool>,
+}
+
+impl DurableState for Disk {
+    fn keep_orders(&self, orders: &Orders) -> Result<(), DurableError> {
+        if *self.full.lock().unwrap() {
+            // A real failure of the real function: there is no such folder.
+            return crate::durable::replace(std::path::Path::new("/nonexistent/orders.json"), b"", 0o600);
+        }
+        self.kept.lock().unwrap().push(orders.clone());
+        Ok(())
+    }
+    fn keep_enrolment(&self, _: &Enrolment) -> Result<(), DurableError> {
+        Ok(())
+    }
+    fn keep_floor(&self, _: UnixSeconds) -> Result<(), DurableError> {
+        Ok(())
+    }
+}
+
+pub(super) fn status(version: &str) -> UpdateStatus {
+    UpdateStatus {
+        phase: Phase::Idle,
+        rollout: None,
+        wanted: None,
+        reason: None,
+        progress: None,
+        running: RunningRelease {
+            version: version.parse().unwrap(),
+            digest: Some(Digest::of(version.as_bytes())),
+            slot: Slot::B,
+            os_version: "13.1".to_owned(),
+            os_digest: Digest::of(b"root"),
+            applications: vec![application("hello", "1.0.0")],
+        },
+        floor: SecurityVersion(3),
+    }
+}
+
+fn application(name: &str, version: &str) -> RunningApplication {
+    let digest = Digest::of(name.as_bytes());
+    RunningApplication { name: name.parse().unwrap(), version: version.parse().unwrap(), digest }
+}
+
+fn report(name: &str, state: ApplicationState) -> ApplicationStatus {
+    ApplicationStatus {
+        name: name.parse().unwrap(),
+        digest: Digest::of(name.as_bytes()),
+        state,
+        restarts: 0,
+        reason: None,
+    }
+}
+
+struct Bench {
+    facts: Arc<Facts>,
+    disk: Arc<Disk>,
+    restarts: tokio::sync::mpsc::Receiver<()>,
+    objects: DeviceObjects,
+}
+
+fn bench() -> Bench {
+    let (facts, restarts) = Facts::new(Orders::default());
+    let (facts, disk) = (Arc::new(facts), Arc::new(Disk::default()));
+    let clock = Arc::new(VerificationClock::new(Arc::new(SetClock::default()), UnixSeconds(1_800_000_000)));
+    let about = About { manufacturer: "Acme".to_owned(), model: "host".to_owned(), serial: "gate-42".to_owned() };
+    let objects = DeviceObjects::new(about, facts.clone(), disk.clone(), clock);
+    Bench { facts, disk, restarts, objects }
+}
+
+fn string(objects: &DeviceObjects, object: u16, resource: u16) -> String {
+    match objects.read(object, 0, resource) {
+        Ok(Reading::Single(Value::String(text))) => text,
+        other => panic!("/{object}/0/{resource} is {other:?}"),
+    }
+}
+
+fn entry(resource: u16, text: &str) -> Entry {
+    Entry::new(Path::resource(ids::RELEASE, 0, resource), text)
+}
+
+#[test]
+fn the_device_says_who_it_is_and_that_its_clock_is_not_before_the_floor() {
+    let bench = bench();
+    let read = |resource| string(&bench.objects, ids::DEVICE, resource);
+    assert_eq!([read(0), read(1), read(2), read(14), read(16)], ["Acme", "host", "gate-42", "+00:00", "T"]);
+    assert_eq!(bench.objects.read(ids::DEVICE, 0, 13), Ok(Reading::Single(Value::Time(1_800_000_000))));
+    assert_eq!(bench.objects.read(ids::DEVICE, 0, 3), Err(ObjectError::NotFound), "the updater has not said");
+}
+
+#[test]
+fn a_report_of_the_updater_is_shown_and_announced_once() {
+    let mut bench = bench();
+    bench.facts.status.send_replace(Some(UpdateStatus {
+        phase: Phase::RolledBack,
+        reason: Some(Reason::new(ReasonCode::ApplicationNotReady, "hello was not ready in 90 s")),
+        ..status("1.1.0")
+    }));
+    bench.facts.applications.send_replace(vec![report("hello", ApplicationState::Ready)]);
+    let changed = bench.objects.refresh();
+    for path in
+        [Path::resource(ids::RELEASE, 0, 3), Path::resource(ids::DEVICE, 0, 3), Path::resource(ids::SOFTWARE, 0, 0)]
+    {
+        assert!(changed.contains(&path), "{path} is missing in {changed:?}");
+    }
+    assert!(!changed.contains(&Path::resource(ids::RELEASE, 0, 0)), "orders did not change");
+    assert_eq!(bench.objects.refresh(), [], "nothing is news twice");
+
+    let read = |resource| string(&bench.objects, ids::RELEASE, resource);
+    assert_eq!([read(3), read(4), read(9), read(11)], ["rolled_back", "application_not_ready", "1.1.0", "b"]);
+    assert_eq!(read(10), Digest::of(b"1.1.0").to_string());
+    let components =
+        [format!("os 13.1 {}", Digest::of(b"root")), format!("application/hello 1.0.0 {} ready", Digest::of(b"hello"))];
+    let expected = (0..).zip(components.map(Value::String)).collect();
+    assert_eq!(bench.objects.read(ids::RELEASE, 0, 12), Ok(Reading::Multiple(expected)));
+    assert_eq!(bench.objects.read(ids::RELEASE, 0, 13), Ok(integer(3)));
+}
+
+#[test]
+fn progress_is_shown_in_per_cent_while_downloading_and_announced_only_when_it_moves() {
+    let mut bench = bench();
+    let downloading =
+        |done| UpdateStatus { phase: Phase::Downloading, progress: Some((done, 1000)), ..status("1.0.0") };
+    for (done, percent) in [(0, 0), (509, 50), (1000, 100), (5000, 100)] {
+        bench.facts.status.send_replace(Some(downloading(done)));
+        bench.objects.refresh();
+        assert_eq!(bench.objects.read(ids::RELEASE, 0, 6), Ok(integer(percent)));
+    }
+    bench.facts.status.send_replace(Some(downloading(100)));
+    bench.objects.refresh();
+    bench.facts.status.send_replace(Some(downloading(109)));
+    assert_eq!(bench.objects.refresh(), [], "still 10 per cent");
+    bench.facts.status.send_replace(Some(status("1.0.0")));
+    assert_eq!(
+        bench.objects.refresh(),
+        [3, 6]
+            .map(|id| Path::resource(ids::RELEASE, 0, id))
+            .into_iter()
+            .chain([Path::resource(ids::FIRMWARE, 0, 3)])
+            .collect::<std::collections::BTreeSet<_>>()
+            .into_iter()
+            .collect::<Vec<_>>()
+    );
+    assert_eq!(bench.objects.read(ids::RELEASE, 0, 6), Err(ObjectError::NotFound), "nothing is downloaded");
+}
+
+#[test]
+fn an_order_is_kept_before_it_is_taken_and_refused_if_it_cannot_be_kept() {
+    let mut bench = bench();
+    let digest = Digest::of(b"x").to_string();
+    let order = [entry(0, "releases/2.0.0.json"), entry(1, &digest), entry(2, "r-1")];
+    *bench.disk.full.lock().unwrap() = true;
+    let refused = bench.objects.write(ids::RELEASE, 0, WriteMode::Partial, &order);
+    assert!(matches!(refused, Err(ObjectError::Failed(_))), "{refused:?}");
+    assert_eq!(*bench.facts.orders.borrow(), Orders::default(), "a promise that cannot be kept is not made");
+    *bench.disk.full.lock().unwrap() = false;
+    bench.objects.write(ids::RELEASE, 0, WriteMode::Partial, &order).unwrap();
+    assert_eq!(bench.disk.kept.lock().unwrap().last(), Some(&*bench.facts.orders.borrow()));
+    let read = |resource| string(&bench.objects, ids::RELEASE, resource);
+    assert_eq!([read(0), read(1), read(2), read(14)], ["releases/2.0.0.json", &digest, "r-1", ""]);
+}
+
+#[test]
+fn a_malformed_order_changes_nothing() {
+    let mut bench = bench();
+    for bad in [
+        vec![entry(0, "../x"), entry(1, "y")],
+        vec![entry(14, "ftp://x")],
+        vec![Entry::new(Path::resource(ids::RELEASE, 0, 0), 7)],
+    ] {
+        let refused = bench.objects.write(ids::RELEASE, 0, WriteMode::Partial, &bad);
+        assert!(matches!(refused, Err(ObjectError::BadValue(_))), "{bad:?}: {refused:?}");
+    }
+    assert_eq!(*bench.facts.orders.borrow(), Orders::default());
+    assert!(bench.disk.kept.lock().unwrap().is_empty());
+}
+
+#[test]
+fn software_changes_by_releases_only_and_a_restart_is_only_passed_on() {
+    let mut bench = bench();
+    bench.facts.status.send_replace(Some(status("1.0.0")));
+    bench.objects.refresh();
+    for (object, resource) in
+        [(ids::FIRMWARE, 2), (ids::SOFTWARE, 4), (ids::SOFTWARE, 6), (ids::SOFTWARE, 10), (ids::DEVICE, 5)]
+    {
+        let executed = bench.objects.execute(Path::resource(object, 0, resource), "");
+        assert_eq!(executed, Err(ObjectError::NotAllowed), "/{object}/0/{resource}");
+    }
+    for (object, resource) in
+        [(ids::FIRMWARE, 0), (ids::FIRMWARE, 1), (ids::SOFTWARE, 2), (ids::SOFTWARE, 3), (ids::DEVICE, 13)]
+    {
+        let entries = [Entry::new(Path::resource(object, 0, resource), "https://evil.example/fw")];
+        let written = bench.objects.write(object, 0, WriteMode::Replace, &entries);
+        assert_eq!(written, Err(ObjectError::NotAllowed), "/{object}/0/{resource}");
+    }
+    assert!(bench.restarts.try_recv().is_err());
+    for _ in 0..3 {
+        bench.objects.execute(Path::resource(ids::DEVICE, 0, 4), "").unwrap();
+    }
+    assert!(bench.restarts.try_recv().is_ok() && bench.restarts.try_recv().is_err(), "three wishes are one restart");
+}
+
+#[test]
+fn an_application_keeps_its_instance_while_others_come_and_go() {
+    let mut bench = bench();
+    let mut running = status("1.0.0");
+    running.running.applications = vec![application("alpha", "1.0.0"), application("beta", "1.0.0")];
+    bench.facts.status.send_replace(Some(running.clone()));
+    bench.objects.refresh();
+    assert_eq!(bench.objects.instances(ids::SOFTWARE), [0, 1]);
+    running.running.applications = vec![application("beta", "2.0.0"), application("gamma", "1.0.0")];
+    bench.facts.status.send_replace(Some(running));
+    bench
+        .facts
+        .applications
+        .send_replace(vec![report("beta", ApplicationState::Failed), report("ghost", ApplicationState::Ready)]);
+    bench.objects.refresh();
+    assert_eq!(bench.objects.instances(ids::SOFTWARE), [0, 1], "no instance for what the release does not name");
+    let name = |instance| bench.objects.read(ids::SOFTWARE, instance, 0).unwrap();
+    assert_eq!([name(0), name(1)], [text("gamma"), text("beta")]);
+    assert_eq!(bench.objects.read(ids::SOFTWARE, 1, 9), Ok(integer(58)));
+    assert_eq!(bench.objects.read(ids::SOFTWARE, 1, 12), Ok(Reading::Single(Value::Boolean(false))));
+    assert_eq!(bench.objects.read(ids::SOFTWARE, 2, 0), Err(ObjectError::NotFound));
+}
+
+#[test]
+fn every_readable_mandatory_resource_of_a_reporting_device_can_be_read_with_the_defined_type() {
+    let mut bench = bench();
+    bench.facts.status.send_replace(Some(UpdateStatus {
+        phase: Phase::Downloading,
+        progress: Some((1, 2)),
+        ..status("1.0.0")
+    }));
+    bench.facts.applications.send_replace(vec![report("hello", ApplicationState::Started)]);
+    bench.objects.refresh();
+    bench.objects.connected_from("127.0.0.1".parse().unwrap());
+    for object in bench.objects.objects() {
+        for instance in bench.objects.instances(object) {
+            for resource in definition(object).unwrap().resources {
+                let read = bench.objects.read(object, instance, resource.id);
+                let path = Path::resource(object, instance, resource.id);
+                match &read {
+                    Ok(Reading::Single(value)) => {
+                        assert!(!resource.multiple && value.kind() == resource.kind, "{path} {read:?}")
+                    }
+                    Ok(Reading::Multiple(values)) => {
+                        assert!(
+                            resource.multiple && values.iter().all(|(_, value)| value.kind() == resource.kind),
+                            "{path} {read:?}"
+                        );
+                    }
+                    Err(_) => assert!(!resource.mandatory || !resource.operations.readable(), "{path} cannot be read"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_device_reports_trouble_with_its_storage() {
+    for (code, expected) in [(ReasonCode::NoRoom, 5), (ReasonCode::StorageFailed, 8), (ReasonCode::BadSignature, 0)] {
+        let status = UpdateStatus { reason: Some(Reason::new(code, "said so")), ..status("1.0.0") };
+        let about = About { manufacturer: String::new(), model: String::new(), serial: String::new() };
+        let read = device::read(&about, Some(&status), UnixSeconds(0), 11).unwrap();
+        assert_eq!(read, Reading::Multiple(vec![(0, Value::Integer(expected))]), "{code}");
+    }
+}

@@ -1,0 +1,147 @@
+//! What the service ordered last: the wanted release and where artifacts are. Never judges a release; only the updater does.
+
+use protocol_types::{Digest, RolloutId, TargetPath};
+use serde::{Deserialize, Serialize};
+
+use protocol_lwm2m::object::ids::release;
+
+use crate::address::{Scheme, ServerAddress};
+
+/// Everything that the service ordered; a later order replaces an earlier one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Orders {
+    /// What to run; none until the service has said anything.
+    pub wish: Option<Wish>,
+    /// Where artifacts are.
+    pub artifacts: Option<ServerAddress>,
+}
+
+/// What the service wants the device to run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Wish {
+    /// This release.
+    Release {
+        /// Its path in the targets metadata.
+        release: TargetPath,
+        /// Digest of its document.
+        digest: Digest,
+        /// The rollout that asks.
+        rollout: Option<RolloutId>,
+    },
+    /// No change.
+    Rest,
+}
+
+/// A Write that is refused as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OrdersError {
+    /// The path is no target path.
+    #[error("resource 0 must be a target path or empty")]
+    Release,
+    /// The digest is no digest, or there is none for the release.
+    #[error("resource 1 must be the sha256 digest of the release in resource 0")]
+    Digest,
+    /// The rollout is no rollout id.
+    #[error("resource 2 must be a rollout id or empty")]
+    Rollout,
+    /// The address is no address of artifacts.
+    #[error("resource 14 must be https://HOST:PORT")]
+    Artifacts,
+    /// No such resource is written by a service.
+    #[error("resource {0} is not written by a service")]
+    Unknown(u16),
+}
+
+impl Orders {
+    /// These orders after a Write of texts to resources of 26241/0: all of it, or an error and none of it.
+    pub fn with<'a>(&self, writes: impl IntoIterator<Item = (u16, &'a str)>) -> Result<Self, OrdersError> {
+        let (mut path, mut digest, mut rollout) = self.texts();
+        let (mut artifacts, mut wish_written) = (self.artifacts.clone(), false);
+        for (id, text) in writes {
+            match id {
+                release::DESIRED_RELEASE => path = text.to_owned(),
+                release::DESIRED_DIGEST => digest = text.to_owned(),
+                release::DESIRED_ROLLOUT => rollout = text.to_owned(),
+                release::ARTIFACT_SERVER => {
+                    let address: ServerAddress = text.parse().map_err(|_| OrdersError::Artifacts)?;
+                    if address.scheme() != Scheme::Https {
+                        return Err(OrdersError::Artifacts);
+                    }
+                    artifacts = Some(address);
+                }
+                other => return Err(OrdersError::Unknown(other)),
+            }
+            wish_written |= id != release::ARTIFACT_SERVER;
+        }
+        let wish = if wish_written { Some(Wish::read(path, &digest, rollout)?) } else { self.wish.clone() };
+        Ok(Self { wish, artifacts })
+    }
+
+    /// Resources 0, 1 and 2 as the service reads them.
+    pub fn texts(&self) -> (String, String, String) {
+        match &self.wish {
+            Some(Wish::Release { release, digest, rollout }) => (
+                release.to_string(),
+                digest.to_string(),
+                rollout.as_ref().map(RolloutId::to_string).unwrap_or_default(),
+            ),
+            Some(Wish::Rest) | None => Default::default(),
+        }
+    }
+}
+
+impl Wish {
+    fn read(release: String, digest: &str, rollout: String) -> Result<Self, OrdersError> {
+        let rollout = match rollout.is_empty() {
+            true => None,
+            false => Some(RolloutId::new(rollout).map_err(|_| OrdersError::Rollout)?),
+        };
+        if release.is_empty() {
+            return Ok(Self::Rest);
+        }
+        let release = TargetPath::new(release).map_err(|_| OrdersError::Release)?;
+        let digest = digest.parse().map_err(|_| OrdersError::Digest)?;
+        Ok(Self::Release { release, digest, rollout })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: &str = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    fn ordered() -> Orders {
+        Orders::default()
+            .with([(0, "releases/1.1.0.json"), (1, DIGEST), (2, "r-7"), (14, "https://127.0.0.1:8444")])
+            .unwrap()
+    }
+
+    #[test]
+    fn a_write_is_taken_whole_or_not_at_all() {
+        let before = ordered();
+        for (write, error) in [
+            (vec![(0, "../passwd"), (1, DIGEST)], OrdersError::Release),
+            (vec![(0, "releases/1.2.0.json"), (1, "sha256:00")], OrdersError::Digest),
+            (vec![(0, "releases/1.2.0.json"), (1, "")], OrdersError::Digest),
+            (vec![(2, "no spaces")], OrdersError::Rollout),
+            (vec![(0, "releases/1.2.0.json"), (14, "http://evil.example")], OrdersError::Artifacts),
+            (vec![(14, "coaps+tcp://service.example")], OrdersError::Artifacts),
+            (vec![(3, "succeeded")], OrdersError::Unknown(3)),
+        ] {
+            assert_eq!(before.with(write.clone()), Err(error), "{write:?}");
+        }
+        assert_eq!(Orders::default().with([(0, "releases/1.2.0.json")]), Err(OrdersError::Digest), "a release alone");
+    }
+
+    #[test]
+    fn an_empty_release_means_rest_and_an_address_alone_leaves_the_wish() {
+        let rest = ordered().with([(0, ""), (1, ""), (2, "")]).unwrap();
+        assert_eq!(rest.wish, Some(Wish::Rest));
+        let moved = ordered().with([(14, "https://[::1]:9")]).unwrap();
+        assert_eq!(moved.wish, ordered().wish);
+        assert_eq!(Orders::default().with([(14, "https://[::1]:9")]).unwrap().wish, None, "nothing was said yet");
+    }
+}

@@ -1,0 +1,197 @@
+//! What the agent keeps across restarts: the orders of the service, the operational identity and the floor of time. Every
+//! write is crash-safe; nothing here decides what to keep.
+
+use std::{fmt, path::PathBuf};
+
+use protocol_types::UnixSeconds;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    durable::{self, DurableError},
+    enrolment::{Enrolment, EnrolmentText, NoManagement},
+    identity::ChainError,
+    orders::Orders,
+};
+
+/// Where one device keeps what it must not forget. Each call returns once the value survives a power cut.
+pub trait DurableState: Send + Sync + fmt::Debug {
+    /// Keeps the orders. Called before the service hears that its Write was taken, so that no order is lost with the power.
+    fn keep_orders(&self, orders: &Orders) -> Result<(), DurableError>;
+    /// Keeps the operational identity.
+    fn keep_enrolment(&self, enrolment: &Enrolment) -> Result<(), DurableError>;
+    /// Keeps a time that has surely passed.
+    fn keep_floor(&self, floor: UnixSeconds) -> Result<(), DurableError>;
+}
+
+/// Keeps nothing, for simulated devices that live as long as their process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Forgetful;
+
+impl DurableState for Forgetful {
+    fn keep_orders(&self, _orders: &Orders) -> Result<(), DurableError> {
+        Ok(())
+    }
+    fn keep_enrolment(&self, _enrolment: &Enrolment) -> Result<(), DurableError> {
+        Ok(())
+    }
+    fn keep_floor(&self, _floor: UnixSeconds) -> Result<(), DurableError> {
+        Ok(())
+    }
+}
+
+/// One small file each in the agent's folder on the state partition.
+#[derive(Clone, Debug)]
+pub struct StateFolder {
+    folder: PathBuf,
+}
+
+/// A kept value that cannot be read back.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The file cannot be read.
+    #[error("cannot load what was kept")]
+    Read(#[from] DurableError),
+    /// The file is not of a form that this program writes.
+    #[error("the kept {0} are damaged")]
+    Malformed(&'static str, #[source] serde_json::Error),
+    /// The kept certificate cannot be read.
+    #[error("the kept operational certificate is damaged")]
+    Certificate(#[from] ChainError),
+}
+
+/// The longest of the files in bytes.
+const MAX_BYTES: usize = 64 * 1024;
+
+/// Every file says which format it has.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kept<T> {
+    format: Format,
+    value: T,
+}
+
+/// The number 1, the only format so far.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+struct Format;
+
+impl TryFrom<u32> for Format {
+    type Error = String;
+    fn try_from(format: u32) -> Result<Self, String> {
+        if format == 1 { Ok(Self) } else { Err(format!("format {format} is not known, only format 1 is")) }
+    }
+}
+
+impl From<Format> for u32 {
+    fn from(_: Format) -> Self {
+        1
+    }
+}
+
+impl StateFolder {
+    const ORDERS: &str = "orders.json";
+    const ENROLMENT: &str = "enrolment.json";
+    const FLOOR: &str = "time-floor.json";
+
+    /// The state in `folder`, which must exist.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into() }
+    }
+
+    /// The orders kept last; none given if there are none.
+    pub fn orders(&self) -> Result<Orders, StateError> {
+        Ok(self.load(Self::ORDERS, "orders")?.unwrap_or_default())
+    }
+
+    /// The operational identity kept last.
+    pub fn enrolment(&self) -> Result<Option<Enrolment>, StateError> {
+        let text: Option<EnrolmentText> = self.load(Self::ENROLMENT, "accounts")?;
+        Ok(text.map(Enrolment::try_from).transpose()?)
+    }
+
+    /// The floor of time kept last; the beginning of time if there is none.
+    pub fn floor(&self) -> Result<UnixSeconds, StateError> {
+        Ok(self.load(Self::FLOOR, "seconds")?.unwrap_or_default())
+    }
+
+    fn load<T: DeserializeOwned>(&self, name: &str, what: &'static str) -> Result<Option<T>, StateError> {
+        let Some(bytes) = durable::read(&self.folder.join(name), MAX_BYTES)? else { return Ok(None) };
+        let kept: Kept<T> = serde_json::from_slice(&bytes).map_err(|e| StateError::Malformed(what, e))?;
+        Ok(Some(kept.value))
+    }
+
+    fn keep<T: Serialize>(&self, name: &str, value: T) -> Result<(), DurableError> {
+        // Texts and numbers in named fields always have a JSON form.
+        let bytes = serde_json::to_vec(&Kept { format: Format, value }).unwrap_or_default();
+        durable::replace(&self.folder.join(name), &bytes, 0o600)
+    }
+}
+
+impl DurableState for StateFolder {
+    fn keep_orders(&self, orders: &Orders) -> Result<(), DurableError> {
+        self.keep(Self::ORDERS, orders)
+    }
+
+    fn keep_enrolment(&self, enrolment: &Enrolment) -> Result<(), DurableError> {
+        match EnrolmentText::try_from(enrolment) {
+            Ok(text) => self.keep(Self::ENROLMENT, text),
+            // Accounts without a management server are worth nothing: the next start bootstraps.
+            Err(NoManagement) => durable::remove(&self.folder.join(Self::ENROLMENT)),
+        }
+    }
+
+    fn keep_floor(&self, floor: UnixSeconds) -> Result<(), DurableError> {
+        self.keep(Self::FLOOR, floor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: &str = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    fn ordered() -> Orders {
+        let writes = [(0, "releases/1.1.0.json"), (1, DIGEST), (2, "r-7"), (14, "https://127.0.0.1:8444")];
+        Orders::default().with(writes).unwrap()
+    }
+
+    #[test]
+    fn what_was_kept_is_read_back_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::new(folder.path());
+        assert_eq!(state.orders().unwrap(), Orders::default());
+        assert_eq!(state.floor().unwrap(), UnixSeconds(0));
+        assert!(state.enrolment().unwrap().is_none());
+        state.keep_orders(&ordered()).unwrap();
+        state.keep_floor(UnixSeconds(1_800_000_000)).unwrap();
+        let enrolment = crate::enrolment::tests::enrolment();
+        state.keep_enrolment(&enrolment).unwrap();
+        let again = StateFolder::new(folder.path());
+        assert_eq!(again.orders().unwrap(), ordered());
+        assert_eq!(again.floor().unwrap(), UnixSeconds(1_800_000_000));
+        assert_eq!(again.enrolment().unwrap(), Some(enrolment));
+    }
+
+    #[test]
+    fn the_bytes_of_format_1_do_not_move() {
+        let folder = tempfile::tempdir().unwrap();
+        StateFolder::new(folder.path()).keep_orders(&ordered()).unwrap();
+        let text = std::fs::read_to_string(folder.path().join("orders.json")).unwrap();
+        let expected = format!(
+            r#"{{"format":1,"value":{{"wish":{{"release":{{"release":"releases/1.1.0.json","digest":"{DIGEST}","rollout":"r-7"}}}},"artifacts":"https://127.0.0.1:8444"}}}}"#
+        );
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn damaged_state_is_an_error_and_not_an_absence() {
+        let folder = tempfile::tempdir().unwrap();
+        for text in
+            ["", "{", r#"{"format":2,"value":{"wish":null,"artifacts":null}}"#, r#"{"format":1,"value":{"x":1}}"#]
+        {
+            std::fs::write(folder.path().join("orders.json"), text).unwrap();
+            assert!(matches!(StateFolder::new(folder.path()).orders(), Err(StateError::Malformed(..))), "{text}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The standing connection to `mbl-updater`: repeats the newest wish, contact and time, answers its fetches, and hears how
+//! updates go. Never interprets what it relays.
+
+use std::{path::Path, sync::Arc};
+
+use protocol_types::{
+    UnixSeconds,
+    socket::{AgentToUpdater, Contact, Fetched, Role, UpdaterToAgent},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    facts::{Facts, set},
+    orders::{Orders, Wish},
+    redial::Redial,
+    relay::Relay,
+    socket::{Hearing, LinkError, Speaking, connect},
+};
+
+/// Fetches under way for one process; while there are as many, nothing more is read from it.
+pub(crate) const FETCHES: usize = 4;
+
+/// Keeps the connection to the updater up until `stop`.
+pub async fn keep_updater_link(
+    path: &Path,
+    facts: Arc<Facts>,
+    (relay, mut restarts): (Relay, mpsc::Receiver<()>),
+    stop: CancellationToken,
+) {
+    let mut again = Redial::new(Role::Updater);
+    let keep = async {
+        loop {
+            let ended = serve(path, &facts, &relay, &mut restarts).await;
+            again.pause(ended).await;
+        }
+    };
+    stop.run_until_cancelled(keep).await;
+}
+
+async fn serve(path: &Path, facts: &Facts, relay: &Relay, restarts: &mut mpsc::Receiver<()>) -> Result<(), LinkError> {
+    let (hearing, speaking) = connect(path, Role::Updater).await?;
+    Link::new(facts, relay.clone(), speaking).serve(hearing, restarts).await
+}
+
+struct Link<'a> {
+    facts: &'a Facts,
+    relay: Relay,
+    speaking: Speaking,
+    orders: watch::Receiver<Orders>,
+    contact: watch::Receiver<Contact>,
+    signed_time: watch::Receiver<Option<UnixSeconds>>,
+    /// The wish that this connection has carried.
+    said: Option<Wish>,
+}
+
+impl<'a> Link<'a> {
+    fn new(facts: &'a Facts, relay: Relay, speaking: Speaking) -> Self {
+        let (mut orders, mut contact, mut signed_time) =
+            (facts.orders.subscribe(), facts.contact.subscribe(), facts.signed_time.subscribe());
+        // On a new connection everything is news.
+        orders.mark_changed();
+        contact.mark_changed();
+        signed_time.mark_changed();
+        Self { facts, relay, speaking, orders, contact, signed_time, said: None }
+    }
+
+    async fn serve(mut self, mut hearing: Hearing, restarts: &mut mpsc::Receiver<()>) -> Result<(), LinkError> {
+        let mut fetches = JoinSet::new();
+        loop {
+            tokio::select! {
+                message = hearing.hear(), if fetches.len() < FETCHES => match message? {
+                    UpdaterToAgent::Fetch { id, what } => {
+                        let relay = self.relay.clone();
+                        fetches.spawn(async move { Fetched { id, result: relay.fetch(&what).await } });
+                    }
+                    UpdaterToAgent::Status(status) => set(&self.facts.status, Some(*status)),
+                    UpdaterToAgent::Restarting => set(&self.facts.restarting, true),
+                },
+                Some(Ok(fetched)) = fetches.join_next() => self.speaking.say(&AgentToUpdater::Fetched(fetched)).await?,
+                Ok(()) = self.contact.changed() => {
+                    let contact = *self.contact.borrow_and_update();
+                    self.speaking.say(&AgentToUpdater::Contact(contact)).await?;
+                }
+                Ok(()) = self.orders.changed() => self.say_wish().await?,
+                Ok(()) = self.signed_time.changed() => {
+                    let time = *self.signed_time.borrow_and_update();
+                    if let Some(time) = time {
+                        self.speaking.say(&AgentToUpdater::TrustedTime(time)).await?;
+                    }
+                }
+                Some(()) = restarts.recv() => self.speaking.say(&AgentToUpdater::Restart).await?,
+            }
+        }
+    }
+
+    async fn say_wish(&mut self) -> Result<(), LinkError> {
+        let wish = self.orders.borrow_and_update().wish.clone();
+        if wish == self.said {
+            return Ok(());
+        }
+        self.said = wish.clone();
+        match wish {
+            None => Ok(()),
+            Some(Wish::Rest) => self.speaking.say(&AgentToUpdater::Rest).await,
+            Some(Wish::Release { release, digest, rollout }) => {
+                self.speaking.say(&AgentToUpdater::Desire { release, digest, rollout }).await
+            }
+        }
+    }
+}
