@@ -81,7 +81,8 @@ pub enum Fact {
     Started,
     /// The connection that was asked for stands, TLS included.
     Connected,
-    /// The connection that was asked for does not come to stand.
+    /// The connection that was asked for does not come to stand. Also passed instead of [`Fact::Lost`], after
+    /// [`Fact::Connected`], when the server's refusal of our certificate arrives: TLS 1.3 sends it after the handshake.
     DialFailed(DialFailure),
     /// A message arrived on the connection.
     Received(Message),

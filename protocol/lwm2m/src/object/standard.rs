@@ -53,6 +53,8 @@ pub mod ids {
         pub const COMPONENTS: u16 = 12;
         /// Security version below which releases are refused.
         pub const SECURITY_FLOOR: u16 = 13;
+        /// `https://HOST:PORT` that serves artifacts; empty until the service has written it.
+        pub const ARTIFACT_SERVER: u16 = 14;
     }
 }
 
@@ -232,5 +234,6 @@ const RELEASE: Object = Object {
         mandatory(resource(ids::release::SLOT, "Slot", R, Type::String)),
         mandatory(multiple(resource(ids::release::COMPONENTS, "Components", R, Type::String))),
         mandatory(resource(ids::release::SECURITY_FLOOR, "Security floor", R, Type::Integer)),
+        mandatory(resource(ids::release::ARTIFACT_SERVER, "Artifact server", RW, Type::String)),
     ],
 };
