@@ -1,0 +1,252 @@
+//! Static groups: lists of endpoint names that an operator keeps. A member need not have joined yet.
+
+use protocol_types::{EndpointName, GroupName, UnixSeconds};
+use serde_json::json;
+use sqlx::{Row, any::AnyRow};
+
+use crate::{
+    AccountScope, Change, EventDraft, RequestKey, StoreError,
+    error::cannot,
+    events, idempotency,
+    numbers::{from_sql, time, to_sql},
+    transaction::Transaction,
+};
+
+/// A group, without its members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupRow {
+    /// Its name, for ever.
+    pub name: GroupName,
+    /// What people call it.
+    pub title: String,
+    /// How many members it has.
+    pub members: u64,
+    /// When it was made.
+    pub created: UnixSeconds,
+    /// Counts every change.
+    pub revision: i64,
+}
+
+fn read(row: &AnyRow) -> Result<GroupRow, StoreError> {
+    let doing = "read a group";
+    let number = |column| row.try_get::<i64, _>(column).map_err(cannot(doing));
+    let name: String = row.try_get("name").map_err(cannot(doing))?;
+    Ok(GroupRow {
+        name: GroupName::new(name).map_err(|_| StoreError::Damaged { table: "device_groups", column: "name" })?,
+        title: row.try_get("title").map_err(cannot(doing))?,
+        members: from_sql(number("members")?),
+        created: time(number("created")?),
+        revision: number("revision")?,
+    })
+}
+
+fn no_group(name: &GroupName) -> StoreError {
+    StoreError::NotFound { kind: "group", id: name.to_string() }
+}
+
+impl AccountScope {
+    /// Makes a group with its first members.
+    pub async fn create_group(
+        &self,
+        (name, title): (&GroupName, &str),
+        members: &[EndpointName],
+        key: Option<&RequestKey>,
+        now: UnixSeconds,
+    ) -> Result<GroupRow, StoreError> {
+        let mut tx = self.write().await?;
+        if idempotency::claim(&mut tx, self, key, name.as_str(), now).await?.is_none() {
+            let made = sqlx::query(
+                "INSERT INTO device_groups (account, name, title, created, revision) VALUES ($1, $2, $3, $4, 1)
+                 ON CONFLICT (account, name) DO NOTHING",
+            )
+            .bind(self.id())
+            .bind(name.as_str())
+            .bind(title)
+            .bind(to_sql(now.0))
+            .execute(tx.sql())
+            .await
+            .map_err(cannot("make a group"))?;
+            if made.rows_affected() == 0 {
+                return Err(StoreError::Exists { kind: "group", id: name.to_string() });
+            }
+            self.add_members(&mut tx, name, members).await?;
+            self.tell_group(&mut tx, ("group.created", name), json!({ "added": members.len() }), now).await?;
+        }
+        tx.commit().await?;
+        self.group(name).await
+    }
+
+    /// One group.
+    pub async fn group(&self, name: &GroupName) -> Result<GroupRow, StoreError> {
+        let row = sqlx::query(
+            "SELECT g.name, g.title, g.created, g.revision,
+                    (SELECT COUNT(*) FROM group_members m WHERE m.account = g.account AND m.name = g.name) AS members
+             FROM device_groups g WHERE g.account = $1 AND g.name = $2",
+        )
+        .bind(self.id())
+        .bind(name.as_str())
+        .fetch_optional(self.readers())
+        .await
+        .map_err(cannot("read a group"))?;
+        row.as_ref().map_or_else(|| Err(no_group(name)), read)
+    }
+
+    /// At most `limit` groups whose name comes after `after`.
+    pub async fn groups_after(&self, after: &str, limit: u32) -> Result<Vec<GroupRow>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT g.name, g.title, g.created, g.revision,
+                    (SELECT COUNT(*) FROM group_members m WHERE m.account = g.account AND m.name = g.name) AS members
+             FROM device_groups g WHERE g.account = $1 AND g.name > $2 ORDER BY g.name LIMIT $3",
+        )
+        .bind(self.id())
+        .bind(after)
+        .bind(i64::from(limit))
+        .fetch_all(self.readers())
+        .await
+        .map_err(cannot("list groups"))?;
+        rows.iter().map(read).collect()
+    }
+
+    /// At most `limit` members of a group whose name comes after `after`.
+    pub async fn group_members_after(
+        &self,
+        name: &GroupName,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<EndpointName>, StoreError> {
+        let doing = "list the members of a group";
+        self.group(name).await?;
+        let rows = sqlx::query(
+            "SELECT endpoint FROM group_members WHERE account = $1 AND name = $2 AND endpoint > $3 ORDER BY endpoint LIMIT $4",
+        )
+        .bind(self.id())
+        .bind(name.as_str())
+        .bind(after)
+        .bind(i64::from(limit))
+        .fetch_all(self.readers())
+        .await
+        .map_err(cannot(doing))?;
+        rows.iter()
+            .map(|row| {
+                let endpoint: String = row.try_get("endpoint").map_err(cannot(doing))?;
+                EndpointName::new(endpoint)
+                    .map_err(|_| StoreError::Damaged { table: "group_members", column: "endpoint" })
+            })
+            .collect()
+    }
+
+    /// Adds and removes members; those that are there, or gone, already are no error. Running rollouts to the group follow.
+    pub async fn change_group(
+        &self,
+        name: &GroupName,
+        change: &GroupChange,
+        at: Option<i64>,
+        now: UnixSeconds,
+    ) -> Result<GroupRow, StoreError> {
+        let mut tx = self.write().await?;
+        self.next_group_revision(&mut tx, name, at).await?;
+        if let Some(title) = &change.title {
+            sqlx::query("UPDATE device_groups SET title = $3 WHERE account = $1 AND name = $2")
+                .bind(self.id())
+                .bind(name.as_str())
+                .bind(title.as_str())
+                .execute(tx.sql())
+                .await
+                .map_err(cannot("change a group"))?;
+        }
+        self.add_members(&mut tx, name, &change.add).await?;
+        for endpoint in &change.remove {
+            sqlx::query("DELETE FROM group_members WHERE account = $1 AND name = $2 AND endpoint = $3")
+                .bind(self.id())
+                .bind(name.as_str())
+                .bind(endpoint.as_str())
+                .execute(tx.sql())
+                .await
+                .map_err(cannot("remove a member of a group"))?;
+        }
+        let data = json!({ "added": change.add.len(), "removed": change.remove.len() });
+        self.tell_group(&mut tx, ("group.changed", name), data, now).await?;
+        tx.commit().await?;
+        self.group(name).await
+    }
+
+    /// Removes a group; its members remain devices of the account.
+    pub async fn delete_group(&self, name: &GroupName, at: Option<i64>, now: UnixSeconds) -> Result<(), StoreError> {
+        let mut tx = self.write().await?;
+        self.next_group_revision(&mut tx, name, at).await?;
+        sqlx::query("DELETE FROM device_groups WHERE account = $1 AND name = $2")
+            .bind(self.id())
+            .bind(name.as_str())
+            .execute(tx.sql())
+            .await
+            .map_err(cannot("remove a group"))?;
+        self.tell_group(&mut tx, ("group.deleted", name), json!({}), now).await?;
+        tx.commit().await
+    }
+
+    async fn next_group_revision(
+        &self,
+        tx: &mut Transaction,
+        name: &GroupName,
+        at: Option<i64>,
+    ) -> Result<(), StoreError> {
+        let doing = "change a group";
+        let row = sqlx::query(
+            "UPDATE device_groups SET revision = revision + 1 WHERE account = $1 AND name = $2 RETURNING revision",
+        )
+        .bind(self.id())
+        .bind(name.as_str())
+        .fetch_optional(tx.sql())
+        .await
+        .map_err(cannot(doing))?
+        .ok_or_else(|| no_group(name))?;
+        let was = row.try_get::<i64, _>("revision").map_err(cannot(doing))? - 1;
+        match at {
+            Some(at) if at != was => Err(StoreError::Stale { kind: "group", id: name.to_string(), now: was }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    async fn add_members(
+        &self,
+        tx: &mut Transaction,
+        name: &GroupName,
+        members: &[EndpointName],
+    ) -> Result<(), StoreError> {
+        for endpoint in members {
+            sqlx::query(
+                "INSERT INTO group_members (account, name, endpoint) VALUES ($1, $2, $3)
+                 ON CONFLICT (account, name, endpoint) DO NOTHING",
+            )
+            .bind(self.id())
+            .bind(name.as_str())
+            .bind(endpoint.as_str())
+            .execute(tx.sql())
+            .await
+            .map_err(cannot("add a member to a group"))?;
+        }
+        Ok(())
+    }
+
+    async fn tell_group(
+        &self,
+        tx: &mut Transaction,
+        (kind, name): (&str, &GroupName),
+        data: serde_json::Value,
+        now: UnixSeconds,
+    ) -> Result<(), StoreError> {
+        tx.changed(Change::Rollouts(self.account.clone()));
+        events::append(tx, self, now, EventDraft { kind, subject: format!("groups/{name}"), data }).await
+    }
+}
+
+/// What changes in a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupChange {
+    /// What people call it from now on.
+    pub title: Option<String>,
+    /// Endpoints that become members.
+    pub add: Vec<EndpointName>,
+    /// Endpoints that are members no more.
+    pub remove: Vec<EndpointName>,
+}
