@@ -149,6 +149,21 @@ impl Client {
         self.json(path, self.request(Method::POST, path).json(body)).await
     }
 
+    /// `POST` with a JSON body and the key under which a repetition makes nothing more.
+    pub(crate) async fn post_once<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        key: Option<&str>,
+    ) -> Result<T, ClientError> {
+        let request = self.request(Method::POST, path).json(body);
+        let request = match key {
+            Some(key) => request.header("idempotency-key", key),
+            None => request,
+        };
+        self.json(path, request).await
+    }
+
     /// `POST` without a body.
     pub(crate) async fn post_empty<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.json(path, self.request(Method::POST, path)).await

@@ -28,6 +28,8 @@ pub struct RolloutDeviceRow {
     pub waiting_for: Option<WaitingFor>,
     /// Why, where that needs saying.
     pub reason: Option<Reason>,
+    /// Per cent, while downloading.
+    pub progress: Option<u8>,
     /// Since when.
     pub since: UnixSeconds,
 }
@@ -344,8 +346,11 @@ impl AccountScope {
         let doing = "list the devices of a rollout";
         self.rollout(id).await?;
         let rows = sqlx::query(
-            "SELECT endpoint, state, waiting_for, reason_code, reason_text, since FROM rollout_devices
-             WHERE account = $1 AND rollout = $2 AND endpoint > $3 AND ($4 = '' OR state = $4) ORDER BY endpoint LIMIT $5",
+            "SELECT r.endpoint, r.state, r.waiting_for, r.reason_code, r.reason_text, r.since, s.progress
+             FROM rollout_devices r
+             LEFT JOIN device_reports s ON s.account = r.account AND s.endpoint = r.endpoint AND s.rollout = r.rollout
+             WHERE r.account = $1 AND r.rollout = $2 AND r.endpoint > $3 AND ($4 = '' OR r.state = $4)
+             ORDER BY r.endpoint LIMIT $5",
         )
         .bind(self.id())
         .bind(id.as_str())
@@ -359,9 +364,13 @@ impl AccountScope {
             .map(|row| {
                 let damaged = |column| StoreError::Damaged { table: "rollout_devices", column };
                 let state: String = row.try_get("state").map_err(cannot(doing))?;
+                let state = DeviceState::parse(&state).ok_or_else(|| damaged("state"))?;
+                let progress: Option<i64> = row.try_get("progress").map_err(cannot(doing))?;
+                let downloading = state == DeviceState::Downloading;
                 Ok(RolloutDeviceRow {
                     endpoint: parsed(row, "endpoint")?.ok_or_else(|| damaged("endpoint"))?,
-                    state: DeviceState::parse(&state).ok_or_else(|| damaged("state"))?,
+                    state,
+                    progress: progress.filter(|_| downloading).and_then(|n| u8::try_from(n).ok()),
                     waiting_for: read_waiting(row)?,
                     reason: read_reason(row, "reason_code", "reason_text")?,
                     since: time(row.try_get("since").map_err(cannot(doing))?),

@@ -172,21 +172,27 @@ impl AccountScope {
         tx.commit().await
     }
 
-    /// The last thing that the device said about its software.
-    pub async fn device_report(&self, endpoint: &EndpointName) -> Result<Option<DeviceReport>, StoreError> {
+    /// The last thing that the device said about its software, and when.
+    pub async fn device_report(
+        &self,
+        endpoint: &EndpointName,
+    ) -> Result<Option<(DeviceReport, UnixSeconds)>, StoreError> {
+        let doing = "read a report";
         let row = sqlx::query(
             "SELECT phase AS said_phase, reason_code AS said_reason_code, reason_text AS said_reason_text,
                     progress AS said_progress, rollout AS said_rollout, digest AS said_digest,
                     running_version AS said_running_version, running_digest AS said_running_digest,
-                    slot AS said_slot, floor AS said_floor
+                    slot AS said_slot, floor AS said_floor, received
              FROM device_reports WHERE account = $1 AND endpoint = $2",
         )
         .bind(self.id())
         .bind(endpoint.as_str())
         .fetch_optional(self.readers())
         .await
-        .map_err(cannot("read a report"))?;
-        row.as_ref().map_or(Ok(None), read_report)
+        .map_err(cannot(doing))?;
+        let Some(row) = row else { return Ok(None) };
+        let received = time(row.try_get("received").map_err(cannot(doing))?);
+        Ok(read_report(&row)?.map(|report| (report, received)))
     }
 
     /// Replaces what the device last said about its software. Rollouts follow from it.
