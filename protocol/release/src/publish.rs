@@ -7,9 +7,10 @@ use protocol_types::{Digest, Reason, ReasonCode, TargetPath, UnixSeconds};
 use tough::schema::{RoleType, Root, Snapshot, Targets, Timestamp};
 
 use crate::{
+    document::Release,
     metadata::{Delegate, Metadata, Signers, TIMESTAMP_FILE, Trusted, root_file, targets_file},
     signing::{OnlineDraft, SignedFile},
-    workflow::{delegation, rotated, unexpired},
+    workflow::{delegation, has_digest, listed, rotated, stands_in_its_role, unexpired},
 };
 
 /// The newest metadata of one account's repository, as the service has it.
@@ -125,6 +126,25 @@ impl Repository {
             timestamp_expires: UnixSeconds(now.0.saturating_add(lifetimes.timestamp_s)),
             files,
         })
+    }
+
+    /// Reads a release document that the repository lists, and checks that each component stands in its role, so that whoever
+    /// publishes hears of a mistake before a device does.
+    ///
+    /// # Errors
+    /// With the code that a device would refuse it with.
+    pub fn release(&self, bytes: &[u8]) -> Result<Release, Reason> {
+        let release = Release::parse(bytes)?;
+        let path = release.target_path()?;
+        let not_listed =
+            || Reason::new(ReasonCode::NotInTargets, format!("the targets do not list `{path}` with these bytes"));
+        let targets = self.targets.as_ref().ok_or_else(not_listed)?.role();
+        listed(targets, &path).filter(|target| has_digest(target, Digest::of(bytes))).ok_or_else(not_listed)?;
+        for component in &release.components {
+            let file = component.delegate().and_then(|role| self.delegated.get(&role));
+            stands_in_its_role(component, targets, file.map(Trusted::role))?;
+        }
+        Ok(release)
     }
 
     /// Everything that the repository lists, each artifact and path once.

@@ -5,6 +5,8 @@ use protocol_types::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::metadata::Delegate;
+
 /// One component, named by digest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Wire", into = "Wire")]
@@ -53,6 +55,15 @@ impl Component {
             Kind::Os => "os/".to_owned(),
             Kind::Application { name, .. } => format!("apps/{name}/"),
             Kind::Configuration { name } => format!("configuration/{name}/"),
+        }
+    }
+
+    /// The delegated role that must list this component; none if that is `targets` itself.
+    pub fn delegate(&self) -> Option<Delegate> {
+        match &self.kind {
+            Kind::Os => Some(Delegate::Os),
+            Kind::Application { name, .. } => Some(Delegate::App(name.clone())),
+            Kind::Configuration { .. } => None,
         }
     }
 

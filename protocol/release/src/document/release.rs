@@ -76,6 +76,14 @@ impl Release {
         Ok(bytes)
     }
 
+    /// The digest of the JSON text, which is what a wish names.
+    ///
+    /// # Errors
+    /// As [`Release::to_bytes`].
+    pub fn digest(&self) -> Result<Digest, DocumentError> {
+        Ok(Digest::of(&self.to_bytes()?))
+    }
+
     /// The target path under which this release travels.
     ///
     /// # Errors
@@ -170,16 +178,5 @@ fn check_run(run: &RunSettings) -> Result<(), &'static str> {
             Err("the ready command must not hold a zero byte")
         }
         Some(_) => Ok(()),
-    }
-}
-
-/// The digest that names a release document.
-impl Release {
-    /// The digest of the JSON text, which is what a wish names.
-    ///
-    /// # Errors
-    /// As [`Release::to_bytes`].
-    pub fn digest(&self) -> Result<Digest, DocumentError> {
-        Ok(Digest::of(&self.to_bytes()?))
     }
 }

@@ -99,6 +99,11 @@ impl Envelope {
         Err(Reason::new(code, format!("{what}: {why}")))
     }
 
+    /// The signed part; trusted only as far as [`Envelope::verify`] was asked.
+    pub(crate) fn signed(&self) -> &Value {
+        &self.signed
+    }
+
     /// The signed part and the signatures; trusted only as far as [`Envelope::verify`] was asked.
     pub(crate) fn into_parts(self) -> (Value, Vec<Signature>) {
         (self.signed, self.signatures)

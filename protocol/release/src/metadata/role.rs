@@ -97,26 +97,26 @@ impl<R: Metadata> Trusted<R> {
     pub(crate) fn verify(what: &str, bytes: &[u8], signers: &Signers<'_>) -> Result<Self, Reason> {
         let envelope = Envelope::parse(what, bytes)?;
         envelope.verify(what, signers)?;
-        Self::read(what, bytes, envelope)
+        Self::read(what, bytes, &envelope)
     }
 
-    /// Reads a root whose own keys must have signed it, beside whoever else must have.
+    /// Reads the signed part of a file that was verified before it was stored, or that is only to be edited.
     pub(crate) fn read_unverified(what: &str, bytes: &[u8]) -> Result<Self, Reason> {
-        Self::read(what, bytes, Envelope::parse(what, bytes)?)
+        Self::read(what, bytes, &Envelope::parse(what, bytes)?)
     }
 
-    fn read(what: &str, bytes: &[u8], envelope: Envelope) -> Result<Self, Reason> {
+    fn read(what: &str, bytes: &[u8], envelope: &Envelope) -> Result<Self, Reason> {
         let malformed = |why: &str| Reason::new(ReasonCode::MalformedMetadata, format!("{what}: {why}"));
-        let (signed, _) = envelope.into_parts();
+        let signed = envelope.signed();
         if signed.get("_type").and_then(|kind| kind.as_str()) != Some(R::TYPE_NAME) {
             return Err(malformed(&format!("`_type` is not `{}`", R::TYPE_NAME)));
         }
-        let role: R = serde_json::from_value(signed).map_err(|e| malformed(&e.to_string()))?;
+        let role = R::deserialize(signed).map_err(|e| malformed(&e.to_string()))?;
         if !role.spec_version().starts_with("1.") {
             return Err(malformed("`spec_version` is not 1"));
         }
         role.check().map_err(malformed)?;
-        // Accepted as JSON, hence UTF-8.
+        // It was read as JSON, hence it is UTF-8.
         let text = String::from_utf8(bytes.to_vec()).map_err(|_| malformed("not UTF-8"))?;
         Ok(Self { text, role })
     }
@@ -125,17 +125,20 @@ impl<R: Metadata> Trusted<R> {
 impl Trusted<Root> {
     /// Reads a root that is trusted because of where it came from, and checks that its own keys signed it.
     pub(crate) fn self_signed(what: &str, bytes: &[u8]) -> Result<Self, Reason> {
-        let root = Self::read_unverified(what, bytes)?;
-        root.verify_signed_by(what, bytes, &root)?;
+        let envelope = Envelope::parse(what, bytes)?;
+        let root = Self::read(what, bytes, &envelope)?;
+        envelope.verify(what, &root.signers(what, RoleType::Root)?)?;
         Ok(root)
     }
 
     /// Reads the successor of this root (TUF specification, sections 5.3.4 and 5.3.5): signed by a threshold of the keys of both,
     /// and exactly one version later.
     pub(crate) fn successor(&self, what: &str, bytes: &[u8]) -> Result<Self, Reason> {
-        let next = Self::read_unverified(what, bytes)?;
-        next.verify_signed_by(what, bytes, self)?;
-        next.verify_signed_by(what, bytes, &next)?;
+        let envelope = Envelope::parse(what, bytes)?;
+        let next = Self::read(what, bytes, &envelope)?;
+        for root in [self, &next] {
+            envelope.verify(what, &root.signers(what, RoleType::Root)?)?;
+        }
         let (old, new) = (self.version(), next.version());
         if new <= old {
             let text = format!("{what} has version {new}, version {old} is trusted already");
@@ -146,11 +149,6 @@ impl Trusted<Root> {
             return Err(Reason::new(ReasonCode::MixAndMatch, text));
         }
         Ok(next)
-    }
-
-    fn verify_signed_by(&self, what: &str, bytes: &[u8], holder: &Self) -> Result<(), Reason> {
-        let signers = holder.signers(what, RoleType::Root)?;
-        Envelope::parse(what, bytes)?.verify(what, &signers)
     }
 
     /// The keys of a top-level role.

@@ -120,6 +120,9 @@ impl RootDraft {
     /// If it is not a root. Signatures are not looked at.
     pub fn read(file: &[u8]) -> Result<Self, DraftError> {
         let root = Trusted::<Root>::read_unverified("the root", file).map_err(DraftError::Unreadable)?;
+        if !root.role()._extra.is_empty() {
+            return Err(DraftError::Foreign("fields of another tool"));
+        }
         let holders = |role| {
             let keys = root.role().keys(role).cloned().map(PublicKey::try_from).collect::<Result<_, _>>();
             let threshold = root.role().roles.get(&role).and_then(|keys| u32::try_from(keys.threshold.get()).ok());
@@ -184,12 +187,15 @@ impl TargetsDraft {
     pub fn read(file: &[u8]) -> Result<Self, DraftError> {
         let targets = Trusted::<Targets>::read_unverified("the targets", file).map_err(DraftError::Unreadable)?;
         let mut draft = Self::new(targets.version(), targets.expires());
+        if !targets.role()._extra.is_empty() {
+            return Err(DraftError::Foreign("fields of another tool"));
+        }
         for (name, target) in &targets.role().targets {
             let path = TargetPath::new(name.raw()).map_err(|_| DraftError::Foreign("a target path of another form"))?;
             let digest: Result<[u8; 32], _> = target.hashes.sha256.as_ref().try_into();
             let digest = digest.map_err(|_| DraftError::Foreign("a digest of another length"))?;
-            if !target.custom.is_empty() {
-                return Err(DraftError::Foreign("`custom` fields"));
+            if !target.custom.is_empty() || !target._extra.is_empty() {
+                return Err(DraftError::Foreign("fields of another tool"));
             }
             draft.entries.insert(path, Entry { digest: Digest::from_bytes(digest), size: target.length });
         }

@@ -3,19 +3,17 @@
 use std::collections::BTreeSet;
 
 use protocol_types::{Digest, Reason, ReasonCode, TargetPath, UnixSeconds, socket::FetchError};
-use tough::{
-    TargetName,
-    schema::{PathSet, Target, Targets},
-};
+use tough::schema::Targets;
 
 use super::{
     Clock, Device, TrustedState, VerifiedOs, VerifiedRelease, Warning,
     accept::unexpired,
     expected::{Expected, admit_artifact, not_brought},
+    listing::{has_digest, listed, stands_in_its_role},
 };
 use crate::{
-    document::{Component, Kind, OsIndex, Release},
-    metadata::{Delegate, MAX_METADATA_BYTES, MAX_ROOTS_A_CHECK, TIMESTAMP_FILE, matches},
+    document::{Component, OsIndex, Release},
+    metadata::{Delegate, MAX_METADATA_BYTES, MAX_ROOTS_A_CHECK, TIMESTAMP_FILE},
 };
 
 /// What a device is asked to run: a choice among signed releases.
@@ -221,8 +219,10 @@ impl Check {
                 return Ok(step);
             }
         }
+        let targets = self.targets()?;
         for component in &release.components {
-            self.accept_component(component)?;
+            let file = component.delegate().and_then(|role| self.state.delegated.get(&role));
+            stands_in_its_role(component, targets, file.map(|file| file.role()))?;
         }
         match release.os().cloned() {
             None => Ok(self.verified(release, None)),
@@ -261,37 +261,6 @@ impl Check {
         Step::Verified(Box::new(VerifiedRelease { digest, path, release, os, applications }))
     }
 
-    /// A component must stand, with the same digest and size, in the role that its path belongs to, and that role must be the
-    /// one that its kind and name ask for.
-    fn accept_component(&self, component: &Component) -> Result<(), Reason> {
-        let path = &component.path;
-        let refuse = |why: String| Err(Reason::new(ReasonCode::NotDelegated, format!("`{path}` {why}")));
-        let targets = self.targets()?;
-        let Some(role) = component.delegate() else {
-            return match listed(targets, path) {
-                Some(target) if is_same(target, component) => Ok(()),
-                _ => refuse("is not listed in the targets as the release names it".to_owned()),
-            };
-        };
-        if listed(targets, path).is_some() {
-            return refuse(format!("is listed by the targets themselves instead of the role `{role}`"));
-        }
-        // A client that searches the delegations in order must end at the same role.
-        let mut roles = targets.delegations.iter().flat_map(|delegations| &delegations.roles);
-        let first = roles.find(|delegated| match &delegated.paths {
-            PathSet::Paths(patterns) => patterns.iter().any(|pattern| matches(pattern.value(), path.as_str())),
-            PathSet::PathHashPrefixes(_) => false,
-        });
-        if first.is_none_or(|delegated| delegated.name != role.to_string()) {
-            return refuse(format!("is not delegated to the role `{role}`"));
-        }
-        match self.state.delegated.get(&role).and_then(|file| listed(file.role(), path)) {
-            Some(target) if is_same(target, component) => Ok(()),
-            Some(_) => refuse(format!("has another digest or size in the role `{role}`")),
-            None => refuse(format!("is not listed in the role `{role}`")),
-        }
-    }
-
     fn targets(&self) -> Result<&Targets, Reason> {
         let targets = self.state.targets.as_ref().map(|targets| targets.role());
         targets.ok_or_else(|| Reason::new(ReasonCode::Internal, "the targets are asked for before they were accepted"))
@@ -302,29 +271,6 @@ impl Check {
     }
 }
 
-impl Component {
-    /// The role that must list this component; none if that is `targets` itself.
-    pub fn delegate(&self) -> Option<Delegate> {
-        match &self.kind {
-            Kind::Os => Some(Delegate::Os),
-            Kind::Application { name, .. } => Some(Delegate::App(name.clone())),
-            Kind::Configuration { .. } => None,
-        }
-    }
-}
-
 fn brought(what: &str, answer: Result<Vec<u8>, FetchError>) -> Result<Vec<u8>, Reason> {
     answer.map_err(|error| not_brought(what, error))
-}
-
-fn listed<'a>(targets: &'a Targets, path: &TargetPath) -> Option<&'a Target> {
-    targets.targets.get(&TargetName::new(path.as_str()).ok()?)
-}
-
-fn has_digest(target: &Target, digest: Digest) -> bool {
-    target.hashes.sha256.as_ref() == digest.as_bytes()
-}
-
-fn is_same(target: &Target, component: &Component) -> bool {
-    has_digest(target, component.digest) && target.length == component.size
 }

@@ -82,6 +82,23 @@ fn the_artifacts_of_every_listed_path_are_named() {
 }
 
 #[test]
+fn a_release_that_no_device_would_take_is_known_before_one_asks() {
+    let (mut world, served) = published();
+    let document = |world: &World, version| world.served.artifacts[&world.wish(version).digest].clone();
+    let first = document(&world, "1.0.0");
+    assert_eq!(read(&served).release(&first).unwrap().version.to_string(), "1.0.0");
+    assert_eq!(Repository::empty().release(&first).unwrap_err().code.as_str(), "not_in_targets");
+
+    world.publish_release("1.1.0");
+    let second = document(&world, "1.1.0");
+    assert_eq!(read(&served).release(&second).unwrap_err().code.as_str(), "not_in_targets");
+    let mut upload = uploaded_newest(&world);
+    upload.remove("2.app-hello.json");
+    let accepted = admit(&read(&served), &upload, NOW).unwrap();
+    assert_eq!(accepted.repository.release(&second).unwrap_err().code.as_str(), "not_delegated");
+}
+
+#[test]
 fn the_same_upload_again_changes_nothing() {
     let (world, served) = published();
     let again = admit(&read(&served), &uploaded(&world), NOW).unwrap();

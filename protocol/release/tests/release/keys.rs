@@ -68,7 +68,8 @@ fn a_signed_draft_reads_back_as_itself() {
 fn a_draft_does_not_silently_drop_what_another_tool_wrote() {
     let world = World::new(NOW);
     let signed = signed_part(&world.served.metadata["1.targets.json"]);
-    let changes: [fn(&mut serde_json::Value); 3] = [
+    let changes: [fn(&mut serde_json::Value); 4] = [
+        |signed| signed["x-ring"] = json!(3),
         |signed| signed["targets"]["releases/1.0.0.json"]["custom"] = json!({ "ring": 3 }),
         |signed| signed["delegations"]["roles"][0]["terminating"] = json!(false),
         |signed| signed["delegations"]["roles"][0]["name"] = json!("somebody"),
