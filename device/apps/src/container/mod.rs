@@ -1,0 +1,14 @@
+//! Containers: what the OCI runtime is told about an application, and the runtime's command line.
+
+mod bundle;
+mod children;
+mod mounts;
+mod runtime;
+mod seccomp;
+mod spec;
+
+pub use bundle::{Bundle, BundleError};
+pub use children::{Adopted, Children};
+pub use mounts::own_mount_namespace;
+pub use runtime::{Container, Exec, Runtime, RuntimeError, enter_network};
+pub use spec::{Confinement, configuration, ready_process};

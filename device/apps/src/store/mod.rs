@@ -1,0 +1,70 @@
+//! What `mbl-apps` keeps on disk: blobs by digest, unpacked images, sets of applications by release, ranges of user ids.
+//!
+//! ```text
+//! state/apps/
+//! ├── blobs/sha256/HEX          bytes whose digest was checked
+//! ├── blobs/partial/HEX         the beginning of a blob that is on its way
+//! ├── images/HEX-BASE/rootfs    the layers of the manifest HEX, owners shifted to the range that starts at BASE
+//! ├── images/unpacking          at work; removed at start
+//! ├── sets/HEX.json             the applications of the release HEX; written when all of it is in place
+//! ├── ranges.json               which application has which range of user ids
+//! └── logs/NAME.log             what an application wrote
+//! ```
+//!
+//! Everything appears under its final name in one step, after its bytes are on the disk: a name that exists is whole.
+
+mod blobs;
+mod durable;
+mod error;
+mod images;
+mod ranges;
+mod sets;
+
+pub use blobs::{Blobs, Partial};
+pub use error::StoreError;
+pub use images::{ImageKey, Images};
+pub use ranges::Ranges;
+pub use sets::{Sets, StoredApplication, StoredSet};
+
+use std::{collections::BTreeSet, path::Path};
+
+use protocol_types::Digest;
+
+/// The whole store.
+#[derive(Debug)]
+pub struct Store {
+    /// Blobs by digest.
+    pub blobs: Blobs,
+    /// Unpacked images.
+    pub images: Images,
+    /// Sets by release.
+    pub sets: Sets,
+    /// Ranges of user ids.
+    pub ranges: Ranges,
+}
+
+impl Store {
+    /// Opens the store in `dir`, makes what is missing and removes what a crash left half done. The lowest user id that
+    /// applications get is `first_uid`.
+    pub fn open(dir: &Path, first_uid: u32) -> Result<Self, StoreError> {
+        Ok(Self {
+            blobs: Blobs::open(&dir.join("blobs"))?,
+            images: Images::open(&dir.join("images"))?,
+            sets: Sets::open(&dir.join("sets"))?,
+            ranges: Ranges::open(dir, first_uid)?,
+        })
+    }
+
+    /// Forgets every set that `keep` does not name, then every blob and image that no set needs.
+    pub fn retain(&self, keep: &BTreeSet<Digest>) -> Result<(), StoreError> {
+        let (mut blobs, mut images) = (BTreeSet::new(), BTreeSet::new());
+        for set in self.sets.retain(keep)? {
+            for application in set.applications {
+                blobs.extend(application.blobs);
+                images.insert(application.image);
+            }
+        }
+        self.images.retain(&images)?;
+        self.blobs.retain(&blobs)
+    }
+}

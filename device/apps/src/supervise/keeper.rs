@@ -1,0 +1,377 @@
+//! Performs what [`Application`] decides: one thread an application, which waits for its container, its ready check, its output
+//! and the request to stop, all at once.
+
+use std::{
+    fs,
+    io::{self, PipeReader, Read},
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use protocol_types::{AppName, Reason, ReasonCode, socket::ApplicationState};
+use rustix::{
+    event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
+    process::Signal,
+};
+use tracing::{info, warn};
+
+use super::{Application, CappedLog, Fact, Policy, Step};
+use crate::{
+    container::{
+        Bundle, BundleError, Confinement, Container, Exec, Runtime, RuntimeError, configuration, ready_process,
+    },
+    image::{UserIds, resolve_user},
+    refusal::{Coded, reason},
+    store::StoredApplication,
+};
+
+/// What keepers share.
+#[derive(Clone, Debug)]
+pub struct Workshop {
+    /// The OCI runtime.
+    pub runtime: Runtime,
+    /// Where bundles are made.
+    pub bundles: PathBuf,
+    /// Where logs are written.
+    pub logs: PathBuf,
+    /// Bytes of logs that are kept for one application.
+    pub log_bytes: u64,
+    /// Put in front of the names of control groups, so that devices on one machine keep apart.
+    pub cgroup_prefix: String,
+    /// Whether the kernel can count swap against a memory limit.
+    pub counts_swap: bool,
+    /// The times that applications are given.
+    pub policy: Policy,
+    /// Spreads waits.
+    pub random: fn() -> u32,
+}
+
+/// News of an application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The application.
+    pub name: AppName,
+    /// The news.
+    pub kept: Kept,
+}
+
+/// What is new.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// It changed what it is doing.
+    Is {
+        /// What it is doing.
+        state: ApplicationState,
+        /// Why, where that needs saying.
+        reason: Option<Reason>,
+        /// How often it ended by itself.
+        restarts: u32,
+    },
+    /// It was stopped on request, and nothing of it runs.
+    Gone,
+}
+
+/// An application that is being kept running by a thread of its own.
+#[derive(Debug)]
+pub struct Keeper {
+    wake: Arc<OwnedFd>,
+    thread: JoinHandle<()>,
+}
+
+impl Keeper {
+    /// Starts to keep `application`, whose image is unpacked in `rootfs`, and tells `report` what becomes of it.
+    pub fn start(
+        workshop: Workshop,
+        application: StoredApplication,
+        rootfs: PathBuf,
+        report: impl Fn(Report) + Send + 'static,
+    ) -> io::Result<Self> {
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let name = &application.spec.name;
+        let log = CappedLog::open(&workshop.logs, name, workshop.log_bytes)?;
+        let decide = Application::new(name.clone(), application.spec.run.ready.clone(), workshop.policy);
+        let bundle = Bundle::at(workshop.bundles.join(name.as_str()));
+        let bench = Bench {
+            workshop,
+            application,
+            rootfs,
+            bundle,
+            log,
+            wake: Arc::clone(&wake),
+            container: None,
+            output: None,
+            check: None,
+            begun: Instant::now(),
+        };
+        // These threads wait and copy; the default of 2 MiB would be address space for nothing.
+        let thread = thread::Builder::new()
+            .name("keeper".into())
+            .stack_size(256 * 1024)
+            .spawn(move || bench.keep(decide, &report))?;
+        Ok(Self { wake, thread })
+    }
+
+    /// Asks the application to stop; [`Kept::Gone`] says when it has.
+    pub fn stop(&self) {
+        // A full counter already says what this would say.
+        let _full = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
+    }
+
+    /// Waits for the thread, which ends after [`Kept::Gone`].
+    pub fn join(self) {
+        if self.thread.join().is_err() {
+            warn!("an application's thread ended in a panic");
+        }
+    }
+}
+
+/// What one keeper works with.
+struct Bench {
+    workshop: Workshop,
+    application: StoredApplication,
+    rootfs: PathBuf,
+    bundle: Bundle,
+    log: CappedLog,
+    wake: Arc<OwnedFd>,
+    container: Option<Container>,
+    output: Option<PipeReader>,
+    check: Option<Exec>,
+    begun: Instant,
+}
+
+/// What woke the keeper.
+#[derive(Default)]
+struct Woken {
+    stop: bool,
+    ended: bool,
+    checked: bool,
+    output: bool,
+}
+
+impl Bench {
+    fn keep(mut self, mut decide: Application, report: &dyn Fn(Report)) {
+        let name = self.application.spec.name.clone();
+        let (mut facts, mut told) = (vec![Fact::Begin], None);
+        loop {
+            while !facts.is_empty() {
+                let fact = facts.remove(0);
+                for step in decide.on(fact, self.begun.elapsed(), (self.workshop.random)()) {
+                    facts.extend(self.perform(step));
+                }
+            }
+            if decide.is_stopped() {
+                report(Report { name, kept: Kept::Gone });
+                return;
+            }
+            let (state, reason) = decide.state();
+            let now = Kept::Is { state, reason, restarts: decide.restarts() };
+            if told.as_ref() != Some(&now) {
+                report(Report { name: name.clone(), kept: now.clone() });
+                told = Some(now);
+            }
+            let wait = decide.wake_at().map(|at| at.saturating_sub(self.begun.elapsed()));
+            facts = self.wait(wait);
+        }
+    }
+
+    fn wait(&mut self, limit: Option<Duration>) -> Vec<Fact> {
+        let woken = match self.poll(limit) {
+            Ok(woken) => woken,
+            Err(error) => {
+                warn!(%error, "cannot wait for the application");
+                Woken { stop: true, ..Woken::default() }
+            }
+        };
+        let mut facts = Vec::new();
+        if woken.output {
+            self.copy_output();
+        }
+        if woken.ended
+            && let Some(container) = self.container.take()
+        {
+            facts.push(Fact::Ended(self.workshop.runtime.reap(container)));
+        }
+        if woken.checked
+            && let Some(check) = self.check.take()
+        {
+            facts.push(match check.finish() {
+                Ok(Some(status)) if status.success() => Fact::CheckPassed,
+                Ok(Some(status)) => Fact::CheckFailed(format!("failed its ready check with {status}")),
+                Ok(None) | Err(_) => Fact::CheckFailed("failed its ready check".into()),
+            });
+        }
+        if woken.stop {
+            facts.push(Fact::Stop);
+        }
+        facts.push(Fact::Time);
+        facts
+    }
+
+    fn poll(&self, limit: Option<Duration>) -> io::Result<Woken> {
+        let mut fds = vec![PollFd::new(&self.wake, PollFlags::IN)];
+        let mut add = |fd: Option<_>| {
+            fd.map(|fd| {
+                fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
+                fds.len() - 1
+            })
+        };
+        let ended = add(self.container.as_ref().map(AsFd::as_fd));
+        let checked = add(self.check.as_ref().map(AsFd::as_fd));
+        let output = add(self.output.as_ref().map(AsFd::as_fd));
+        let limit = limit.map(|limit| Timespec::try_from(limit).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 }));
+        match poll(&mut fds, limit.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let is = |at: Option<usize>| at.and_then(|at| fds.get(at)).is_some_and(|fd| !fd.revents().is_empty());
+        let woken = Woken { stop: is(Some(0)), ended: is(ended), checked: is(checked), output: is(output) };
+        if woken.stop {
+            let mut count = [0; 8];
+            let _empty = rustix::io::read(&*self.wake, &mut count);
+        }
+        Ok(woken)
+    }
+
+    fn perform(&mut self, step: Step) -> Option<Fact> {
+        let name = &self.application.spec.name;
+        match step {
+            Step::Launch => match self.launch() {
+                Ok(()) => {
+                    info!(application = %self.application.spec.name, "application started");
+                    return Some(Fact::Launched);
+                }
+                Err(why) => {
+                    warn!(application = %self.application.spec.name, reason = %why, "application cannot be started");
+                    return Some(Fact::NotLaunched(why));
+                }
+            },
+            Step::Check => {
+                let container = self.container.as_ref()?;
+                match self.workshop.runtime.exec(container, &self.bundle) {
+                    Ok(check) => self.check = Some(check),
+                    Err(error) => return Some(Fact::CheckFailed(crate::refusal::sentence(&error))),
+                }
+            }
+            Step::AbandonCheck => {
+                if let Some(check) = self.check.take() {
+                    check.abandon();
+                }
+            }
+            Step::Terminate => self.signal(Signal::TERM),
+            Step::Kill => {
+                warn!(application = %name, "application did not stop in time and is killed");
+                self.signal(Signal::KILL);
+            }
+            Step::Clear => self.clear(),
+            Step::Finish => info!(application = %name, "application stopped"),
+        }
+        None
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(container) = &self.container {
+            self.workshop.runtime.signal(container, signal);
+        }
+    }
+
+    fn launch(&mut self) -> Result<(), Reason> {
+        let runtime = &self.workshop.runtime;
+        let id = &self.application.spec.name;
+        runtime.delete(id).map_err(|error| reason(&error))?;
+        let (spec, ready) = self.describe().map_err(|error| reason(&error))?;
+        self.bundle.write(&self.rootfs, &spec, ready.as_ref()).map_err(|error| reason(&error))?;
+        let (output, input) = io::pipe().map_err(|error| Reason::new(ReasonCode::Internal, error.to_string()))?;
+        self.output = Some(output);
+        let container = runtime.create(id, &self.bundle, self.application.spec.run.network, &input);
+        drop(input);
+        let container = container.map_err(|error| reason(&error))?;
+        if let Err(error) = runtime.start(&container, &self.bundle) {
+            return Err(self.undo(container, &error));
+        }
+        self.container = Some(container);
+        Ok(())
+    }
+
+    /// Ends a container that was made but could not be started.
+    fn undo(&self, container: Container, error: &RuntimeError) -> Reason {
+        let runtime = &self.workshop.runtime;
+        runtime.signal(&container, Signal::KILL);
+        // A killed process that the kernel does not end within this time is stuck in the kernel; `delete` deals with the rest.
+        if runtime.ends_within(&container, Duration::from_secs(5)) {
+            runtime.reap(container);
+        }
+        Reason::new(error.code(), crate::refusal::sentence(error))
+    }
+
+    fn describe(&self) -> Result<(oci_spec::runtime::Spec, Option<oci_spec::runtime::Process>), BundleError> {
+        let StoredApplication { spec, image, process, .. } = &self.application;
+        let text = |path: &str| self.small_text(path);
+        let user: UserIds = resolve_user(&process.user, &text("etc/passwd"), &text("etc/group"))?;
+        let has_resolv_conf = self.open_inside("etc/resolv.conf").is_some();
+        let confinement = Confinement {
+            rootfs: self.bundle.rootfs(),
+            hostname: spec.name.to_string(),
+            first_uid: image.first_uid,
+            cgroup: format!("/{}-{}", self.workshop.cgroup_prefix, spec.name),
+            counts_swap: self.workshop.counts_swap,
+            resolv_conf: fs::canonicalize("/etc/resolv.conf").ok().filter(|_| has_resolv_conf),
+        };
+        let ready = spec.run.ready.as_ref().map(|ready| ready_process(process, user, &ready.command)).transpose()?;
+        Ok((configuration(&confinement, process, user, &spec.run)?, ready))
+    }
+
+    /// A small text file of the image; empty if it is missing, too large or reached through a link.
+    fn small_text(&self, path: &str) -> String {
+        const MOST: u64 = 64 * 1024;
+        let mut bytes = Vec::new();
+        match self.open_inside(path).map(|file| file.take(MOST).read_to_end(&mut bytes)) {
+            Some(Ok(_)) => String::from_utf8_lossy(&bytes).into_owned(),
+            Some(Err(_)) | None => String::new(),
+        }
+    }
+
+    /// A plain file of the image, reached without following any link.
+    fn open_inside(&self, path: &str) -> Option<fs::File> {
+        use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+        let root = openat(CWD, &self.rootfs, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = fs::File::from(openat2(root, path, flags, Mode::empty(), inside).ok()?);
+        file.metadata().is_ok_and(|meta| meta.is_file()).then_some(file)
+    }
+
+    fn clear(&mut self) {
+        while self.output.is_some() && self.output_waits() {
+            self.copy_output();
+        }
+        self.output = None;
+        if let Err(error) = self.workshop.runtime.delete(&self.application.spec.name) {
+            warn!(application = %self.application.spec.name, %error, "cannot remove the container");
+        }
+        if let Err(error) = self.bundle.remove() {
+            warn!(application = %self.application.spec.name, reason = %reason(&error), "cannot remove the bundle");
+        }
+    }
+
+    fn output_waits(&self) -> bool {
+        let Some(output) = &self.output else { return false };
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut [PollFd::new(output, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
+    }
+
+    fn copy_output(&mut self) {
+        let mut piece = [0; 16 * 1024];
+        let Some(output) = &mut self.output else { return };
+        match output.read(&mut piece) {
+            Ok(0) | Err(_) => self.output = None,
+            Ok(read) => {
+                if let Err(error) = self.log.write(&piece[..read]) {
+                    warn!(application = %self.application.spec.name, %error, "output of the application is lost");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What an application writes, kept up to a size: a full file becomes `NAME.log.1`, and what was there before is gone.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use protocol_types::AppName;
+
+/// Two files of which the newer is written to. A log that cannot be written never stops an application: its lines are lost.
+#[derive(Debug)]
+pub struct CappedLog {
+    path: PathBuf,
+    older: PathBuf,
+    /// Of one file.
+    limit: u64,
+    file: File,
+    written: u64,
+}
+
+impl CappedLog {
+    /// Opens the log of an application in `dir`; both files together hold at most `limit` bytes.
+    pub fn open(dir: &Path, name: &AppName, limit: u64) -> io::Result<Self> {
+        fs::create_dir_all(dir)?;
+        let (path, older) = (dir.join(format!("{name}.log")), dir.join(format!("{name}.log.1")));
+        let file = File::options().append(true).create(true).open(&path)?;
+        let written = file.metadata()?.len();
+        Ok(Self { path, older, limit: limit / 2, file, written })
+    }
+
+    /// Adds bytes as they came.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        for piece in bytes.chunks(usize::try_from(self.limit.max(1)).unwrap_or(usize::MAX)) {
+            let length = piece.len() as u64;
+            if self.written > 0 && self.written.saturating_add(length) > self.limit {
+                self.rotate()?;
+            }
+            self.file.write_all(piece)?;
+            self.written = self.written.saturating_add(length);
+        }
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        fs::rename(&self.path, &self.older)?;
+        self.file = File::options().append(true).create(true).open(&self.path)?;
+        self.written = 0;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_log_never_outgrows_its_limit_and_keeps_the_newest_bytes(
+            pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..30),
+            limit in 2u64..300,
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let name = AppName::new("hello").unwrap();
+            let mut log = CappedLog::open(dir.path(), &name, limit).unwrap();
+            let mut all = Vec::new();
+            for piece in pieces {
+                log.write(&piece).unwrap();
+                all.extend(piece);
+                let mut kept = fs::read(&log.older).unwrap_or_default();
+                kept.extend(fs::read(&log.path).unwrap());
+                prop_assert!(kept.len() as u64 <= limit);
+                prop_assert!(all.ends_with(&kept));
+                prop_assert!(kept.len() as u64 >= limit / 4 || kept.len() == all.len(), "{} of {}", kept.len(), all.len());
+            }
+        }
+    }
+}

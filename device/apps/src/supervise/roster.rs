@@ -1,0 +1,188 @@
+//! Which applications run and which should: decides what to stop and what to start when the set changes. Never starts anything.
+
+use std::collections::BTreeMap;
+
+use protocol_types::{AppName, Digest};
+
+use crate::store::{StoredApplication, StoredSet};
+
+/// What the caller must do now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Stop the application; say so with [`Roster::stopped`] when it is gone.
+    Stop(AppName),
+    /// Start it.
+    Start(Box<StoredApplication>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Live {
+    application: StoredApplication,
+    stopping: bool,
+}
+
+/// The applications that there are and those that are wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Roster {
+    release: Option<Digest>,
+    wanted: BTreeMap<AppName, StoredApplication>,
+    live: BTreeMap<AppName, Live>,
+}
+
+impl Roster {
+    /// The set that was wanted last.
+    pub const fn release(&self) -> Option<Digest> {
+        self.release
+    }
+
+    /// The applications of that set.
+    pub fn wanted(&self) -> impl Iterator<Item = &StoredApplication> {
+        self.wanted.values()
+    }
+
+    /// Whether nothing runs.
+    pub fn is_empty(&self) -> bool {
+        self.live.is_empty()
+    }
+
+    /// Wants exactly `set`. Applications that are the same in it go on undisturbed. All others are stopped first, and only
+    /// when they are gone are new ones started: two versions of an application may want the same port.
+    pub fn run(&mut self, set: StoredSet) -> Vec<Change> {
+        self.release = Some(set.release);
+        self.wanted = set.applications.into_iter().map(|a| (a.spec.name.clone(), a)).collect();
+        self.close_the_gap()
+    }
+
+    /// Wants nothing to run any more.
+    pub fn stop_all(&mut self) -> Vec<Change> {
+        self.wanted.clear();
+        self.close_the_gap()
+    }
+
+    /// An application is gone.
+    pub fn stopped(&mut self, name: &AppName) -> Vec<Change> {
+        self.live.remove(name);
+        self.close_the_gap()
+    }
+
+    fn close_the_gap(&mut self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for (name, live) in &mut self.live {
+            let unchanged = self.wanted.get(name).is_some_and(|wanted| is_same(wanted, &live.application));
+            if !unchanged && !live.stopping {
+                live.stopping = true;
+                changes.push(Change::Stop(name.clone()));
+            }
+        }
+        if self.live.values().any(|live| live.stopping) {
+            return changes;
+        }
+        for (name, application) in &self.wanted {
+            if !self.live.contains_key(name) {
+                self.live.insert(name.clone(), Live { application: application.clone(), stopping: false });
+                changes.push(Change::Start(Box::new(application.clone())));
+            }
+        }
+        changes
+    }
+}
+
+/// Whether nothing that a process could notice differs. A version is a label of the release, not of the bytes.
+fn is_same(one: &StoredApplication, other: &StoredApplication) -> bool {
+    one.spec.digest == other.spec.digest && one.spec.run == other.spec.run && one.image == other.image
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+    use protocol_types::{ApplicationSpec, RunSettings};
+
+    use super::*;
+    use crate::{image::ImageProcess, store::ImageKey};
+
+    fn set(release: u8, applications: &BTreeMap<u8, u8>) -> StoredSet {
+        let applications = applications.iter().map(|(name, image)| {
+            let digest = Digest::of(&[*image]);
+            StoredApplication {
+                spec: ApplicationSpec {
+                    name: AppName::new(format!("app{name}")).unwrap(),
+                    version: "1.0.0".parse().unwrap(),
+                    digest,
+                    size: 1,
+                    run: RunSettings { network: Default::default(), memory_bytes: 1, pids: 1, ready: None },
+                },
+                image: ImageKey { manifest: digest, first_uid: 0 },
+                process: ImageProcess { args: vec![], env: vec![], working_dir: "/".into(), user: "".into() },
+                blobs: vec![],
+            }
+        });
+        StoredSet { format: 1, release: Digest::of(&[release]), applications: applications.collect() }
+    }
+
+    /// What runs, as the caller sees it.
+    #[derive(Default)]
+    struct World {
+        running: BTreeMap<AppName, Digest>,
+        stopping: BTreeSet<AppName>,
+        starts: usize,
+    }
+
+    impl World {
+        fn apply(&mut self, changes: Vec<Change>) {
+            for change in changes {
+                match change {
+                    Change::Stop(name) => {
+                        assert!(self.running.contains_key(&name), "{name} does not run");
+                        assert!(self.stopping.insert(name), "stopped twice");
+                    }
+                    Change::Start(application) => {
+                        assert!(self.stopping.is_empty(), "started before {:?} were gone", self.stopping);
+                        let spec = application.spec;
+                        assert!(self.running.insert(spec.name, spec.digest).is_none(), "started twice");
+                        self.starts += 1;
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_application_that_is_the_same_in_the_new_set_is_not_disturbed() {
+        let (mut roster, mut world) = (Roster::default(), World::default());
+        world.apply(roster.run(set(1, &BTreeMap::from([(1, 1), (2, 1)]))));
+        assert_eq!(world.starts, 2);
+        let changes = roster.run(set(2, &BTreeMap::from([(1, 1), (2, 2)])));
+        assert_eq!(changes, [Change::Stop(AppName::new("app2").unwrap())]);
+    }
+
+    proptest! {
+        #[test]
+        fn after_any_wishes_exactly_the_last_set_runs(
+            wishes in prop::collection::vec(
+                (prop::collection::btree_map(0u8..4, 0u8..3, 0..4), prop::collection::vec(any::<prop::sample::Index>(), 0..3)),
+                1..8,
+            ),
+        ) {
+            let (mut roster, mut world) = (Roster::default(), World::default());
+            for (number, (wish, gone)) in (0u8..).zip(&wishes) {
+                world.apply(roster.run(set(number, wish)));
+                for index in gone {
+                    if world.stopping.is_empty() { break; }
+                    let name = world.stopping.iter().nth(index.index(world.stopping.len())).unwrap().clone();
+                    world.stopping.remove(&name);
+                    world.running.remove(&name);
+                    world.apply(roster.stopped(&name));
+                }
+            }
+            while let Some(name) = world.stopping.pop_first() {
+                world.running.remove(&name);
+                world.apply(roster.stopped(&name));
+            }
+            let wanted: BTreeMap<_, _> = set(0, &wishes.last().unwrap().0)
+                .applications.into_iter().map(|a| (a.spec.name, a.spec.digest)).collect();
+            prop_assert_eq!(world.running, wanted);
+        }
+    }
+}
