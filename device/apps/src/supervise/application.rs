@@ -137,7 +137,10 @@ impl Application {
             (State::Launching { stop: true }, NotLaunched(_)) => (State::Stopped, vec![Step::Clear, Step::Finish]),
             (State::Launching { .. }, Stop) => (State::Launching { stop: true }, vec![]),
 
-            (State::Up { since, check, .. }, Ended(how)) => self.ended(now, since, check, &how, random),
+            (State::Up { since, check, .. }, Ended(how)) => {
+                let until = now + self.wait_after(now.saturating_sub(since), random);
+                self.ended(until, check, &how)
+            }
             (State::Up { since, check: Check::Running(_), .. }, CheckPassed) => {
                 (State::Up { since, check: Check::Passed, trouble: None }, vec![])
             }
@@ -193,18 +196,22 @@ impl Application {
         (State::Stopping { kill_at: Some(now + self.policy.stop_grace) }, steps)
     }
 
-    fn ended(&mut self, now: Duration, since: Duration, check: Check, how: &str, random: u32) -> (State, Vec<Step>) {
-        if now.saturating_sub(since) >= self.policy.settled_after {
+    /// How long to wait after the application ran for `ran`.
+    fn wait_after(&mut self, ran: Duration, random: u32) -> Duration {
+        if ran >= self.policy.settled_after {
             self.backoff.succeed();
         }
+        self.backoff.fail(random)
+    }
+
+    fn ended(&mut self, until: Duration, check: Check, how: &str) -> (State, Vec<Step>) {
         self.restarts = self.restarts.saturating_add(1);
-        let wait = self.backoff.fail(random);
         let reason = self.reason(&format!("{how}; it is started again"));
         let steps = match check {
             Check::Running(_) => vec![Step::AbandonCheck, Step::Clear],
             Check::Due(_) | Check::Passed => vec![Step::Clear],
         };
-        (State::Waiting { until: now + wait, reason, failed: false }, steps)
+        (State::Waiting { until, reason, failed: false }, steps)
     }
 
     fn time(&self, now: Duration, since: Duration, check: Check, trouble: Option<String>) -> (State, Vec<Step>) {

@@ -91,7 +91,8 @@ impl Keeper {
     ) -> io::Result<Self> {
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let name = &application.spec.name;
-        let log = CappedLog::open(&workshop.logs, name, workshop.log_bytes)?;
+        let log = CappedLog::open(&workshop.logs, name, workshop.log_bytes);
+        let log = log.inspect_err(|error| warn!(application = %name, %error, "output of the application is lost")).ok();
         let decide = Application::new(name.clone(), application.spec.run.ready.clone(), workshop.policy);
         let bundle = Bundle::at(workshop.bundles.join(name.as_str()));
         let bench = Bench {
@@ -134,7 +135,8 @@ struct Bench {
     application: StoredApplication,
     rootfs: PathBuf,
     bundle: Bundle,
-    log: CappedLog,
+    /// None if it could not be opened: an application does not depend on its log.
+    log: Option<CappedLog>,
     wake: Arc<OwnedFd>,
     container: Option<Container>,
     output: Option<PipeReader>,
@@ -142,13 +144,17 @@ struct Bench {
     begun: Instant,
 }
 
-/// What woke the keeper.
-#[derive(Default)]
-struct Woken {
-    stop: bool,
-    ended: bool,
-    checked: bool,
-    output: bool,
+/// What may wake a keeper.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waker {
+    /// The request to stop.
+    Stop,
+    /// Output of the application.
+    Output,
+    /// The end of the container.
+    End,
+    /// The end of a ready check.
+    Check,
 }
 
 impl Bench {
@@ -178,61 +184,54 @@ impl Bench {
     }
 
     fn wait(&mut self, limit: Option<Duration>) -> Vec<Fact> {
-        let woken = match self.poll(limit) {
-            Ok(woken) => woken,
-            Err(error) => {
-                warn!(%error, "cannot wait for the application");
-                Woken { stop: true, ..Woken::default() }
-            }
-        };
-        let mut facts = Vec::new();
-        if woken.output {
-            self.copy_output();
-        }
-        if woken.ended
-            && let Some(container) = self.container.take()
-        {
-            facts.push(Fact::Ended(self.workshop.runtime.reap(container)));
-        }
-        if woken.checked
-            && let Some(check) = self.check.take()
-        {
-            facts.push(match check.finish() {
-                Ok(Some(status)) if status.success() => Fact::CheckPassed,
-                Ok(Some(status)) => Fact::CheckFailed(format!("failed its ready check with {status}")),
-                Ok(None) | Err(_) => Fact::CheckFailed("failed its ready check".into()),
-            });
-        }
-        if woken.stop {
-            facts.push(Fact::Stop);
-        }
+        let woken = self.poll(limit).unwrap_or_else(|error| {
+            warn!(%error, "cannot wait for the application");
+            vec![Waker::Stop]
+        });
+        let mut facts: Vec<Fact> = woken.into_iter().filter_map(|waker| self.fact(waker)).collect();
         facts.push(Fact::Time);
         facts
     }
 
-    fn poll(&self, limit: Option<Duration>) -> io::Result<Woken> {
-        let mut fds = vec![PollFd::new(&self.wake, PollFlags::IN)];
-        let mut add = |fd: Option<_>| {
-            fd.map(|fd| {
-                fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
-                fds.len() - 1
-            })
-        };
-        let ended = add(self.container.as_ref().map(AsFd::as_fd));
-        let checked = add(self.check.as_ref().map(AsFd::as_fd));
-        let output = add(self.output.as_ref().map(AsFd::as_fd));
+    fn fact(&mut self, waker: Waker) -> Option<Fact> {
+        match waker {
+            Waker::Stop => {
+                let mut count = [0; 8];
+                let _empty = rustix::io::read(&*self.wake, &mut count);
+                Some(Fact::Stop)
+            }
+            Waker::Output => {
+                self.copy_output();
+                None
+            }
+            Waker::End => self.container.take().map(|container| Fact::Ended(self.workshop.runtime.reap(container))),
+            Waker::Check => self.check.take().map(|check| match check.finish() {
+                Ok(Some(status)) if status.success() => Fact::CheckPassed,
+                Ok(Some(status)) => Fact::CheckFailed(format!("failed its ready check with {status}")),
+                Ok(None) | Err(_) => Fact::CheckFailed("failed its ready check".into()),
+            }),
+        }
+    }
+
+    fn poll(&self, limit: Option<Duration>) -> io::Result<Vec<Waker>> {
+        let sources = [
+            (Waker::Stop, Some(self.wake.as_fd())),
+            (Waker::Output, self.output.as_ref().map(AsFd::as_fd)),
+            (Waker::End, self.container.as_ref().map(AsFd::as_fd)),
+            (Waker::Check, self.check.as_ref().map(AsFd::as_fd)),
+        ];
+        let (wakers, mut fds): (Vec<_>, Vec<_>) = sources
+            .into_iter()
+            .filter_map(|(waker, fd)| fd.map(|fd| (waker, PollFd::from_borrowed_fd(fd, PollFlags::IN))))
+            .unzip();
         let limit = limit.map(|limit| Timespec::try_from(limit).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 }));
         match poll(&mut fds, limit.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => return Ok(Vec::new()),
             Err(errno) => return Err(errno.into()),
         }
-        let is = |at: Option<usize>| at.and_then(|at| fds.get(at)).is_some_and(|fd| !fd.revents().is_empty());
-        let woken = Woken { stop: is(Some(0)), ended: is(ended), checked: is(checked), output: is(output) };
-        if woken.stop {
-            let mut count = [0; 8];
-            let _empty = rustix::io::read(&*self.wake, &mut count);
-        }
-        Ok(woken)
+        let ready = wakers.into_iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
+        Ok(ready.map(|(waker, _)| waker).collect())
     }
 
     fn perform(&mut self, step: Step) -> Option<Fact> {
@@ -368,9 +367,10 @@ impl Bench {
         match output.read(&mut piece) {
             Ok(0) | Err(_) => self.output = None,
             Ok(read) => {
-                if let Err(error) = self.log.write(&piece[..read]) {
-                    warn!(application = %self.application.spec.name, %error, "output of the application is lost");
-                }
+                let Some(Err(error)) = self.log.as_mut().map(|log| log.write(&piece[..read])) else { return };
+                warn!(application = %self.application.spec.name, %error, "output of the application is lost");
+                // Not once a line: it would be said for as long as the application talks.
+                self.log = None;
             }
         }
     }

@@ -1,0 +1,319 @@
+//! Brings the parts together: hears peers, worker and keepers one event after the other, and answers.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
+    time::{Duration, Instant},
+};
+
+use protocol_types::{
+    AppName, Digest, Reason, ReasonCode,
+    socket::{AgentToApps, ApplicationState, ApplicationStatus, AppsToAgent, AppsToUpdater, UpdaterToApps},
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    image::Platform,
+    limits::Limits,
+    prepare::Preparer,
+    socket::{AgentLink, Heard, Outbox},
+    store::{Store, StoredApplication, StoredSet},
+    supervise::{Change, Keeper, Kept, Report, Roster, Workshop},
+    worker::{Tools, Wish, Work, Worker},
+};
+
+/// Events that may wait for the service.
+const QUEUE: usize = 256;
+/// How long stopping may take: whoever supervises this process kills it after ten seconds.
+const STOP_LIMIT: Duration = Duration::from_secs(9);
+
+/// Everything that wakes the service.
+#[derive(Debug)]
+pub enum Event {
+    /// A peer did something.
+    Heard(Heard),
+    /// The worker has news.
+    Work(Work),
+    /// An application has news.
+    Report(Report),
+    /// The process shall end.
+    Stop,
+}
+
+/// A way to wake the service; anybody may hold one.
+#[derive(Clone, Debug)]
+pub struct Bell(SyncSender<Event>, Arc<AgentLink>);
+
+impl Bell {
+    /// Tells the service; waits while too much is waiting.
+    pub fn ring(&self, event: Event) {
+        match event {
+            // Goes straight to the one who waits for it.
+            Event::Heard(Heard::Agent(AgentToApps::Fetched(fetched))) => self.1.answered(fetched),
+            // Fails only when the service has ended.
+            event => drop(self.0.send(event)),
+        }
+    }
+}
+
+/// The running service.
+#[derive(Debug)]
+pub struct Service {
+    bell: Bell,
+    events: Receiver<Event>,
+    store: Arc<Store>,
+    platform: Platform,
+    limits: Limits,
+    workshop: Workshop,
+    link: Arc<AgentLink>,
+    worker: Worker,
+    updater: Option<Outbox>,
+    roster: Roster,
+    /// The set that shall run as soon as it is prepared.
+    to_run: Option<Digest>,
+    keepers: BTreeMap<AppName, Keeper>,
+    statuses: BTreeMap<AppName, ApplicationStatus>,
+    told: Option<(Option<Digest>, Vec<ApplicationStatus>)>,
+}
+
+impl Service {
+    /// Builds the service; nothing runs yet but the worker, which has nothing to do.
+    pub fn build(store: Store, platform: Platform, limits: Limits, workshop: Workshop) -> std::io::Result<Self> {
+        let (ring, events) = sync_channel(QUEUE);
+        let link = Arc::new(AgentLink::default());
+        let bell = Bell(ring, Arc::clone(&link));
+        let store = Arc::new(store);
+        let tools = Tools {
+            store: Arc::clone(&store),
+            link: Arc::clone(&link),
+            platform: platform.clone(),
+            limits,
+            random: workshop.random,
+        };
+        let say = bell.clone();
+        let worker = Worker::start(tools, move |work| say.ring(Event::Work(work)))?;
+        Ok(Self {
+            bell,
+            events,
+            store,
+            platform,
+            limits,
+            workshop,
+            link,
+            worker,
+            updater: None,
+            roster: Roster::default(),
+            to_run: None,
+            keepers: BTreeMap::new(),
+            statuses: BTreeMap::new(),
+            told: None,
+        })
+    }
+
+    /// A way to wake it.
+    pub fn bell(&self) -> Bell {
+        self.bell.clone()
+    }
+
+    /// Works until it is asked to stop and every application has stopped.
+    pub fn run(mut self) {
+        while let Ok(event) = self.events.recv() {
+            if matches!(event, Event::Stop) {
+                break;
+            }
+            self.on(event);
+            self.tell();
+        }
+        self.stop();
+    }
+
+    fn stop(mut self) {
+        info!("stopping every application");
+        let until = Instant::now() + STOP_LIMIT;
+        let changes = self.roster.stop_all();
+        self.apply(changes);
+        while !self.roster.is_empty() {
+            match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Event::Report(report)) => self.on_report(report),
+                Ok(Event::Heard(_) | Event::Work(_) | Event::Stop) => {}
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    error!("some applications did not stop; the next start removes them");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn on(&mut self, event: Event) {
+        match event {
+            Event::Heard(heard) => self.on_heard(heard),
+            Event::Work(work) => self.on_work(work),
+            Event::Report(report) => self.on_report(report),
+            Event::Stop => {}
+        }
+    }
+
+    fn on_heard(&mut self, heard: Heard) {
+        match heard {
+            Heard::AgentConnected(outbox) => {
+                self.link.connected(outbox);
+                self.link.send(&AppsToAgent::Status(self.status()));
+                self.worker.poke();
+            }
+            Heard::AgentGone(connection) => self.link.disconnected(connection),
+            Heard::Agent(AgentToApps::Fetched(fetched)) => self.link.answered(fetched),
+            Heard::UpdaterConnected(outbox) => {
+                if let Some(before) = self.updater.replace(outbox) {
+                    before.close();
+                }
+                self.answer(&AppsToUpdater::Status { release: self.roster.release(), applications: self.status() });
+            }
+            Heard::UpdaterGone(connection) => {
+                self.updater.take_if(|outbox| outbox.connection() == connection);
+            }
+            Heard::Updater(message) => self.on_updater(message),
+        }
+    }
+
+    fn on_updater(&mut self, message: UpdaterToApps) {
+        match message {
+            UpdaterToApps::Prepare { release, applications } => match self.prepared(release, &applications) {
+                Some(_) => self.answer(&AppsToUpdater::Prepared { release, refused: None }),
+                None => self.worker.prepare(Wish { release, applications }),
+            },
+            UpdaterToApps::Run { release, applications } => match self.prepared(release, &applications) {
+                Some(set) => {
+                    self.worker.run(None);
+                    self.switch(set);
+                }
+                None => {
+                    self.to_run = Some(release);
+                    self.worker.run(Some(Wish { release, applications }));
+                }
+            },
+            UpdaterToApps::Retain { releases } => {
+                // Whatever is asked, what runs and what shall run stay.
+                let needed = self.roster.release().into_iter().chain(self.to_run);
+                self.worker.retain(releases.into_iter().chain(needed).collect::<BTreeSet<_>>());
+            }
+        }
+    }
+
+    fn prepared(&self, release: Digest, applications: &[protocol_types::ApplicationSpec]) -> Option<StoredSet> {
+        let preparer = Preparer { store: &self.store, platform: &self.platform, limits: &self.limits };
+        preparer.prepared(release, applications)
+    }
+
+    fn on_work(&mut self, work: Work) {
+        match work {
+            Work::Progress(release, done, total) => self.answer(&AppsToUpdater::Preparing { release, done, total }),
+            Work::Done(release, result) => {
+                let refused = result.as_ref().err().cloned();
+                self.answer(&AppsToUpdater::Prepared { release, refused });
+                if self.to_run == Some(release) {
+                    self.to_run = None;
+                    if let Ok(set) = result {
+                        self.switch(set);
+                    }
+                }
+            }
+        }
+    }
+
+    fn switch(&mut self, set: StoredSet) {
+        self.to_run = None;
+        if self.roster.release() != Some(set.release) {
+            info!(release = %set.release, "this set runs from now on");
+        }
+        let changes = self.roster.run(set);
+        self.apply(changes);
+    }
+
+    fn apply(&mut self, changes: Vec<Change>) {
+        let mut changes = std::collections::VecDeque::from(changes);
+        while let Some(change) = changes.pop_front() {
+            match change {
+                Change::Stop(name) => {
+                    self.statuses.remove(&name);
+                    match self.keepers.get(&name) {
+                        Some(keeper) => keeper.stop(),
+                        None => changes.extend(self.roster.stopped(&name)),
+                    }
+                }
+                Change::Start(application) => self.start(*application),
+            }
+        }
+    }
+
+    fn start(&mut self, application: StoredApplication) {
+        let name = application.spec.name.clone();
+        let mut status = waiting(&application);
+        let rootfs = self.store.images.rootfs(&application.image);
+        let bell = self.bell.clone();
+        let report = move |report| bell.ring(Event::Report(report));
+        match Keeper::start(self.workshop.clone(), application, rootfs, report) {
+            Ok(keeper) => drop(self.keepers.insert(name.clone(), keeper)),
+            Err(error) => {
+                warn!(application = %name, %error, "cannot keep the application");
+                status.state = ApplicationState::Failed;
+                status.reason =
+                    Some(Reason::new(ReasonCode::Internal, format!("cannot keep application {name}: {error}")));
+            }
+        }
+        self.statuses.insert(name, status);
+    }
+
+    fn on_report(&mut self, Report { name, kept }: Report) {
+        match kept {
+            Kept::Is { state, reason, restarts } => {
+                // One that is being stopped has no entry any more, and its last words interest nobody.
+                if let Some(status) = self.statuses.get_mut(&name) {
+                    (status.state, status.reason, status.restarts) = (state, reason, restarts);
+                }
+            }
+            Kept::Gone => {
+                if let Some(keeper) = self.keepers.remove(&name) {
+                    keeper.join();
+                }
+                let changes = self.roster.stopped(&name);
+                self.apply(changes);
+            }
+        }
+    }
+
+    fn status(&self) -> Vec<ApplicationStatus> {
+        let wanted = self.roster.wanted();
+        wanted.map(|wanted| self.statuses.get(&wanted.spec.name).cloned().unwrap_or_else(|| waiting(wanted))).collect()
+    }
+
+    /// Tells both peers how things stand, if that changed.
+    fn tell(&mut self) {
+        let now = (self.roster.release(), self.status());
+        if self.told.as_ref() == Some(&now) {
+            return;
+        }
+        let (release, applications) = now.clone();
+        self.link.send(&AppsToAgent::Status(applications.clone()));
+        self.answer(&AppsToUpdater::Status { release, applications });
+        self.told = Some(now);
+    }
+
+    fn answer(&self, message: &AppsToUpdater) {
+        if let Some(updater) = &self.updater {
+            updater.send(message);
+        }
+    }
+}
+
+fn waiting(application: &StoredApplication) -> ApplicationStatus {
+    ApplicationStatus {
+        name: application.spec.name.clone(),
+        digest: application.spec.digest,
+        state: ApplicationState::Waiting,
+        restarts: 0,
+        reason: None,
+    }
+}
