@@ -6,8 +6,8 @@ use fleet_store::Store;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Addresses, Clock, Config, Random, authority::Authority, metrics::Metrics, signals::LocalSignals,
-    tls::PortCertificate,
+    Addresses, Clock, Config, Random, authority::Authority, device_trust::DeviceTrust, metrics::Metrics,
+    signals::LocalSignals, tls::PortCertificate,
 };
 
 /// The shared parts. Cheap to clone.
@@ -23,6 +23,8 @@ pub(crate) struct Fleet {
     pub(crate) authority: Arc<Authority>,
     /// What all ports show to their clients.
     pub(crate) certificate: Arc<PortCertificate>,
+    /// Whose signature makes a device certificate.
+    pub(crate) trust: Arc<DeviceTrust>,
     /// Cancelled when the service stops; long answers end then.
     pub(crate) stop: CancellationToken,
 }

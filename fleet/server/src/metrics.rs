@@ -7,6 +7,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
+use protocol_types::ReasonCode;
 
 /// Labels of a counted request.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -23,6 +24,19 @@ pub(crate) struct PortLabels {
     pub(crate) port: &'static str,
 }
 
+/// Labels of a counted handshake.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct HandshakeLabels {
+    pub(crate) port: &'static str,
+    pub(crate) result: &'static str,
+}
+
+/// Labels of a device that was turned away.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct RefusalLabels {
+    pub(crate) reason: &'static str,
+}
+
 /// All counters of the process.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -30,6 +44,16 @@ pub(crate) struct Metrics {
     pub(crate) requests: Family<RequestLabels, Counter>,
     /// Connections that are open now.
     pub(crate) connections: Family<PortLabels, Gauge>,
+    /// TLS handshakes with devices.
+    pub(crate) handshakes: Family<HandshakeLabels, Counter>,
+    /// Registrations that devices have heard of.
+    pub(crate) registrations: Counter,
+    /// Updates of registrations.
+    pub(crate) updates: Counter,
+    /// Bootstraps, registrations and certificate requests that were refused.
+    pub(crate) refusals: Family<RefusalLabels, Counter>,
+    /// Operational certificates that were issued.
+    pub(crate) certificates: Counter,
     /// Steps of rollout devices from one state to another.
     pub(crate) rollout_steps: Counter,
 }
@@ -38,10 +62,32 @@ impl Metrics {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("mbl");
         let (requests, connections, rollout_steps) = (Family::default(), Family::default(), Counter::default());
+        let (handshakes, refusals) = (Family::default(), Family::default());
+        let (registrations, updates, certificates) = (Counter::default(), Counter::default(), Counter::default());
+        registry.register("device_handshakes", "TLS handshakes with devices", Clone::clone(&handshakes));
+        registry.register("device_registrations", "Registrations of devices", Clone::clone(&registrations));
+        registry.register("device_updates", "Updates of registrations", Clone::clone(&updates));
+        registry.register("device_refusals", "Devices turned away, by reason", Clone::clone(&refusals));
+        registry.register("device_certificates", "Operational certificates issued", Clone::clone(&certificates));
         registry.register("api_requests", "Requests answered by the API", Clone::clone(&requests));
         registry.register("connections", "Open connections by port", Clone::clone(&connections));
         registry.register("rollout_steps", "State changes of devices in rollouts", Clone::clone(&rollout_steps));
-        Self { registry, requests, connections, rollout_steps }
+        Self {
+            registry,
+            requests,
+            connections,
+            handshakes,
+            registrations,
+            updates,
+            refusals,
+            certificates,
+            rollout_steps,
+        }
+    }
+
+    /// Counts a device that was turned away.
+    pub(crate) fn refused(&self, reason: ReasonCode) {
+        self.refusals.get_or_create(&RefusalLabels { reason: reason.as_str() }).inc();
     }
 
     /// The OpenMetrics text.

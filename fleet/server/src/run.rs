@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Addresses, Clock, Config, Random,
     authority::{Authority, AuthorityError},
+    device_trust,
     first_token::{self, FirstTokenError},
     fleet::Fleet,
     https,
@@ -96,9 +97,13 @@ pub async fn run(config: Config, clock: Clock, random: Random, stop: Cancellatio
         addresses: Arc::new(addresses),
         authority: Arc::new(authority),
         certificate: Arc::new(certificate),
+        trust: Arc::default(),
         stop: stop.clone(),
         config: Arc::new(config),
     };
+    device_trust::reload_factories(&fleet).await?;
+    device_trust::renew_issuers(&fleet, fleet.clock.now());
+    fleet.store.service_wide().nobody_is_connected().await?;
     let ended = serve(&fleet, ports).await;
     Addresses::remove(&fleet.config.data_dir).map_err(at_data_dir(&fleet.config.data_dir))?;
     store.close().await;
@@ -148,6 +153,7 @@ async fn keep_house(fleet: Fleet) {
         if let Err(error) = fleet.certificate.renew(&fleet.authority.service, now) {
             tracing::error!(error = %crate::Chain(&error), "the certificate of the ports was not renewed");
         }
+        device_trust::renew_issuers(&fleet, now);
         let before = protocol_types::UnixSeconds(now.0.saturating_sub(REMEMBER_REQUESTS));
         if let Err(error) = fleet.store.service_wide().forget_idempotency_keys(before).await {
             tracing::warn!(error = %crate::Chain(&error), "old requests were not forgotten");

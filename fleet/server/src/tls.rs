@@ -142,6 +142,16 @@ impl TrustedAuthorities {
         Ok(())
     }
 
+    /// Trusts nothing for `account` any more.
+    pub fn forget(&self, account: &AccountName) {
+        self.accounts.write().unwrap_or_else(PoisonError::into_inner).remove(account);
+    }
+
+    /// The accounts for which something is trusted.
+    pub fn accounts(&self) -> Vec<AccountName> {
+        self.accounts.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
     /// Whether `certificates` are what is trusted for `account`.
     pub fn are(&self, account: &AccountName, certificates: &[CertificateDer<'static>]) -> bool {
         let accounts = self.accounts.read().unwrap_or_else(PoisonError::into_inner);

@@ -43,7 +43,8 @@ CREATE TABLE IF NOT EXISTS denials (
 );
 CREATE INDEX IF NOT EXISTS denials_by_time ON denials (account, last_time);
 
--- The device directory: identity, standing and presence.
+-- The device directory: identity, standing and presence. `session` is the connection that made the device connected, so that
+-- the end of an older connection does not end the newer one.
 CREATE TABLE IF NOT EXISTS devices (
     account          TEXT   NOT NULL REFERENCES accounts (name),
     endpoint         TEXT   NOT NULL,
@@ -52,6 +53,7 @@ CREATE TABLE IF NOT EXISTS devices (
     authority        TEXT   NOT NULL DEFAULT '',
     factory_serial   TEXT   NOT NULL DEFAULT '',
     connected        BIGINT NOT NULL DEFAULT 0,
+    session          BIGINT NOT NULL DEFAULT 0,
     last_seen        BIGINT,
     created          BIGINT NOT NULL,
     manufacturer     TEXT,

@@ -155,6 +155,12 @@ impl AccountScope {
         self.store.readers()
     }
 
+    /// Notes that the standing of a device changed, or that it was deleted.
+    pub(crate) fn standing_changed(&self, tx: &mut Transaction, endpoint: &EndpointName) {
+        tx.changed(Change::Standing(self.account.clone(), endpoint.clone()));
+        tx.changed(self.device_changed(endpoint));
+    }
+
     /// What to note when presence, standing or report of a device changed.
     pub(crate) fn device_changed(&self, endpoint: &EndpointName) -> Change {
         Change::Device(self.account.clone(), endpoint.clone())

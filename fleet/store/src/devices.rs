@@ -5,9 +5,10 @@ use serde_json::json;
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    AccountScope, StoreError,
+    AccountScope, DeviceReport, StoreError,
     error::cannot,
     numbers::{from_sql, time, to_sql},
+    updates,
 };
 
 /// Whether a device may take part.
@@ -62,6 +63,8 @@ pub struct DeviceRow {
     pub created: UnixSeconds,
     /// What it says of itself.
     pub nameplate: Nameplate,
+    /// What it last said about its software, and when.
+    pub report: Option<(DeviceReport, UnixSeconds)>,
 }
 
 /// What a device says of itself in object 3.
@@ -120,7 +123,11 @@ pub struct DeviceFilter {
 
 const COLUMNS: &str =
     "d.endpoint, d.standing, d.standing_reason, d.authority, d.factory_serial, d.connected, d.last_seen,
-    d.created, d.manufacturer, d.model, d.serial_number, d.firmware_version";
+    d.created, d.manufacturer, d.model, d.serial_number, d.firmware_version, r.phase AS said_phase,
+    r.reason_code AS said_reason_code, r.reason_text AS said_reason_text, r.progress AS said_progress,
+    r.rollout AS said_rollout, r.digest AS said_digest, r.running_version AS said_running_version,
+    r.running_digest AS said_running_digest, r.slot AS said_slot, r.floor AS said_floor, r.received AS said_received";
+const TABLES: &str = "devices d LEFT JOIN device_reports r ON r.account = d.account AND r.endpoint = d.endpoint";
 
 fn read(row: &AnyRow) -> Result<DeviceRow, StoreError> {
     let doing = "read a device";
@@ -143,13 +150,14 @@ fn read(row: &AnyRow) -> Result<DeviceRow, StoreError> {
             serial_number: optional("serial_number")?,
             firmware_version: optional("firmware_version")?,
         },
+        report: updates::read_report(row)?.zip(number("said_received")?.map(time)),
     })
 }
 
 impl AccountScope {
     /// One device.
     pub async fn device(&self, endpoint: &EndpointName) -> Result<DeviceRow, StoreError> {
-        let sql = format!("SELECT {COLUMNS} FROM devices d WHERE d.account = $1 AND d.endpoint = $2");
+        let sql = format!("SELECT {COLUMNS} FROM {TABLES} WHERE d.account = $1 AND d.endpoint = $2");
         let row = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(self.id())
             .bind(endpoint.as_str())
@@ -167,7 +175,7 @@ impl AccountScope {
         limit: u32,
     ) -> Result<Vec<DeviceRow>, StoreError> {
         let sql = format!(
-            "SELECT {COLUMNS} FROM devices d WHERE d.account = $1 AND d.endpoint > $2
+            "SELECT {COLUMNS} FROM {TABLES} WHERE d.account = $1 AND d.endpoint > $2
              AND ($3 < 0 OR d.connected = $3) AND ($4 = '' OR d.standing = $4)
              AND ($5 = '' OR EXISTS (SELECT 1 FROM group_members m
                   WHERE m.account = d.account AND m.name = $5 AND m.endpoint = d.endpoint))
@@ -337,7 +345,7 @@ impl AccountScope {
         .map_err(cannot("change the standing of a device"))?;
         if done.rows_affected() > 0 {
             let kind = if standing == Standing::Active { "device.resumed" } else { "device.suspended" };
-            tx.changed(self.device_changed(endpoint));
+            self.standing_changed(&mut tx, endpoint);
             self.tell(&mut tx, endpoint, (kind, json!({ "reason": reason })), now).await?;
         }
         tx.commit().await?;
@@ -364,7 +372,7 @@ impl AccountScope {
         ] {
             sqlx::query(sql).bind(self.id()).bind(endpoint.as_str()).execute(tx.sql()).await.map_err(cannot(doing))?;
         }
-        tx.changed(self.device_changed(endpoint));
+        self.standing_changed(&mut tx, endpoint);
         self.tell(&mut tx, endpoint, ("device.deleted", json!({})), now).await?;
         tx.commit().await
     }

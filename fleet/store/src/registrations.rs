@@ -61,11 +61,16 @@ pub enum Presence {
     Registers {
         /// The serial number.
         serial: String,
+        /// The connection, by a number that no other has.
+        session: u64,
     },
     /// It was heard.
     Heard,
-    /// Its registration ended.
-    Left,
+    /// Its registration on this connection ended.
+    Left {
+        /// The connection; if the device has registered on another one since, nothing changes.
+        session: u64,
+    },
     /// It answers in two places at once.
     SeenTwice,
 }
@@ -308,7 +313,7 @@ impl AccountScope {
         if done.rows_affected() == 0 {
             return Ok(());
         }
-        tx.changed(self.device_changed(endpoint));
+        self.standing_changed(tx, endpoint);
         self.tell(tx, endpoint, ("device.quarantined", json!({ "reason": why })), now).await
     }
 
@@ -320,7 +325,7 @@ impl AccountScope {
     ) -> Result<Verdict, StoreError> {
         let endpoint = &fact.endpoint;
         match &fact.what {
-            Presence::Registers { serial } => self.registers(tx, endpoint, serial, now).await,
+            Presence::Registers { serial, session } => self.registers(tx, endpoint, (serial, *session), now).await,
             Presence::Heard => {
                 sqlx::query("UPDATE devices SET last_seen = $3 WHERE account = $1 AND endpoint = $2")
                     .bind(self.id())
@@ -331,12 +336,13 @@ impl AccountScope {
                     .map_err(cannot("note that a device was heard"))?;
                 Ok(Ok(Standing::Active))
             }
-            Presence::Left => {
+            Presence::Left { session } => {
                 let done = sqlx::query(
-                    "UPDATE devices SET connected = 0 WHERE account = $1 AND endpoint = $2 AND connected = 1",
+                    "UPDATE devices SET connected = 0, session = 0 WHERE account = $1 AND endpoint = $2 AND connected = 1 AND session = $3",
                 )
                 .bind(self.id())
                 .bind(endpoint.as_str())
+                .bind(to_sql(*session))
                 .execute(tx.sql())
                 .await
                 .map_err(cannot("note that a device left"))?;
@@ -357,7 +363,7 @@ impl AccountScope {
         &self,
         tx: &mut Transaction,
         endpoint: &EndpointName,
-        serial: &str,
+        (serial, session): (&str, u64),
         now: UnixSeconds,
     ) -> Result<Verdict, StoreError> {
         let doing = "register a device";
@@ -383,10 +389,13 @@ impl AccountScope {
                     .await
                     .map_err(cannot(doing))?;
                 }
-                sqlx::query("UPDATE devices SET connected = 1, last_seen = $3 WHERE account = $1 AND endpoint = $2")
+                sqlx::query(
+                    "UPDATE devices SET connected = 1, session = $4, last_seen = $3 WHERE account = $1 AND endpoint = $2",
+                )
                     .bind(self.id())
                     .bind(endpoint.as_str())
                     .bind(to_sql(now.0))
+                    .bind(to_sql(session))
                     .execute(tx.sql())
                     .await
                     .map_err(cannot(doing))?;
@@ -428,7 +437,7 @@ impl ServiceWide {
     /// At the start of the service nobody is connected: what the last run could not note is noted now.
     pub async fn nobody_is_connected(&self) -> Result<u64, StoreError> {
         let mut tx = self.store.write().await?;
-        let done = sqlx::query("UPDATE devices SET connected = 0 WHERE connected <> 0")
+        let done = sqlx::query("UPDATE devices SET connected = 0, session = 0 WHERE connected <> 0")
             .execute(tx.sql())
             .await
             .map_err(cannot("note that nobody is connected"))?;
@@ -473,7 +482,7 @@ mod tests {
     }
 
     async fn register(db: &Database, scope: &AccountScope, endpoint: &str, serial: &str) -> Verdict {
-        let what = Presence::Registers { serial: serial.into() };
+        let what = Presence::Registers { serial: serial.into(), session: 7 };
         let fact = PresenceFact { account: scope.name().clone(), endpoint: name(endpoint), what };
         db.store.service_wide().record_presence(&[fact], NOW).await.unwrap()[0]
     }
@@ -601,8 +610,14 @@ mod tests {
         }
         let told = |kinds: Vec<String>, kind: &str| kinds.iter().filter(|k| *k == kind).count();
         assert_eq!(told(kinds(&scope).await, "device.connected"), 1);
-        let left = PresenceFact { account: scope.name().clone(), endpoint: name("gate-1"), what: Presence::Left };
-        db.store.service_wide().record_presence(&[left.clone(), left], NOW).await.unwrap();
+        let left = |session| PresenceFact {
+            account: scope.name().clone(),
+            endpoint: name("gate-1"),
+            what: Presence::Left { session },
+        };
+        db.store.service_wide().record_presence(&[left(6)], NOW).await.unwrap();
+        assert!(scope.device(&name("gate-1")).await.unwrap().connected, "an older connection ended the newer one");
+        db.store.service_wide().record_presence(&[left(7), left(7)], NOW).await.unwrap();
         assert_eq!(told(kinds(&scope).await, "device.disconnected"), 1);
         register(&db, &scope, "gate-1", "01").await.unwrap();
         let db = db.reopen().await;

@@ -9,6 +9,8 @@ pub enum Change {
     Event(AccountName),
     /// What a device should run has changed.
     Desired(AccountName, EndpointName),
+    /// A device was suspended, resumed, quarantined or deleted.
+    Standing(AccountName, EndpointName),
     /// Presence, standing or the report of a device has changed.
     Device(AccountName, EndpointName),
     /// A rollout, its audience or its releases have changed.

@@ -116,6 +116,11 @@ impl ServiceAuthority {
         &self.pem
     }
 
+    /// The same certificate as DER.
+    pub const fn certificate_der(&self) -> &CertificateDer<'static> {
+        &self.pair.certificate
+    }
+
     /// When the authority itself ends.
     pub const fn not_after(&self) -> UnixSeconds {
         self.pair.not_after

@@ -2,8 +2,11 @@
 
 mod accounts;
 mod answer;
+mod authorities;
 mod body;
 mod caller;
+mod devices;
+mod enrolments;
 mod health;
 mod observe;
 mod paging;
@@ -40,7 +43,13 @@ struct Description;
 
 /// All resources.
 fn resources() -> OpenApiRouter<Fleet> {
-    let resources = OpenApiRouter::new().merge(accounts::router()).merge(service::router()).merge(tokens::router());
+    let resources = OpenApiRouter::new()
+        .merge(accounts::router())
+        .merge(authorities::router())
+        .merge(devices::router())
+        .merge(enrolments::router())
+        .merge(service::router())
+        .merge(tokens::router());
     OpenApiRouter::with_openapi(Description::openapi()).merge(health::router()).nest(BASE_PATH, resources)
 }
 
