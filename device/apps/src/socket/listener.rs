@@ -155,7 +155,7 @@ fn converse(mut stream: UnixStream, connection: u64, peers: Peers, hear: &impl F
     let allowed = match role {
         Role::Agent => uid == peers.agent,
         Role::Updater => uid == peers.updater,
-        Role::Apps => false,
+        Role::Apps | Role::Installer => false,
     };
     if !allowed {
         return Err(TalkError::NotAllowed { uid, role });
@@ -170,7 +170,7 @@ fn converse(mut stream: UnixStream, connection: u64, peers: Peers, hear: &impl F
             hear(Heard::AgentGone(connection));
             ended
         }
-        Role::Updater | Role::Apps => {
+        Role::Updater | Role::Apps | Role::Installer => {
             hear(Heard::UpdaterConnected(outbox));
             let ended = listen(&mut stream, &mut reader, |message| hear(Heard::Updater(message)));
             hear(Heard::UpdaterGone(connection));
