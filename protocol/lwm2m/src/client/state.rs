@@ -224,7 +224,7 @@ impl Client {
                     }
                 }
                 // The client observes nothing.
-                Output::Notification { .. } => {}
+                Output::Notification { .. } | Output::Ended { .. } => {}
             }
         }
     }

@@ -11,37 +11,29 @@ pub struct Exchanges<T> {
     random: Random,
 }
 
-/// There are as many requests under way as are allowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} requests are under way already")]
-pub struct TooMany(pub usize);
-
 impl<T> Exchanges<T> {
     /// A table for up to `most` requests, with tokens grown from `seed`.
     pub const fn new(most: usize, seed: u64) -> Self {
         Self { waiting: Vec::new(), most, random: Random::new(seed) }
     }
 
-    /// Remembers a request; its token differs from all others under way.
-    pub fn begin(&mut self, deadline: Millis, what: T) -> Result<Token, TooMany> {
-        if self.waiting.len() >= self.most {
-            return Err(TooMany(self.most));
-        }
+    /// Remembers a request under a token that differs from all others under way and from those that are `in_use` elsewhere.
+    /// Gives `what` back if as many requests as are allowed are under way.
+    pub fn begin(&mut self, deadline: Millis, what: T, in_use: impl Fn(Token) -> bool) -> Result<Token, T> {
         let token = loop {
             let [a, b, c, d, ..] = self.random.next().to_be_bytes();
             let token = Token::from(u32::from_be_bytes([a, b, c, d]));
-            if self.get(token).is_none() {
+            if self.get(token).is_none() && !in_use(token) {
                 break token;
             }
         };
-        self.waiting.push((token, deadline, what));
-        Ok(token)
+        self.begin_with(token, deadline, what).map(|()| token)
     }
 
     /// Remembers a request under a token that the caller knows to be free.
-    pub fn begin_with(&mut self, token: Token, deadline: Millis, what: T) -> Result<(), TooMany> {
+    pub fn begin_with(&mut self, token: Token, deadline: Millis, what: T) -> Result<(), T> {
         if self.waiting.len() >= self.most {
-            return Err(TooMany(self.most));
+            return Err(what);
         }
         self.waiting.push((token, deadline, what));
         Ok(())
@@ -110,10 +102,10 @@ mod tests {
     #[test]
     fn a_full_table_refuses_and_an_expired_request_makes_room() {
         let mut table = Exchanges::new(2, 1);
-        let first = table.begin(Millis(10), "first").unwrap();
-        let second = table.begin(Millis(20), "second").unwrap();
+        let first = table.begin(Millis(10), "first", |_| false).unwrap();
+        let second = table.begin(Millis(20), "second", |_| false).unwrap();
         assert_ne!(first, second);
-        assert_eq!(table.begin(Millis(30), "third"), Err(TooMany(2)));
+        assert_eq!(table.begin(Millis(30), "third", |_| false), Err("third"));
         assert_eq!((table.next_deadline(), table.expire(Millis(9))), (Some(Millis(10)), None));
         assert_eq!(table.expire(Millis(10)), Some((first, "first")));
         assert_eq!((table.end(first), table.end(second)), (None, Some("second")));

@@ -263,6 +263,15 @@ pub enum Step {
         /// What lies at or below it now.
         entries: Vec<Entry>,
     },
+    /// An observation ended although the connection stands: the client refuses it now, or a notification could not be read.
+    ObservationEnded {
+        /// The caller's number of the Observe.
+        id: u64,
+        /// The observed path.
+        path: Path,
+        /// Why.
+        error: RequestError,
+    },
     /// The answer to [`Fact::Request`].
     Answered {
         /// The caller's number.

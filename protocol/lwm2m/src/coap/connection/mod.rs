@@ -93,8 +93,15 @@ pub enum Output<T> {
         /// The response with its whole payload.
         response: Message,
     },
-    /// A request of ours has no response, or an observation ended.
+    /// A request of ours has no response.
     Failed {
+        /// The owner's mark.
+        tag: T,
+        /// Why.
+        error: ExchangeError,
+    },
+    /// An observation of ours ended with the connection, or lost a notification: observe anew if it matters.
+    Ended {
         /// The owner's mark.
         tag: T,
         /// Why.
@@ -133,6 +140,13 @@ struct Exchange<T> {
     download: Download,
     /// Fetches the rest of a notification.
     is_notification: bool,
+}
+
+impl<T> Exchange<T> {
+    fn failed(self, error: ExchangeError) -> Output<T> {
+        let tag = self.tag;
+        if self.is_notification { Output::Ended { tag, error } } else { Output::Failed { tag, error } }
+    }
 }
 
 /// A request of the peer that waits for its response.
@@ -206,7 +220,7 @@ impl<T: Clone> Connection<T> {
     /// Drops what has waited too long.
     pub fn time_passed(&mut self, now: Millis, out: &mut Vec<Output<T>>) {
         while let Some((_, exchange)) = self.exchanges.expire(now) {
-            out.push(Output::Failed { tag: exchange.tag, error: ExchangeError::TimedOut });
+            out.push(exchange.failed(ExchangeError::TimedOut));
         }
         self.uploads.expire(now);
         self.downloads.expire(now);
@@ -216,8 +230,8 @@ impl<T: Clone> Connection<T> {
     pub fn lost(&mut self, out: &mut Vec<Output<T>>) {
         self.phase = Phase::Over;
         let error = ExchangeError::ConnectionLost;
-        out.extend(self.exchanges.drain().map(|exchange| Output::Failed { tag: exchange.tag, error }));
-        out.extend(self.observations.drain(..).map(|observation| Output::Failed { tag: observation.tag, error }));
+        out.extend(self.exchanges.drain().map(|exchange| exchange.failed(error)));
+        out.extend(self.observations.drain(..).map(|observation| Output::Ended { tag: observation.tag, error }));
         self.inbound.clear();
     }
 

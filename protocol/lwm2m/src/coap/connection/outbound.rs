@@ -3,7 +3,7 @@
 use super::{Connection, Exchange, ExchangeError, Observation, Output};
 use crate::{
     coap::{
-        Block, Code, Message, OptionNumber, Token,
+        Block, Message, OptionNumber, Token,
         blockwise::{Download, Downloaded, Upload, Uploaded, size_for},
         observe::Interest,
     },
@@ -43,7 +43,7 @@ impl<T: Clone> Connection<T> {
         } else {
             let size = size_for(room, self.peer.bert()).filter(|_| self.peer.block_wise);
             let Some(size) = size else {
-                return out.push(Output::Failed { tag: exchange.tag, error: ExchangeError::TooLarge });
+                return out.push(exchange.failed(ExchangeError::TooLarge));
             };
             let upload = Upload::new(body, size, room);
             first = block1_request(&exchange.request, &upload);
@@ -54,17 +54,11 @@ impl<T: Clone> Connection<T> {
 
     /// Gives the exchange a token that no other exchange or observation has, and sends its first message.
     fn start(&mut self, now: Millis, exchange: Exchange<T>, first: Message, out: &mut Vec<Output<T>>) {
-        let tag = exchange.tag.clone();
-        let Ok(token) = self.exchanges.begin(self.deadline(now), exchange) else {
-            return out.push(Output::Failed { tag, error: ExchangeError::TooMany });
-        };
-        if self.observations.iter().any(|observation| observation.token == token) {
-            if let Some(again) = self.exchanges.end(token) {
-                self.start(now, again, first, out);
-            }
-            return;
+        let in_use = |token| self.observations.iter().any(|observation| observation.token == token);
+        match self.exchanges.begin(now.plus(self.limits.exchange_timeout), exchange, in_use) {
+            Ok(token) => out.push(Output::Send(first.with_token(token))),
+            Err(exchange) => out.push(exchange.failed(ExchangeError::TooMany)),
         }
-        out.push(Output::Send(first.with_token(token)));
     }
 
     /// Ends an observation: sends the request that began it once more with Observe 1 and the same token (RFC 7641 section 3.6).
@@ -75,7 +69,7 @@ impl<T: Clone> Connection<T> {
         request.options.set_uint(OptionNumber::OBSERVE, 1);
         // The token is the name of the observation, so the exchange takes it over.
         let exchange = Exchange {
-            tag: tag.clone(),
+            tag,
             request: request.clone(),
             upload: None,
             download: Download::new(self.limits.max_body),
@@ -83,9 +77,14 @@ impl<T: Clone> Connection<T> {
         };
         match self.exchanges.begin_with(token, self.deadline(now), exchange) {
             Ok(()) => out.push(Output::Send(request.with_token(token))),
-            Err(_) => out.push(Output::Failed { tag, error: ExchangeError::TooMany }),
+            Err(exchange) => out.push(exchange.failed(ExchangeError::TooMany)),
         }
         true
+    }
+
+    /// Forgets every observation; what still arrives for one is passed over.
+    pub fn forget_observations(&mut self) {
+        self.observations.clear();
     }
 
     pub(super) fn response_arrived(&mut self, now: Millis, response: Message, out: &mut Vec<Output<T>>) {
@@ -109,7 +108,7 @@ impl<T: Clone> Connection<T> {
 
     fn fail(&mut self, token: Token, error: ExchangeError, out: &mut Vec<Output<T>>) {
         if let Some(exchange) = self.exchanges.end(token) {
-            out.push(Output::Failed { tag: exchange.tag, error });
+            out.push(exchange.failed(error));
         }
     }
 
@@ -170,7 +169,7 @@ impl<T: Clone> Connection<T> {
                 Downloaded::Broken => Some(ExchangeError::Broken),
             };
             if let Some(error) = failed {
-                return out.push(Output::Failed { tag: exchange.tag, error });
+                return out.push(exchange.failed(error));
             }
         }
         out.push(match exchange.is_notification {
@@ -188,6 +187,5 @@ fn block1_request(request: &Message, upload: &Upload) -> Message {
         message.options.set_uint(OptionNumber::SIZE1, size);
     }
     message.payload = part.to_vec();
-    debug_assert!(message.code != Code::EMPTY);
     message
 }
