@@ -9,7 +9,7 @@ use tough::schema::{RoleType, Root, Snapshot, Targets, Timestamp};
 use crate::{
     document::Release,
     metadata::{Delegate, Metadata, Signers, TIMESTAMP_FILE, Trusted, root_file, targets_file},
-    signing::{OnlineDraft, SignedFile},
+    signing::{OnlineDraft, OnlineFiles, SignedFile},
     workflow::{delegation, has_digest, listed, rotated, stands_in_its_role, unexpired},
 };
 
@@ -26,8 +26,8 @@ pub struct Repository {
 /// An upload that may be stored.
 #[derive(Clone, Debug)]
 pub struct Accepted {
-    /// The repository with the upload in it. Sign its [`Repository::online`], store [`Accepted::files`], then the snapshot, then
-    /// the timestamp: until the last one is in its place, devices see the repository as it was.
+    /// The repository with the upload in it. Sign its [`Repository::online`], ask [`Repository::check_online`], store
+    /// [`Accepted::files`], then the snapshot, then the timestamp: until the last one is in its place, devices see the repository as it was.
     pub repository: Repository,
     /// The uploaded files that are not stored yet.
     pub files: Vec<SignedFile>,
@@ -126,6 +126,21 @@ impl Repository {
             timestamp_expires: UnixSeconds(now.0.saturating_add(lifetimes.timestamp_s)),
             files,
         })
+    }
+
+    /// Refuses what the service signed if a device would: the root must name the keys that it signed with.
+    ///
+    /// # Errors
+    /// With the code that a device would refuse it with.
+    pub fn check_online(&self, files: &OnlineFiles) -> Result<(), Reason> {
+        let none = || Reason::new(ReasonCode::NotFound, "the repository has no root yet");
+        let root = self.root.as_ref().ok_or_else(none)?;
+        let (snapshot, timestamp) = (&files.snapshot, &files.timestamp);
+        let signers = root.signers(&snapshot.name, RoleType::Snapshot)?;
+        Trusted::<Snapshot>::verify(&snapshot.name, &snapshot.bytes, &signers)?;
+        let signers = root.signers(&timestamp.name, RoleType::Timestamp)?;
+        Trusted::<Timestamp>::verify(&timestamp.name, &timestamp.bytes, &signers)?;
+        Ok(())
     }
 
     /// Reads a release document that the repository lists, and checks that each component stands in its role, so that whoever

@@ -27,6 +27,7 @@ fn uploaded(world: &World) -> BTreeMap<String, Vec<u8>> {
 fn store(served: &mut Served, accepted: &Accepted, world: &World) {
     let online = accepted.repository.online(world.now, LIFETIMES).unwrap();
     let signed = block_on(online.sign(&sources([&world.snapshot_key]), &sources([&world.timestamp_key]))).unwrap();
+    accepted.repository.check_online(&signed).unwrap();
     for file in accepted.files.iter().chain([&signed.snapshot, &signed.timestamp]) {
         served.metadata.insert(file.name.clone(), file.bytes.clone());
     }
@@ -118,6 +119,21 @@ fn versions_of_snapshot_and_timestamp_rise_and_are_at_least_the_time() {
         last = version;
         served.metadata.insert(signed.snapshot.name, signed.snapshot.bytes);
         served.metadata.insert(signed.timestamp.name, signed.timestamp.bytes);
+    }
+}
+
+#[test]
+fn the_service_notices_that_a_root_does_not_name_its_keys() {
+    let (mut world, served) = published();
+    world.replace_service_keys();
+    let repository = admit(&read(&served), &uploaded(&world), NOW).unwrap().repository;
+    let online = repository.online(NOW, LIFETIMES).unwrap();
+    let (right, wrong) = (sources([&world.snapshot_key, &world.timestamp_key]), sources([&key()]));
+    for (snapshot, timestamp, expected) in
+        [(&right, &right, None), (&wrong, &right, Some("unknown_key")), (&right, &wrong, Some("unknown_key"))]
+    {
+        let signed = block_on(online.sign(snapshot, timestamp)).unwrap();
+        assert_eq!(repository.check_online(&signed).err().map(|reason| reason.code.as_str()), expected);
     }
 }
 

@@ -8,7 +8,7 @@ use protocol_types::{SecurityVersion, UnixSeconds};
 
 use crate::{
     device::{visit, visit_as},
-    world::{World, device},
+    world::{World, device, path},
 };
 
 const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
@@ -58,6 +58,16 @@ fn a_refused_board_costs_no_further_request() {
     world.publish();
     let visit = visit(&world.served, world.provisioned(), &wish, NOW);
     assert_eq!(visit.asked.last(), Some(&wish.digest.to_string()));
+}
+
+#[test]
+fn a_release_under_the_path_of_another_version_is_refused() {
+    let mut world = World::new(NOW);
+    let release = world.release("1.1.0");
+    let wish = world.list_bytes(path("releases/1.2.0.json"), &release.to_bytes().unwrap());
+    world.next_versions();
+    world.publish();
+    assert_eq!(visit(&world.served, world.provisioned(), &wish, NOW).verdict(), "malformed_release");
 }
 
 #[test]
