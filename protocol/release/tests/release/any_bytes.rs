@@ -36,7 +36,7 @@ fn a_byte_changed_anywhere_in_a_signed_file_is_never_believed() {
         let file = &world.served.metadata[name];
         let meaning = significant(file);
         // A step without common factors with the length of a line reaches every kind of place.
-        for at in (0..file.len()).step_by(7) {
+        for at in (0..file.len()).step_by(17) {
             for change in [|b: u8| b ^ 1, |b: u8| b ^ 0x20, |_| b'0'] {
                 let mut served = world.served.clone();
                 let bytes = served.metadata.get_mut(name).unwrap();
@@ -56,13 +56,14 @@ fn a_byte_changed_anywhere_in_a_signed_file_is_never_believed() {
 #[test]
 fn a_byte_changed_anywhere_in_an_artifact_is_never_believed() {
     let world = &*WORLD;
-    let (state, wish) = (world.provisioned(), world.wish("1.0.0"));
-    for (digest, file) in &world.served.artifacts {
-        let visited = visit(&world.served, state.clone(), &wish, NOW);
-        if !visited.asked.contains(&digest.to_string()) {
-            continue;
-        }
-        for at in 0..file.len() {
+    let wish = world.wish("1.0.0");
+    let visited = visit(&world.served, world.provisioned(), &wish, NOW);
+    // With the metadata stored already, a check asks for little else than the artifacts.
+    let state = visited.state;
+    for (digest, file) in
+        world.served.artifacts.iter().filter(|(digest, _)| visited.asked.contains(&digest.to_string()))
+    {
+        for at in (0..file.len()).step_by(3) {
             let mut served = world.served.clone();
             served.artifacts.get_mut(digest).unwrap()[at] ^= 1;
             assert_eq!(visit(&served, state.clone(), &wish, NOW).verdict(), "digest_mismatch");
