@@ -28,6 +28,15 @@ pub struct Stored {
     pub size: u64,
 }
 
+/// An artifact and the file that holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArtifactFile {
+    /// What identifies it.
+    pub stored: Stored,
+    /// The file.
+    pub path: PathBuf,
+}
+
 /// An artifact that could not be stored.
 #[derive(Debug, thiserror::Error)]
 pub enum ArtifactError {
@@ -143,7 +152,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_block_list_has_one_digest_a_block_however_the_bytes_arrive(length in 0_usize..3 * BLOCK) {
-            let section: Vec<u8> = (0..length).map(|i| (i % 251) as u8).collect();
+            let section: Vec<u8> = (0..=250_u8).cycle().take(length).collect();
             let list = block_list(&*section).unwrap();
             prop_assert_eq!(list.len(), length.div_ceil(BLOCK) * 32);
             prop_assert_eq!(&list, &block_list(Dribble(&section)).unwrap());

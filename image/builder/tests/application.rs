@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, fs, io::Read, path::Path};
 
-use image_builder::application::{self, AppFacts, BLOBS, FACTS_FILE, Recipe};
+use image_builder::application::{self, AppLayout, BLOBS, Recipe};
 use oci_spec::image::{Arch, ImageConfiguration, ImageIndex, ImageManifest, MediaType};
 use protocol_types::Digest;
 
@@ -109,8 +109,12 @@ fn the_layout_says_what_the_recipe_says() {
     assert_eq!(entries["bin/sh"].2, "busybox");
     assert_eq!(entries["www/index.html"], (tar::EntryType::Regular, 0o644, "hello\n".to_owned()));
 
-    let facts: AppFacts = serde_json::from_slice(&fs::read(layout.join(FACTS_FILE)).unwrap()).unwrap();
-    assert_eq!(facts, built.facts);
+    let read_back = AppLayout::load(&layout).unwrap();
+    assert_eq!((read_back.facts, read_back.stored), (built.facts, built.index));
+    assert_eq!(read_back.artifacts.len(), 4, "index, manifest, configuration, layer");
+    for artifact in read_back.artifacts {
+        assert_eq!(Digest::of(&fs::read(&artifact.path).unwrap()), artifact.stored.digest);
+    }
 }
 
 #[test]

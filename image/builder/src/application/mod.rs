@@ -2,6 +2,7 @@
 //! root. The same recipe and files give the same bytes.
 
 mod layer;
+mod layout;
 mod recipe;
 
 use std::{
@@ -16,6 +17,7 @@ use oci_spec::image::{
 use protocol_types::{AppName, Architecture, Digest, ReleaseVersion, RunSettings};
 use serde::{Deserialize, Serialize};
 
+pub use layout::{AppLayout, LayoutError};
 pub use recipe::{Compression, Recipe, RecipeError, RecipeFile, RecipeLink};
 
 use crate::artifacts::{ArtifactError, ArtifactFolder, Stored};

@@ -17,6 +17,7 @@ pub use packages::{PackageCache, PackageError};
 use crate::{
     artifacts::{self, ArtifactError, ArtifactFolder, Stored},
     command::{self, CommandError},
+    os_folder::{ARTIFACTS, INDEX_FILE},
 };
 
 /// The packages of the root image, about 44 MB unpacked: the service manager, the C library, TLS, time and a shell.
@@ -46,10 +47,6 @@ pub const PACKAGES: &[&str] = &[
     "zlib1g",
 ];
 
-/// The file of an OS folder that holds the OS index.
-pub const INDEX_FILE: &str = "os.json";
-/// The folder of an OS folder that holds the artifacts.
-pub const ARTIFACTS: &str = "artifacts";
 /// File systems of different versions keep one identity: what tells them apart is their digest.
 const UUID: &str = "6d626c2d-686f-4374-8073-000000000001";
 
@@ -159,6 +156,7 @@ mod tests {
     use protocol_types::Digest;
 
     use super::*;
+    use crate::os_folder::OsFolder;
 
     fn small_tree(at: &Path) -> PathBuf {
         let tree = at.join("tree");
@@ -207,6 +205,10 @@ mod tests {
         assert_eq!((boot.root, boot.size, boot.version_id()), (root.blocks.digest, root.size, Some("1.1.0")));
         let index = fs::read(dir.path().join("1.1.0").join(INDEX_FILE)).unwrap();
         assert_eq!(Digest::of(&index), new.stored.digest);
-        assert_eq!(OsIndex::parse(&index).unwrap(), new.index);
+        let read_back = OsFolder::load(&dir.path().join("1.1.0")).unwrap();
+        assert_eq!((&read_back.index, read_back.stored), (&new.index, new.stored));
+        for artifact in read_back.artifacts {
+            assert_eq!(Digest::of(&fs::read(&artifact.path).unwrap()), artifact.stored.digest);
+        }
     }
 }
