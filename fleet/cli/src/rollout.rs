@@ -1,0 +1,317 @@
+//! `mbl rollout`: moves devices to a release, and shows how far they are. The service decides; here it is asked and watched.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use fleet_api::{
+    Audience, Client, ClientError, CreateRollout, FailureThreshold, PageQuery, Rollout, RolloutAction, RolloutDevice,
+    RolloutDeviceQuery, Window,
+};
+use indicatif::ProgressBar;
+use protocol_types::{DeviceState, EndpointName, GroupName, ReleaseVersion, RolloutId, RolloutState};
+
+use crate::{
+    failure::{Exit, Failure},
+    session::{Session, service_error},
+    words::{or_dash, time},
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Move devices to a release
+    Start(StartArgs),
+    /// Show how a rollout goes on until it ends
+    Watch(WatchArgs),
+    /// Offer nothing new for now
+    Pause(IdArgs),
+    /// Go on after a pause
+    Resume(IdArgs),
+    /// End a rollout; devices that are not beyond the point of return stay where they are
+    Abort(IdArgs),
+    /// List the rollouts
+    List,
+    /// Show a rollout and how far it is on each device
+    Show(IdArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IdArgs {
+    /// The rollout
+    id: RolloutId,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WatchArgs {
+    /// The rollout
+    id: RolloutId,
+    /// Seconds after which to give up watching
+    #[arg(long, value_name = "SECONDS")]
+    time_limit: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StartArgs {
+    /// Version of the release
+    release: ReleaseVersion,
+    #[command(flatten)]
+    audience: AudienceArgs,
+    /// What people call the rollout
+    #[arg(long)]
+    name: Option<String>,
+    /// Failed devices at which the rollout stops by itself
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "failures_percent")]
+    failures: u32,
+    /// Failed devices, in per cent, at which the rollout stops by itself
+    #[arg(long, value_name = "PERCENT")]
+    failures_percent: Option<u8>,
+    /// Devices that may be under way at a time; all without it
+    #[arg(long, value_name = "N")]
+    max_in_flight: Option<u32>,
+    /// Hours of the day, in UTC, in which the release is offered, as in 22:00-05:00
+    #[arg(long, value_name = "FROM-UNTIL", value_parser = window)]
+    window: Option<Window>,
+    /// Watch until it ends
+    #[arg(long)]
+    watch: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct AudienceArgs {
+    /// Every device of the account
+    #[arg(long)]
+    all: bool,
+    /// The members of a group
+    #[arg(long, value_name = "NAME")]
+    group: Option<GroupName>,
+    /// This device, may be given several times
+    #[arg(long = "device", value_name = "NAME")]
+    devices: Vec<EndpointName>,
+}
+
+fn window(text: &str) -> Result<Window, String> {
+    let (from, until) = text.split_once('-').ok_or("write it as in 22:00-05:00")?;
+    Ok(Window { from: from.to_owned(), until: until.to_owned() })
+}
+
+impl From<AudienceArgs> for Audience {
+    fn from(args: AudienceArgs) -> Self {
+        match args.group {
+            Some(group) => Self::Group(group),
+            None if args.all => Self::All,
+            None => Self::Devices(args.devices),
+        }
+    }
+}
+
+/// How long between two looks at a watched rollout.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<()> {
+    let client = session.client()?;
+    match command {
+        Command::Start(args) => start(&client, args, session).await,
+        Command::Watch(args) => watch(&client, &args, session).await,
+        Command::Pause(args) => act(&client, &args.id, RolloutAction::Pause, session).await,
+        Command::Resume(args) => act(&client, &args.id, RolloutAction::Resume, session).await,
+        Command::Abort(args) => act(&client, &args.id, RolloutAction::Abort, session).await,
+        Command::List => list(&client, session).await,
+        Command::Show(args) => show(&client, &args.id, session).await,
+    }
+}
+
+async fn start(client: &Client, args: StartArgs, session: &Session) -> anyhow::Result<()> {
+    let wanted = CreateRollout {
+        name: args.name,
+        release: args.release,
+        audience: args.audience.into(),
+        failure_threshold: args
+            .failures_percent
+            .map_or(FailureThreshold::Count(args.failures), FailureThreshold::Percent),
+        max_in_flight: args.max_in_flight,
+        window: args.window,
+    };
+    let mut key = [0; 16];
+    getrandom::fill(&mut key).context("cannot get random bytes")?;
+    let made = client.create_rollout(&wanted, Some(&hex::encode(key))).await.map_err(service_error)?;
+    let rollout = client.act_on_rollout(&made.id, RolloutAction::Start).await.map_err(service_error)?;
+    if args.watch {
+        session.printer.say(format_args!("rollout {} started", rollout.id));
+        return watch(client, &WatchArgs { id: rollout.id, time_limit: None }, session).await;
+    }
+    session.printer.say(format_args!("watch it with `mbl rollout watch {}`", rollout.id));
+    session.printer.data(&rollout, state(&rollout))
+}
+
+async fn act(client: &Client, id: &RolloutId, action: RolloutAction, session: &Session) -> anyhow::Result<()> {
+    let rollout = client.act_on_rollout(id, action).await.map_err(|error| missing(error, id))?;
+    session.printer.data(&rollout, state(&rollout))
+}
+
+fn missing(error: ClientError, id: &RolloutId) -> anyhow::Error {
+    match error.problem() {
+        Some(problem) if problem.status == 404 => Failure::new(Exit::Refused, format!("there is no rollout `{id}`"))
+            .hint("list the rollouts with `mbl rollout list`")
+            .into(),
+        _ => service_error(error),
+    }
+}
+
+/// One line: what, how far, why.
+fn state(rollout: &Rollout) -> String {
+    let mut text = format!("{} release {} {}", rollout.id, rollout.release, rollout.state);
+    for (state, count) in &rollout.devices {
+        text += &format!(" {state} {count}");
+    }
+    if let Some(reason) = &rollout.reason {
+        text += &format!(" ({reason})");
+    }
+    text
+}
+
+fn device_state(device: &RolloutDevice) -> String {
+    let mut text = format!("{} {}", device.endpoint, device.state);
+    if let Some(what) = device.waiting_for {
+        text += &format!(" for {what}");
+    }
+    if let Some(percent) = device.progress {
+        text += &format!(" {percent} %");
+    }
+    if let Some(reason) = &device.reason {
+        text += &format!(" ({reason})");
+    }
+    text
+}
+
+async fn devices(client: &Client, id: &RolloutId) -> anyhow::Result<Vec<RolloutDevice>> {
+    let (mut found, mut query) = (Vec::new(), RolloutDeviceQuery::default());
+    loop {
+        let page = client.rollout_devices(id, &query).await.map_err(|error| missing(error, id))?;
+        found.extend(page.items);
+        match page.next {
+            Some(next) => query.cursor = Some(next),
+            None => return Ok(found),
+        }
+    }
+}
+
+async fn show(client: &Client, id: &RolloutId, session: &Session) -> anyhow::Result<()> {
+    let rollout = client.rollout(id).await.map_err(|error| missing(error, id))?;
+    let devices = devices(client, id).await?;
+    let mut text = state(&rollout);
+    for device in &devices {
+        text += &format!("\n  {} since {}", device_state(device), time(device.since));
+    }
+    session.printer.data(&serde_json::json!({ "rollout": rollout, "devices": devices }), text)
+}
+
+async fn list(client: &Client, session: &Session) -> anyhow::Result<()> {
+    let (mut rollouts, mut query) = (Vec::new(), PageQuery::default());
+    loop {
+        let page = client.rollouts(&query).await.map_err(service_error)?;
+        rollouts.extend(page.items);
+        match page.next {
+            Some(next) => query.cursor = Some(next),
+            None => break,
+        }
+    }
+    session.printer.table(&rollouts, &["ROLLOUT", "RELEASE", "STATE", "STARTED", "NAME"], |rollout: &Rollout| {
+        vec![
+            rollout.id.to_string(),
+            rollout.release.to_string(),
+            rollout.state.to_string(),
+            or_dash(rollout.started.map(time)),
+            rollout.name.clone(),
+        ]
+    })
+}
+
+async fn watch(client: &Client, args: &WatchArgs, session: &Session) -> anyhow::Result<()> {
+    let bar = session.printer.progress(100, "{msg} [{bar:30}] {pos} %");
+    let look = follow(client, &args.id, &bar, session);
+    let ended = match args.time_limit {
+        None => look.await,
+        Some(seconds) => match tokio::time::timeout(Duration::from_secs(seconds), look).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                let message = format!("rollout {} did not end within {seconds} s", args.id);
+                let hint = format!("it goes on; look again with `mbl rollout watch {}`", args.id);
+                Err(Failure::new(Exit::WatchedFailed, message).hint(hint).into())
+            }
+        },
+    };
+    bar.finish_and_clear();
+    let rollout = ended?;
+    let failed = |state| rollout.devices.get(&state).copied().unwrap_or(0);
+    if rollout.state == RolloutState::Finished && failed(DeviceState::Failed) + failed(DeviceState::RolledBack) == 0 {
+        return Ok(());
+    }
+    let failure = Failure::new(Exit::WatchedFailed, format!("rollout {} {}", rollout.id, rollout.state));
+    Err(match &rollout.reason {
+        Some(reason) => failure.because(anyhow::anyhow!("{reason}")).hint(reason.code.hint()).into(),
+        None => failure.hint(format!("see each device with `mbl rollout show {}`", rollout.id)).into(),
+    })
+}
+
+/// Prints every change until the rollout ends. A service that restarts meanwhile is waited for.
+async fn follow(client: &Client, id: &RolloutId, bar: &ProgressBar, session: &Session) -> anyhow::Result<Rollout> {
+    let mut last = String::new();
+    let mut seen: BTreeMap<EndpointName, String> = BTreeMap::new();
+    loop {
+        let (rollout, now) = match look(client, id).await {
+            Ok(found) => found,
+            Err(Look::Away) => {
+                session.printer.detail("the service does not answer; trying again");
+                tokio::time::sleep(LOOK_EVERY).await;
+                continue;
+            }
+            Err(Look::Error(error)) => return Err(error),
+        };
+        for device in &now {
+            let text = device_state(device);
+            if seen.get(&device.endpoint) != Some(&text) {
+                bar.suspend(|| session.printer.line(&serde_json::json!({ "device": device }), &text))?;
+                seen.insert(device.endpoint.clone(), text);
+            }
+        }
+        let text = state(&rollout);
+        if text != last {
+            bar.suspend(|| session.printer.line(&serde_json::json!({ "rollout": rollout }), &text))?;
+            last = text;
+        }
+        bar.set_message(format!("{} {}", rollout.id, rollout.release));
+        bar.set_position(per_cent(&now));
+        if rollout.state.is_end() {
+            return Ok(rollout);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Why a look at a rollout brought nothing.
+enum Look {
+    /// The service does not answer now.
+    Away,
+    /// It will not answer better later.
+    Error(anyhow::Error),
+}
+
+/// The rollout and its first page of devices: more lines than that nobody reads as they pass.
+async fn look(client: &Client, id: &RolloutId) -> Result<(Rollout, Vec<RolloutDevice>), Look> {
+    let classify = |error| match error {
+        ClientError::Unreachable { .. } => Look::Away,
+        other => Look::Error(missing(other, id)),
+    };
+    let devices = client.rollout_devices(id, &RolloutDeviceQuery::default()).await.map_err(classify)?;
+    let rollout = client.rollout(id).await.map_err(classify)?;
+    Ok((rollout, devices.items))
+}
+
+/// How much of the work is done: a device at its end counts wholly, one that downloads by its progress.
+fn per_cent(devices: &[RolloutDevice]) -> u64 {
+    let done =
+        |device: &RolloutDevice| if device.state.is_end() { 100 } else { u64::from(device.progress.unwrap_or(0)) };
+    let sum: u64 = devices.iter().map(done).sum();
+    sum.checked_div(devices.len() as u64).unwrap_or(0)
+}
