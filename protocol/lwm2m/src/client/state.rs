@@ -125,12 +125,16 @@ impl Client {
             }
             Fact::Connected => self.connected(now, objects),
             Fact::DialFailed(why) => {
-                if let State::Dialing { goal, .. } = self.state {
-                    let why = match why {
-                        DialFailure::Unreachable => Failure::Unreachable,
-                        DialFailure::Unauthorized => Failure::Refused,
-                    };
-                    self.fail(now, goal, why);
+                let why = match why {
+                    DialFailure::Unreachable => Failure::Unreachable,
+                    DialFailure::Unauthorized => Failure::Refused,
+                };
+                match self.state {
+                    State::Dialing { goal, .. } | State::Greeting { goal, .. } => {
+                        self.forget_connection();
+                        self.fail(now, goal, why);
+                    }
+                    _ => self.lost(now, None),
                 }
             }
             Fact::Received(message) => {
