@@ -103,6 +103,11 @@ impl VerificationClock {
         self.present().earliest()
     }
 
+    /// Time since some fixed point, which never steps.
+    pub fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
     /// The latest time that is known to have passed.
     pub fn floor(&self) -> UnixSeconds {
         self.state().floor

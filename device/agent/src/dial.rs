@@ -54,6 +54,8 @@ pub enum Verdict {
     TryAgain,
     /// The server does not take this device's certificate.
     CertificateRefused,
+    /// The server's certificate does not chain to the service authority, or is for another name.
+    ServerUntrusted,
     /// The server's certificate is out of its validity by this device's clock.
     TimeDoubtful,
 }
@@ -82,6 +84,7 @@ pub fn verdict(error: &io::Error) -> Verdict {
             | CertificateError::NotValidYet
             | CertificateError::NotValidYetContext { .. },
         ) => Verdict::TimeDoubtful,
+        rustls::Error::InvalidCertificate(_) => Verdict::ServerUntrusted,
         _ => Verdict::TryAgain,
     }
 }

@@ -55,6 +55,11 @@ pub enum OrdersError {
 }
 
 impl Orders {
+    /// The orders of a service that wants nothing, unlike one that has not spoken.
+    pub const fn none() -> Self {
+        Self { wish: Some(Wish::Rest), artifacts: None }
+    }
+
     /// These orders after a Write of texts to resources of 26241/0: all of it, or an error and none of it.
     pub fn with<'a>(&self, writes: impl IntoIterator<Item = (u16, &'a str)>) -> Result<Self, OrdersError> {
         let (mut path, mut digest, mut rollout) = self.texts();

@@ -41,6 +41,17 @@ pub enum Source {
     },
 }
 
+impl Source {
+    /// Whether nothing that matters differs.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Unknown, Self::Unknown) | (Self::Forbidden, Self::Forbidden) => true,
+            (Self::Server { address: a, tls: c }, Self::Server { address: b, tls: d }) => a == b && Arc::ptr_eq(c, d),
+            (Self::Unknown | Self::Forbidden | Self::Server { .. }, _) => false,
+        }
+    }
+}
+
 struct Question {
     ask: Ask,
     answer: oneshot::Sender<Result<Vec<u8>, FetchError>>,
@@ -145,7 +156,7 @@ impl RelayTask {
 const fn refusal(verdict: Verdict) -> FetchError {
     match verdict {
         Verdict::CertificateRefused => FetchError::Refused,
-        Verdict::TryAgain | Verdict::TimeDoubtful => FetchError::Unreachable,
+        Verdict::TryAgain | Verdict::ServerUntrusted | Verdict::TimeDoubtful => FetchError::Unreachable,
     }
 }
 

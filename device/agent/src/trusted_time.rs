@@ -20,7 +20,7 @@ use crate::{
 const MAX_ANSWER_BYTES: usize = 4096;
 
 /// The public key that signs time.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TimeKey {
     /// Uncompressed point on P-256.
     point: Vec<u8>,

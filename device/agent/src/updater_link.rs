@@ -61,6 +61,8 @@ impl<'a> Link<'a> {
     fn new(facts: &'a Facts, relay: Relay, speaking: Speaking) -> Self {
         let (mut orders, mut contact, mut signed_time) =
             (facts.orders.subscribe(), facts.contact.subscribe(), facts.signed_time.subscribe());
+        // A process that connects anew is not about to restart, or no longer.
+        set(&facts.restarting, false);
         // On a new connection everything is news.
         orders.mark_changed();
         contact.mark_changed();

@@ -27,6 +27,7 @@ use crate::{
     clock::VerificationClock,
     facts::{Facts, set},
     identity::Identity,
+    orders::Orders,
     state::DurableState,
 };
 use software::Installed;
@@ -123,7 +124,8 @@ impl DeviceObjects {
         shown
     }
 
-    fn write_release(&mut self, entries: &[Entry]) -> Result<(), ObjectError> {
+    /// Takes a Write of object 26241 on top of the orders that it leaves standing.
+    fn write_release(&mut self, standing: &Orders, entries: &[Entry]) -> Result<(), ObjectError> {
         let mut writes = Vec::with_capacity(entries.len());
         for entry in entries {
             match (entry.path.ids(), &entry.value) {
@@ -131,8 +133,7 @@ impl DeviceObjects {
                 _ => return Err(ObjectError::BadValue(format!("{} is not one text", entry.path))),
             }
         }
-        let orders = self.facts.orders.borrow().with(writes);
-        let orders = orders.map_err(|e| ObjectError::BadValue(e.to_string()))?;
+        let orders = standing.with(writes).map_err(|e| ObjectError::BadValue(e.to_string()))?;
         // Durable first: the answer to the server is a promise. One small file, so the wait is that of one flush.
         self.state.keep_orders(&orders).map_err(|e| {
             tracing::error!(error = %Chain(&e), "orders of the service could not be kept, so they were refused");
@@ -169,18 +170,21 @@ impl Objects for DeviceObjects {
         }
     }
 
-    fn write(&mut self, object: u16, _instance: u16, mode: WriteMode, entries: &[Entry]) -> Result<(), ObjectError> {
-        match (object, mode) {
-            // A Replace of one resource and a partial update are the same here; each Write names what it changes.
-            (ids::RELEASE, WriteMode::Partial | WriteMode::Replace) => self.write_release(entries),
+    fn write(&mut self, target: &Path, mode: WriteMode, entries: &[Entry]) -> Result<(), ObjectError> {
+        match (target.ids(), mode) {
+            ([ids::RELEASE, _], WriteMode::Replace) => self.write_release(&Orders::none(), entries),
+            ([ids::RELEASE, ..], _) => {
+                let orders = self.facts.orders.borrow().clone();
+                self.write_release(&orders, entries)
+            }
             // Releases are the only way to change software, and the clock is set by the device itself.
             _ => Err(ObjectError::NotAllowed),
         }
     }
 
-    fn execute(&mut self, path: Path, _arguments: &str) -> Result<(), ObjectError> {
-        match path.ids() {
-            [ids::DEVICE, 0, device::REBOOT] => {
+    fn execute(&mut self, object: u16, instance: u16, resource: u16, _arguments: &str) -> Result<(), ObjectError> {
+        match (object, instance, resource) {
+            (ids::DEVICE, 0, device::REBOOT) => {
                 tracing::info!("the service asks for a restart");
                 match self.facts.restart.try_send(()) {
                     // One wish that waits already is as good as two.

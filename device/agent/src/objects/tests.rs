@@ -167,14 +167,27 @@ fn an_order_is_kept_before_it_is_taken_and_refused_if_it_cannot_be_kept() {
     let digest = Digest::of(b"x").to_string();
     let order = [entry(0, "releases/2.0.0.json"), entry(1, &digest), entry(2, "r-1")];
     *bench.disk.full.lock().unwrap() = true;
-    let refused = bench.objects.write(ids::RELEASE, 0, WriteMode::Partial, &order);
+    let refused = bench.objects.write(&Path::instance(ids::RELEASE, 0), WriteMode::Partial, &order);
     assert!(matches!(refused, Err(ObjectError::Failed(_))), "{refused:?}");
     assert_eq!(*bench.facts.orders.borrow(), Orders::default(), "a promise that cannot be kept is not made");
     *bench.disk.full.lock().unwrap() = false;
-    bench.objects.write(ids::RELEASE, 0, WriteMode::Partial, &order).unwrap();
+    bench.objects.write(&Path::instance(ids::RELEASE, 0), WriteMode::Partial, &order).unwrap();
     assert_eq!(bench.disk.kept.lock().unwrap().last(), Some(&*bench.facts.orders.borrow()));
     let read = |resource| string(&bench.objects, ids::RELEASE, resource);
     assert_eq!([read(0), read(1), read(2), read(14)], ["releases/2.0.0.json", &digest, "r-1", ""]);
+}
+
+#[test]
+fn a_write_that_replaces_the_instance_takes_back_what_it_does_not_name() {
+    let mut bench = bench();
+    let digest = Digest::of(b"x").to_string();
+    let (whole, order) = (Path::instance(ids::RELEASE, 0), [entry(0, "releases/2.0.0.json"), entry(1, &digest)]);
+    bench.objects.write(&whole, WriteMode::Partial, &order).unwrap();
+    let address = [entry(14, "https://127.0.0.1:8444")];
+    bench.objects.write(&whole, WriteMode::Partial, &address).unwrap();
+    assert_eq!(string(&bench.objects, ids::RELEASE, 0), "releases/2.0.0.json", "a partial update leaves the rest");
+    bench.objects.write(&whole, WriteMode::Replace, &address).unwrap();
+    assert_eq!(bench.facts.orders.borrow().wish, Some(crate::orders::Wish::Rest));
 }
 
 #[test]
@@ -185,7 +198,7 @@ fn a_malformed_order_changes_nothing() {
         vec![entry(14, "ftp://x")],
         vec![Entry::new(Path::resource(ids::RELEASE, 0, 0), 7)],
     ] {
-        let refused = bench.objects.write(ids::RELEASE, 0, WriteMode::Partial, &bad);
+        let refused = bench.objects.write(&Path::instance(ids::RELEASE, 0), WriteMode::Partial, &bad);
         assert!(matches!(refused, Err(ObjectError::BadValue(_))), "{bad:?}: {refused:?}");
     }
     assert_eq!(*bench.facts.orders.borrow(), Orders::default());
@@ -200,19 +213,19 @@ fn software_changes_by_releases_only_and_a_restart_is_only_passed_on() {
     for (object, resource) in
         [(ids::FIRMWARE, 2), (ids::SOFTWARE, 4), (ids::SOFTWARE, 6), (ids::SOFTWARE, 10), (ids::DEVICE, 5)]
     {
-        let executed = bench.objects.execute(Path::resource(object, 0, resource), "");
+        let executed = bench.objects.execute(object, 0, resource, "");
         assert_eq!(executed, Err(ObjectError::NotAllowed), "/{object}/0/{resource}");
     }
     for (object, resource) in
         [(ids::FIRMWARE, 0), (ids::FIRMWARE, 1), (ids::SOFTWARE, 2), (ids::SOFTWARE, 3), (ids::DEVICE, 13)]
     {
         let entries = [Entry::new(Path::resource(object, 0, resource), "https://evil.example/fw")];
-        let written = bench.objects.write(object, 0, WriteMode::Replace, &entries);
+        let written = bench.objects.write(&Path::resource(object, 0, resource), WriteMode::Replace, &entries);
         assert_eq!(written, Err(ObjectError::NotAllowed), "/{object}/0/{resource}");
     }
     assert!(bench.restarts.try_recv().is_err());
     for _ in 0..3 {
-        bench.objects.execute(Path::resource(ids::DEVICE, 0, 4), "").unwrap();
+        bench.objects.execute(ids::DEVICE, 0, 4, "").unwrap();
     }
     assert!(bench.restarts.try_recv().is_ok() && bench.restarts.try_recv().is_err(), "three wishes are one restart");
 }

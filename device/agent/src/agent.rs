@@ -1,0 +1,138 @@
+//! The whole process on a device: loads what it knows, starts its tasks as one group, and stops them together.
+
+use std::{sync::Arc, time::Duration};
+
+use protocol_types::UnixSeconds;
+use tokio::{
+    task::{JoinError, JoinSet},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    apps_link::keep_apps_link,
+    cause::Chain,
+    clock::{SystemClock, VerificationClock},
+    config::{self, AgentConfig, ConfigError},
+    contact::keep_contact,
+    durable::{self, DurableError},
+    facts::Facts,
+    identity::{Identity, IdentityError},
+    layout::DeviceFolder,
+    objects::About,
+    relay::{Source, relay},
+    session::{Device, Session},
+    state::{StateError, StateFolder},
+    tls::{Trust, TrustError, provider},
+    updater_link::keep_updater_link,
+};
+
+/// How long tasks may take to end, which covers saying goodbye to the service.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Why the process cannot run, or no longer.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The settings cannot be used.
+    #[error("cannot use the settings")]
+    Config(#[from] ConfigError),
+    /// The state folder cannot be used.
+    #[error("cannot use the state folder")]
+    State(#[from] DurableError),
+    /// The device was never provisioned.
+    #[error("this device is not provisioned")]
+    Unprovisioned(#[source] IdentityError),
+    /// TLS cannot be used.
+    #[error("cannot use TLS")]
+    Trust(#[from] TrustError),
+    /// A task panicked.
+    #[error("a task of the agent failed")]
+    Task(#[from] JoinError),
+    /// A task ended although nobody stopped it.
+    #[error("a task of the agent ended by itself")]
+    Ended,
+}
+
+/// Runs the agent of the device in `folder` until `stop`.
+pub async fn run(folder: &DeviceFolder, stop: CancellationToken) -> Result<(), RunError> {
+    durable::make_folder(&folder.state(), true)?;
+    let config = config::load(&folder.config())?;
+    let state = StateFolder::new(folder.state());
+    let identity = match Identity::load(folder) {
+        Ok(identity) => Some(identity),
+        Err(unprovisioned @ IdentityError::Missing(_)) if !folder.is_provisioned() => {
+            return Err(RunError::Unprovisioned(unprovisioned));
+        }
+        Err(damaged) => {
+            tracing::error!(
+                error = %Chain(&damaged),
+                "state_damaged: the factory data is not what was accepted, so this device neither enrols nor installs"
+            );
+            None
+        }
+    };
+
+    // A damaged device wishes nothing, so it gets none of the orders of before.
+    let orders = if identity.is_some() { or_anew("orders", state.orders()) } else { Default::default() };
+    let (facts, restarts) = Facts::new(orders);
+    let facts = Arc::new(facts);
+    let (asker, relay_task) = relay(facts.source.subscribe());
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(relay_task.run(stop.clone()));
+    let link = (asker.clone(), restarts);
+    let (updater, apps) = (folder.updater_socket(), folder.apps_socket());
+    let (for_updater, for_apps) = (facts.clone(), facts.clone());
+    let (stop_updater, stop_apps) = (stop.clone(), stop.clone());
+    tasks.spawn(async move { keep_updater_link(&updater, for_updater, link, stop_updater).await });
+    tasks.spawn(async move { keep_apps_link(&apps, for_apps, asker, stop_apps).await });
+    tasks.spawn(keep_contact(config.contact_probes.clone(), facts.clone(), stop.clone()));
+    match identity {
+        Some(identity) => {
+            let session = session(identity, &config, state, facts)?;
+            tasks.spawn(session.run(stop.clone()));
+        }
+        None => drop(facts.source.send_replace(Source::Forbidden)),
+    }
+    join(tasks, stop).await
+}
+
+fn session(
+    identity: Identity,
+    config: &AgentConfig,
+    state: StateFolder,
+    facts: Arc<Facts>,
+) -> Result<Session, RunError> {
+    let floor: UnixSeconds = or_anew("floor of time", state.floor());
+    let floor = floor.max(identity.document().provisioned);
+    let clock = Arc::new(VerificationClock::new(Arc::new(SystemClock::new()), floor));
+    let trust = Trust::new(provider(), identity.roots().clone(), clock)?;
+    let enrolment = or_anew("operational identity", state.enrolment());
+    let about = About::new(&identity, &config.manufacturer);
+    let device = Device { identity, trust, state: Arc::new(state), facts };
+    Ok(Session::new(device, about, enrolment, config.retry_ceiling())?)
+}
+
+/// What was kept, or the default if it is damaged: the service tells it again.
+fn or_anew<T: Default>(what: &str, kept: Result<T, StateError>) -> T {
+    kept.unwrap_or_else(|e| {
+        tracing::error!(what, error = %Chain(&e), "kept state cannot be read, going on without it");
+        T::default()
+    })
+}
+
+/// Waits for `stop`, or for a task that ends by itself, which ends them all; then gives them time to end.
+async fn join(mut tasks: JoinSet<()>, stop: CancellationToken) -> Result<(), RunError> {
+    let first = tasks.join_next().await;
+    let result = match first {
+        Some(Err(e)) => Err(RunError::Task(e)),
+        Some(Ok(())) if !stop.is_cancelled() => Err(RunError::Ended),
+        Some(Ok(())) | None => Ok(()),
+    };
+    stop.cancel();
+    let all = async { while tasks.join_next().await.is_some() {} };
+    if timeout(GRACE, all).await.is_err() {
+        tracing::warn!("tasks did not end in time");
+    }
+    result
+}
