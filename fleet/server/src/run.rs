@@ -20,6 +20,7 @@ use crate::{
     first_token::{self, FirstTokenError},
     fleet::Fleet,
     https,
+    lwm2m::{self, Devices, Duty, Port, PresenceRecorder},
     metrics::Metrics,
     rest,
     signals::LocalSignals,
@@ -120,6 +121,7 @@ async fn serve(fleet: &Fleet, ports: Ports) -> Result<(), RunError> {
     let served = https::serve(api, fleet.clone(), move |_| Some(router.clone()));
     tasks.spawn(named("api", served));
     tasks.spawn(named("housekeeping", keep_house(fleet.clone())));
+    serve_devices(fleet, &mut tasks, (ports.bootstrap, ports.lwm2m))?;
 
     let data_dir = &fleet.config.data_dir;
     fleet.addresses.write(data_dir).map_err(at_data_dir(data_dir))?;
@@ -139,6 +141,25 @@ async fn serve(fleet: &Fleet, ports: Ports) -> Result<(), RunError> {
         Some(Err(_)) => Err(RunError::Ended("a task that panicked")),
         Some(Ok(_)) | None => Ok(()),
     }
+}
+
+/// Starts what devices talk to over CoAP.
+fn serve_devices(
+    fleet: &Fleet,
+    tasks: &mut JoinSet<&'static str>,
+    (bootstrap, management): (TcpListener, TcpListener),
+) -> Result<(), RunError> {
+    let (presence, recording) = PresenceRecorder::new(fleet.clone());
+    let devices = Devices { fleet: fleet.clone(), presence, live: Arc::default() };
+    tasks.spawn(named("presence", recording));
+    tasks.spawn(named("changes", lwm2m::pass_on_changes(devices.clone())));
+    for (duty, listener, trusted) in
+        [(Duty::Bootstrap, bootstrap, &fleet.trust.factories), (Duty::Management, management, &fleet.trust.issuers)]
+    {
+        let tls = tls::device_port(fleet.certificate.clone(), trusted.clone(), tls::ALPN_COAP)?;
+        tasks.spawn(named(duty.name(), lwm2m::serve(Port { duty, listener, tls }, devices.clone())));
+    }
+    Ok(())
 }
 
 async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {

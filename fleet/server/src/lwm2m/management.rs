@@ -1,0 +1,431 @@
+//! The management port: a device with an operational certificate registers, hears what it should run, and reports. Keeps
+//! nothing that the store does not have; a connection that ends costs nothing but a new one.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use fleet_store::{Parent, Presence, Standing, StoreError};
+use protocol_lwm2m::{
+    client::WriteMode,
+    coap::{Code, ContentFormat, Message},
+    formats::Entry,
+    object::Path,
+    server::{Answer, Content, Decision, Ended, Fact, Operation, Question, Registration, RequestError, Step},
+};
+use protocol_types::ReasonCode;
+use tokio::time::{Instant, sleep_until};
+
+use super::{
+    Attention, Devices,
+    est::{self, EstRequest},
+    live::Live,
+    report::{self, RELEASE_OBJECT},
+    wire::Wire,
+};
+use crate::authority::CertificateFacts;
+
+/// An update is noted as presence at most this often.
+const HEARD_STEP: Duration = Duration::from_secs(30);
+/// How long an older connection has to prove that there are two of the device.
+const PROBE: Duration = Duration::from_secs(5);
+/// Certificates in one connection: one renewal, and some tries.
+const MAX_CERTIFICATES: u8 = 4;
+const RELEASE: Path = Path::instance(RELEASE_OBJECT, 0);
+const DEVICE: Path = Path::instance(3, 0);
+
+/// What the service wants of a registered device, one at a time and in this order after a registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Errand {
+    /// Tell it where artifacts are.
+    NameArtifactServer,
+    /// Tell it what to run.
+    WriteWish,
+    /// Hear at once and from then on what it says about its software.
+    Observe,
+    /// Ask what it is.
+    ReadNameplate,
+    /// See whether it still answers although it has registered elsewhere.
+    Probe,
+}
+
+/// An errand whose answer is awaited.
+struct UnderWay {
+    id: u64,
+    errand: Errand,
+    /// The wish that was written.
+    generation: u64,
+}
+
+/// One connection and what is left to do on it.
+struct Visit {
+    facts: CertificateFacts,
+    /// Tells this connection from every other one of the device.
+    session: u64,
+    devices: Devices,
+    live: Arc<Live>,
+    /// How the device stands while it is registered here.
+    registered: Option<Standing>,
+    errands: VecDeque<Errand>,
+    under_way: Option<UnderWay>,
+    last_id: u64,
+    heard: Instant,
+    certificates: u8,
+    /// When the connection ends because the device is elsewhere.
+    leave_at: Option<Instant>,
+    is_over: bool,
+}
+
+/// Serves one connection to its end.
+pub(super) async fn attend(mut wire: Wire, (facts, session): (CertificateFacts, u64), devices: Devices) {
+    let stop = devices.fleet.stop.clone();
+    let mut visit = Visit::new(facts, session, devices);
+    let mut steps = VecDeque::from(wire.tell(Fact::Opened).await);
+    loop {
+        while let Some(step) = steps.pop_front() {
+            if let Some(fact) = visit.act(step).await {
+                steps.extend(wire.tell(fact).await);
+            }
+        }
+        if !wire.is_open() {
+            break;
+        }
+        if visit.is_over {
+            steps.extend(wire.hang_up().await);
+            continue;
+        }
+        if let Some(fact) = visit.next_errand().await {
+            steps.extend(wire.tell(fact).await);
+            continue;
+        }
+        tokio::select! {
+            arrival = wire.arrival() => steps.extend(wire.tell_arrival(arrival).await),
+            attention = visit.live.attention() => visit.look_at(attention).await,
+            () = at(visit.leave_at) => visit.is_over = true,
+            () = stop.cancelled() => visit.is_over = true,
+        }
+    }
+    visit.leave().await;
+    wire.close().await;
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Visit {
+    fn new(facts: CertificateFacts, session: u64, devices: Devices) -> Self {
+        Self {
+            facts,
+            session,
+            devices,
+            live: Arc::default(),
+            registered: None,
+            errands: VecDeque::new(),
+            under_way: None,
+            last_id: 0,
+            heard: Instant::now(),
+            certificates: 0,
+            leave_at: None,
+            is_over: false,
+        }
+    }
+
+    /// Does what a step asks for; the fact that the session must hear of it.
+    async fn act(&mut self, step: Step) -> Option<Fact> {
+        match step {
+            Step::Ask { ask, question } => return Some(Fact::Decided { ask, decision: self.decide(question).await }),
+            Step::Registered(registration) => self.registered(&registration).await,
+            Step::Answered { id, result } => self.answered(id, result).await,
+            Step::Notified { path, entries, .. } if path == RELEASE => self.reported(&entries).await,
+            Step::Deregistered(Ended::Replaced) => {}
+            Step::Deregistered(Ended::Deregistered | Ended::Expired | Ended::ConnectionLost) => self.leave().await,
+            _ => {}
+        }
+        None
+    }
+
+    async fn decide(&mut self, question: Question) -> Decision {
+        match question {
+            Question::Register(registration) => self.register(&registration).await,
+            Question::Update(_) => self.update().await,
+            Question::Other(message) => Decision::Respond(self.est(&message).await),
+            Question::Bootstrap { .. } => Decision::Refuse {
+                code: Code::METHOD_NOT_ALLOWED,
+                diagnostic: "bootstrap with the bootstrap server".to_owned(),
+            },
+        }
+    }
+
+    async fn register(&mut self, registration: &Registration) -> Decision {
+        let identity = &self.facts.identity;
+        if registration.endpoint.as_ref().is_some_and(|endpoint| *endpoint != identity.endpoint) {
+            return self.refuse(ReasonCode::IdentityMismatch);
+        }
+        if self.has_expired() {
+            return self.refuse(ReasonCode::CertificateUnknown);
+        }
+        let what = Presence::Registers { serial: self.facts.serial.clone(), session: self.session };
+        let standing = match self.devices.presence.record(identity, what).await {
+            Ok(Ok(standing)) => standing,
+            Ok(Err(reason)) => return self.refuse(reason),
+            Err(_) => return unavailable(),
+        };
+        match self.devices.fleet.random.bytes::<8>() {
+            Ok(location) => {
+                self.registered = Some(standing);
+                Decision::Register { location: hex::encode(location) }
+            }
+            Err(error) => {
+                tracing::error!(error = %crate::Chain(&error), "a registration was given up");
+                unavailable()
+            }
+        }
+    }
+
+    async fn update(&mut self) -> Decision {
+        if self.has_expired() {
+            self.is_over = true;
+            return self.refuse(ReasonCode::CertificateUnknown);
+        }
+        if self.heard.elapsed() >= HEARD_STEP {
+            if self.devices.presence.record(&self.facts.identity, Presence::Heard).await.is_err() {
+                return unavailable();
+            }
+            self.heard = Instant::now();
+        }
+        self.devices.fleet.metrics.updates.inc();
+        Decision::Allow
+    }
+
+    fn refuse(&self, reason: ReasonCode) -> Decision {
+        let identity = &self.facts.identity;
+        self.devices.fleet.metrics.refused(reason);
+        tracing::info!(account = %identity.account, device = %identity.endpoint, %reason, "registration refused");
+        Decision::Refuse { code: Code::FORBIDDEN, diagnostic: reason.as_str().to_owned() }
+    }
+
+    /// TLS looks at the end of a certificate only once, and connections may outlive it.
+    fn has_expired(&self) -> bool {
+        self.facts.not_after <= self.devices.fleet.clock.now()
+    }
+
+    async fn est(&mut self, message: &Message) -> Message {
+        match EstRequest::read(message) {
+            Err(code) => Message::refusal(code, "no such resource"),
+            Ok(EstRequest::Enrol) => Message::refusal(Code::NOT_FOUND, "enrol with the bootstrap server"),
+            Ok(_) if self.has_expired() => Message::refusal(Code::FORBIDDEN, ReasonCode::CertificateUnknown.as_str()),
+            Ok(EstRequest::Authority) => est::authority(&self.devices, &self.facts).await,
+            Ok(EstRequest::Renew) => {
+                self.certificates = self.certificates.saturating_add(1);
+                if self.certificates > MAX_CERTIFICATES {
+                    return Message::refusal(Code::FORBIDDEN, "too many certificate requests on one connection");
+                }
+                est::certificate(&self.devices, &self.facts, Parent::Operational(&self.facts.serial), message).await
+            }
+        }
+    }
+
+    /// The device has heard that it is registered.
+    async fn registered(&mut self, registration: &Registration) {
+        let identity = &self.facts.identity;
+        self.devices.live.enter(identity, &self.live);
+        self.devices.fleet.metrics.registrations.inc();
+        self.heard = Instant::now();
+        self.under_way = None;
+        self.errands = [Errand::NameArtifactServer, Errand::WriteWish, Errand::Observe, Errand::ReadNameplate].into();
+        tracing::info!(
+            account = %identity.account, device = %identity.endpoint, lifetime = registration.lifetime, "device registered"
+        );
+        // What changed between the decision and the entry was told to nobody.
+        self.look_at(Attention::STANDING).await;
+    }
+
+    /// The next thing that the service wants of the device, if it is free.
+    async fn next_errand(&mut self) -> Option<Fact> {
+        if self.under_way.is_some() {
+            return None;
+        }
+        let standing = self.registered?;
+        while let Some(errand) = self.errands.pop_front() {
+            let is_order = matches!(errand, Errand::NameArtifactServer | Errand::WriteWish);
+            if is_order && standing != Standing::Active {
+                continue;
+            }
+            if let Some((operation, generation)) = self.operation(errand).await {
+                self.last_id += 1;
+                self.under_way = Some(UnderWay { id: self.last_id, errand, generation });
+                return Some(Fact::Request { id: self.last_id, operation });
+            }
+        }
+        None
+    }
+
+    async fn operation(&self, errand: Errand) -> Option<(Operation, u64)> {
+        let accept = Some(ContentFormat::SENML_CBOR);
+        let operation = match errand {
+            Errand::NameArtifactServer => {
+                write(vec![Entry::new(Path::resource(RELEASE_OBJECT, 0, 14), self.devices.fleet.artifact_uri())])
+            }
+            Errand::WriteWish => return self.wish().await,
+            Errand::Observe => Operation::Observe { path: RELEASE, accept },
+            Errand::ReadNameplate => Operation::Read { path: DEVICE, accept },
+            Errand::Probe => Operation::Read { path: Path::resource(RELEASE_OBJECT, 0, 3), accept },
+        };
+        Some((operation, 0))
+    }
+
+    /// What the device should run, as the store has it at this moment.
+    async fn wish(&self) -> Option<(Operation, u64)> {
+        let identity = &self.facts.identity;
+        let account = self.devices.fleet.store.account(&identity.account);
+        let wish = match account.desired_release(&identity.endpoint).await {
+            Ok(wish) => wish?,
+            Err(error) => {
+                self.store_failed("the wish for a device was not read", &error);
+                return None;
+            }
+        };
+        let (path, digest, rollout) = wish.release.map_or_else(Default::default, |release| {
+            (release.path.to_string(), release.digest.to_string(), release.rollout.to_string())
+        });
+        let entry = |resource, text: String| Entry::new(Path::resource(RELEASE_OBJECT, 0, resource), text);
+        Some((write(vec![entry(0, path), entry(1, digest), entry(2, rollout)]), wish.generation))
+    }
+
+    async fn answered(&mut self, id: u64, result: Result<Answer, RequestError>) {
+        let Some(under_way) = self.under_way.take_if(|under_way| under_way.id == id) else { return };
+        let identity = &self.facts.identity;
+        let answer = match result {
+            Ok(answer) => answer,
+            // An older connection that does not answer is what an honest device leaves behind.
+            Err(_) if under_way.errand == Errand::Probe => {
+                self.is_over = true;
+                return;
+            }
+            Err(error) => {
+                let (errand, error) = (under_way.errand, crate::Chain(&error));
+                tracing::warn!(
+                    account = %identity.account, device = %identity.endpoint, ?errand, %error, "device refused a request"
+                );
+                return;
+            }
+        };
+        match (under_way.errand, answer.content) {
+            (Errand::WriteWish, _) => self.wish_taken(under_way.generation).await,
+            (Errand::Observe, Content::Entries(entries)) => self.reported(&entries).await,
+            (Errand::ReadNameplate, Content::Entries(entries)) => {
+                let account = self.devices.fleet.store.account(&identity.account);
+                if let Err(error) = account.set_nameplate(&identity.endpoint, &report::nameplate(&entries)).await {
+                    self.store_failed("what a device says of itself was not recorded", &error);
+                }
+            }
+            (Errand::Probe, _) => self.seen_twice().await,
+            (Errand::NameArtifactServer | Errand::Observe | Errand::ReadNameplate, _) => {}
+        }
+    }
+
+    async fn wish_taken(&self, generation: u64) {
+        let identity = &self.facts.identity;
+        let account = self.devices.fleet.store.account(&identity.account);
+        match account.acknowledge_desired(&identity.endpoint, generation).await {
+            Ok(()) => tracing::info!(
+                account = %identity.account, device = %identity.endpoint, generation, "device took what it should run"
+            ),
+            Err(error) => self.store_failed("an acknowledgement was not recorded", &error),
+        }
+    }
+
+    async fn reported(&self, entries: &[Entry]) {
+        let identity = &self.facts.identity;
+        let Some(said) = report::report(entries) else {
+            tracing::warn!(account = %identity.account, device = %identity.endpoint, "a report has no known phase");
+            return;
+        };
+        let account = self.devices.fleet.store.account(&identity.account);
+        let recorded = async {
+            account.set_components(&identity.endpoint, &said.components).await?;
+            account.record_report(&identity.endpoint, &said.status, self.devices.fleet.clock.now()).await
+        };
+        match recorded.await {
+            Ok(()) => tracing::debug!(
+                account = %identity.account, device = %identity.endpoint, phase = %said.status.phase, "device reported"
+            ),
+            Err(error) => self.store_failed("a report was not recorded", &error),
+        }
+    }
+
+    /// The device answered here after it had registered elsewhere: there are two of it.
+    async fn seen_twice(&mut self) {
+        let identity = &self.facts.identity;
+        tracing::warn!(account = %identity.account, device = %identity.endpoint, "one identity answers in two places");
+        if self.devices.presence.record(identity, Presence::SeenTwice).await.is_err() {
+            tracing::error!(account = %identity.account, device = %identity.endpoint, "a clone was not recorded");
+        }
+        self.is_over = true;
+    }
+
+    /// Looks again at what others have changed.
+    async fn look_at(&mut self, attention: Attention) {
+        if attention.has(Attention::REPLACED) {
+            self.errands = [Errand::Probe].into();
+            self.under_way = None;
+            self.leave_at = Some(Instant::now() + PROBE);
+            return;
+        }
+        if attention.has(Attention::STANDING) {
+            self.look_at_standing().await;
+        }
+        if attention.has(Attention::WISH) && !self.errands.contains(&Errand::WriteWish) {
+            self.errands.push_back(Errand::WriteWish);
+        }
+    }
+
+    async fn look_at_standing(&mut self) {
+        let identity = &self.facts.identity;
+        let device = self.devices.fleet.store.account(&identity.account).device(&identity.endpoint).await;
+        match device {
+            Ok(device) if device.standing == Standing::Suspended => self.is_over = true,
+            Ok(device) => {
+                let was_held = self.registered == Some(Standing::Quarantined);
+                if self.registered.is_some() {
+                    self.registered = Some(device.standing);
+                }
+                if was_held && device.standing == Standing::Active {
+                    self.errands.extend([Errand::NameArtifactServer, Errand::WriteWish]);
+                }
+            }
+            Err(StoreError::NotFound { .. }) => self.is_over = true,
+            Err(error) => self.store_failed("the standing of a device was not read", &error),
+        }
+    }
+
+    /// The registration of this connection is over.
+    async fn leave(&mut self) {
+        if self.registered.take().is_none() {
+            return;
+        }
+        self.errands.clear();
+        self.under_way = None;
+        let identity = &self.facts.identity;
+        self.devices.live.leave(identity, &self.live);
+        tracing::info!(account = %identity.account, device = %identity.endpoint, "device left");
+        if self.devices.presence.record(identity, Presence::Left { session: self.session }).await.is_err() {
+            tracing::warn!(account = %identity.account, device = %identity.endpoint, "that a device left was not recorded");
+        }
+    }
+
+    fn store_failed(&self, what: &str, error: &StoreError) {
+        let (identity, error) = (&self.facts.identity, crate::Chain(error));
+        tracing::error!(account = %identity.account, device = %identity.endpoint, what, %error, "the store failed");
+    }
+}
+
+fn write(entries: Vec<Entry>) -> Operation {
+    Operation::Write { path: RELEASE, mode: WriteMode::Partial, entries, format: ContentFormat::SENML_CBOR }
+}
+
+fn unavailable() -> Decision {
+    Decision::Refuse { code: Code::SERVICE_UNAVAILABLE, diagnostic: "try again later".to_owned() }
+}
