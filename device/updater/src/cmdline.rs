@@ -116,7 +116,9 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_without_panic(bytes: Vec<u8>) {
-            let _ = Cmdline::parse(&bytes).is_ok();
+            if let Ok(cmdline) = Cmdline::parse(&bytes) {
+                prop_assert_eq!(Cmdline::parse(cmdline.to_string().as_bytes()), Ok(cmdline));
+            }
         }
     }
 }

@@ -77,7 +77,7 @@ fn label(slot: Slot) -> String {
 /// # Errors
 /// If the size is unusable, the file exists, or it cannot be written to the end.
 pub fn create_image(path: &Path, slot_bytes: u64) -> Result<(), ImageError> {
-    if slot_bytes == 0 || slot_bytes % 4096 != 0 {
+    if slot_bytes == 0 || !slot_bytes.is_multiple_of(4096) {
         return Err(ImageError::SlotSize(slot_bytes));
     }
     let io = |doing| move |source| ImageError::Io { doing, path: path.to_owned(), source };

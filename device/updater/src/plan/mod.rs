@@ -43,6 +43,7 @@ pub struct Plan {
     hindrances: u32,
     generation: u32,
     restart_asked: bool,
+    told_to_rest: bool,
 }
 
 /// What is going on.

@@ -24,7 +24,10 @@ const SILENCE: Patience = (Duration::from_secs(60), Duration::from_secs(6 * 3600
 impl Plan {
     pub(super) fn desired(&mut self, wish: Wish, steps: &mut Vec<Step>) {
         let place = match wish.origin {
-            Origin::Service => &mut self.service,
+            Origin::Service => {
+                self.told_to_rest = false;
+                &mut self.service
+            }
             Origin::Folder => {
                 // A person who asks again wants it tried again.
                 self.record.folder = None;
@@ -38,7 +41,10 @@ impl Plan {
 
     pub(super) fn rest(&mut self, origin: Origin, steps: &mut Vec<Step>) {
         match origin {
-            Origin::Service => self.service = None,
+            Origin::Service => {
+                self.told_to_rest = true;
+                self.service = None;
+            }
             Origin::Folder => self.folder = None,
         }
         self.follow_wish(true, steps);

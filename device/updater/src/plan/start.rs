@@ -36,6 +36,7 @@ impl Plan {
             hindrances: 0,
             generation: known.max(promised),
             restart_asked: false,
+            told_to_rest: false,
         };
         let mut steps = Vec::new();
         let entry_of = |generation| entries.iter().find(|entry| entry.generation == generation).copied();

@@ -11,6 +11,9 @@ use crate::{
     record::{Note, Outcome, Wish},
 };
 
+/// Phase, the wish it belongs to, why, and bytes done and in all.
+type Report<'a> = (Phase, Option<&'a Wish>, Option<Reason>, Option<(u64, u64)>);
+
 impl Plan {
     /// The report as of now.
     pub fn status(&self, floor: SecurityVersion) -> UpdateStatus {
@@ -26,7 +29,7 @@ impl Plan {
         }
     }
 
-    fn phase(&self) -> (Phase, Option<&Wish>, Option<Reason>, Option<(u64, u64)>) {
+    fn phase(&self) -> Report<'_> {
         match &self.stage {
             Stage::Resting => self.rested(),
             Stage::Checking { wish } => (Phase::Downloading, Some(wish), None, None),
@@ -57,11 +60,11 @@ impl Plan {
     }
 
     /// How the newest wish ended.
-    fn rested(&self) -> (Phase, Option<&Wish>, Option<Reason>, Option<(u64, u64)>) {
+    fn rested(&self) -> Report<'_> {
         // Right after a start nobody has repeated a wish yet; how the last one ended is still the answer then.
         let settled = match self.wanted() {
             Some(wish) => self.record.settled(wish.origin).filter(|settled| settled.wish == *wish),
-            None => self.record.service.as_ref().filter(|_| !self.was_told_to_rest),
+            None => self.record.service.as_ref().filter(|_| !self.told_to_rest),
         };
         let Some(settled) = settled else { return (Phase::Idle, None, None, None) };
         let (phase, reason) = match &settled.outcome {
@@ -98,7 +101,7 @@ impl Plan {
 
     /// The factory's image is no release: its operating system's version stands in.
     fn factory_version(&self) -> ReleaseVersion {
-        self.running.os_version.parse().unwrap_or_default()
+        self.running.os_version.parse().unwrap_or(ReleaseVersion::new(0, 0, 0))
     }
 }
 

@@ -1,0 +1,123 @@
+//! The only store of trusted metadata on the device, and the floor. Never fetches; never forgets what was once trusted.
+
+use std::path::Path;
+
+use protocol_release::workflow::{Clock, Device, TrustedState};
+use protocol_types::{Digest, FactoryDocument, Reason, ReasonCode, SecurityVersion, UnixSeconds};
+
+use crate::{
+    disk::{Disk, Folder},
+    storage::{Storage, StorageError},
+};
+
+/// The generation of this updater; a release may ask for a later one. It rises when the updater learns something that a release
+/// can depend on.
+pub const UPDATER_GENERATION: u32 = 1;
+
+const TRUSTED: &str = "trusted.json";
+const FLOOR: &str = "floor";
+/// Each of the eleven dozen files inside is at most 256 KiB; what is larger was not written by this program.
+const MAX_TRUSTED_BYTES: usize = 64 * 1024 * 1024;
+
+/// What this device trusts, and what it is.
+#[derive(Clone, Debug)]
+pub struct Trust {
+    state: TrustedState,
+    device: Device,
+    not_before: UnixSeconds,
+}
+
+impl Trust {
+    /// Reads what is trusted; on a device that never updated, that is the root in the factory document.
+    ///
+    /// # Errors
+    /// With [`ReasonCode::StateDamaged`] if what was stored cannot be read back: starting afresh would forget every rollback
+    /// protection, so the device then installs nothing.
+    pub fn load<D: Disk>(storage: &Storage<D>, factory: &FactoryDocument) -> Result<Self, Reason> {
+        let damaged = |what: &str| Reason::new(ReasonCode::StateDamaged, what);
+        let stored = storage.load(Folder::State, TRUSTED, MAX_TRUSTED_BYTES).map_err(|e| Reason::from(&e))?;
+        let mut state = match stored {
+            Some(bytes) => TrustedState::parse(&bytes).map_err(Reason::from)?,
+            None => TrustedState::from_root(factory.tuf_root.as_bytes())?,
+        };
+        // The key store outlives a factory reset, and with it the floor.
+        if let Some(bytes) = storage.load(Folder::Keys, FLOOR, 64).map_err(|e| Reason::from(&e))? {
+            let text = std::str::from_utf8(&bytes).map_err(|_| damaged("the floor in the key store is no text"))?;
+            let floor = text.trim_end().parse().map_err(|_| damaged("the floor in the key store is no number"))?;
+            state.raise_floor(SecurityVersion(floor));
+        }
+        let device = Device {
+            board: factory.board.clone(),
+            architecture: factory.architecture.clone(),
+            updater: UPDATER_GENERATION,
+        };
+        Ok(Self { state, device, not_before: factory.provisioned })
+    }
+
+    /// Releases below this are refused.
+    pub fn floor(&self) -> SecurityVersion {
+        self.state.floor()
+    }
+
+    /// What is trusted now.
+    pub const fn state(&self) -> &TrustedState {
+        &self.state
+    }
+
+    /// What the device is.
+    pub const fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The time of a check at `now`, never before the provisioning or `saved`.
+    pub fn clock(&self, now: UnixSeconds, saved: UnixSeconds) -> Clock {
+        Clock { now, not_before: self.not_before.max(saved) }
+    }
+
+    /// Takes over what a check has validated.
+    ///
+    /// # Errors
+    /// If it cannot be made durable; what was trusted before then stays in force.
+    pub fn advance<D: Disk>(&mut self, storage: &mut Storage<D>, state: TrustedState) -> Result<(), StorageError> {
+        let bytes = state
+            .to_bytes()
+            .map_err(|e| StorageError::new("write", TRUSTED, std::io::Error::other(e)))?;
+        storage.replace(Folder::State, TRUSTED, &bytes)?;
+        self.state = state;
+        Ok(())
+    }
+
+    /// Refuses releases below `floor` from now on.
+    ///
+    /// # Errors
+    /// If it cannot be made durable.
+    pub fn raise_floor<D: Disk>(
+        &mut self,
+        storage: &mut Storage<D>,
+        floor: SecurityVersion,
+    ) -> Result<(), StorageError> {
+        let mut state = self.state.clone();
+        state.raise_floor(floor);
+        storage.replace(Folder::Keys, FLOOR, format!("{}\n", state.floor()).as_bytes())?;
+        self.advance(storage, state)
+    }
+}
+
+/// Reads the factory document of the device in `device_dir` and checks it against the digest in its key store.
+///
+/// # Errors
+/// With [`ReasonCode::StateDamaged`]: the device then boots, but installs nothing.
+pub fn factory_document<D: Disk>(storage: &Storage<D>, device_dir: &Path) -> Result<FactoryDocument, Reason> {
+    let damaged = |text: String| Reason::new(ReasonCode::StateDamaged, text);
+    let path = device_dir.join("factory/factory.json");
+    let bytes = crate::files::read_at_most(&path, FactoryDocument::MAX_BYTES)
+        .map_err(|e| damaged(format!("the factory document cannot be read: {e}")))?;
+    let recorded = storage.load(Folder::Keys, "factory.sha256", 256).map_err(|e| Reason::from(&e))?;
+    let recorded: Option<Digest> = recorded.and_then(|text| std::str::from_utf8(&text).ok()?.trim_end().parse().ok());
+    match recorded {
+        Some(digest) if digest == Digest::of(&bytes) => {}
+        Some(_) => return Err(damaged("the factory document is not the one that the key store recorded".to_owned())),
+        None => return Err(damaged("the key store records no digest of the factory document".to_owned())),
+    }
+    FactoryDocument::parse(&bytes).map_err(|e| damaged(e.to_string()))
+}
