@@ -68,8 +68,7 @@ mod tests {
     fn install(storage: &mut Storage<FaultyDisk>, entry: &str, image: &[u8]) {
         let slot = BootEntry::parse(entry).unwrap().slot;
         storage.write(&Place::Slot(slot), 0, image).unwrap();
-        let uki =
-            HostUki { root: Digest::of(&list_of(image)), size: image.len() as u64, os_release: BTreeMap::new() };
+        let uki = HostUki { root: Digest::of(&list_of(image)), size: image.len() as u64, os_release: BTreeMap::new() };
         storage.replace(Folder::Esp, entry, &uki.to_bytes().unwrap()).unwrap();
     }
 

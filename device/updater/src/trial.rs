@@ -45,9 +45,7 @@ impl Trial {
         Self {
             began: now,
             limit: Duration::from_secs(note.health.time_limit_s.into()),
-            no_contact_limit: Duration::from_secs(
-                note.health.no_contact_limit_s.max(note.health.time_limit_s).into(),
-            ),
+            no_contact_limit: Duration::from_secs(note.health.no_contact_limit_s.max(note.health.time_limit_s).into()),
             was_registered: pending.was_registered,
             set: note.digest,
             applications: note.applications.clone(),

@@ -79,9 +79,7 @@ impl Trust {
     /// # Errors
     /// If it cannot be made durable; what was trusted before then stays in force.
     pub fn advance<D: Disk>(&mut self, storage: &mut Storage<D>, state: TrustedState) -> Result<(), StorageError> {
-        let bytes = state
-            .to_bytes()
-            .map_err(|e| StorageError::new("write", TRUSTED, std::io::Error::other(e)))?;
+        let bytes = state.to_bytes().map_err(|e| StorageError::new("write", TRUSTED, std::io::Error::other(e)))?;
         storage.replace(Folder::State, TRUSTED, &bytes)?;
         self.state = state;
         Ok(())

@@ -1,3 +1,154 @@
 //! `mbl-updater`: the process that installs releases, and the commands that go with it.
 
-fn main() {}
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use device_updater::{
+    board::REBOOT_STATUS,
+    files::read_at_most,
+    format,
+    install::{self, InstallError, Installed},
+    serve::{self, Config},
+};
+use protocol_types::{BoardName, UnixSeconds, UpdateStatus};
+
+/// Installs signed releases, tries them, keeps them or goes back.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs as the device's updater. Exit status 75 asks for a restart of the device.
+    Run {
+        /// The device's folder.
+        #[arg(long)]
+        device_dir: PathBuf,
+        /// The board.
+        #[arg(long)]
+        board: BoardName,
+        /// The user that the agent runs as; by default this process's own.
+        #[arg(long)]
+        agent_uid: Option<u32>,
+    },
+    /// Brings an exported release to the running updater.
+    Install {
+        /// The device's folder.
+        #[arg(long)]
+        device_dir: PathBuf,
+        /// The folder that `mbl release export` wrote.
+        #[arg(long)]
+        from: PathBuf,
+    },
+    /// Makes the disk of a new device.
+    Format {
+        /// The device's folder.
+        #[arg(long)]
+        device_dir: PathBuf,
+        /// Bytes in each slot, a multiple of 4096.
+        #[arg(long)]
+        slot_bytes: u64,
+        /// The operating system that the first slot gets: a folder with `os.json` and `artifacts/`.
+        #[arg(long)]
+        os: PathBuf,
+    },
+    /// Says how things stand.
+    Status {
+        /// The device's folder.
+        #[arg(long)]
+        device_dir: PathBuf,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
+    match run(cli.command) {
+        Ok(status) => status,
+        Err(e) => {
+            say(&format!("error: {e:#}"));
+            if let Some(hint) = hint(&e) {
+                say(&format!("hint: {hint}"));
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run { device_dir, board, agent_uid } => {
+            let agent_uid = agent_uid.unwrap_or_else(|| rustix::process::geteuid().as_raw());
+            let spread = getrandom::u64().context("cannot draw a random number")?;
+            serve::serve(&Config { device_dir, board, agent_uid, spread }, now)?;
+            return Ok(ExitCode::from(REBOOT_STATUS));
+        }
+        Command::Install { device_dir, from } => {
+            match install::install(&device_dir, &from, |status| say(&line(status)))? {
+                Installed::Confirmed => say("the release runs and was confirmed"),
+                Installed::Restarting => say("the device restarts; the release is on trial then"),
+            }
+        }
+        Command::Format { device_dir, slot_bytes, os } => {
+            let entry = format::format(&device_dir, slot_bytes, &os)?;
+            say(&format!("made {} with the boot entry {entry}", device_dir.join("disk.img").display()));
+        }
+        Command::Status { device_dir, json } => print_status(&device_dir, json)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_status(device_dir: &Path, json: bool) -> anyhow::Result<()> {
+    let path = device_dir.join("run/update-status.json");
+    let text = read_at_most(&path, 1024 * 1024)
+        .with_context(|| format!("cannot read {}: does the device run?", path.display()))?;
+    let status: UpdateStatus = serde_json::from_slice(&text).context("the status is malformed")?;
+    let text = if json { serde_json::to_string(&status)? } else { line(&status) };
+    writeln!(std::io::stdout(), "{text}").context("cannot write to standard output")
+}
+
+/// One line for people.
+fn line(status: &UpdateStatus) -> String {
+    let running = &status.running;
+    let mut line = format!("{}: {} runs in slot {}", status.phase, running.version, running.slot);
+    if let Some((done, total)) = status.progress.filter(|(_, total)| *total > 0) {
+        line.push_str(&format!(", {done} of {total} bytes"));
+    }
+    if let Some(reason) = &status.reason {
+        line.push_str(&format!(", {reason}"));
+    }
+    line
+}
+
+/// What to do about an error.
+fn hint(error: &anyhow::Error) -> Option<&'static str> {
+    match error.downcast_ref::<InstallError>()? {
+        InstallError::Refused { source, .. } => Some(source.code.hint()),
+        InstallError::NotRunning(_) => Some("start the device; on the board `host` that is `mbl-host-board`"),
+        InstallError::Folder(_) => Some("write the folder with `mbl release export`"),
+        InstallError::Link(_) => Some("run this command as root"),
+        InstallError::Gone => None,
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one clock of this process")]
+fn now() -> UnixSeconds {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    UnixSeconds(since.map_or(0, |since| since.as_secs()))
+}
+
+#[expect(clippy::print_stderr, reason = "talk goes to standard error")]
+fn say(text: &str) {
+    eprintln!("{text}");
+}

@@ -64,7 +64,13 @@ impl Role {
             (Self::Updater | Self::Apps, Some(_)) => words.extend(texts(&["--no-network"])),
             (_, None) => {}
         }
-        words.extend(["--".into(), self.program(config).into(), "run".into(), "--device-dir".into(), device_dir.into()]);
+        words.extend([
+            "--".into(),
+            self.program(config).into(),
+            "run".into(),
+            "--device-dir".into(),
+            device_dir.into(),
+        ]);
         match self {
             Self::Agent => return words,
             Self::Updater => words.extend(texts(&["--board", "host"])),

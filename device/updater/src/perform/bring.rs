@@ -203,9 +203,7 @@ impl<D: Disk, P: Peers> Updater<D, P> {
                 return Err(Reason::new(ReasonCode::DigestMismatch, text));
             }
         }
-        self.storage
-            .write(&transfer.target, BlockList::start(from), &bytes)
-            .map_err(|e| Reason::from(&e))?;
+        self.storage.write(&transfer.target, BlockList::start(from), &bytes).map_err(|e| Reason::from(&e))?;
         let length = u64::try_from(bytes.len()).unwrap_or(0);
         transfer.traffic.fetched += length;
         transfer.traffic.written += length;
@@ -224,11 +222,7 @@ fn ask_for_list(transfer: &mut Transfer, so_far: Vec<u8>) {
 }
 
 /// Takes a piece of the block list; the whole counts only with the signed digest.
-fn take_list(
-    transfer: &mut Transfer,
-    mut so_far: Vec<u8>,
-    answer: Result<Vec<u8>, FetchError>,
-) -> Result<(), Reason> {
+fn take_list(transfer: &mut Transfer, mut so_far: Vec<u8>, answer: Result<Vec<u8>, FetchError>) -> Result<(), Reason> {
     let (Section { name, size, blocks, .. }, kind) = (transfer.section.clone(), "block list");
     let bytes = answer.map_err(|e| not_brought(kind, e))?;
     let rest = blocks.size.saturating_sub(u64::try_from(so_far.len()).unwrap_or(u64::MAX));

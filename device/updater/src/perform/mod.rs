@@ -196,7 +196,8 @@ impl<D: Disk, P: Peers> Updater<D, P> {
             self.peers.say_goodbye();
             return Turn::Reboot;
         }
-        let waits = self.facts.is_empty() && (self.asked.is_some() || matches!(self.work, Work::None | Work::Paused(_)));
+        let waits =
+            self.facts.is_empty() && (self.asked.is_some() || matches!(self.work, Work::None | Work::Paused(_)));
         if !waits {
             return Turn::Again;
         }
@@ -226,7 +227,9 @@ impl<D: Disk, P: Peers> Updater<D, P> {
     fn report(&mut self) {
         let status = self.status();
         if self.reported.as_ref() != Some(&status) {
-            if self.reported.as_ref().map(|before| (before.phase, &before.reason)) != Some((status.phase, &status.reason)) {
+            if self.reported.as_ref().map(|before| (before.phase, &before.reason))
+                != Some((status.phase, &status.reason))
+            {
                 let reason = status.reason.as_ref().map(ToString::to_string).unwrap_or_default();
                 info!(phase = %status.phase, reason, running = %status.running.version, slot = %status.running.slot, "update status");
             }

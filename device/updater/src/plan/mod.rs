@@ -247,10 +247,8 @@ impl Plan {
         self.run(steps);
         match &self.stage {
             // Retaining now would drop the set that is being prepared.
-            Stage::Preparing { job, .. } => steps.push(Step::Prepare {
-                set: job.goal.note.digest,
-                applications: job.goal.note.applications.clone(),
-            }),
+            Stage::Preparing { job, .. } => steps
+                .push(Step::Prepare { set: job.goal.note.digest, applications: job.goal.note.applications.clone() }),
             Stage::Resting
             | Stage::Checking { .. }
             | Stage::Writing { .. }

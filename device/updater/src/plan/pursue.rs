@@ -307,4 +307,3 @@ fn fits(index: &OsIndex, slot_bytes: u64) -> Result<(), Reason> {
     }
     Ok(())
 }
-

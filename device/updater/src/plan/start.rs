@@ -84,7 +84,8 @@ impl Plan {
             }
             Some(Verdict::Return(reason)) => self.go_back(reason, steps),
             Some(Verdict::Keep) | None if too_often => {
-                let text = format!("the system started {MAX_STARTS} times during the trial without coming to a verdict");
+                let text =
+                    format!("the system started {MAX_STARTS} times during the trial without coming to a verdict");
                 self.go_back(Reason::new(ReasonCode::BootFailed, text), steps);
             }
             Some(Verdict::Keep) | None => {

@@ -52,8 +52,7 @@ impl Plan {
             }
             Stage::Waiting { why: Hindrance::NoContact, .. } => self.rested(),
             Stage::Waiting { wish, why: Hindrance::Passing(reason), .. } => {
-                let phase =
-                    if reason.code == ReasonCode::Unreachable { Phase::Downloading } else { Phase::Failed };
+                let phase = if reason.code == ReasonCode::Unreachable { Phase::Downloading } else { Phase::Failed };
                 (phase, Some(wish), Some(reason.clone()), None)
             }
         }

@@ -170,8 +170,7 @@ impl World {
     fn restart(&mut self, entry: BootEntry) {
         self.asked = None;
         self.elapsed = 0;
-        let (plan, steps) =
-            Plan::start(self.disk.clone(), running(entry, self.slots), &self.entries, 1 << 20, 0);
+        let (plan, steps) = Plan::start(self.disk.clone(), running(entry, self.slots), &self.entries, 1 << 20, 0);
         self.plan = plan;
         self.boots_in_trial = if self.disk.pending.is_some() { self.boots_in_trial + 1 } else { 0 };
         assert!(self.boots_in_trial < 40, "a trial goes on for ever");
@@ -193,9 +192,7 @@ impl World {
                 let minor = (0..6).find(|minor| goal(*minor).note.digest == wish.digest).unwrap();
                 Fact::Checked(goal(minor))
             }
-            (Some(Step::Bring { section, from_block, .. }), _) => {
-                Fact::Brought { section, next_block: from_block + 1 }
-            }
+            (Some(Step::Bring { section, from_block, .. }), _) => Fact::Brought { section, next_block: from_block + 1 },
             (Some(Step::ReadBack { .. }), _) => Fact::ReadBack,
             (Some(Step::Prepare { set, .. }), _) => Fact::Prepared { set, refused: None },
             (Some(_), _) => return,

@@ -1,0 +1,124 @@
+//! `mbl-updater install`: brings an exported release to the running updater, by the same verification as over the air. Never
+//! writes anything itself.
+
+use std::{io, os::unix::net::UnixStream, path::Path, thread};
+
+use protocol_types::{
+    Phase, Reason, UpdateStatus,
+    socket::{AgentToApps, AgentToUpdater, AppsToAgent, Fetched, Role, UpdaterToAgent},
+};
+
+use crate::{
+    folder::{FolderError, FolderWish, ReleaseFolder},
+    socket::{Conversation, LinkError},
+};
+
+/// How an installation ended, as far as this command sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Installed {
+    /// The release runs and proved itself.
+    Confirmed,
+    /// The device restarts now; the trial after it decides.
+    Restarting,
+}
+
+/// An installation that did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// The folder is no exported release.
+    #[error("cannot use the folder")]
+    Folder(#[from] FolderError),
+    /// No updater runs on this device.
+    #[error("no mbl-updater runs on this device")]
+    NotRunning(#[source] io::Error),
+    /// The connection to the updater failed.
+    #[error("the updater cannot be spoken to")]
+    Link(#[from] LinkError),
+    /// The updater ended, without saying that it would.
+    #[error("the updater went away; see how things stand with `mbl-updater status`")]
+    Gone,
+    /// The updater does not want the release, or it did not prove itself.
+    #[error("the release was {}", if *.phase == Phase::RolledBack { "rolled back" } else { "refused" })]
+    Refused {
+        /// How it ended.
+        phase: Phase,
+        /// Why.
+        source: Reason,
+    },
+}
+
+/// Brings the release in `folder` to the updater of the device in `device_dir`; `tell` hears of every change.
+///
+/// # Errors
+/// If the release is not installed.
+pub fn install(
+    device_dir: &Path,
+    folder: &Path,
+    mut tell: impl FnMut(&UpdateStatus),
+) -> Result<Installed, InstallError> {
+    let (folder, FolderWish { release, digest }) = ReleaseFolder::open(folder)?;
+    let stream = UnixStream::connect(device_dir.join("run/updater.sock")).map_err(InstallError::NotRunning)?;
+    let mut updater = Conversation::open(stream, Role::Installer)?;
+    if updater.role() != Role::Updater {
+        return Err(LinkError::NotAllowed { uid: 0, role: updater.role() }.into());
+    }
+    serve_applications(device_dir, &folder);
+    updater.say(&AgentToUpdater::Desire { release, digest, rollout: None })?;
+    // The first status was on its way before the wish.
+    let mut seen = 0;
+    loop {
+        match updater.hear()?.ok_or(InstallError::Gone)? {
+            UpdaterToAgent::Fetch { id, what } => {
+                updater.say(&AgentToUpdater::Fetched(Fetched { id, result: folder.fetch(&what) }))?;
+            }
+            UpdaterToAgent::Restarting => return Ok(Installed::Restarting),
+            UpdaterToAgent::Status(status) => {
+                seen += 1;
+                if seen == 1 || status.wanted != Some(digest) || status.rollout.is_some() {
+                    continue;
+                }
+                tell(&status);
+                match (status.phase, status.reason) {
+                    (Phase::Succeeded, _) => return Ok(Installed::Confirmed),
+                    (phase @ (Phase::Failed | Phase::RolledBack), Some(source)) => {
+                        return Err(InstallError::Refused { phase, source });
+                    }
+                    (
+                        Phase::Idle
+                        | Phase::Downloading
+                        | Phase::Verifying
+                        | Phase::Installing
+                        | Phase::Trial
+                        | Phase::Failed
+                        | Phase::RolledBack,
+                        _,
+                    ) => {}
+                }
+            }
+        }
+    }
+}
+
+/// Brings the applications' blobs to `mbl-apps`, as long as this command runs. Without it, the agent is asked for them.
+fn serve_applications(device_dir: &Path, folder: &ReleaseFolder) {
+    let (path, folder) = (device_dir.join("run/apps.sock"), folder.clone());
+    let serve = move || -> Result<(), LinkError> {
+        let stream = UnixStream::connect(&path).map_err(|source| LinkError::Io { doing: "dial", source })?;
+        let mut apps = Conversation::open(stream, Role::Installer)?;
+        while let Some(message) = apps.hear()? {
+            match message {
+                AppsToAgent::Fetch { id, what } => {
+                    apps.say(&AgentToApps::Fetched(Fetched { id, result: folder.fetch(&what) }))?;
+                }
+                AppsToAgent::Status(_) => {}
+            }
+        }
+        Ok(())
+    };
+    // Ends with this process at the latest; without it a release with new applications waits for the agent to bring them.
+    drop(thread::spawn(move || {
+        if let Err(e) = serve() {
+            tracing::warn!(cause = %anyhow::Error::from(e), "applications are not brought from the folder");
+        }
+    }));
+}

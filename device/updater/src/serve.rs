@@ -1,0 +1,266 @@
+//! The process `mbl-updater run`: turns events of the sockets into facts, lets the updater work, and stops when it asks for a
+//! restart. Never decides anything.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+    thread,
+    time::{Duration, Instant},
+};
+
+use protocol_types::{
+    BoardName, Reason, ReasonCode, UnixSeconds, UpdateStatus,
+    socket::{AgentToUpdater, AppsToUpdater, Fetch, Fetched, UpdaterToAgent, UpdaterToApps},
+};
+use rustix::fs::{FlockOperation, flock};
+use tracing::{error, info, warn};
+
+use crate::{
+    cmdline::{Cmdline, CmdlineError},
+    disk::{Disk, FileDisk, OpenError},
+    files::read_at_most,
+    perform::{Peers, Turn, Updater},
+    plan::Fact,
+    record::{Origin, Wish},
+    socket::{Event, LinkError, Links, Listener, Peer, keep_apps},
+    storage::{Storage, StorageError},
+    trust::{Trust, factory_document},
+};
+
+/// Messages that wait to be looked at; a peer that says more waits itself.
+const WAITING_EVENTS: usize = 32;
+/// Without anything to wait for, the clock is looked at this often.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// What the process is started with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The device's folder.
+    pub device_dir: PathBuf,
+    /// The board; the factory document must name the same.
+    pub board: BoardName,
+    /// The user that the agent runs as.
+    pub agent_uid: u32,
+    /// A random number.
+    pub spread: u64,
+}
+
+/// A process that cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The device folder has no usable disk.
+    #[error("cannot open the storage of the device")]
+    Open(#[from] OpenError),
+    /// Another one is at work on this device.
+    #[error("another mbl-updater works on this device")]
+    Locked(#[source] io::Error),
+    /// The loader left no account of what it booted.
+    #[error("cannot read {}", path.display())]
+    Cmdline {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The loader's account cannot be understood.
+    #[error("cannot tell what was booted")]
+    Booted(#[from] CmdlineError),
+    /// The state cannot be read.
+    #[error("cannot read the state of the device")]
+    Storage(#[from] StorageError),
+    /// The socket cannot be made.
+    #[error("cannot listen for the agent")]
+    Listen(#[from] LinkError),
+    /// The system gives no thread.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+}
+
+/// Serves until a restart of the device is due. `now` says what the device's clock says.
+///
+/// # Errors
+/// If the process cannot start.
+pub fn serve(config: &Config, now: impl Fn() -> UnixSeconds) -> Result<(), ServeError> {
+    let device_dir = &config.device_dir;
+    let storage = Storage::new(FileDisk::open(device_dir)?);
+    let _lock = lock(&device_dir.join("state/updater/lock")).map_err(ServeError::Locked)?;
+    let cmdline = read_cmdline(device_dir)?;
+    let trust = load_trust(&storage, config);
+    if let Err(reason) = &trust {
+        error!(%reason, "this device installs nothing");
+    }
+    let (events, arrivals) = mpsc::sync_channel(WAITING_EVENTS);
+    let links = Links::default();
+    let speakers = Speakers { links: links.clone(), status_file: device_dir.join("run/update-status.json") };
+    let updater = Updater::start(storage, speakers, trust, &cmdline, config.spread)?;
+    let listener = Listener::bind(&device_dir.join("run/updater.sock"), config.agent_uid)?;
+    // Dropped at the end of this function, which is how the dialling thread learns of it; the process ends right after.
+    let (_running, stop) = mpsc::channel();
+    start_threads((listener, device_dir.join("run/apps.sock")), &links, &events, stop).map_err(ServeError::Thread)?;
+    info!(entry = %cmdline.entry, root = %cmdline.root, "updater started");
+    work(updater, &arrivals, now);
+    Ok(())
+}
+
+/// The account of the loader.
+fn read_cmdline(device_dir: &Path) -> Result<Cmdline, ServeError> {
+    let path = device_dir.join("run/cmdline");
+    let text = read_at_most(&path, Cmdline::MAX_BYTES).map_err(|source| ServeError::Cmdline { path, source })?;
+    Ok(Cmdline::parse(&text)?)
+}
+
+fn load_trust<D: Disk>(storage: &Storage<D>, config: &Config) -> Result<Trust, Reason> {
+    let factory = factory_document(storage, &config.device_dir)?;
+    if factory.board != config.board {
+        let text = format!("the factory document is for the board {}, this is {}", factory.board, config.board);
+        return Err(Reason::new(ReasonCode::StateDamaged, text));
+    }
+    Trust::load(storage, &factory)
+}
+
+fn lock(path: &Path) -> io::Result<File> {
+    let file = File::create(path)?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(file)
+}
+
+fn start_threads(
+    (listener, apps): (Listener, PathBuf),
+    links: &Links,
+    events: &SyncSender<Event>,
+    stop: Receiver<()>,
+) -> io::Result<()> {
+    let start = |name: &str, run: Box<dyn FnOnce() + Send>| {
+        thread::Builder::new().name(name.to_owned()).stack_size(256 * 1024).spawn(run).map(drop)
+    };
+    let (own_links, own_events) = (links.clone(), events.clone());
+    start("listener", Box::new(move || listener.serve(&own_links, &own_events)))?;
+    let (links, events) = (links.clone(), events.clone());
+    start("apps", Box::new(move || keep_apps(&apps, &links, &events, &stop)))
+}
+
+/// The loop: hears, then works, then waits.
+fn work<D: Disk>(mut updater: Updater<D, Speakers>, arrivals: &Receiver<Event>, now: impl Fn() -> UnixSeconds) {
+    let start = Instant::now();
+    loop {
+        updater.time(start.elapsed(), now());
+        match updater.turn() {
+            Turn::Again => {}
+            Turn::Reboot => return,
+            Turn::Wait(until) => {
+                let limit = until.map_or(IDLE, |until| until.saturating_sub(start.elapsed()).min(IDLE));
+                match arrivals.recv_timeout(limit) {
+                    Ok(event) => hear(&mut updater, event),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    // The listener ends with the process only.
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            }
+        }
+        while let Ok(event) = arrivals.try_recv() {
+            hear(&mut updater, event);
+        }
+    }
+}
+
+fn hear<D: Disk>(updater: &mut Updater<D, Speakers>, event: Event) {
+    match event {
+        Event::Up(peer @ (Peer::Agent | Peer::Installer)) => {
+            // What was asked over an earlier link is lost with it.
+            updater.source_gone(origin_of(peer));
+            let status = UpdaterToAgent::Status(Box::new(updater.status()));
+            updater.peers.links.say(peer, &status);
+        }
+        Event::Up(Peer::Apps) => updater.tell(Fact::AppsConnected),
+        Event::Agent(peer, message) => hear_agent(updater, peer, message),
+        Event::Apps(AppsToUpdater::Prepared { release, refused }) => {
+            updater.tell(Fact::Prepared { set: release, refused });
+        }
+        Event::Apps(AppsToUpdater::Preparing { release, done, total }) => {
+            updater.tell(Fact::Preparing { set: release, bytes: (done, total) });
+        }
+        Event::Apps(AppsToUpdater::Status { release, applications }) => {
+            updater.tell(Fact::Applications { set: release, statuses: applications });
+        }
+        Event::Down(Peer::Agent) => {
+            updater.source_gone(Origin::Service);
+            updater.tell(Fact::Contact(None));
+        }
+        Event::Down(Peer::Installer) => {
+            updater.source_gone(Origin::Folder);
+            updater.tell(Fact::Rest(Origin::Folder));
+        }
+        Event::Down(Peer::Apps) => updater.tell(Fact::Applications { set: None, statuses: Vec::new() }),
+    }
+}
+
+const fn origin_of(peer: Peer) -> Origin {
+    match peer {
+        Peer::Installer => Origin::Folder,
+        Peer::Agent | Peer::Apps => Origin::Service,
+    }
+}
+
+fn hear_agent<D: Disk>(updater: &mut Updater<D, Speakers>, peer: Peer, message: AgentToUpdater) {
+    let origin = origin_of(peer);
+    match (message, origin) {
+        (AgentToUpdater::Desire { release, digest, rollout }, _) => {
+            updater.tell(Fact::Desired(Wish { release, digest, rollout, origin }));
+        }
+        (AgentToUpdater::Rest, _) => updater.tell(Fact::Rest(origin)),
+        (AgentToUpdater::Fetched(Fetched { id, result }), _) => updater.answer(origin, id, result),
+        (AgentToUpdater::Contact(contact), Origin::Service) => updater.tell(Fact::Contact(Some(contact))),
+        (AgentToUpdater::TrustedTime(time), Origin::Service) => updater.tell(Fact::TrustedTime(time)),
+        (AgentToUpdater::Restart, Origin::Service) => updater.tell(Fact::RestartAsked),
+        (AgentToUpdater::Contact(_) | AgentToUpdater::TrustedTime(_) | AgentToUpdater::Restart, Origin::Folder) => {
+            warn!("an installer says what only the agent can know; ignored");
+        }
+    }
+}
+
+/// The peers behind the sockets, and a file for `mbl-updater status`.
+#[derive(Debug)]
+pub struct Speakers {
+    links: Links,
+    status_file: PathBuf,
+}
+
+impl Peers for Speakers {
+    fn fetch(&mut self, origin: Origin, id: u64, what: Fetch) -> bool {
+        let peer = match origin {
+            Origin::Service => Peer::Agent,
+            Origin::Folder => Peer::Installer,
+        };
+        self.links.say(peer, &UpdaterToAgent::Fetch { id, what })
+    }
+
+    fn tell_apps(&mut self, message: UpdaterToApps) {
+        // If it is not there now, all that counts is repeated when it comes.
+        self.links.say(Peer::Apps, &message);
+    }
+
+    fn report(&mut self, status: &UpdateStatus) {
+        let message = UpdaterToAgent::Status(Box::new(status.clone()));
+        for peer in [Peer::Agent, Peer::Installer] {
+            self.links.say(peer, &message);
+        }
+        if let Err(e) = write_status(&self.status_file, status) {
+            warn!(cause = %e, "cannot leave the status for `mbl-updater status`");
+        }
+    }
+
+    fn say_goodbye(&mut self) {
+        for peer in [Peer::Agent, Peer::Installer] {
+            self.links.say(peer, &UpdaterToAgent::Restarting);
+        }
+    }
+}
+
+/// Replaces the status at once, but not durably: `run/` is empty after a power cut anyway.
+fn write_status(path: &Path, status: &UpdateStatus) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    fs::write(&temporary, serde_json::to_vec(status)?)?;
+    fs::rename(&temporary, path)
+}
