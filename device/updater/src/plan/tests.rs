@@ -301,7 +301,8 @@ proptest! {
 
     #[test]
     fn power_may_fail_between_any_two_steps_of_an_update(
-        cuts in proptest::collection::vec(0usize..4, 0..6),
+        // A third cut during the trial would use up the loader's tries, which is another claim.
+        cuts in proptest::collection::vec(0usize..4, 0..3),
         healthy: bool,
     ) {
         let mut world = World::new();
@@ -324,7 +325,7 @@ proptest! {
         let status = world.plan.status(SecurityVersion(0));
         prop_assert_eq!(status.phase, if healthy { Phase::Succeeded } else { Phase::RolledBack });
         prop_assert_eq!(status.running.os_digest, root(u64::from(healthy)));
-        prop_assert!(world.armed.len() <= 1 + 6);
+        prop_assert!(world.armed.len() <= 1 + 2);
     }
 }
 
