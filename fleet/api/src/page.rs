@@ -3,8 +3,13 @@
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use crate::{
+    Account, Artifact, Authority, Denial, Device, Enrolment, Event, Group, GroupMember, Release, Rollout,
+    RolloutDevice, Token,
+};
+
 /// One page of a list.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page<T> {
     /// The items, in the order of the list.
     pub items: Vec<T>,
@@ -32,4 +37,41 @@ impl PageQuery {
     pub const DEFAULT_LIMIT: u32 = 100;
     /// Most items of a page.
     pub const MAX_LIMIT: u32 = 500;
+}
+
+/// The form of each page for `openapi.json`, where types have names and no parameters.
+pub mod forms {
+    use super::*;
+
+    macro_rules! forms {
+        ($($name:ident of $item:ident),+ $(,)?) => {
+            $(
+                #[doc = concat!("One page of a list, as `Page<", stringify!($item), ">`.")]
+                #[derive(Debug, Serialize, ToSchema)]
+                pub struct $name {
+                    /// The items, in the order of the list.
+                    pub items: Vec<$item>,
+                    /// Send this as `cursor` for the next page; absent on the last one.
+                    #[serde(default, skip_serializing_if = "Option::is_none")]
+                    pub next: Option<String>,
+                }
+            )+
+        };
+    }
+
+    forms! {
+        AccountPage of Account,
+        ArtifactPage of Artifact,
+        AuthorityPage of Authority,
+        DenialPage of Denial,
+        DevicePage of Device,
+        EnrolmentPage of Enrolment,
+        EventPage of Event,
+        GroupPage of Group,
+        GroupMemberPage of GroupMember,
+        ReleasePage of Release,
+        RolloutPage of Rollout,
+        RolloutDevicePage of RolloutDevice,
+        TokenPage of Token,
+    }
 }

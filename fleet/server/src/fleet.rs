@@ -6,8 +6,8 @@ use fleet_store::Store;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Addresses, Clock, Config, Random, authority::Authority, device_trust::DeviceTrust, metrics::Metrics,
-    signals::LocalSignals, tls::PortCertificate,
+    Addresses, Clock, Config, Random, artifact_files::ArtifactFiles, authority::Authority, device_trust::DeviceTrust,
+    metrics::Metrics, signals::LocalSignals, tls::PortCertificate,
 };
 
 /// The shared parts. Cheap to clone.
@@ -21,6 +21,8 @@ pub(crate) struct Fleet {
     pub(crate) config: Arc<Config>,
     pub(crate) addresses: Arc<Addresses>,
     pub(crate) authority: Arc<Authority>,
+    /// The bytes of artifacts.
+    pub(crate) artifacts: ArtifactFiles,
     /// What all ports show to their clients.
     pub(crate) certificate: Arc<PortCertificate>,
     /// Whose signature makes a device certificate.

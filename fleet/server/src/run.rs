@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Addresses, Clock, Config, Random,
+    artifact_files::ArtifactFiles,
     authority::{Authority, AuthorityError},
     device_trust,
     first_token::{self, FirstTokenError},
@@ -22,7 +23,7 @@ use crate::{
     https,
     lwm2m::{self, Devices, Duty, Port, PresenceRecorder},
     metrics::Metrics,
-    rest,
+    repository, rest, rollouts,
     signals::LocalSignals,
     tls::{self, PortCertificate, TlsError},
 };
@@ -96,6 +97,7 @@ pub async fn run(config: Config, clock: Clock, random: Random, stop: Cancellatio
         random,
         metrics: Arc::new(Metrics::new()),
         addresses: Arc::new(addresses),
+        artifacts: ArtifactFiles::new(&config.data_dir),
         authority: Arc::new(authority),
         certificate: Arc::new(certificate),
         trust: Arc::default(),
@@ -122,6 +124,8 @@ async fn serve(fleet: &Fleet, ports: Ports) -> Result<(), RunError> {
     tasks.spawn(named("api", served));
     tasks.spawn(named("housekeeping", keep_house(fleet.clone())));
     serve_devices(fleet, &mut tasks, (ports.bootstrap, ports.lwm2m))?;
+    tasks.spawn(named("timestamps", repository::keep_fresh(fleet.clone())));
+    tasks.spawn(named("rollouts", rollouts::reconcile(fleet.clone())));
 
     let data_dir = &fleet.config.data_dir;
     fleet.addresses.write(data_dir).map_err(at_data_dir(data_dir))?;

@@ -1,7 +1,7 @@
 //! `/accounts`: administrators of the account `default` make further accounts; every other token sees its own alone.
 
 use axum::{Json, extract::State, http::StatusCode};
-use fleet_api::{Account, CreateAccount, CreateToken, CreatedAccount, Page, PageQuery, ProblemCode, TokenScope};
+use fleet_api::{Account, CreateAccount, CreateToken, CreatedAccount, Page, PageQuery, ProblemCode, TokenScope, forms};
 use fleet_store::{AccountRow, AccountScope, StoreError};
 use protocol_types::AccountName;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -31,7 +31,7 @@ fn governs_all(account: &AccountScope) -> bool {
 
 /// The accounts that the token may see.
 #[utoipa::path(get, path = "/accounts", tag = "accounts", operation_id = "list_accounts", params(PageQuery),
-    security(("token" = ["read"])), responses((status = 200, description = "A page of accounts", body = Page<Account>)))]
+    security(("token" = ["read"])), responses((status = 200, description = "A page of accounts", body = forms::AccountPage)))]
 async fn list(
     State(fleet): State<Fleet>,
     who: Caller<need::Read>,

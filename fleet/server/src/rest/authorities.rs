@@ -6,7 +6,7 @@ use axum::{
     http::{StatusCode, header},
     response::IntoResponse,
 };
-use fleet_api::{Authority, Page, PageQuery, UploadAuthority};
+use fleet_api::{Authority, Page, PageQuery, UploadAuthority, forms};
 use fleet_store::{AuthorityRow, NewAuthority};
 use protocol_types::{Digest, UnixSeconds};
 use rustls_pki_types::CertificateDer;
@@ -46,7 +46,7 @@ fn view(row: AuthorityRow) -> Authority {
 
 /// The factory authorities of the account, revoked ones too.
 #[utoipa::path(get, path = "/authorities", tag = "authorities", operation_id = "list_authorities", params(PageQuery),
-    security(("token" = ["read"])), responses((status = 200, description = "A page of authorities", body = Page<Authority>)))]
+    security(("token" = ["read"])), responses((status = 200, description = "A page of authorities", body = forms::AuthorityPage)))]
 async fn list(who: Caller<need::Read>, Parameters(query): Parameters<PageQuery>) -> Reply<Json<Page<Authority>>> {
     let paging = Paging::read(&query)?;
     let rows = who.account.authorities_after(paging.after_number()?, paging.rows()).await?;

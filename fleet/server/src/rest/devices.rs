@@ -3,7 +3,7 @@
 use axum::{Json, extract::State, http::StatusCode};
 use fleet_api::{
     DesiredRelease, Device, DeviceCertificate, DeviceDetail, DeviceQuery, DeviceReport, InstalledComponent, Page,
-    PageQuery, Standing, SuspendDevice,
+    PageQuery, Standing, SuspendDevice, forms,
 };
 use fleet_store::{AccountScope, CertificateRow, ComponentRow, DesiredRow, DeviceFilter, DeviceRow};
 use protocol_types::{EndpointName, UnixSeconds};
@@ -121,7 +121,7 @@ async fn detail(account: &AccountScope, endpoint: &EndpointName, now: UnixSecond
 
 /// The devices of the account, by name.
 #[utoipa::path(get, path = "/devices", tag = "devices", operation_id = "list_devices", params(DeviceQuery),
-    security(("token" = ["read"])), responses((status = 200, description = "A page of devices", body = Page<Device>)))]
+    security(("token" = ["read"])), responses((status = 200, description = "A page of devices", body = forms::DevicePage)))]
 async fn list(who: Caller<need::Read>, Parameters(query): Parameters<DeviceQuery>) -> Reply<Json<Page<Device>>> {
     let paging = Paging::read(&PageQuery { cursor: query.cursor, limit: query.limit })?;
     let filter =

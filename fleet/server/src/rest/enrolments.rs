@@ -1,7 +1,7 @@
 //! `/enrolments`: which devices may join the account; `/denials`: which were turned away.
 
 use axum::{Json, extract::State, http::StatusCode};
-use fleet_api::{CreateEnrolment, Denial, Enrolment, Page, PageQuery, ProblemCode};
+use fleet_api::{CreateEnrolment, Denial, Enrolment, Page, PageQuery, ProblemCode, forms};
 use fleet_store::{DenialRow, EnrolmentRow, EnrolmentRule};
 use protocol_types::UnixSeconds;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -33,7 +33,7 @@ fn denial_view(row: DenialRow) -> Denial {
 
 /// The enrolments of the account.
 #[utoipa::path(get, path = "/enrolments", tag = "enrolments", operation_id = "list_enrolments", params(PageQuery),
-    security(("token" = ["read"])), responses((status = 200, description = "A page of enrolments", body = Page<Enrolment>)))]
+    security(("token" = ["read"])), responses((status = 200, description = "A page of enrolments", body = forms::EnrolmentPage)))]
 async fn list(who: Caller<need::Read>, Parameters(query): Parameters<PageQuery>) -> Reply<Json<Page<Enrolment>>> {
     let paging = Paging::read(&query)?;
     let rows = who.account.enrolments_after(paging.after_number()?, paging.rows()).await?;
@@ -77,7 +77,7 @@ async fn delete(
 
 /// Devices that proved who they are and were turned away, the most recent first.
 #[utoipa::path(get, path = "/denials", tag = "enrolments", operation_id = "list_denials", params(PageQuery),
-    security(("token" = ["read"])), responses((status = 200, description = "A page of denials", body = Page<Denial>)))]
+    security(("token" = ["read"])), responses((status = 200, description = "A page of denials", body = forms::DenialPage)))]
 async fn denials(who: Caller<need::Read>, Parameters(query): Parameters<PageQuery>) -> Reply<Json<Page<Denial>>> {
     let paging = Paging::read(&query)?;
     let before = match paging.after().split_once(' ') {

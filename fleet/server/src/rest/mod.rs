@@ -2,14 +2,19 @@
 
 mod accounts;
 mod answer;
+mod artifacts;
 mod authorities;
 mod body;
 mod caller;
 mod devices;
 mod enrolments;
+mod events;
+mod groups;
 mod health;
 mod observe;
 mod paging;
+mod repository;
+mod rollouts;
 pub(crate) mod secret;
 mod service;
 mod tokens;
@@ -45,6 +50,11 @@ struct Description;
 fn resources() -> OpenApiRouter<Fleet> {
     let resources = OpenApiRouter::new()
         .merge(accounts::router())
+        .merge(artifacts::router())
+        .merge(events::router())
+        .merge(groups::router())
+        .merge(repository::router())
+        .merge(rollouts::router())
         .merge(authorities::router())
         .merge(devices::router())
         .merge(enrolments::router())

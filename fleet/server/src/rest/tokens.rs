@@ -1,7 +1,7 @@
 //! `/tokens`: who may act in the account. A secret is shown once, when it is made.
 
 use axum::{Json, extract::State, http::StatusCode};
-use fleet_api::{CreateToken, CreatedToken, Page, PageQuery, Token};
+use fleet_api::{CreateToken, CreatedToken, Page, PageQuery, Token, forms};
 use fleet_store::{AccountScope, NewToken, RequestKey, TokenRow};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -34,7 +34,7 @@ fn view(row: TokenRow) -> Token {
 
 /// The tokens of the account, revoked ones too.
 #[utoipa::path(get, path = "/tokens", tag = "tokens", operation_id = "list_tokens", params(PageQuery),
-    security(("token" = ["admin"])), responses((status = 200, description = "A page of tokens", body = Page<Token>)))]
+    security(("token" = ["admin"])), responses((status = 200, description = "A page of tokens", body = forms::TokenPage)))]
 async fn list(who: Caller<need::Admin>, Parameters(query): Parameters<PageQuery>) -> Reply<Json<Page<Token>>> {
     let paging = Paging::read(&query)?;
     let rows = who.account.tokens_after(paging.after(), paging.rows()).await?;

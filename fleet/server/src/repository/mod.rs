@@ -1,0 +1,10 @@
+//! The account's repository as devices see it: judged when somebody publishes, signed online, kept fresh. Never signs a release.
+
+mod keys;
+mod parts;
+mod publish;
+mod refresh;
+
+pub(crate) use keys::public_keys;
+pub(crate) use publish::publish;
+pub(crate) use refresh::keep_fresh;

@@ -1,0 +1,127 @@
+//! `/groups`: static groups of devices, for rollouts to aim at.
+
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderName, StatusCode},
+};
+use fleet_api::{ChangeGroup, CreateGroup, Group, GroupMember, Page, PageQuery, forms};
+use fleet_store::{GroupChange, GroupRow};
+use protocol_types::{EndpointName, GroupName};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    Refusal, Reply,
+    body::{Body, IfMatch, Parameters, Segments, etag},
+    caller::{Caller, need},
+    paging::Paging,
+};
+use crate::fleet::Fleet;
+
+const TITLE_CHARACTERS: usize = 200;
+/// Members that one request may name.
+const MEMBERS: usize = 10_000;
+
+type Tagged = ([(HeaderName, String); 1], Json<Group>);
+
+pub(super) fn router() -> OpenApiRouter<Fleet> {
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(show, change, delete)).routes(routes!(members))
+}
+
+fn view(row: GroupRow) -> Group {
+    let GroupRow { name, title, members, created, revision } = row;
+    Group { name, title, members, created, revision }
+}
+
+fn tagged(row: GroupRow) -> Tagged {
+    (etag(row.revision), Json(view(row)))
+}
+
+fn check(title: Option<&str>, lists: &[(&str, &[EndpointName])]) -> Reply<()> {
+    if title.is_some_and(|title| title.chars().count() > TITLE_CHARACTERS) {
+        return Err(Refusal::value("title", format!("a title has at most {TITLE_CHARACTERS} characters")));
+    }
+    match lists.iter().find(|(_, list)| list.len() > MEMBERS) {
+        Some((field, _)) => Err(Refusal::value(field, format!("one request names at most {MEMBERS} devices"))),
+        None => Ok(()),
+    }
+}
+
+/// The groups of the account.
+#[utoipa::path(get, path = "/groups", tag = "groups", operation_id = "list_groups", params(PageQuery),
+    security(("token" = ["read"])), responses((status = 200, description = "A page of groups", body = forms::GroupPage)))]
+async fn list(who: Caller<need::Read>, Parameters(query): Parameters<PageQuery>) -> Reply<Json<Page<Group>>> {
+    let paging = Paging::read(&query)?;
+    let rows = who.account.groups_after(paging.after(), paging.rows()).await?;
+    Ok(Json(paging.page(rows, |row| row.name.to_string(), view)))
+}
+
+/// Makes a group.
+#[utoipa::path(post, path = "/groups", tag = "groups", operation_id = "create_group", request_body = CreateGroup,
+    security(("token" = ["operate"])), responses((status = 201, description = "The group", body = Group)))]
+async fn create(
+    State(fleet): State<Fleet>,
+    who: Caller<need::Operate>,
+    body: Body<CreateGroup>,
+) -> Reply<(StatusCode, Tagged)> {
+    let CreateGroup { name, title, members } = body.value;
+    check(Some(&title), &[("members", &members)])?;
+    let now = fleet.clock.now();
+    let row = who.account.create_group((&name, &title), &members, body.key.as_ref(), now).await?;
+    Ok((StatusCode::CREATED, tagged(row)))
+}
+
+/// One group.
+#[utoipa::path(get, path = "/groups/{name}", tag = "groups", operation_id = "show_group",
+    params(("name" = String, Path, description = "The group")),
+    security(("token" = ["read"])), responses((status = 200, description = "The group", body = Group)))]
+async fn show(who: Caller<need::Read>, Segments(name): Segments<GroupName>) -> Reply<Tagged> {
+    Ok(tagged(who.account.group(&name).await?))
+}
+
+/// Changes the title or the members of a group. Running rollouts to the group take new members in.
+#[utoipa::path(patch, path = "/groups/{name}", tag = "groups", operation_id = "change_group", request_body = ChangeGroup,
+    params(("name" = String, Path, description = "The group"),
+           ("if-match" = Option<String>, Header, description = "`ETag` that the group must still have")),
+    security(("token" = ["operate"])), responses((status = 200, description = "The group", body = Group)))]
+async fn change(
+    State(fleet): State<Fleet>,
+    who: Caller<need::Operate>,
+    Segments(name): Segments<GroupName>,
+    IfMatch(at): IfMatch,
+    body: Body<ChangeGroup>,
+) -> Reply<Tagged> {
+    let ChangeGroup { title, add, remove } = body.value;
+    check(title.as_deref(), &[("add", &add), ("remove", &remove)])?;
+    let change = GroupChange { title, add, remove };
+    Ok(tagged(who.account.change_group(&name, &change, at, fleet.clock.now()).await?))
+}
+
+/// Removes a group; its members remain devices of the account.
+#[utoipa::path(delete, path = "/groups/{name}", tag = "groups", operation_id = "delete_group",
+    params(("name" = String, Path, description = "The group"),
+           ("if-match" = Option<String>, Header, description = "`ETag` that the group must still have")),
+    security(("token" = ["operate"])), responses((status = 204, description = "It is gone")))]
+async fn delete(
+    State(fleet): State<Fleet>,
+    who: Caller<need::Operate>,
+    Segments(name): Segments<GroupName>,
+    IfMatch(at): IfMatch,
+) -> Reply<StatusCode> {
+    who.account.delete_group(&name, at, fleet.clock.now()).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The members of a group.
+#[utoipa::path(get, path = "/groups/{name}/members", tag = "groups", operation_id = "list_group_members",
+    params(("name" = String, Path, description = "The group"), PageQuery),
+    security(("token" = ["read"])), responses((status = 200, description = "A page of members", body = forms::GroupMemberPage)))]
+async fn members(
+    who: Caller<need::Read>,
+    Segments(name): Segments<GroupName>,
+    Parameters(query): Parameters<PageQuery>,
+) -> Reply<Json<Page<GroupMember>>> {
+    let paging = Paging::read(&query)?;
+    let rows = who.account.group_members_after(&name, paging.after(), paging.rows()).await?;
+    Ok(Json(paging.page(rows, EndpointName::to_string, |endpoint| GroupMember { endpoint })))
+}

@@ -1,0 +1,65 @@
+//! Carries decisions out: looks at every rollout under way whenever something changed and every few seconds, and remembers nothing.
+
+use std::time::Duration;
+
+use fleet_store::{Change, StoreError};
+use tokio::{sync::broadcast::error::RecvError, time::sleep};
+
+use super::plan::decide;
+use crate::fleet::Fleet;
+
+/// Longest time between two looks: windows open and close by time alone, and a signal may be lost.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Shortest time between two looks, so that a thousand devices that register at once cost a few looks and not a thousand.
+const REST: Duration = Duration::from_millis(25);
+
+/// Runs until the service stops.
+pub(crate) async fn reconcile(fleet: Fleet) {
+    let mut changes = fleet.signals.subscribe();
+    while !fleet.stop.is_cancelled() {
+        if let Err(error) = look(&fleet).await {
+            tracing::error!(error = %crate::Chain(&error), "rollouts could not be reconciled");
+        }
+        tokio::select! {
+            () = fleet.stop.cancelled() => break,
+            () = sleep(REST) => {}
+        }
+        tokio::select! {
+            () = fleet.stop.cancelled() => break,
+            () = sleep(LOOK_AGAIN) => {}
+            () = concerns(&mut changes) => {}
+        }
+    }
+}
+
+/// Waits for a change that a rollout may depend on.
+async fn concerns(changes: &mut tokio::sync::broadcast::Receiver<Change>) {
+    loop {
+        match changes.recv().await {
+            Ok(Change::Device(..) | Change::Standing(..) | Change::Rollouts(_)) | Err(RecvError::Lagged(_)) => return,
+            Ok(Change::Event(_) | Change::Desired(..)) => {}
+            // The sender lives as long as the service; without it only time wakes this task.
+            Err(RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
+
+async fn look(fleet: &Fleet) -> Result<(), StoreError> {
+    for (account, id) in fleet.store.service_wide().rollouts_under_way().await? {
+        let now = fleet.clock.now();
+        let scope = fleet.store.account(&account);
+        // One rollout whose rows are damaged must not hold up the others.
+        match scope.reconcile_rollout(&id, |facts| decide(facts, now), now).await {
+            Ok(0) => {}
+            Ok(steps) => {
+                fleet.metrics.rollout_steps.inc_by(u64::try_from(steps).unwrap_or(u64::MAX));
+                tracing::info!(%account, rollout = %id, steps, "devices moved on");
+            }
+            Err(error) => {
+                let error = crate::Chain(&error);
+                tracing::error!(%account, rollout = %id, %error, "a rollout could not be reconciled");
+            }
+        }
+    }
+    Ok(())
+}
