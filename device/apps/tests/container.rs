@@ -3,15 +3,64 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    time::Duration,
+};
 
-use protocol_types::socket::ApplicationState;
-use support::{Device, image::Recipe};
+use protocol_types::{
+    AppName, Digest, Network, ReasonCode,
+    socket::{ApplicationState, AppsToUpdater, UpdaterToApps},
+};
+use serde_json::json;
+use support::{
+    Device,
+    image::{Image, Layer, Recipe, busybox},
+    until,
+};
+
+const READY: &[&str] = &["/bin/wget", "-q", "-O", "-", "http://127.0.0.1:8080/ready"];
+
+/// Serves HTTP on `port` and leaves when asked.
+fn web(port: u16, word: &str) -> String {
+    format!(
+        "trap 'kill $!; exit 0' TERM; mkdir -p /tmp/www; echo {word} > /tmp/www/ready; echo serving {word}; \
+         httpd -f -p {port} -h /tmp/www & wait"
+    )
+}
+
+/// Runs a script once on a device of its own; what it wrote.
+fn output(recipe: Recipe) -> String {
+    let image = recipe.build();
+    let mut device = Device::running(&[]);
+    device.offer(&image);
+    device.run(&image);
+    device.ready(&image);
+    until("the end of the output", || device.log("hello").contains("the end"));
+    device.log("hello")
+}
+
+fn script(body: &str) -> Recipe {
+    Recipe::script(&format!("{body}\necho the end; trap exit TERM; sleep 600 & wait"))
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn get(port: u16) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.write_all(b"GET /ready HTTP/1.0\r\n\r\n").ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    Some(text)
+}
 
 #[test]
-fn an_application_is_prepared_run_and_ready() {
-    let script = "mkdir -p /tmp/www; echo hello > /tmp/www/ready; exec /bin/busybox httpd -f -p 8080 -h /tmp/www";
-    let image = Recipe::script(script).ready(&["/bin/wget", "-q", "-O", "-", "http://127.0.0.1:8080/ready"]).build();
+fn an_application_is_prepared_run_ready_and_stopped_when_asked() {
+    let image = Recipe::script(&web(8080, "hello")).ready(READY).build();
     let mut device = Device::running(&[]);
     device.offer(&image);
     device.prepare(&image).unwrap();
@@ -19,5 +68,425 @@ fn an_application_is_prepared_run_and_ready() {
     device.status("a started application", &image, |status| status.state == ApplicationState::Started);
     let status = device.ready(&image);
     assert_eq!((status.digest, status.restarts), (image.spec.digest, 0));
-    assert!(device.stop() < Duration::from_secs(9));
+    assert!(device.stop() < Duration::from_secs(3), "it was killed instead of stopped");
+    assert!(device.log("hello").contains("serving hello"));
+}
+
+#[test]
+fn the_agent_hears_of_every_change_too() {
+    let image = Recipe::script("trap exit TERM; sleep 600 & wait").build();
+    let mut device = Device::running(&[]);
+    device.offer(&image);
+    device.run(&image);
+    let is_ready = |statuses: Vec<protocol_types::socket::ApplicationStatus>| {
+        statuses.iter().any(|status| status.state == ApplicationState::Ready && status.digest == image.spec.digest)
+    };
+    until("a status for the agent", || device.agent_heard(Duration::from_secs(1)).is_some_and(is_ready));
+}
+
+#[test]
+fn an_application_has_no_capability_no_new_privileges_and_a_system_call_filter() {
+    let said = output(script("cat /proc/self/status; cat /proc/1/status"));
+    for line in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        let values: Vec<_> = said.lines().filter_map(|l| l.strip_prefix(line)).collect();
+        assert_eq!(values.len(), 2, "{said}");
+        assert!(values.iter().all(|value| value.trim() == "0000000000000000"), "{line} {values:?}");
+    }
+    assert_eq!(said.matches("NoNewPrivs:\t1").count(), 2, "{said}");
+    assert_eq!(said.matches("Seccomp:\t2").count(), 2, "{said}");
+}
+
+#[test]
+fn the_ready_check_is_confined_like_the_application() {
+    // The check passes only if it finds itself confined.
+    let confined = "grep -q 'NoNewPrivs:.1' /proc/self/status && grep -q 'CapEff:.0000000000000000' /proc/self/status \
+        && grep -q 'CapBnd:.0000000000000000' /proc/self/status && grep -q 'Seccomp:.2' /proc/self/status && test $GREETING = hello";
+    let image = Recipe::script("trap exit TERM; sleep 600 & wait").ready(&["/bin/sh", "-c", confined]).build();
+    let mut device = Device::running(&[]);
+    device.offer(&image);
+    device.run(&image);
+    device.ready(&image);
+}
+
+#[test]
+fn forbidden_system_calls_fail_and_ordinary_ones_do_not() {
+    let said = output(script(
+        "unshare -U true && echo made a namespace; mount -t tmpfs none /tmp && echo mounted; \
+         busybox hostname other && echo renamed; busybox date && echo told the time; busybox date -s 2000-01-01",
+    ));
+    assert!(said.contains("told the time"), "{said}");
+    assert!(said.contains("can't set date"), "{said}");
+    for forbidden in ["made a namespace", "mounted", "renamed"] {
+        assert!(!said.contains(forbidden), "{said}");
+    }
+}
+
+#[test]
+fn root_inside_is_nobody_outside_and_owns_only_its_own_range() {
+    let image = script("id").build();
+    let mut device = Device::running(&["--first-uid", "3000000"]);
+    device.offer(&image);
+    device.run(&image);
+    device.ready(&image);
+    until("the end of the output", || device.log("hello").contains("the end"));
+    assert!(device.log("hello").contains("uid=0 gid=0"));
+    let rootfs = device.state().join("images").join(&device.unpacked()[0]).join("rootfs/bin/busybox");
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&fs::metadata(rootfs).unwrap()), 3_000_000);
+}
+
+#[test]
+fn the_user_that_the_image_names_is_the_user_that_runs() {
+    let passwd = Layer::new().folder("etc").file("etc/passwd", b"web:x:33:34:web:/:/bin/sh\n");
+    let said = output(script("id").gzip(passwd).config(|c| c["config"]["User"] = json!("web")));
+    assert!(said.contains("uid=33") && said.contains("gid=34"), "{said}");
+}
+
+#[test]
+fn the_root_is_read_only_and_only_tmp_can_be_written() {
+    let said = output(script(
+        "touch /x && echo wrote root; touch /bin/x && echo wrote bin; touch /proc/sys/kernel/x && echo wrote proc; \
+         touch /tmp/x && echo wrote tmp; ls /dev | tr '\\n' ' '",
+    ));
+    assert!(said.contains("wrote tmp") && !said.contains("wrote root") && !said.contains("wrote bin"), "{said}");
+    assert!(!said.contains("wrote proc"), "{said}");
+    assert!(!said.contains("vda") && !said.contains("mem "), "it sees devices of the machine: {said}");
+}
+
+#[test]
+fn tmp_has_a_size() {
+    let said =
+        output(script("dd if=/dev/zero of=/tmp/x bs=1M count=64; ls -l /tmp").run(|run| run.memory_bytes = 96 << 20));
+    let written: u64 = said
+        .lines()
+        .find(|l| l.ends_with(" x") || l.ends_with("/x"))
+        .unwrap()
+        .split_whitespace()
+        .nth(4)
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert_eq!(written, 16 << 20, "{said}");
+}
+
+#[test]
+fn an_application_without_network_sees_its_own_loopback_and_nothing_else() {
+    let said =
+        output(script("cat /proc/net/dev | grep -c : ; grep -q lo: /proc/net/dev && echo loopback; busybox ip a"));
+    assert!(said.starts_with("1\nloopback\n"), "{said}");
+    assert!(said.contains("LOOPBACK,UP"), "{said}");
+}
+
+#[test]
+fn an_application_on_the_device_network_answers_there() {
+    let port = free_port();
+    let image = Recipe::script(&web(port, "hello")).run(|run| run.network = Network::Host).build();
+    let mut device = Device::running(&[]);
+    device.offer(&image);
+    device.run(&image);
+    device.ready(&image);
+    until("an answer", || get(port).is_some_and(|text| text.contains("hello")));
+}
+
+#[test]
+fn from_a_namespace_without_network_the_device_network_is_reached_by_its_path() {
+    let port = free_port();
+    let check = format!("http://127.0.0.1:{port}/ready");
+    let recipe = Recipe::script(&web(port, "hello")).ready(&["/bin/wget", "-q", "-O", "-", &check]);
+    let image = recipe.run(|run| run.network = Network::Host).build();
+    let ours = format!("/proc/{}/ns/net", std::process::id());
+    let mut device = Device::new(&["--host-network", &ours]).through(&["unshare", "--net"]);
+    device.start();
+    device.offer(&image);
+    device.run(&image);
+    device.ready(&image);
+    assert!(get(port).unwrap().contains("hello"));
+    let own = fs::read_link(format!("/proc/{}/ns/net", device.pid())).unwrap();
+    assert_ne!(own, fs::read_link(&ours).unwrap(), "mbl-apps itself has the device's network");
+}
+
+#[test]
+fn an_application_that_takes_more_memory_than_its_limit_is_ended_and_started_again() {
+    let greedy = "echo begun; x=0123456789abcdef; while true; do x=$x$x; done";
+    let image = Recipe::script(greedy).run(|run| run.memory_bytes = 8 << 20).build();
+    let mut device = Device::running(&[]);
+    device.offer(&image);
+    device.run(&image);
+    let status = device.status("a second start", &image, |status| status.restarts >= 2);
+    let reason = status.reason.map(|reason| reason.text).unwrap_or_default();
+    assert!(status.state != ApplicationState::Waiting || reason.contains("signal 9"), "{reason}");
+}
+
+#[test]
+fn an_application_cannot_have_more_processes_than_its_limit() {
+    // The shell gives up at the first process that it cannot make.
+    let body = "n=0; while [ $n -lt 40 ]; do sleep 600 & n=$((n+1)); echo process $n; done";
+    let image = script(body).run(|run| run.pids = 12).build();
+    let mut device = Device::running(&[]);
+    device.offer(&image);
+    device.run(&image);
+    device.status("its end", &image, |status| status.restarts == 1);
+    let said = device.log("hello");
+    assert!(said.contains("process 8\n") && said.contains("can't fork"), "{said}");
+    assert!(!said.contains("process 12\n"), "{said}");
+}
+
+#[test]
+fn an_application_that_is_killed_comes_back_and_is_ready_again() {
+    let image = Recipe::script(&web(8080, "hello")).ready(READY).build();
+    let mut device = Device::running(&[]);
+    device.offer(&image);
+    device.run(&image);
+    device.ready(&image);
+    let pid = container_pid(&device, "hello");
+    kill(pid);
+    let waiting = device.status("the end of it", &image, |status| status.state == ApplicationState::Waiting);
+    let reason = waiting.reason.unwrap();
+    assert_eq!(reason.code, ReasonCode::ApplicationNotReady);
+    assert!(reason.text.contains("signal 9"), "{reason}");
+    let again = device.ready(&image);
+    assert_eq!(again.restarts, 1);
+}
+
+#[test]
+fn an_application_that_ends_at_once_is_tried_less_and_less_often() {
+    let image = Recipe::script("echo tried; exit 3").build();
+    let mut device = Device::running(&[]);
+    device.offer(&image);
+    device.run(&image);
+    let begun = std::time::Instant::now();
+    let status = device.status("four ends", &image, |status| status.restarts == 4);
+    assert!(begun.elapsed() >= Duration::from_millis(1700), "waits do not grow: {:?}", begun.elapsed());
+    if let Some(reason) = status.reason {
+        assert!(reason.text.contains("status 3"), "{reason}");
+    }
+}
+
+#[test]
+fn an_application_that_never_becomes_ready_says_why() {
+    let image = Recipe::script("trap exit TERM; sleep 600 & wait").ready(&["/bin/sh", "-c", "exit 7"]).build();
+    let mut device = Device::running(&[]);
+    device.offer(&image);
+    device.run(&image);
+    let status = device.status("a failed check", &image, |status| status.reason.is_some());
+    assert_eq!(status.state, ApplicationState::Started);
+    assert!(status.reason.unwrap().text.contains("failed its ready check"), "no reason");
+}
+
+#[test]
+fn a_ready_check_that_hangs_is_ended_and_leaves_no_process() {
+    let image = Recipe::script("trap exit TERM; sleep 600 & wait").ready(&["/bin/sleep", "4242"]).build();
+    let mut device = Device::running(&[]);
+    device.offer(&image);
+    device.run(&image);
+    let status = device.status("a check that timed out", &image, |status| status.reason.is_some());
+    assert!(status.reason.unwrap().text.contains("within 2s"));
+    let group = pids_of_container(&device, "hello");
+    until("the end of the check", || pids_of_container(&device, "hello").len() <= 2);
+    drop(group);
+    assert_eq!(zombies_of(device.pid()), 0, "a check left a zombie");
+}
+
+#[test]
+fn a_program_that_is_not_there_makes_the_application_failed() {
+    let image = Recipe::new(&["/bin/nothing"]).gzip(busybox()).build();
+    let mut device = Device::running(&[]);
+    device.offer(&image);
+    device.run(&image);
+    let status = device.status("a failed start", &image, |status| status.state == ApplicationState::Failed);
+    let reason = status.reason.unwrap();
+    assert!(reason.text.contains("/bin/nothing"), "{reason}");
+}
+
+#[test]
+fn what_an_application_writes_is_kept_up_to_a_size() {
+    let image = Recipe::script("yes 0123456789; trap exit TERM; sleep 600 & wait").build();
+    let mut device = Device::running(&["--log-bytes", "100000"]);
+    device.offer(&image);
+    device.run(&image);
+    device.ready(&image);
+    until("a rotated log", || device.state().join("logs/hello.log.1").exists());
+    for _ in 0..20 {
+        let size: u64 = ["logs/hello.log", "logs/hello.log.1"]
+            .iter()
+            .filter_map(|file| fs::metadata(device.state().join(file)).ok())
+            .map(|meta| meta.len())
+            .sum();
+        assert!(size <= 100_000, "{size}");
+        device.agent_heard(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_new_set_replaces_what_changed_leaves_the_rest_alone_and_the_old_set_comes_back() {
+    let port = free_port();
+    let steady = Recipe::script("trap exit TERM; sleep 600 & wait").named("steady").build();
+    let host = |word: &str| Recipe::script(&web(port, word)).run(|run| run.network = Network::Host).build();
+    let (old, new) = (host("old"), host("new"));
+    let mut device = Device::running(&[]);
+    [&steady, &old, &new].into_iter().for_each(|image| device.offer(image));
+    let set = |release: &str, image: &Image| UpdaterToApps::Run {
+        release: Digest::of(release.as_bytes()),
+        applications: vec![steady.spec.clone(), image.spec.clone()],
+    };
+    let both_ready = |device: &mut Device, release: &str, image: &Image| {
+        device.hear("both ready", |message| match message {
+            AppsToUpdater::Status { release: Some(of), applications } if *of == Digest::of(release.as_bytes()) => {
+                let ready = applications.iter().filter(|status| status.state == ApplicationState::Ready);
+                (ready.count() == 2 && applications.iter().any(|s| s.digest == image.spec.digest)).then_some(())
+            }
+            _ => None,
+        });
+    };
+    device.send(set("1.0", &old));
+    both_ready(&mut device, "1.0", &old);
+    until("the old answer", || get(port).is_some_and(|text| text.contains("old")));
+    let pid = container_pid(&device, "steady");
+    for (release, image, word) in [("1.1", &new, "new"), ("1.0", &old, "old")] {
+        device.send(set(release, image));
+        both_ready(&mut device, release, image);
+        until("the answer of the set", || get(port).is_some_and(|text| text.contains(word)));
+        assert_eq!(container_pid(&device, "steady"), pid, "an unchanged application was restarted");
+    }
+}
+
+#[test]
+fn an_empty_set_stops_everything() {
+    let image = Recipe::script("trap exit TERM; sleep 600 & wait").build();
+    let mut device = Device::running(&[]);
+    device.offer(&image);
+    device.run(&image);
+    device.ready(&image);
+    let pid = container_pid(&device, "hello");
+    device.send(UpdaterToApps::Run { release: Digest::of(b"none"), applications: vec![] });
+    device.hear("an empty status", |message| match message {
+        AppsToUpdater::Status { release, applications } if *release == Some(Digest::of(b"none")) => {
+            applications.is_empty().then_some(())
+        }
+        _ => None,
+    });
+    until("the end of the container", || !alive(pid));
+}
+
+#[test]
+fn a_set_that_cannot_be_prepared_disturbs_nothing() {
+    let good = Recipe::script("trap exit TERM; sleep 600 & wait").build();
+    let bad = Recipe::script("trap exit TERM; sleep 600 & wait").gzip(Layer::new().file("../x", b"")).build();
+    let mut device = Device::running(&[]);
+    device.offer(&good);
+    device.offer(&bad);
+    device.run(&good);
+    device.ready(&good);
+    let pid = container_pid(&device, "hello");
+    device.run(&bad);
+    assert_eq!(device.prepared(bad.release()).unwrap_err().code, ReasonCode::UnsafeLayer);
+    assert!(alive(pid));
+    assert_eq!(container_pid(&device, "hello"), pid);
+}
+
+#[test]
+fn storage_of_sets_that_nobody_needs_is_freed() {
+    let one = Recipe::script("trap exit TERM; sleep 600 & wait").build();
+    let two = Recipe::script("trap exit TERM; sleep 601 & wait").plain(Layer::new().file("more", b"more")).build();
+    let mut device = Device::running(&[]);
+    device.offer(&one);
+    device.offer(&two);
+    device.prepare(&two).unwrap();
+    device.run(&one);
+    device.ready(&one);
+    assert_eq!(device.unpacked().len(), 2);
+    device.send(UpdaterToApps::Retain { releases: vec![] });
+    until("free storage", || device.unpacked().len() == 1);
+    until("free storage", || support::names(&device.state().join("blobs/sha256")).len() == one.blobs.len());
+    // What runs was not named and stayed; what went can come again.
+    assert!(alive(container_pid(&device, "hello")));
+    device.prepare(&two).unwrap();
+}
+
+#[test]
+fn layers_lie_on_each_other_as_the_specification_says() {
+    let lower = Layer::new()
+        .folder("a")
+        .file("a/hidden", b"lower")
+        .file("a/kept", b"lower")
+        .folder("opaque")
+        .file("opaque/lower", b"lower")
+        .file("becomes-folder", b"lower")
+        .folder("becomes-file")
+        .file("becomes-file/x", b"lower")
+        .file("linked", b"lower")
+        .hardlink("alias", "linked");
+    let upper = Layer::new()
+        .file("opaque/upper", b"upper")
+        .file("opaque/.wh..wh..opq", b"")
+        .file("a/.wh.hidden", b"")
+        .folder("becomes-folder")
+        .file("becomes-folder/x", b"upper")
+        .file("becomes-file", b"upper")
+        .file("linked", b"upper");
+    let image = Recipe::new(&["/x"]).plain(lower).zstd(upper).build();
+    let mut device = Device::running(&[]);
+    device.offer(&image);
+    device.prepare(&image).unwrap();
+    let root = device.state().join("images").join(&device.unpacked()[0]).join("rootfs");
+    let text = |path: &str| fs::read_to_string(root.join(path)).ok();
+    assert_eq!(text("a/hidden"), None);
+    assert_eq!(text("a/kept").as_deref(), Some("lower"));
+    assert_eq!(
+        support::names(&root.join("opaque")),
+        ["upper"],
+        "a whiteout hides lower layers only, wherever it stands"
+    );
+    assert_eq!(text("becomes-folder/x").as_deref(), Some("upper"));
+    assert_eq!(text("becomes-file").as_deref(), Some("upper"));
+    assert_eq!(text("linked").as_deref(), Some("upper"));
+    assert_eq!(text("alias").as_deref(), Some("lower"), "a file was written through its other name");
+}
+
+#[test]
+fn crun_runs_the_same_application() {
+    // Debian's crun refuses a hybrid control group hierarchy, so it is shown one without the unified part.
+    let image = Recipe::script(&web(8080, "hello")).ready(READY).build();
+    let hide = "if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi; exec \"$@\"";
+    let mut device = Device::new(&["--runtime", "crun"]).through(&["unshare", "--mount", "sh", "-c", hide, "sh"]);
+    device.start();
+    device.offer(&image);
+    device.run(&image);
+    device.ready(&image);
+    let status = fs::read_to_string(format!("/proc/{}/status", container_pid(&device, "hello"))).unwrap();
+    for line in ["NoNewPrivs:\t1", "Seccomp:\t2", "CapBnd:\t0000000000000000"] {
+        assert!(status.contains(line), "{status}");
+    }
+}
+
+/// The process id that the runtime recorded for a container.
+fn container_pid(device: &Device, name: &str) -> i32 {
+    let name = AppName::new(name).unwrap();
+    let dir = device.dir.path().canonicalize().unwrap();
+    let instance = &Digest::of(dir.to_str().unwrap().as_bytes()).hex()[..12];
+    let file = format!("/run/mbl-apps/{instance}/bundles/{name}/pid");
+    fs::read_to_string(&file).unwrap_or_else(|e| panic!("{file}: {e}")).trim().parse().unwrap()
+}
+
+/// Processes in the same pid namespace as the container's first one.
+fn pids_of_container(device: &Device, name: &str) -> Vec<i32> {
+    let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let own = namespace(container_pid(device, name));
+    let all = support::names(std::path::Path::new("/proc"));
+    all.iter().filter_map(|name| name.parse().ok()).filter(|pid| namespace(*pid) == own).collect()
+}
+
+fn zombies_of(parent: u32) -> usize {
+    let all = support::names(std::path::Path::new("/proc"));
+    let stats = all.iter().filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).ok());
+    let fields = stats.filter_map(|stat| stat.rsplit_once(')').map(|(_, rest)| rest.trim().to_owned()));
+    fields.filter(|rest| rest.starts_with(&format!("Z {parent} "))).count()
+}
+
+fn alive(pid: i32) -> bool {
+    fs::metadata(format!("/proc/{pid}")).is_ok()
+}
+
+fn kill(pid: i32) {
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }

@@ -1,0 +1,114 @@
+//! Who may speak on the socket, and what happens to those who speak badly.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops at the first surprise")]
+
+mod support;
+
+use std::{
+    io::{Read, Write},
+    os::unix::{fs::PermissionsExt, net::UnixStream},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use protocol_types::socket::{AppsToUpdater, FrameReader, Greeting, PROTOCOL, Role};
+use rustix::thread::set_thread_res_uid;
+use support::{Device, image::Recipe, say};
+
+/// Whether the other side ends the connection after `greeting`, instead of sending a status.
+fn is_refused(socket: &Path, greeting: &Greeting) -> bool {
+    let Ok(mut stream) = UnixStream::connect(socket) else { return true };
+    say(&mut stream, greeting);
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut reader = FrameReader::new();
+    let _theirs: Option<Greeting> = support::receive(&mut stream, &mut reader);
+    support::receive::<serde::de::IgnoredAny>(&mut stream, &mut reader).is_none()
+}
+
+fn greeting(role: Role) -> Greeting {
+    Greeting { protocol: PROTOCOL, role, version: "test".into() }
+}
+
+/// Runs `body` on a thread that is another user, as far as the kernel tells sockets.
+fn as_user<T: Send>(uid: u32, body: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            let uid = rustix::process::Uid::from_raw(uid);
+            set_thread_res_uid(Some(uid), Some(uid), Some(uid)).unwrap();
+            body()
+        });
+        thread.join().unwrap()
+    })
+}
+
+#[test]
+fn each_role_is_for_its_own_user() {
+    let device = Device::running(&["--agent-uid", "4321"]);
+    let socket = device.socket();
+    // The folder is another user's business; here the temporary one must be passable.
+    std::fs::set_permissions(device.dir.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+    assert!(!as_user(4321, || is_refused(&socket, &greeting(Role::Agent))));
+    assert!(as_user(4321, || is_refused(&socket, &greeting(Role::Updater))), "the agent spoke as the updater");
+    assert!(as_user(4322, || is_refused(&socket, &greeting(Role::Agent))), "a stranger spoke as the agent");
+    assert!(is_refused(&socket, &greeting(Role::Agent)), "root spoke as the agent");
+    assert!(is_refused(&socket, &greeting(Role::Installer)));
+    assert!(!is_refused(&socket, &greeting(Role::Updater)));
+}
+
+#[test]
+fn a_peer_of_another_protocol_is_refused() {
+    let device = Device::running(&[]);
+    assert!(is_refused(&device.socket(), &Greeting { protocol: PROTOCOL + 1, ..greeting(Role::Updater) }));
+}
+
+#[test]
+fn garbage_and_oversized_frames_end_the_connection_and_nothing_else() {
+    let mut device = Device::running(&[]);
+    for bytes in [&[0xff; 64][..], &[0, 0, 0, 3, 0xff, 0xff, 0xff], &u32::MAX.to_be_bytes()] {
+        let mut stream = UnixStream::connect(device.socket()).unwrap();
+        stream.write_all(bytes).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).expect("the connection stayed open");
+    }
+    let (mut updater, mut reader) = support::dial(&device.socket(), Role::Updater);
+    updater.write_all(&[0, 0, 0, 2, 0x61, 0x78]).unwrap();
+    updater.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    while support::receive::<AppsToUpdater>(&mut updater, &mut reader).is_some() {}
+    device.connect();
+    let image = Recipe::script("trap exit TERM; sleep 600 & wait").build();
+    device.offer(&image);
+    device.prepare(&image).unwrap();
+}
+
+#[test]
+fn a_peer_that_says_nothing_is_let_go() {
+    let device = Device::running(&[]);
+    let mut stream = UnixStream::connect(device.socket()).unwrap();
+    // One byte now and then does not buy time.
+    stream.write_all(&[0]).unwrap();
+    let begun = Instant::now();
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(8));
+}
+
+#[test]
+fn many_silent_strangers_do_not_keep_the_peers_out_for_long() {
+    let device = Device::running(&[]);
+    let strangers: Vec<_> = (0..20).map(|_| UnixStream::connect(device.socket()).unwrap()).collect();
+    support::until("a place for the updater", || !is_refused(&device.socket(), &greeting(Role::Updater)));
+    drop(strangers);
+}
+
+#[test]
+fn an_updater_that_reads_nothing_does_not_stop_the_applications() {
+    let image = Recipe::script("echo x; exit 1").build();
+    let mut device = Device::running(&[]);
+    device.offer(&image);
+    device.run(&image);
+    // Connected in the first one's place, and silent from then on.
+    let (_deaf, _) = support::dial(&device.socket(), Role::Updater);
+    support::until("restarts that only the agent hears of", || {
+        device.agent_heard(Duration::from_secs(1)).is_some_and(|all| all.iter().any(|status| status.restarts >= 3))
+    });
+}
