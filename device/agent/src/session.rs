@@ -5,7 +5,7 @@ use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 
 use protocol_lwm2m::{
     client::{Client, DialFailure, Fact, Settings, Step, Target},
-    coap::{ExchangeError, Limits, Message},
+    coap::{ExchangeError, Limits, Message, signal},
     object::{Accounts, Path, ids},
     time::Millis,
 };
@@ -236,7 +236,7 @@ impl Session {
             Event::Stop | Event::Restarting => vec![Fact::Stop],
             Event::Dialed(dialed) => vec![self.dialed(dialed)],
             Event::Received(Ok(message)) => vec![Fact::Received(message)],
-            Event::Received(Err(e)) => vec![self.line_broke(&e)],
+            Event::Received(Err(e)) => vec![self.line_broke(&e).await],
             Event::TimePassed => {
                 self.wake = None;
                 vec![Fact::TimePassed]
@@ -271,7 +271,7 @@ impl Session {
             if let Line::Open(connection) = &mut self.line
                 && let Err(e) = connection.flush().await
             {
-                let fact = self.line_broke(&e);
+                let fact = self.line_broke(&e).await;
                 self.due.push_back(fact);
             }
         }
@@ -390,8 +390,13 @@ impl Session {
     }
 
     /// The connection ended by itself; it is dropped, and the client hears why.
-    fn line_broke(&mut self, error: &ConnectionError) -> Fact {
-        self.line = Line::Idle;
+    async fn line_broke(&mut self, error: &ConnectionError) -> Fact {
+        let line = std::mem::replace(&mut self.line, Line::Idle);
+        if let (Line::Open(mut connection), ConnectionError::Wire(e)) = (line, error) {
+            // RFC 8323, section 5.6: say why before hanging up.
+            connection.queue(&signal::abort(&e.to_string()));
+            connection.close().await;
+        }
         tracing::warn!(error = %Chain(error), "the connection to the service ended");
         match error.verdict() {
             Verdict::CertificateRefused => Fact::DialFailed(DialFailure::Unauthorized),

@@ -42,12 +42,22 @@ impl Authority {
         request.signed_by(&self.issuer).unwrap().pem()
     }
 
-    /// A server certificate for 127.0.0.1.
-    pub(crate) fn server(&self) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+    /// A certificate for a PKCS#10 request in DER, valid between two Unix times.
+    pub(crate) fn sign_der(&self, request: &[u8], (from, to): (u64, u64)) -> CertificateDer<'static> {
+        let mut request = CertificateSigningRequestParams::from_der(&request.into()).unwrap();
+        let at = |second| rcgen::date_time_ymd(1970, 1, 1) + std::time::Duration::from_secs(second);
+        (request.params.not_before, request.params.not_after) = (at(from), at(to));
+        request.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        request.signed_by(&self.issuer).unwrap().der().clone()
+    }
+
+    /// A server certificate for 127.0.0.1 that is valid from the first day of a year on.
+    pub(crate) fn server(&self, from: i32) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_before = rcgen::date_time_ymd(from, 1, 1);
+        params.not_after = rcgen::date_time_ymd(from + 10, 1, 1);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         (certificate.der().clone(), PrivateKeyDer::try_from(key.serialize_der()).unwrap())
     }
@@ -88,14 +98,23 @@ impl World {
 
     /// A TLS server that asks for certificates of the factory or issuing authority.
     pub(crate) fn server_config(&self, alpn: &[u8]) -> Arc<rustls::ServerConfig> {
+        self.server_config_from(alpn, 2020, &[&self.factory, &self.issuing])
+    }
+
+    /// One whose certificate is valid from a year on and that takes certificates of these authorities.
+    pub(crate) fn server_config_from(
+        &self,
+        alpn: &[u8],
+        from: i32,
+        clients: &[&Authority],
+    ) -> Arc<rustls::ServerConfig> {
         let provider = device_agent::tls::provider();
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(self.factory.der.clone()).unwrap();
-        roots.add(self.issuing.der.clone()).unwrap();
+        clients.iter().for_each(|authority| roots.add(authority.der.clone()).unwrap());
         let clients = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
             .build()
             .unwrap();
-        let (certificate, key) = self.service.server();
+        let (certificate, key) = self.service.server(from);
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
