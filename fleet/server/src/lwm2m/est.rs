@@ -6,7 +6,10 @@ use protocol_lwm2m::coap::{Code, ContentFormat, Message};
 use protocol_types::ReasonCode;
 
 use super::Devices;
-use crate::authority::{CertificateFacts, CertificateRequest, RequestError};
+use crate::{
+    authority::{CertificateFacts, CertificateRequest, IssueError, RequestError},
+    device_trust::IssuersError,
+};
 
 /// What a path below `/.well-known/est` asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +41,7 @@ pub(super) async fn authority(devices: &Devices, facts: &CertificateFacts) -> Me
     let opened = tokio::task::spawn_blocking(move || {
         let now = fleet.clock.now();
         fleet.trust.trust_issuers(&fleet.authority, &account, now)?;
-        Ok::<_, crate::device_trust::IssuersError>(fleet.authority.issuing.certificates(&account, now)?)
+        Ok::<_, IssuersError>(fleet.authority.issuing.certificates(&account, now)?)
     });
     match opened.await {
         Ok(Ok(certificates)) => match certificates.first() {
@@ -81,6 +84,15 @@ pub(super) async fn certificate(
     issue(devices, facts, parent, request).await
 }
 
+/// Why no certificate was signed.
+#[derive(Debug, thiserror::Error)]
+enum SignError {
+    #[error("the issuing authority cannot be used")]
+    Issuers(#[from] IssuersError),
+    #[error("the certificate was not issued")]
+    Issue(#[from] IssueError),
+}
+
 /// Signs, records, and only then hands out.
 async fn issue(
     devices: &Devices,
@@ -90,8 +102,13 @@ async fn issue(
 ) -> Message {
     let fleet = devices.fleet.clone();
     let identity = &facts.identity;
-    let signed = tokio::task::spawn_blocking(move || fleet.authority.issuing.issue(&request, fleet.clock.now())).await;
-    let issued = match signed {
+    let signed = tokio::task::spawn_blocking(move || {
+        let now = fleet.clock.now();
+        // The first certificate of an account makes its authority; the other ports must know it before the device comes there.
+        fleet.trust.trust_issuers(&fleet.authority, &request.identity.account, now)?;
+        Ok::<_, SignError>(fleet.authority.issuing.issue(&request, now)?)
+    });
+    let issued = match signed.await {
         Ok(Ok(issued)) => issued,
         Ok(Err(error)) => {
             tracing::error!(account = %identity.account, error = %crate::Chain(&error), "no certificate was issued");
