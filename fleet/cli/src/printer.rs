@@ -126,6 +126,11 @@ impl Printer {
         }
     }
 
+    /// Writes what can be typed, to a person who typed too little.
+    pub(crate) fn help(&self, text: impl Display) {
+        self.to_stderr(text);
+    }
+
     /// Writes an error, its causes and its hint.
     pub(crate) fn error(&self, error: &anyhow::Error) {
         self.to_stderr(format_args!("{}: {error:#}\n", self.paint("1;31", "error")));

@@ -1,0 +1,100 @@
+//! Misuse and missing things: every refusal says what to do next.
+
+use insta::assert_snapshot;
+
+use super::Desk;
+
+#[test]
+fn without_a_command_the_nouns_are_listed() {
+    let seen = Desk::new().see("");
+    assert!(seen.starts_with("exit 2\n"), "{seen}");
+    for noun in ["keys", "service", "factory", "device", "group", "app", "release", "rollout", "events", "image"] {
+        assert!(seen.contains(&format!("\n  {noun} ")), "{noun} is not listed: {seen}");
+    }
+}
+
+#[test]
+fn a_desk_without_a_service_says_how_to_get_to_know_one() {
+    assert_snapshot!(Desk::new().see("device list"), @r"
+    exit 1
+    --- stdout
+    --- stderr
+    error: no service is known in config/contexts.toml
+    hint: make a context with `mbl service token --data-dir DIR` on the machine of the service
+    ");
+}
+
+#[test]
+fn a_context_that_does_not_exist_names_those_that_do() {
+    assert_snapshot!(Desk::new().see("--context work device list"), @r"
+    exit 1
+    --- stdout
+    --- stderr
+    error: there is no context `work` in config/contexts.toml
+    hint: known contexts: none
+    ");
+}
+
+#[test]
+fn a_rollout_without_an_audience_is_misuse() {
+    let seen = Desk::new().see("rollout start 1.0.0");
+    assert!(seen.starts_with("exit 2\n"), "{seen}");
+    assert!(seen.contains("<--all|--group <NAME>|--device <NAME>>"), "{seen}");
+}
+
+#[test]
+fn a_name_that_breaks_the_rules_is_misuse_before_anything_is_asked() {
+    assert_snapshot!(Desk::new().see("device show ../etc/passwd"), @r"
+    exit 2
+    --- stdout
+    --- stderr
+    error: invalid value '../etc/passwd' for '<ENDPOINT>': `../etc/passwd` is not an endpoint name: it must be 1 to 64 ASCII letters, digits, `.`, `_`, `:` or `-`, not starting with `.` or `-`
+
+    For more information, try '--help'.
+    ");
+}
+
+#[test]
+fn a_service_that_is_away_is_told_apart_from_a_refusal() {
+    let desk = Desk::new();
+    // A port that was free a moment ago and on which nobody listens.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let authority = rcgen::CertificateParams::default().self_signed(&key).unwrap().pem();
+    desk.write(
+        "config/contexts.toml",
+        &format!(
+            "current = \"a\"\n[contexts.a]\nservice = \"https://127.0.0.1:{port}\"\nauthority = '''{authority}'''\ntoken = \"mblt_x\"\n"
+        ),
+    );
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(desk.path("config/contexts.toml"), private).unwrap();
+    let seen = desk.see("device list");
+    assert!(
+        seen.starts_with("exit 4\n--- stdout\n--- stderr\nerror: cannot reach the service at https://127.0.0.1:"),
+        "{seen}"
+    );
+    assert!(seen.ends_with("hint: check that it runs and that the network reaches it\n"), "{seen}");
+    assert!(!seen.contains("mblt_x"), "the token is shown: {seen}");
+}
+
+#[test]
+fn a_folder_without_a_first_token_says_where_to_get_another() {
+    let desk = Desk::new();
+    assert_snapshot!(desk.see("service token --data-dir data"), @r"
+    exit 1
+    --- stdout
+    --- stderr
+    error: there is no first token in data
+    hint: it goes away with its first use; make another with `mbl-service first-token --data-dir DIR`
+    ");
+}
+
+#[test]
+fn a_recipe_with_an_unknown_key_is_refused_by_name_and_line() {
+    let desk = Desk::new();
+    desk.write("app.toml", "name = \"hello\"\nprivileged = true\n");
+    let seen = desk.see("app build --out out");
+    assert!(seen.starts_with("exit 1\n") && seen.contains("unknown field `privileged`"), "{seen}");
+    assert!(!desk.path("out").exists());
+}
