@@ -1,7 +1,7 @@
 //! Attackers with the network, with the service, or with its keys, and what is left after the officers have recovered.
 
 use protocol_release::{
-    metadata::Delegate,
+    metadata::{Delegate, snapshot_file},
     signing::Holders,
     workflow::{Check, Clock, Step},
 };
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::{
     device::visit,
-    world::{World, device, key, path},
+    world::{World, device, key, path, resign, signed_part},
 };
 
 const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
@@ -163,6 +163,35 @@ fn every_file_that_cannot_be_reached_ends_the_check_as_unreachable() {
             assert_eq!(again.code.as_str(), "internal");
         }
     }
+}
+
+#[test]
+fn a_timestamp_that_names_an_older_snapshot_is_not_trusted_itself() {
+    let mut world = World::new(NOW);
+    let number = world.online.last_snapshot;
+    let old = world.served.metadata[&snapshot_file(number)].clone();
+    world.publish_release("1.1.0");
+    let state = world.running();
+    let trusted = state.versions();
+    world.forge_timestamp(number, &old);
+    let refused = visit(&world.served, state, &world.wish("1.0.0"), NOW);
+    assert_eq!(refused.verdict(), "metadata_rollback");
+    assert_eq!(refused.state.versions(), trusted);
+}
+
+#[test]
+fn another_timestamp_of_the_trusted_version_changes_nothing() {
+    let mut world = World::new(NOW);
+    let (state, wish) = (world.running(), world.wish("1.0.0"));
+    // The service signs the same version again, for a snapshot that names newer targets.
+    world.online.last_timestamp -= 1;
+    world.publish_release("1.1.0");
+    let mut signed = signed_part(world.timestamp());
+    signed["version"] = json!(state.versions()["timestamp"]);
+    *world.timestamp() = resign(signed, &[&world.timestamp_key]);
+    let visit = visit(&world.served, state.clone(), &wish, NOW);
+    assert_eq!(visit.verdict(), "verified");
+    assert_eq!(visit.state.versions(), state.versions());
 }
 
 #[test]

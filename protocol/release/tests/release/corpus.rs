@@ -237,6 +237,15 @@ fn rollback(cases: &mut Cases) {
         *world.timestamp() = old;
         world.wish("1.0.0")
     });
+    cases.bad("an older timestamp that names the same snapshot", "metadata_rollback", |world, visits| {
+        let old = world.timestamp().clone();
+        let number = world.online.last_snapshot;
+        let snapshot = world.served.metadata[&snapshot_file(number)].clone();
+        world.forge_timestamp(number, &snapshot);
+        visits.push(world.served.clone());
+        *world.timestamp() = old;
+        world.wish("1.0.0")
+    });
     cases.bad("a newer timestamp that names an older snapshot", "metadata_rollback", |world, visits| {
         let number = world.online.last_snapshot;
         let old = world.served.metadata[&snapshot_file(number)].clone();
