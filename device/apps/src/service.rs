@@ -203,6 +203,7 @@ impl Service {
     }
 
     fn prepared(&self, release: Digest, applications: &[protocol_types::ApplicationSpec]) -> Option<StoredSet> {
+        self.worker.protect(release);
         let preparer = Preparer { store: &self.store, platform: &self.platform, limits: &self.limits };
         preparer.prepared(release, applications)
     }

@@ -96,6 +96,13 @@ impl Worker {
         self.change(|wishes| wishes.retain = Some(keep));
     }
 
+    /// Keeps the storage of `release` from a clean-up that was asked for before; waits for one that is under way.
+    pub fn protect(&self, release: Digest) {
+        if let Some(keep) = &mut self.lock().retain {
+            keep.insert(release);
+        }
+    }
+
     /// The agent is back.
     pub fn poke(&self) {
         self.change(|wishes| wishes.poked = true);
@@ -156,12 +163,10 @@ impl Worker {
                 return wish;
             }
             if let Some(keep) = wishes.retain.take() {
-                drop(wishes);
+                // With the lock held, so that nobody takes for prepared what is being removed.
                 if let Err(error) = tools.store.retain(&keep) {
                     warn!(reason = %reason(&error), "cannot free storage");
                 }
-                wishes = self.lock();
-                continue;
             }
             wishes = self.shared.1.wait(wishes).unwrap_or_else(PoisonError::into_inner);
         }

@@ -61,6 +61,11 @@ impl LayerPath {
         &self.parts
     }
 
+    /// The path of its outermost `count` parts.
+    pub(super) fn first(&self, count: usize) -> Self {
+        Self { parts: self.parts.iter().take(count).cloned().collect() }
+    }
+
     /// The folder that holds it and its name there; `None` for the root.
     pub fn split(&self) -> Option<(Self, &OsStr)> {
         let (name, parents) = self.parts.split_last()?;

@@ -153,14 +153,7 @@ impl Tree {
     }
 
     fn folder(&self, path: &LayerPath) -> Result<OwnedFd, LayerError> {
-        open_beneath(&self.root, path).map_err(|errno| match errno {
-            // EXDEV: the kernel saw the path leave the root.
-            Errno::LOOP | Errno::XDEV => {
-                LayerError::Unsafe { path: path.to_string(), what: "leads through a symbolic link" }
-            }
-            Errno::NOTDIR => through(&self.root, path),
-            other => storage("open the folder", path)(other),
-        })
+        open_beneath(&self.root, path).map_err(|errno| refused(&self.root, path, errno))
     }
 
     fn folder_if_there(&self, path: &LayerPath) -> Result<Option<OwnedFd>, LayerError> {
@@ -208,17 +201,22 @@ fn open_part_by_part(root: &OwnedFd, path: &LayerPath) -> rustix::io::Result<Own
     Ok(folder)
 }
 
-/// `ENOTDIR` means a file where a folder should be, or, for the last part, a symbolic link.
-fn through(root: &OwnedFd, path: &LayerPath) -> LayerError {
-    let is_link = |at: &OsStr| {
-        statat(root, at, AtFlags::SYMLINK_NOFOLLOW)
-            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
-    };
-    if is_link(&path.joined()) {
-        LayerError::Unsafe { path: path.to_string(), what: "leads through a symbolic link" }
-    } else {
-        LayerError::Malformed { path: path.to_string(), what: "leads through a file" }
+/// Why a folder could not be opened: because of a symbolic link, of a file in its place, or of something else.
+fn refused(root: &OwnedFd, path: &LayerPath, errno: Errno) -> LayerError {
+    let through_link = LayerError::Unsafe { path: path.to_string(), what: "leads through a symbolic link" };
+    match errno {
+        // The kernel met a link, or saw the path leave the root.
+        Errno::LOOP | Errno::XDEV => through_link,
+        // A link in the last part, or, where parts are opened one by one, in any.
+        Errno::NOTDIR if (1..=path.parts().len()).any(|parts| is_link(root, &path.first(parts))) => through_link,
+        Errno::NOTDIR => LayerError::Malformed { path: path.to_string(), what: "leads through a file" },
+        other => storage("open the folder", path)(other),
     }
+}
+
+fn is_link(root: &OwnedFd, path: &LayerPath) -> bool {
+    statat(root, path.joined(), AtFlags::SYMLINK_NOFOLLOW)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
 }
 
 fn kind_at(folder: &OwnedFd, name: &OsStr, path: &LayerPath) -> Result<Option<FileType>, LayerError> {
@@ -282,4 +280,37 @@ fn copy(from: &mut dyn Read, to: &mut File, size: u64, path: &LayerPath) -> Resu
 fn storage(what: &'static str, path: &LayerPath) -> impl Fn(Errno) -> LayerError {
     let path = shown(std::os::unix::ffi::OsStrExt::as_bytes(path.joined().as_os_str()));
     move |errno| LayerError::Storage { what, path: path.clone(), source: errno.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+
+    /// Both ways to open a folder must agree, since a kernel decides which one is taken.
+    #[test]
+    fn no_way_to_open_a_folder_follows_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        fs::create_dir_all(root.join("real/inner")).unwrap();
+        fs::create_dir(dir.path().join("outside")).unwrap();
+        fs::write(root.join("file"), b"").unwrap();
+        for (name, to) in [("absolute", dir.path().to_str().unwrap()), ("upward", ".."), ("sideways", "real")] {
+            symlink(to, root.join(name)).unwrap();
+        }
+        let root = openat(CWD, &root, FOLDER, Mode::empty()).unwrap();
+        for open in [open_beneath, open_part_by_part] {
+            let opened = |path: &str| {
+                let path = LayerPath::parse(path.as_bytes()).unwrap();
+                open(&root, &path).map_err(|errno| refused(&root, &path, errno))
+            };
+            assert!(opened("real/inner").is_ok() && opened(".").is_ok());
+            for link in ["absolute", "absolute/outside", "upward/outside", "sideways", "sideways/inner"] {
+                assert!(matches!(opened(link), Err(LayerError::Unsafe { .. })), "{link}");
+            }
+            assert!(matches!(opened("file/x"), Err(LayerError::Malformed { .. })));
+            assert!(matches!(opened("nothing"), Err(LayerError::Storage { .. })));
+        }
+    }
 }

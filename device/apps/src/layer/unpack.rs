@@ -123,3 +123,183 @@ impl<R: Read> Read for Digested<R> {
         Ok(read)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, fs, path::Path};
+
+    use proptest::prelude::*;
+    use protocol_types::ReasonCode;
+
+    use super::*;
+    use crate::refusal::Coded;
+
+    /// What one entry of a generated layer is.
+    #[derive(Clone, Debug)]
+    enum Put {
+        Directory,
+        File(u8),
+        Symlink(String),
+        Hide,
+        HideInside,
+    }
+
+    /// A path of one to three short names and what is there.
+    fn entry() -> impl Strategy<Value = (String, Put)> {
+        let put = prop_oneof![
+            3 => Just(Put::Directory),
+            3 => any::<u8>().prop_map(Put::File),
+            1 => prop_oneof!["[ab]", Just("..".into()), Just("/tmp".into())].prop_map(Put::Symlink),
+            1 => Just(Put::Hide),
+            1 => Just(Put::HideInside),
+        ];
+        ("[abc](/[abc]){0,2}", put)
+    }
+
+    fn archive(layer: &[(String, Put)]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (path, put) in layer {
+            let (folder, name) = path.rsplit_once('/').map_or(("", path.as_str()), |(folder, name)| (folder, name));
+            let mut header = tar::Header::new_gnu();
+            for set in [tar::Header::set_uid, tar::Header::set_gid, tar::Header::set_mtime, tar::Header::set_size] {
+                set(&mut header, 0);
+            }
+            header.set_mode(0o755);
+            let mut append = |header: &mut tar::Header, path: String, bytes: &[u8]| {
+                header.set_size(bytes.len() as u64);
+                builder.append_data(header, path, bytes).unwrap();
+            };
+            match put {
+                Put::Directory => {
+                    header.set_entry_type(tar::EntryType::Directory);
+                    append(&mut header, path.clone(), &[]);
+                }
+                Put::File(byte) => append(&mut header, path.clone(), &[*byte]),
+                Put::Symlink(to) => {
+                    header.set_entry_type(tar::EntryType::Symlink);
+                    builder.append_link(&mut header, path, to).unwrap();
+                }
+                Put::Hide => append(&mut header, format!("./{folder}/.wh.{name}"), &[]),
+                Put::HideInside => append(&mut header, format!("{path}/.wh..wh..opq"), &[]),
+            }
+        }
+        builder.into_inner().unwrap()
+    }
+
+    /// What is at a path of the model.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    enum Node {
+        Directory,
+        File(u8),
+        Symlink(String),
+    }
+
+    /// The specification's rules over a map of paths.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    struct Model(BTreeMap<String, Node>);
+
+    impl Model {
+        fn remove_below(&mut self, path: &str) {
+            self.0.retain(|other, _| !other.starts_with(&format!("{path}/")));
+        }
+
+        /// Whether everything up to `path` is a folder; `None` if something of it is missing or a file.
+        fn reach(&self, path: &str) -> Result<Option<()>, ReasonCode> {
+            let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
+            for at in ends.filter(|at| *at > 0) {
+                match self.0.get(&path[..at]) {
+                    Some(Node::Directory) => {}
+                    Some(Node::Symlink(_)) => return Err(ReasonCode::UnsafeLayer),
+                    Some(Node::File(_)) | None => return Ok(None),
+                }
+            }
+            Ok(Some(()))
+        }
+
+        fn apply(&mut self, layer: &[(String, Put)]) -> Result<(), ReasonCode> {
+            for (path, put) in layer {
+                match put {
+                    Put::Hide if self.reach(path.rsplit_once('/').map_or("", |(folder, _)| folder))?.is_some() => {
+                        self.remove_below(path);
+                        self.0.remove(path);
+                    }
+                    Put::HideInside if self.reach(path)?.is_some() => self.remove_below(path),
+                    _ => {}
+                }
+            }
+            layer.iter().try_for_each(|(path, put)| self.put(path, put))
+        }
+
+        fn put(&mut self, path: &str, put: &Put) -> Result<(), ReasonCode> {
+            let node = match put {
+                Put::Directory => Node::Directory,
+                Put::File(byte) => Node::File(*byte),
+                Put::Symlink(to) => Node::Symlink(to.clone()),
+                Put::Hide | Put::HideInside => return Ok(()),
+            };
+            for (at, _) in path.match_indices('/') {
+                match self.0.get(&path[..at]) {
+                    Some(Node::Directory) => {}
+                    Some(Node::Symlink(_)) => return Err(ReasonCode::UnsafeLayer),
+                    Some(Node::File(_)) => return Err(ReasonCode::MalformedImage),
+                    None => drop(self.0.insert(path[..at].to_owned(), Node::Directory)),
+                }
+            }
+            if node != Node::Directory {
+                self.remove_below(path);
+            }
+            self.0.insert(path.to_owned(), node);
+            Ok(())
+        }
+    }
+
+    fn read(root: &Path, below: &str, into: &mut Model) {
+        for entry in fs::read_dir(root.join(below)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let path = if below.is_empty() { name } else { format!("{below}/{name}") };
+            let full = root.join(&path);
+            let meta = fs::symlink_metadata(&full).unwrap();
+            if meta.is_symlink() {
+                let to = fs::read_link(&full).unwrap().to_str().unwrap().to_owned();
+                into.0.insert(path, Node::Symlink(to));
+            } else if meta.is_dir() {
+                into.0.insert(path.clone(), Node::Directory);
+                read(root, &path, into);
+            } else {
+                into.0.insert(path, Node::File(fs::read(&full).unwrap()[0]));
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn layers_make_the_tree_that_the_specification_describes_and_touch_nothing_else(
+            layers in prop::collection::vec(prop::collection::vec(entry(), 0..8), 1..4),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let root = dir.path().join("root");
+            fs::create_dir(&root).unwrap();
+            fs::write(dir.path().join("a"), b"outside").unwrap();
+            let tree = Tree::open(&root, rustix::process::geteuid().as_raw()).unwrap();
+            let mut model = Model::default();
+            for layer in &layers {
+                let tar = archive(layer);
+                let budget = Budget::of(&Limits::default());
+                let checked = check(&tar[..], Compression::None, &Digest::of(&tar), budget).unwrap();
+                let applied = apply(|| Ok(&tar[..]), Compression::None, &checked, &tree);
+                let expected = model.apply(layer);
+                prop_assert_eq!(applied.as_ref().map_err(Coded::code), expected.as_ref().map_err(|code| *code));
+                if applied.is_err() {
+                    break;
+                }
+                let mut found = Model::default();
+                read(&root, "", &mut found);
+                prop_assert_eq!(&found, &model);
+            }
+            prop_assert_eq!(fs::read(dir.path().join("a")).unwrap(), b"outside");
+            prop_assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+        }
+    }
+}

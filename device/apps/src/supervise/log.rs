@@ -57,6 +57,9 @@ mod tests {
     use super::*;
 
     proptest! {
+        // Each case makes real files.
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
         #[test]
         fn a_log_never_outgrows_its_limit_and_keeps_the_newest_bytes(
             pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..30),
