@@ -123,11 +123,11 @@ impl Dispatch<'_> {
             return Err(Message::new(Code::METHOD_NOT_ALLOWED));
         }
         self.tree().check(path).map_err(|error| refusal(&error))?;
-        let format = request.content_format().ok_or_else(|| Message::new(Code::UNSUPPORTED_CONTENT_FORMAT))?;
         if let [object, _, resource, ..] = *path.ids() {
             // Before the payload is looked at, so that a read-only resource says so whatever is sent to it.
             writable(object, resource).map_err(|error| refusal(&error))?;
         }
+        let format = request.content_format().ok_or_else(|| Message::new(Code::UNSUPPORTED_CONTENT_FORMAT))?;
         let entries = formats::decode(format, path, &request.payload).map_err(|error| format_refusal(&error))?;
         entries.iter().try_for_each(check_entry).map_err(|error| refusal(&error))?;
         let afterwards = if path.ids().first() == Some(&ids::SERVER) {

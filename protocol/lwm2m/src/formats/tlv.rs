@@ -137,23 +137,21 @@ fn integer(bytes: &[u8]) -> Option<i64> {
 
 /// Writes entries at or below `base`, which names at least an object. They must be in the order of their paths.
 pub fn encode(base: &Path, entries: &[Entry]) -> Result<Vec<u8>, FormatError> {
-    if base.ids().is_empty() {
-        return Err(malformed("it has no form for more than one object"));
-    }
     let mut out = Vec::new();
-    // A resource is written with its own header, so its siblings are what a reader of the instance sees.
-    let level = base.ids().len().clamp(1, 3);
     match base.ids().len() {
-        4 => entries.iter().try_for_each(|entry| leaf(Kind::ResourceInstance, entry, &mut out))?,
-        3 => children(2, entries, &mut out)?,
-        _ => children(level, entries, &mut out)?,
+        0 => return Err(malformed("it has no form for more than one object")),
+        1 => children(1, entries, &mut out)?,
+        // A resource is written with its own header, as a child of its instance.
+        2 | 3 => children(2, entries, &mut out)?,
+        _ => children(3, entries, &mut out)?,
     }
     Ok(out)
 }
 
 /// Writes entries as children of what their first `depth` ids name.
 fn children(depth: usize, entries: &[Entry], out: &mut Vec<u8>) -> Result<(), FormatError> {
-    let same = |a: &Entry, b: &Entry| a.path.upper(depth + 1) == b.path.upper(depth + 1);
+    let is_leaf = |entry: &Entry| entry.path.ids().len() == depth + 1;
+    let same = |a: &Entry, b: &Entry| a.path.upper(depth + 1) == b.path.upper(depth + 1) && is_leaf(a) == is_leaf(b);
     for group in entries.chunk_by(same) {
         let Some(entry) = group.first() else { continue };
         let ids = entry.path.ids();
@@ -338,6 +336,16 @@ mod tests {
         let one = [Entry::new(Path::resource_instance(3, 0, 7, 1), 5000)];
         assert_eq!(encode(&Path::resource_instance(3, 0, 7, 1), &one), Ok(hex("42011388")));
         assert_eq!(decode(&Path::resource_instance(3, 0, 7, 1), &hex("42011388")).as_deref(), Ok(&one[..]));
+    }
+
+    #[test]
+    fn a_resource_that_is_single_and_multiple_at_once_keeps_both_forms() {
+        let path = Path::resource(3, 0, 2);
+        let entries =
+            [Entry::new(path, "a"), Entry::new(path.child(0).unwrap(), "b"), Entry::new(path.child(1).unwrap(), "c")];
+        let bytes = encode(&Path::instance(3, 0), &entries).unwrap();
+        assert_eq!(bytes, hex("c10261 8602 410062 410163"));
+        assert_eq!(decode(&Path::instance(3, 0), &bytes).as_deref(), Ok(&entries[..]));
     }
 
     #[test]
