@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Addresses, Clock, Config, Random,
     artifact_files::ArtifactFiles,
+    artifact_port,
     authority::{Authority, AuthorityError},
     device_trust,
     first_token::{self, FirstTokenError},
@@ -123,6 +124,14 @@ async fn serve(fleet: &Fleet, ports: Ports) -> Result<(), RunError> {
     let served = https::serve(api, fleet.clone(), move |_| Some(router.clone()));
     tasks.spawn(named("api", served));
     tasks.spawn(named("housekeeping", keep_house(fleet.clone())));
+    let artifacts = https::Port {
+        name: artifact_port::NAME,
+        listener: ports.artifacts,
+        tls: tls::device_port(fleet.certificate.clone(), fleet.trust.issuers.clone(), tls::ALPN_HTTP)?,
+        most: fleet.config.limits.device_connections,
+    };
+    let served = https::serve(artifacts, fleet.clone(), artifact_port::admission(fleet.clone()));
+    tasks.spawn(named(artifact_port::NAME, served));
     serve_devices(fleet, &mut tasks, (ports.bootstrap, ports.lwm2m))?;
     tasks.spawn(named("timestamps", repository::keep_fresh(fleet.clone())));
     tasks.spawn(named("rollouts", rollouts::reconcile(fleet.clone())));

@@ -220,6 +220,35 @@ impl AccountScope {
         Ok(verdict)
     }
 
+    /// Whether a device that shows the operational certificate of this serial number may have artifacts.
+    pub async fn may_install(
+        &self,
+        endpoint: &EndpointName,
+        serial: &str,
+    ) -> Result<Result<(), ReasonCode>, StoreError> {
+        let doing = "look up a certificate";
+        let row = sqlx::query(
+            "SELECT d.standing, c.number FROM devices d LEFT JOIN device_certificates c
+             ON c.account = d.account AND c.endpoint = d.endpoint AND c.serial = $3
+             WHERE d.account = $1 AND d.endpoint = $2",
+        )
+        .bind(self.id())
+        .bind(endpoint.as_str())
+        .bind(serial)
+        .fetch_optional(self.readers())
+        .await
+        .map_err(cannot(doing))?;
+        let Some(row) = row else { return Ok(Err(ReasonCode::NotEnrolled)) };
+        let standing: String = row.try_get("standing").map_err(cannot(doing))?;
+        let number: Option<i64> = row.try_get("number").map_err(cannot(doing))?;
+        Ok(match Standing::read(&standing)? {
+            Standing::Active if number.is_some() => Ok(()),
+            Standing::Active => Err(ReasonCode::CertificateUnknown),
+            Standing::Suspended => Err(ReasonCode::Suspended),
+            Standing::Quarantined => Err(ReasonCode::Quarantined),
+        })
+    }
+
     async fn insert_certificate(
         &self,
         tx: &mut Transaction,
