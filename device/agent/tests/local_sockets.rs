@@ -1,10 +1,12 @@
 //! The agent's side of the local sockets against real sockets, real TLS and misbehaving peers.
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+mod artifacts;
 mod pki;
 
 use std::{os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration};
 
+use artifacts::artifact_server;
 use device_agent::{
     apps_link::keep_apps_link,
     clock::{SystemClock, VerificationClock},
@@ -26,10 +28,9 @@ use protocol_types::{
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, UnixListener, UnixStream},
+    net::{UnixListener, UnixStream},
     time::timeout,
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// The root process's end of a connection.
@@ -222,39 +223,6 @@ async fn a_socket_of_an_unprivileged_stranger_is_not_spoken_to() {
     assert_eq!(heard.await.unwrap(), 0, "the stranger read not one byte");
     stop.cancel();
     link.await.unwrap();
-}
-
-/// An artifact server of raw HTTP that answers every request with what `answer` makes of its head.
-async fn artifact_server(world: &World, answer: fn(&str) -> Vec<u8>) -> (String, Arc<std::sync::atomic::AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = format!("https://{}", listener.local_addr().unwrap());
-    let acceptor = TlsAcceptor::from(world.server_config(ALPN_HTTP));
-    let connections = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let counted = connections.clone();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-            let acceptor = acceptor.clone();
-            tokio::spawn(async move {
-                let mut stream = acceptor.accept(stream).await.ok()?;
-                let mut head = Vec::new();
-                loop {
-                    let mut piece = [0; 1024];
-                    let n = stream.read(&mut piece).await.ok().filter(|n| *n > 0)?;
-                    head.extend_from_slice(&piece[..n]);
-                    if head.ends_with(b"\r\n\r\n") {
-                        let bytes = answer(std::str::from_utf8(&head).unwrap());
-                        head.clear();
-                        stream.write_all(&bytes).await.ok()?;
-                        if bytes.is_empty() {
-                            return None::<()>; // Hang up.
-                        }
-                    }
-                }
-            });
-        }
-    });
-    (address, connections)
 }
 
 /// A source with a factory certificate of `issuer`, which is as good as any for a server that knows it.
