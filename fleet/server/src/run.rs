@@ -84,15 +84,30 @@ const REMEMBER_REQUESTS: u64 = 7 * 24 * 60 * 60;
 /// Runs the service until `stop` is cancelled.
 pub async fn run(config: Config, clock: Clock, random: Random, stop: CancellationToken) -> Result<(), RunError> {
     let lock = occupy(&config.data_dir)?;
+    let ports = bind(&config).await?;
+    let addresses = ports.addresses(&config)?;
+    let fleet = open(config, addresses, (clock, random), stop).await?;
+    let ended = serve(&fleet, ports).await;
+    Addresses::remove(&fleet.config.data_dir).map_err(at_data_dir(&fleet.config.data_dir))?;
+    fleet.store.close().await;
+    drop(lock);
+    ended
+}
+
+/// Opens what the service keeps: database, keys, certificates, and whom it trusts.
+pub(crate) async fn open(
+    config: Config,
+    addresses: Addresses,
+    (clock, random): (Clock, Random),
+    stop: CancellationToken,
+) -> Result<Fleet, RunError> {
     let signals = LocalSignals::new();
     let store = open_store(&config, Arc::new(signals.clone()), &clock).await?;
     first_token::ensure(&store, &config, &clock, &random).await?;
     let authority = Authority::open(&config.data_dir, clock.now())?;
     let certificate = PortCertificate::new(&authority.service, config.public_hosts.clone(), clock.now())?;
-    let ports = bind(&config).await?;
-    let addresses = ports.addresses(&config)?;
     let fleet = Fleet {
-        store: store.clone(),
+        store,
         signals,
         clock,
         random,
@@ -102,17 +117,13 @@ pub async fn run(config: Config, clock: Clock, random: Random, stop: Cancellatio
         authority: Arc::new(authority),
         certificate: Arc::new(certificate),
         trust: Arc::default(),
-        stop: stop.clone(),
+        stop,
         config: Arc::new(config),
     };
     device_trust::reload_factories(&fleet).await?;
     device_trust::renew_issuers(&fleet, fleet.clock.now());
     fleet.store.service_wide().nobody_is_connected().await?;
-    let ended = serve(&fleet, ports).await;
-    Addresses::remove(&fleet.config.data_dir).map_err(at_data_dir(&fleet.config.data_dir))?;
-    store.close().await;
-    drop(lock);
-    ended
+    Ok(fleet)
 }
 
 /// Starts every task, says where the service listens, and waits for the end of the first one.

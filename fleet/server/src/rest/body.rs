@@ -60,8 +60,12 @@ async fn arrived(request: Request, fleet: &Fleet) -> Reply<Bytes> {
     }
 }
 
-/// Reads JSON; unknown fields are refused by the types themselves.
+/// Reads a JSON object; unknown fields are refused by the types themselves.
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Reply<T> {
+    // serde would also take a list of the fields' values, without their names.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Refusal::new(ProblemCode::MalformedBody, "the body must be a JSON object"));
+    }
     serde_json::from_slice(bytes).map_err(|error| {
         // serde names at most one unknown field; the rest of its sentence may repeat what was sent, so it is bounded.
         let detail: String = error.to_string().chars().filter(|c| !c.is_control()).take(300).collect();

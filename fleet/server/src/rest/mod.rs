@@ -98,3 +98,8 @@ pub(crate) fn router(fleet: Fleet) -> Router {
         .layer(middleware::from_fn_with_state(fleet.clone(), observe::request))
         .with_state(fleet)
 }
+
+#[cfg(test)]
+mod journey_tests;
+#[cfg(test)]
+mod route_tests;

@@ -77,7 +77,10 @@ fn understand(wanted: CreateRollout) -> Reply<NewRollout> {
 
 /// `22:30` as minutes after midnight.
 fn minute(text: &str) -> Reply<u16> {
-    let two = |digits: &str| (digits.len() == 2).then(|| digits.parse::<u16>().ok()).flatten();
+    let two = |digits: &str| {
+        let fits = digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_digit());
+        fits.then(|| digits.parse::<u16>().ok()).flatten()
+    };
     text.split_once(':')
         .and_then(|(hours, minutes)| Some((two(hours)?, two(minutes)?)))
         .filter(|(hours, minutes)| *hours < 24 && *minutes < 60)
