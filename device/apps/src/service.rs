@@ -19,7 +19,7 @@ use crate::{
     image::Platform,
     limits::Limits,
     prepare::Preparer,
-    socket::{AgentLink, Heard, Outbox},
+    socket::{AgentLink, Bringer, Heard, Outbox},
     store::{Store, StoredApplication, StoredSet},
     supervise::{Change, Keeper, Kept, Report, Roster, Workshop},
     worker::{Tools, Wish, Work, Worker},
@@ -52,7 +52,7 @@ impl Bell {
     pub fn ring(&self, event: Event) {
         match event {
             // Goes straight to the one who waits for it.
-            Event::Heard(Heard::Agent(AgentToApps::Fetched(fetched))) => self.1.answered(fetched),
+            Event::Heard(Heard::Bringer(AgentToApps::Fetched(fetched))) => self.1.answered(fetched),
             // Fails only when the service has ended.
             event => drop(self.0.send(event)),
         }
@@ -158,13 +158,15 @@ impl Service {
 
     fn on_heard(&mut self, heard: Heard) {
         match heard {
-            Heard::AgentConnected(outbox) => {
-                self.link.connected(outbox);
-                self.link.send(&AppsToAgent::Status(self.status()));
+            Heard::BringerConnected(bringer, outbox) => {
+                self.link.connected(bringer, outbox);
+                if bringer == Bringer::Agent {
+                    self.link.send(&AppsToAgent::Status(self.status()));
+                }
                 self.worker.poke();
             }
-            Heard::AgentGone(connection) => self.link.disconnected(connection),
-            Heard::Agent(AgentToApps::Fetched(fetched)) => self.link.answered(fetched),
+            Heard::BringerGone(bringer, connection) => self.link.disconnected(bringer, connection),
+            Heard::Bringer(AgentToApps::Fetched(fetched)) => self.link.answered(fetched),
             Heard::UpdaterConnected(outbox) => {
                 if let Some(before) = self.updater.replace(outbox) {
                     before.close();

@@ -18,6 +18,7 @@ use crate::{
     socket::AgentLink,
     store::{Store, StoredSet},
     supervise::Backoff,
+    sys,
 };
 
 /// A set that somebody wants.
@@ -127,6 +128,7 @@ impl Worker {
         loop {
             let wish = self.next(tools);
             let result = prepare(tools, &wish, say);
+            sys::give_back_memory();
             let mut wishes = self.lock();
             wishes.at_work = None;
             match result {

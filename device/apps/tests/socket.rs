@@ -10,7 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use protocol_types::socket::{AppsToUpdater, FrameReader, Greeting, PROTOCOL, Role};
+use protocol_types::socket::{
+    AgentToApps, AppsToAgent, AppsToUpdater, Fetch, FetchError, Fetched, FrameReader, Greeting, PROTOCOL, Role,
+};
 use rustix::thread::set_thread_res_uid;
 use support::{Device, image::Recipe, say};
 
@@ -50,7 +52,8 @@ fn each_role_is_for_its_own_user() {
     assert!(as_user(4321, || is_refused(&socket, &greeting(Role::Updater))), "the agent spoke as the updater");
     assert!(as_user(4322, || is_refused(&socket, &greeting(Role::Agent))), "a stranger spoke as the agent");
     assert!(is_refused(&socket, &greeting(Role::Agent)), "root spoke as the agent");
-    assert!(is_refused(&socket, &greeting(Role::Installer)));
+    assert!(as_user(4321, || is_refused(&socket, &greeting(Role::Installer))), "the agent spoke as an installer");
+    assert!(is_refused(&socket, &greeting(Role::Apps)));
     assert!(!is_refused(&socket, &greeting(Role::Updater)));
 }
 
@@ -111,4 +114,24 @@ fn an_updater_that_reads_nothing_does_not_stop_the_applications() {
     support::until("restarts that only the agent hears of", || {
         device.agent_heard(Duration::from_secs(1)).is_some_and(|all| all.iter().any(|status| status.restarts >= 3))
     });
+}
+
+#[test]
+fn an_installer_brings_what_its_folder_has_and_the_agent_the_rest() {
+    let image = Recipe::script("trap exit TERM; sleep 600 & wait").build();
+    let mut device = Device::running(&[]);
+    // The agent has everything but the manifest, which only the folder has.
+    device.offer(&image);
+    let manifest = device.shelf.lock().unwrap().blobs.remove(&image.manifest).unwrap();
+    let (mut installer, mut reader) = support::dial(&device.socket(), Role::Installer);
+    let manifest_digest = image.manifest;
+    std::thread::spawn(move || {
+        while let Some(message) = support::receive::<AppsToAgent>(&mut installer, &mut reader) {
+            let AppsToAgent::Fetch { id, what: Fetch::Artifact { digest, offset, .. } } = message else { continue };
+            let has = digest == manifest_digest && offset == 0;
+            let result = if has { Ok(manifest.clone()) } else { Err(FetchError::NotFound) };
+            say(&mut installer, &AgentToApps::Fetched(Fetched { id, result }));
+        }
+    });
+    device.prepare(&image).unwrap();
 }

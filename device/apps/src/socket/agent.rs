@@ -1,4 +1,5 @@
-//! Asks the agent for pieces of artifacts, one at a time. The agent relays; whatever it brings is checked by others.
+//! Asks for pieces of artifacts, one at a time: an installer that brings a folder, if there is one, then the agent. Both only relay;
+//! whatever they bring is checked by others.
 
 use std::{
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
@@ -16,7 +17,16 @@ use crate::prepare::Source;
 /// How long the agent may take for one piece; it has timeouts of its own, shorter than this.
 const ANSWER_LIMIT: Duration = Duration::from_secs(90);
 
-/// The connection to the agent, whichever one there is at the moment.
+/// Who brings artifacts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bringer {
+    /// The agent, from the service.
+    Agent,
+    /// `mbl-updater install`, from a folder.
+    Installer,
+}
+
+/// The connections to those who bring artifacts, whichever there are at the moment.
 #[derive(Debug, Default)]
 pub struct AgentLink {
     state: Mutex<State>,
@@ -25,7 +35,8 @@ pub struct AgentLink {
 
 #[derive(Debug, Default)]
 struct State {
-    outbox: Option<Outbox>,
+    agent: Option<Outbox>,
+    installer: Option<Outbox>,
     last_id: u64,
     asked: Option<u64>,
     answer: Option<Result<Vec<u8>, FetchError>>,
@@ -33,31 +44,32 @@ struct State {
 }
 
 impl State {
-    fn connection(&self) -> Option<u64> {
-        self.outbox.as_ref().map(Outbox::connection)
+    fn of(&mut self, bringer: Bringer) -> &mut Option<Outbox> {
+        match bringer {
+            Bringer::Agent => &mut self.agent,
+            Bringer::Installer => &mut self.installer,
+        }
     }
 }
 
 impl AgentLink {
     /// A new connection replaces the one before.
-    pub fn connected(&self, outbox: Outbox) {
+    pub fn connected(&self, bringer: Bringer, outbox: Outbox) {
         let mut state = self.lock();
-        if let Some(before) = state.outbox.replace(outbox) {
+        if let Some(before) = state.of(bringer).replace(outbox) {
             before.close();
         }
         self.changed.notify_all();
     }
 
     /// The connection of this number is gone; a newer one may have replaced it before.
-    pub fn disconnected(&self, connection: u64) {
+    pub fn disconnected(&self, bringer: Bringer, connection: u64) {
         let mut state = self.lock();
-        if state.connection() == Some(connection) {
-            state.outbox = None;
-            self.changed.notify_all();
-        }
+        state.of(bringer).take_if(|outbox| outbox.connection() == connection);
+        self.changed.notify_all();
     }
 
-    /// The agent answered.
+    /// Somebody answered.
     pub fn answered(&self, fetched: Fetched) {
         let mut state = self.lock();
         if state.asked == Some(fetched.id) {
@@ -75,8 +87,37 @@ impl AgentLink {
 
     /// Sends a message to the agent, if one is connected.
     pub fn send(&self, message: &AppsToAgent) {
-        if let Some(outbox) = &self.lock().outbox {
+        if let Some(outbox) = &self.lock().agent {
             outbox.send(message);
+        }
+    }
+
+    /// Asks one of them and waits for the answer.
+    fn ask(&self, bringer: Bringer, what: Fetch) -> Result<Vec<u8>, FetchError> {
+        let mut state = self.lock();
+        let outbox = state.of(bringer).clone().ok_or(FetchError::Unreachable)?;
+        state.last_id += 1;
+        let id = state.last_id;
+        (state.asked, state.answer) = (Some(id), None);
+        if !outbox.send(&AppsToAgent::Fetch { id, what }) {
+            return Err(FetchError::Unreachable);
+        }
+        let until = Instant::now() + ANSWER_LIMIT;
+        loop {
+            if let Some(answer) = state.answer.take() {
+                return answer;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            // An answer on another connection than the question's will not come.
+            let same = state.of(bringer).as_ref().is_some_and(|now| now.connection() == outbox.connection());
+            if !same || state.interrupted || left.is_zero() {
+                state.asked = None;
+                return Err(FetchError::Unreachable);
+            }
+            state = match self.changed.wait_timeout(state, left) {
+                Ok((state, _)) => state,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
         }
     }
 
@@ -87,26 +128,13 @@ impl AgentLink {
 
 impl Source for AgentLink {
     fn fetch(&self, digest: Digest, offset: u64, length: u32) -> Result<Vec<u8>, FetchError> {
-        let mut state = self.lock();
-        let outbox = state.outbox.clone().ok_or(FetchError::Unreachable)?;
-        state.last_id += 1;
-        let (id, connection) = (state.last_id, state.connection());
-        (state.asked, state.answer) = (Some(id), None);
-        if !outbox.send(&AppsToAgent::Fetch { id, what: Fetch::Artifact { digest, offset, length } }) {
-            return Err(FetchError::Unreachable);
-        }
-        let until = Instant::now() + ANSWER_LIMIT;
-        loop {
-            if let Some(answer) = state.answer.take() {
-                return answer;
+        let what = || Fetch::Artifact { digest, offset, length };
+        match self.ask(Bringer::Installer, what()) {
+            // Not in the folder, or there is no installer: the way it usually comes.
+            Err(FetchError::NotFound | FetchError::Unreachable) if !self.interrupted() => {
+                self.ask(Bringer::Agent, what())
             }
-            let left = until.saturating_duration_since(Instant::now());
-            // An answer on another connection than the question's will not come.
-            if state.connection() != connection || state.interrupted || left.is_zero() {
-                state.asked = None;
-                return Err(FetchError::Unreachable);
-            }
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            answer => answer,
         }
     }
 

@@ -21,7 +21,7 @@ use rustix::net::sockopt::socket_peercred;
 use serde::de::DeserializeOwned;
 use tracing::{info, warn};
 
-use super::Outbox;
+use super::{Bringer, Outbox};
 
 /// How long a peer may take to say who it is.
 const GREETING_LIMIT: Duration = Duration::from_secs(5);
@@ -33,19 +33,19 @@ const MOST_CONNECTIONS: usize = 8;
 pub struct Peers {
     /// The agent's user.
     pub agent: u32,
-    /// The updater's user: this process's own.
+    /// The user of the updater and of an installer: this process's own.
     pub updater: u32,
 }
 
 /// What a peer did.
 #[derive(Debug)]
 pub enum Heard {
-    /// The agent connected.
-    AgentConnected(Outbox),
-    /// The agent said something.
-    Agent(AgentToApps),
-    /// The agent's connection of this number ended.
-    AgentGone(u64),
+    /// Somebody who brings artifacts connected.
+    BringerConnected(Bringer, Outbox),
+    /// They said something.
+    Bringer(AgentToApps),
+    /// Their connection of this number ended.
+    BringerGone(Bringer, u64),
     /// The updater connected.
     UpdaterConnected(Outbox),
     /// The updater said something.
@@ -154,8 +154,8 @@ fn converse(mut stream: UnixStream, connection: u64, peers: Peers, hear: &impl F
     let uid = socket_peercred(&stream).map_err(io::Error::from)?.uid.as_raw();
     let allowed = match role {
         Role::Agent => uid == peers.agent,
-        Role::Updater => uid == peers.updater,
-        Role::Apps | Role::Installer => false,
+        Role::Updater | Role::Installer => uid == peers.updater,
+        Role::Apps => false,
     };
     if !allowed {
         return Err(TalkError::NotAllowed { uid, role });
@@ -163,20 +163,20 @@ fn converse(mut stream: UnixStream, connection: u64, peers: Peers, hear: &impl F
     info!(?role, %version, "connected");
     let outbox = Outbox::open(stream.try_clone()?, connection)?;
     stream.set_read_timeout(None)?;
-    match role {
-        Role::Agent => {
-            hear(Heard::AgentConnected(outbox));
-            let ended = listen(&mut stream, &mut reader, |message| hear(Heard::Agent(message)));
-            hear(Heard::AgentGone(connection));
-            ended
-        }
-        Role::Updater | Role::Apps | Role::Installer => {
+    let bringer = match role {
+        Role::Agent => Bringer::Agent,
+        Role::Installer => Bringer::Installer,
+        Role::Updater | Role::Apps => {
             hear(Heard::UpdaterConnected(outbox));
             let ended = listen(&mut stream, &mut reader, |message| hear(Heard::Updater(message)));
             hear(Heard::UpdaterGone(connection));
-            ended
+            return ended;
         }
-    }
+    };
+    hear(Heard::BringerConnected(bringer, outbox));
+    let ended = listen(&mut stream, &mut reader, |message| hear(Heard::Bringer(message)));
+    hear(Heard::BringerGone(bringer, connection));
+    ended
 }
 
 /// Reads the greeting; the limit is for the whole of it, however slowly its bytes come.

@@ -4,6 +4,6 @@ mod agent;
 mod listener;
 mod outbox;
 
-pub use agent::AgentLink;
+pub use agent::{AgentLink, Bringer};
 pub use listener::{Heard, Listener, Peers};
 pub use outbox::Outbox;
