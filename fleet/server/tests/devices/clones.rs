@@ -11,7 +11,7 @@ use crate::{
     wire::{Wire, enrol},
 };
 
-async fn register(service: &Service, identity: &Identity, endpoint: &str) -> Wire {
+pub(crate) async fn register(service: &Service, identity: &Identity, endpoint: &str) -> Wire {
     let mut wire = Wire::open(service.addresses.lwm2m, &service.authority_pem, identity).await.unwrap();
     let answer = wire.ask(registration(endpoint)).await.unwrap();
     assert_eq!(answer.code, Code::CREATED, "{}", answer.diagnostic());

@@ -16,3 +16,4 @@ mod life;
 mod refusals;
 mod service;
 mod wire;
+mod wishes;

@@ -69,9 +69,15 @@ pub(crate) async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>
 
 impl Service {
     pub(crate) async fn start() -> Self {
+        Self::start_with(async |_| {}).await
+    }
+
+    /// Starts after something was put into its data directory.
+    pub(crate) async fn start_with(prepare: impl AsyncFnOnce(&Path)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let data_dir = folder.path().join("service");
         std::fs::create_dir(&data_dir).unwrap();
+        prepare(&data_dir).await;
         let process = launch(&data_dir, ["127.0.0.1:0"; 4].map(str::to_owned));
         let addresses = addresses(&data_dir).await;
         let authority_pem = std::fs::read_to_string(data_dir.join("service-authority.pem")).unwrap();

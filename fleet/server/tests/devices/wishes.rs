@@ -1,0 +1,134 @@
+//! What a device should run reaches it, whether it is there when the wish is made or comes later, and whatever dies in between.
+
+use std::{path::Path, sync::Arc};
+
+use fleet_api::{Audience, CreateRollout, FailureThreshold, RolloutAction};
+use fleet_store::{MetadataFile, Publication, ReleaseRow, RepositoryRow, Store};
+use protocol_types::{AccountName, Digest, SecurityVersion, UnixSeconds};
+
+use crate::{
+    device::{Device, News, Order},
+    service::{Service, until},
+};
+
+const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
+const DOCUMENT: &str = r#"{"format":1}"#;
+
+/// A release in the directory, as if its metadata had been published: how it was signed is another test's matter.
+async fn publish(data_dir: &Path) {
+    let store = Store::open_file(&data_dir.join("mbl.db"), Arc::new(()), NOW).await.unwrap();
+    let account = AccountName::new("default").unwrap();
+    store.ensure_account(&account, "", NOW).await.unwrap();
+    let file = |name: &str, role: &str| MetadataFile {
+        name: name.to_owned(),
+        role: role.to_owned(),
+        version: 1,
+        bytes: b"{}".to_vec(),
+    };
+    let release = ReleaseRow {
+        version: "1.1.0".parse().unwrap(),
+        path: "releases/1.1.0.json".parse().unwrap(),
+        digest: Digest::of(DOCUMENT.as_bytes()),
+        security_version: SecurityVersion(1),
+        document: DOCUMENT.to_owned(),
+        listed: true,
+        published: NOW,
+    };
+    let state = RepositoryRow {
+        root_version: 1,
+        targets_version: 1,
+        snapshot_version: 1,
+        timestamp_version: 1,
+        timestamp_expires: UnixSeconds(NOW.0 * 2),
+        published: NOW,
+    };
+    let publication = Publication {
+        made_from: None,
+        uploaded: Vec::new(),
+        online: [file("1.snapshot.json", "snapshot"), file("timestamp.json", "timestamp")],
+        state,
+        releases: Some(vec![release]),
+    };
+    store.account(&account).publish(&publication, NOW).await.unwrap();
+    store.close().await;
+}
+
+async fn roll_out(service: &Service) -> String {
+    let wanted = CreateRollout {
+        name: None,
+        release: "1.1.0".parse().unwrap(),
+        audience: Audience::All,
+        failure_threshold: FailureThreshold::default(),
+        max_in_flight: None,
+        window: None,
+    };
+    let rollout = service.admin.create_rollout(&wanted, None).await.unwrap();
+    service.admin.act_on_rollout(&rollout.id, RolloutAction::Start).await.unwrap();
+    rollout.id.to_string()
+}
+
+async fn hear_wish(device: &mut Device) -> (String, String, String) {
+    device
+        .hear("what it should run", |news| match news {
+            News::Wish { path, digest, rollout } => Some((path.clone(), digest.clone(), rollout.clone())),
+            _ => None,
+        })
+        .await
+}
+
+#[tokio::test]
+async fn a_wish_reaches_a_connected_device_and_its_yes_is_on_record() {
+    let service = Service::start_with(publish).await;
+    let factory = service.trusted_factory().await;
+    let mut device = Device::start(&service, factory.device("default", "gate-42"), "gate-42");
+    device.registered().await;
+    let rollout = roll_out(&service).await;
+    let digest = Digest::of(DOCUMENT.as_bytes()).to_string();
+    assert_eq!(hear_wish(&mut device).await, ("releases/1.1.0.json".to_owned(), digest, rollout.clone()));
+    let desired = until("the yes is on record", async || {
+        service.device("gate-42").await?.desired.filter(|desired| desired.acknowledged)
+    })
+    .await;
+    assert_eq!(desired.rollout.unwrap().as_str(), rollout);
+}
+
+#[tokio::test]
+async fn a_rollout_reaches_an_absent_device_when_it_returns_even_if_the_service_was_killed_meanwhile() {
+    let mut service = Service::start_with(publish).await;
+    let factory = service.trusted_factory().await;
+    let identity = factory.device("default", "gate-42");
+    let mut device = Device::start(&service, identity.clone(), "gate-42");
+    device.registered().await;
+    device.order(Order::Vanish).await;
+    until("the device is gone", async || service.device("gate-42").await.filter(|d| !d.device.connected)).await;
+    let rollout = roll_out(&service).await;
+    service.crash_and_restart().await;
+    let mut returned = Device::start(&service, identity, "gate-42");
+    assert_eq!(hear_wish(&mut returned).await.2, rollout);
+}
+
+#[tokio::test]
+async fn a_quarantined_device_is_told_nothing_until_it_is_resumed() {
+    let service = Service::start_with(publish).await;
+    let factory = service.trusted_factory().await;
+    let identity = factory.device("default", "gate-42");
+    let stolen = crate::wire::enrol(&service, &identity, "gate-42").await;
+    let mut device = Device::start(&service, identity, "gate-42");
+    device.registered().await;
+    let mut thief = crate::clones::register(&service, &stolen, "gate-42").await;
+    until("the clone is noticed", async || {
+        let standing = service.device("gate-42").await?.device.standing;
+        (standing == fleet_api::Standing::Quarantined).then_some(())
+    })
+    .await;
+    roll_out(&service).await;
+    // The thief hears reads and observes alone, until the real device takes its place.
+    device.registered().await;
+    while thief.receive().await.is_ok_and(|message| {
+        assert!(message.code != protocol_lwm2m::coap::Code::POST, "the thief was told what to run: {message:?}");
+        true
+    }) {}
+    assert_eq!(service.device("gate-42").await.unwrap().desired.filter(|wish| wish.acknowledged), None);
+    service.admin.resume_device(&"gate-42".parse().unwrap()).await.unwrap();
+    assert_eq!(hear_wish(&mut device).await.0, "releases/1.1.0.json");
+}
