@@ -168,6 +168,16 @@ fn deleting_everything_spares_the_account_of_the_bootstrap_server() {
 }
 
 #[test]
+fn writing_an_instance_leaves_nothing_of_the_one_before() {
+    let mut kept = accounts("old.example");
+    kept.servers.insert(1, ServerAccount { default_pmax: Some(60), ..ServerAccount::default() });
+    let mut scene = Scene::bootstrapping(Some(kept));
+    scene.write(&accounts("new.example").entries());
+    let (_, steps) = scene.ask(finish());
+    assert_eq!(steps[1], Step::BootstrapDone(accounts("new.example")));
+}
+
+#[test]
 fn discover_and_read_tell_a_bootstrap_server_what_there_is() {
     let mut scene = Scene::bootstrapping(Some(accounts("old.example")));
     let (response, _) = scene.ask(Message::new(Code::GET).accept(ContentFormat::LINK));

@@ -339,6 +339,20 @@ fn notifications_carry_the_number_of_their_observation_and_bad_ones_end_it() {
 }
 
 #[test]
+fn what_was_observed_under_an_earlier_registration_is_not_taken_for_news() {
+    let mut scene = Scene::registered();
+    let path = Path::resource(3, 0, 9);
+    let value =
+        |text: &str| Message::new(Code::CONTENT).content(ContentFormat::TEXT, text).with_uint(OptionNumber::OBSERVE, 3);
+    let observe = sent(&scene.request(Operation::Observe { path, accept: None }));
+    scene.on(Fact::Received(value("50").with_token(observe.token)));
+    let (ask, _) = asked(&scene.hear(register("300")));
+    scene.decide(ask, Decision::Register { location: "8".to_owned() });
+    let steps = scene.on(Fact::Received(value("49").with_token(observe.token)));
+    assert!(!steps.iter().any(|step| matches!(step, Step::Notified { .. })), "{steps:?}");
+}
+
+#[test]
 fn a_client_that_floods_is_answered_with_5_03_and_costs_a_bounded_number_of_questions() {
     let mut scene = Scene::greeted();
     let mut questions = 0;
