@@ -96,6 +96,19 @@ mod tests {
     }
 
     #[test]
+    fn every_setting_is_in_the_reference_page_with_its_default() {
+        let page = include_str!("../../../docs/formats/host-board.md");
+        let AgentConfig { contact_probes, manufacturer, retry_ceiling_s } = AgentConfig::default();
+        for (key, default) in [
+            ("contact_probes", format!("{contact_probes:?}")),
+            ("manufacturer", manufacturer),
+            ("retry_ceiling_s", retry_ceiling_s.to_string()),
+        ] {
+            assert!(page.contains(&format!("| `{key}` | `{default}` |")), "{key}");
+        }
+    }
+
+    #[test]
     fn without_a_file_the_defaults_hold() {
         assert_eq!(load(Path::new("/nonexistent/config.toml")).unwrap(), parse("").unwrap());
     }

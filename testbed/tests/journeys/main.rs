@@ -1,3 +1,4 @@
 //! The journeys: real programs, real files, real networks, one sentence each. A name starts with its area.
 
 mod cli;
+mod identity;

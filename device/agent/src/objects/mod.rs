@@ -134,6 +134,10 @@ impl DeviceObjects {
             }
         }
         let orders = standing.with(writes).map_err(|e| ObjectError::BadValue(e.to_string()))?;
+        if orders == *self.facts.orders.borrow() {
+            // The service repeats itself at each registration; that is no reason to wear the flash.
+            return Ok(());
+        }
         // Durable first: the answer to the server is a promise. One small file, so the wait is that of one flush.
         self.state.keep_orders(&orders).map_err(|e| {
             tracing::error!(error = %Chain(&e), "orders of the service could not be kept, so they were refused");

@@ -173,6 +173,8 @@ fn an_order_is_kept_before_it_is_taken_and_refused_if_it_cannot_be_kept() {
     *bench.disk.full.lock().unwrap() = false;
     bench.objects.write(&Path::instance(ids::RELEASE, 0), WriteMode::Partial, &order).unwrap();
     assert_eq!(bench.disk.kept.lock().unwrap().last(), Some(&*bench.facts.orders.borrow()));
+    bench.objects.write(&Path::instance(ids::RELEASE, 0), WriteMode::Partial, &order).unwrap();
+    assert_eq!(bench.disk.kept.lock().unwrap().len(), 1, "what is kept already is not written again");
     let read = |resource| string(&bench.objects, ids::RELEASE, resource);
     assert_eq!([read(0), read(1), read(2), read(14)], ["releases/2.0.0.json", &digest, "r-1", ""]);
 }

@@ -1,0 +1,204 @@
+//! A device's identity, from the factory to its service and back: the real `mbl`, `mbl-service` and `mbl-agent`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use serde_json::Value;
+use testbed::{Operator, Running, Service, programs::program, until};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A service that one operator has set up, and the folder of everything.
+struct Fleet {
+    folder: tempfile::TempDir,
+    service: Service,
+    operator: Operator,
+}
+
+impl Fleet {
+    /// A service whose operator has a token, keys and a factory authority; `known` says whether the service knows the latter.
+    fn new(known: bool) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let service = Service::start(&folder.path().join("service")).unwrap();
+        let operator = Operator::new(&folder.path().join("mbl"), folder.path());
+        fs::write(folder.path().join("passphrase"), "correct horse battery staple\n").unwrap();
+        let fleet = Self { folder, service, operator };
+        fleet.mbl(&["service", "token", "--data-dir", "service"]);
+        fleet.mbl(&["keys", "init", "--dir", "keys", "--passphrase-file", "passphrase"]);
+        fleet.mbl(&["factory", "authority", "init", "--dir", "authority", "--passphrase-file", "passphrase"]);
+        if known {
+            fleet.mbl(&["factory", "authority", "upload", "--dir", "authority"]);
+        }
+        fleet
+    }
+
+    fn mbl(&self, arguments: &[&str]) -> String {
+        self.operator.succeed(arguments).unwrap()
+    }
+
+    /// A device that went through the factory step; its agent does not run yet.
+    fn provision(&self, endpoint: &str) -> PathBuf {
+        let device = self.folder.path().join(endpoint);
+        let agent = program("mbl-agent").unwrap();
+        let (agent, dir) = (agent.to_str().unwrap(), device.to_str().unwrap());
+        let mut words =
+            vec!["factory", "provision", "--endpoint", endpoint, "--authority", "authority", "--keys", "keys"];
+        words.extend(["--passphrase-file", "passphrase", "--", agent, "factory", "--device-dir", dir]);
+        words.extend(["--endpoint", endpoint, "--account", "default"]);
+        self.mbl(&words);
+        fs::create_dir(device.join("run")).unwrap();
+        fs::create_dir_all(device.join("state/agent")).unwrap();
+        fs::write(device.join("state/agent/config.toml"), "retry_ceiling_s = 1\n").unwrap();
+        device
+    }
+
+    fn start(&self, device: &Path) -> Running {
+        let mut command = Command::new(program("mbl-agent").unwrap());
+        command.args(["run", "--device-dir"]).arg(device);
+        Running::start("mbl-agent", &mut command, &device.join("agent.log")).unwrap()
+    }
+
+    fn show(&self, endpoint: &str) -> Value {
+        self.operator.json(&["device", "show", endpoint]).unwrap()
+    }
+
+    /// Waits until the service says that the device is, or is not, connected.
+    fn until_connected(&self, endpoint: &str, connected: bool) -> Value {
+        until(PATIENCE, &format!("{endpoint} to be connected: {connected}"), || {
+            let shown = self.operator.json(&["device", "show", endpoint])?;
+            Ok((shown["device"]["connected"] == connected).then_some(shown))
+        })
+        .unwrap()
+    }
+
+    /// Waits until the agent of `device` has logged this.
+    fn until_logged(&self, device: &Path, what: &str) {
+        until(PATIENCE, &format!("the agent to log `{what}`"), || {
+            let log = fs::read_to_string(device.join("agent.log"))?;
+            Ok(log.contains(what).then_some(()))
+        })
+        .unwrap();
+    }
+}
+
+#[test]
+fn identity_a_provisioned_device_enrols_with_a_key_that_never_leaves_it_and_registers() {
+    let fleet = Fleet::new(true);
+    let device = fleet.provision("gate-1");
+    let _agent = fleet.start(&device);
+    let shown = fleet.until_connected("gate-1", true);
+    assert_eq!(shown["certificates"].as_array().unwrap().len(), 1, "{shown}");
+    assert_eq!(shown["certificates"][0]["from_factory"], true, "{shown}");
+    assert_eq!(shown["serial_number"], "gate-1", "what the device says of itself was read: {shown}");
+    let key = fs::read_to_string(device.join("keys/device-key.pem")).unwrap();
+    let secret = key.lines().nth(1).unwrap();
+    let copies = files(fleet.folder.path()).into_iter().filter(|path| {
+        fs::read(path).is_ok_and(|bytes| bytes.windows(secret.len()).any(|window| window == secret.as_bytes()))
+    });
+    assert_eq!(copies.collect::<Vec<_>>(), [device.join("keys/device-key.pem")]);
+}
+
+#[test]
+fn identity_a_device_of_an_authority_that_the_service_does_not_know_is_refused_until_it_does() {
+    let fleet = Fleet::new(false);
+    let device = fleet.provision("gate-1");
+    let _agent = fleet.start(&device);
+    fleet.until_logged(&device, "UnknownCA");
+    assert!(!device.join("state/agent/enrolment.json").exists());
+    fleet.mbl(&["factory", "authority", "upload", "--dir", "authority"]);
+    fleet.until_connected("gate-1", true);
+}
+
+#[test]
+fn identity_a_suspended_device_is_kept_out_with_the_reason_and_let_in_again() {
+    let fleet = Fleet::new(true);
+    let device = fleet.provision("gate-1");
+    let _agent = fleet.start(&device);
+    fleet.until_connected("gate-1", true);
+    fleet.mbl(&["device", "suspend", "gate-1"]);
+    fleet.until_logged(&device, "suspended");
+    assert_eq!(fleet.show("gate-1")["device"]["standing"], "suspended");
+    fleet.until_connected("gate-1", false);
+    fleet.mbl(&["device", "resume", "gate-1"]);
+    fleet.until_connected("gate-1", true);
+}
+
+#[test]
+fn identity_a_device_finds_its_service_again_after_both_were_killed_without_enrolling_anew() {
+    let mut fleet = Fleet::new(true);
+    let device = fleet.provision("gate-1");
+    let agent = fleet.start(&device);
+    let before = fleet.until_connected("gate-1", true);
+    let kept = fs::read(device.join("state/agent/enrolment.json")).unwrap();
+    fleet.service.restart().unwrap();
+    fleet.until_connected("gate-1", true);
+    agent.kill().unwrap();
+    fleet.until_connected("gate-1", false);
+    let _agent = fleet.start(&device);
+    let after = fleet.until_connected("gate-1", true);
+    assert_eq!(after["certificates"], before["certificates"], "one certificate is enough");
+    assert_eq!(fs::read(device.join("state/agent/enrolment.json")).unwrap(), kept);
+}
+
+#[test]
+fn identity_a_device_that_lost_its_state_enrols_again_with_its_factory_certificate() {
+    let fleet = Fleet::new(true);
+    let device = fleet.provision("gate-1");
+    let agent = fleet.start(&device);
+    fleet.until_connected("gate-1", true);
+    drop(agent);
+    // What a factory reset does: the state goes, the factory data stay.
+    fs::remove_file(device.join("state/agent/enrolment.json")).unwrap();
+    let _agent = fleet.start(&device);
+    until(PATIENCE, "a second certificate", || {
+        let shown = fleet.show("gate-1");
+        Ok((shown["certificates"].as_array().map(Vec::len) == Some(2)).then_some(()))
+    })
+    .unwrap();
+    fleet.until_connected("gate-1", true);
+}
+
+#[test]
+fn identity_a_second_factory_step_is_refused_and_the_device_keeps_its_identity() {
+    let fleet = Fleet::new(true);
+    let device = fleet.provision("gate-1");
+    let before = fs::read(device.join("factory/factory.json")).unwrap();
+    let agent = program("mbl-agent").unwrap();
+    let again = fleet.operator.run(&[
+        "factory",
+        "provision",
+        "--endpoint",
+        "gate-1",
+        "--authority",
+        "authority",
+        "--keys",
+        "keys",
+        "--passphrase-file",
+        "passphrase",
+        "--",
+        agent.to_str().unwrap(),
+        "factory",
+        "--device-dir",
+        device.to_str().unwrap(),
+        "--endpoint",
+        "gate-1",
+        "--account",
+        "default",
+    ]);
+    assert!(!again.unwrap().status.success());
+    assert_eq!(fs::read(device.join("factory/factory.json")).unwrap(), before);
+}
+
+/// Every file below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found
+}
