@@ -37,7 +37,7 @@ enum Change {
 
 type Names = BTreeMap<String, usize>;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Inner {
     slots: BTreeMap<Slot, Content>,
     contents: Vec<Content>,
@@ -88,6 +88,11 @@ impl FaultyDisk {
         let slots = [(Slot::A, blank.clone()), (Slot::B, blank)].into();
         let inner = Arc::new(Mutex::new(Inner { slots, ..Inner::default() }));
         Self { inner, slot_bytes: slot_bytes as u64 }
+    }
+
+    /// A disk of its own with the same bytes.
+    pub(crate) fn fork(&self) -> Self {
+        Self { inner: Arc::new(Mutex::new(self.lock().clone())), slot_bytes: self.slot_bytes }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -7,6 +7,9 @@ mod bring;
 mod metadata;
 mod read_back;
 
+#[cfg(test)]
+mod tests;
+
 use std::{collections::VecDeque, time::Duration};
 
 use bring::Transfer;

@@ -1,0 +1,469 @@
+//! Whole updates on a disk that loses power after every single write, flush and rename.
+
+use std::{cell::RefCell, collections::VecDeque, rc::Rc};
+
+use account::{Account, Contents, NOW, image};
+use protocol_types::{
+    Digest, Phase, RolloutId, Slot, TargetPath, UpdateStatus,
+    socket::{ApplicationState, ApplicationStatus, Contact},
+};
+
+use super::*;
+use crate::{
+    disk::{
+        Place,
+        faulty::{FaultyDisk, Luck},
+    },
+    loader,
+    record::Wish,
+};
+
+#[path = "../../tests/support/account.rs"]
+#[expect(dead_code, unreachable_pub, reason = "the tests of the process share it and use more of it")]
+mod account;
+
+const SLOT_BYTES: usize = 16 * 4096;
+const ONLINE: Contact = Contact { registered: true, network: true };
+
+/// What the updater said, to be answered by the test.
+#[derive(Clone, Debug, Default)]
+struct Mouth {
+    said: Rc<RefCell<VecDeque<Said>>>,
+}
+
+#[derive(Debug)]
+enum Said {
+    Fetch(u64, Fetch),
+    Apps(UpdaterToApps),
+}
+
+impl Peers for Mouth {
+    fn fetch(&mut self, _: Origin, id: u64, what: Fetch) -> bool {
+        self.said.borrow_mut().push_back(Said::Fetch(id, what));
+        true
+    }
+
+    fn tell_apps(&mut self, message: UpdaterToApps) {
+        self.said.borrow_mut().push_back(Said::Apps(message));
+    }
+
+    fn report(&mut self, _: &UpdateStatus) {}
+
+    fn say_goodbye(&mut self) {}
+}
+
+/// Why a session of the device ended.
+#[derive(Debug)]
+enum End {
+    PowerCut,
+    Reboot,
+    /// Nothing more happens.
+    Settled(Box<UpdateStatus>),
+}
+
+/// A device, its account, and the wish that the service repeats whenever the device is up.
+struct Device {
+    disk: FaultyDisk,
+    account: Account,
+    wish: Option<Wish>,
+    /// Sets with this digest never become ready.
+    sick: Option<Digest>,
+    lie: fn(&Fetch, Result<Vec<u8>, FetchError>) -> Result<Vec<u8>, FetchError>,
+    /// Shorter requests are answered honestly.
+    honest_below: u32,
+    fetched: u64,
+}
+
+fn wish((release, digest): (TargetPath, Digest)) -> Wish {
+    Wish { release, digest, rollout: Some(RolloutId::new("r1").unwrap()), origin: Origin::Service }
+}
+
+fn old_image() -> Vec<u8> {
+    image(10, &[], 0)
+}
+
+fn new_image() -> Vec<u8> {
+    image(12, &[1, 2, 6], 7)
+}
+
+impl Device {
+    /// A device with the old image in slot A.
+    fn new() -> Self {
+        let mut account = Account::new();
+        let disk = FaultyDisk::new(SLOT_BYTES);
+        let mut storage = Storage::new(disk.clone());
+        let index = account.os_index("1.0.0", &old_image());
+        storage.write(&Place::Slot(Slot::A), 0, &old_image()).unwrap();
+        storage.flush(&Place::Slot(Slot::A)).unwrap();
+        storage.replace(Folder::Esp, "mbl-1-a.efi", &account.artifacts[&index.sections[1].digest].clone()).unwrap();
+        Self { disk, account, wish: None, sick: None, lie: |_, answer| answer, honest_below: 0, fetched: 0 }
+    }
+
+    fn wanting(contents: &Contents) -> Self {
+        let mut device = Self::new();
+        device.want(contents);
+        device
+    }
+
+    fn want(&mut self, contents: &Contents) {
+        self.wish = Some(wish(self.account.publish(contents)));
+    }
+
+    /// The same device in a world of its own.
+    fn fork(&self) -> Self {
+        let Self { disk, account, wish, sick, lie, honest_below, fetched } = self;
+        Self {
+            disk: disk.fork(),
+            account: account.clone(),
+            wish: wish.clone(),
+            sick: *sick,
+            lie: *lie,
+            honest_below: *honest_below,
+            fetched: *fetched,
+        }
+    }
+
+    /// The image that boots now, read as the loader reads it.
+    fn booted_image(&self) -> Vec<u8> {
+        let disk = self.disk.fork();
+        let cmdline = loader::boot(&mut Storage::new(disk.clone())).expect("nothing boots");
+        let mut bytes = vec![0; usize::try_from(cmdline.size).unwrap()];
+        disk.read_at(&Place::Slot(cmdline.entry.slot), 0, &mut bytes).unwrap();
+        bytes
+    }
+
+    /// From power-on until the power is gone, a restart is due or nothing more happens.
+    fn session(&mut self) -> End {
+        let mut storage = Storage::new(self.disk.clone());
+        let booted = loader::boot(&mut storage);
+        let Some(cmdline) = self.unless_off(booted) else { return End::PowerCut };
+        let trust = Trust::load(&storage, &self.account.factory_document());
+        let mouth = Mouth::default();
+        let started = Updater::start(storage, mouth.clone(), trust, &cmdline, 0);
+        let Some(mut updater) = self.unless_off(started) else { return End::PowerCut };
+        updater.tell(Fact::Contact(Some(ONLINE)));
+        updater.tell(Fact::AppsConnected);
+        updater.tell(self.wish.clone().map_or(Fact::Rest(Origin::Service), Fact::Desired));
+        let mut elapsed = Duration::ZERO;
+        loop {
+            updater.time(elapsed, NOW);
+            let turn = updater.turn();
+            if self.disk.is_off() {
+                return End::PowerCut;
+            }
+            match turn {
+                Turn::Again => {}
+                Turn::Reboot => return End::Reboot,
+                Turn::Wait(until) => {
+                    let said = mouth.said.borrow_mut().pop_front();
+                    match (said, until) {
+                        (Some(said), _) => self.answer(&mut updater, said),
+                        (None, Some(until)) => elapsed = elapsed.max(until),
+                        (None, None) => return End::Settled(Box::new(updater.status())),
+                    }
+                }
+            }
+            assert!(elapsed < Duration::from_secs(1_000_000), "it goes on for ever: {:?}", updater.status());
+        }
+    }
+
+    fn unless_off<T, E: std::fmt::Debug>(&self, result: Result<T, E>) -> Option<T> {
+        if self.disk.is_off() { None } else { Some(result.expect("with power, this does not fail")) }
+    }
+
+    fn answer(&mut self, updater: &mut Updater<FaultyDisk, Mouth>, said: Said) {
+        match said {
+            Said::Fetch(id, what) => {
+                let small = matches!(what, Fetch::Artifact { length, .. } if length < self.honest_below);
+                let answer = self.account.fetch(&what);
+                let answer = if small { answer } else { (self.lie)(&what, answer) };
+                self.fetched += answer.as_ref().map_or(0, |bytes| bytes.len() as u64);
+                updater.answer(Origin::Service, id, answer);
+            }
+            Said::Apps(UpdaterToApps::Prepare { release, .. }) => {
+                updater.tell(Fact::Prepared { set: release, refused: None });
+            }
+            Said::Apps(UpdaterToApps::Run { release, applications }) => {
+                let state =
+                    if self.sick == Some(release) { ApplicationState::Started } else { ApplicationState::Ready };
+                let statuses = applications.into_iter().map(|spec| ApplicationStatus {
+                    name: spec.name,
+                    digest: spec.digest,
+                    state,
+                    restarts: 0,
+                    reason: None,
+                });
+                updater.tell(Fact::Applications { set: Some(release), statuses: statuses.collect() });
+            }
+            Said::Apps(UpdaterToApps::Retain { .. }) => {}
+        }
+    }
+
+    /// Sessions until nothing more happens; every cut meets `luck`.
+    fn settle(&mut self, luck: Luck) -> UpdateStatus {
+        for _ in 0..12 {
+            match self.session() {
+                End::PowerCut => {
+                    self.disk.power_on(luck);
+                    self.booted_image();
+                }
+                End::Reboot => {}
+                End::Settled(status) => return *status,
+            }
+        }
+        panic!("it never settles");
+    }
+
+    fn entries(&self) -> Vec<String> {
+        let mut names: Vec<_> =
+            Storage::new(self.disk.clone()).entries().unwrap().iter().map(ToString::to_string).collect();
+        names.sort();
+        names
+    }
+}
+
+/// Cuts power after every operation of a whole update, with every kind of luck, and lets the device go on afterwards.
+fn sweep(device: &Device, check: impl Fn(&Device, &UpdateStatus)) {
+    let mut whole = device.fork();
+    let first = whole.disk.operations();
+    let status = whole.settle(Luck::None);
+    check(&whole, &status);
+    let last = whole.disk.operations();
+    assert!(last > first + 10, "nothing was written");
+    for cut in first..=last {
+        for luck in [Luck::None, Luck::All, Luck::Mixed(cut), Luck::Mixed(cut + 1000)] {
+            let mut device = device.fork();
+            device.disk.cut_at(cut);
+            let status = device.settle(luck);
+            check(&device, &status);
+        }
+    }
+}
+
+fn runs(device: &Device, image: &[u8]) {
+    assert!(device.booted_image() == image, "another image runs");
+}
+
+#[test]
+fn a_cut_at_any_write_of_a_good_update_ends_in_the_new_system() {
+    let contents = Contents { application: Some("{}"), ..Contents::new("1.1.0", new_image()) };
+    sweep(&Device::wanting(&contents), |device, status| {
+        assert_eq!(status.phase, Phase::Succeeded, "{status:?}");
+        assert_eq!((status.running.os_version.as_str(), status.running.slot), ("1.1.0", Slot::B));
+        runs(device, &new_image());
+        // A generation that was promised but never armed is not used again.
+        let entries = device.entries();
+        assert!(entries == ["mbl-1-a.efi", "mbl-2-b.efi"] || entries == ["mbl-1-a.efi", "mbl-3-b.efi"], "{entries:?}");
+    });
+}
+
+#[test]
+fn a_cut_at_any_write_of_a_bad_update_ends_in_the_old_system() {
+    let contents = Contents { application: Some("{}"), ..Contents::new("1.1.0", new_image()) };
+    let mut device = Device::wanting(&contents);
+    device.sick = device.wish.as_ref().map(|wish| wish.digest);
+    sweep(&device, |device, status| {
+        assert_eq!(status.phase, Phase::RolledBack, "{status:?}");
+        assert_eq!(status.reason.as_ref().unwrap().code, ReasonCode::ApplicationNotReady);
+        assert_eq!(status.running.slot, Slot::A);
+        runs(device, &old_image());
+    });
+}
+
+#[test]
+fn a_cut_at_any_write_of_a_switch_of_applications_keeps_the_set_and_the_verdict_together() {
+    let contents = Contents { application: Some("{}"), ..Contents::new("1.1.0", old_image()) };
+    for sick in [false, true] {
+        let mut device = Device::wanting(&contents);
+        device.sick = device.wish.as_ref().map(|wish| wish.digest).filter(|_| sick);
+        sweep(&device, |device, status| {
+            assert_eq!(status.phase, if sick { Phase::RolledBack } else { Phase::Succeeded }, "{status:?}");
+            assert_eq!(status.running.applications.len(), usize::from(!sick));
+            assert_eq!(device.entries(), ["mbl-1-a.efi"]);
+        });
+    }
+}
+
+#[test]
+fn a_cut_at_any_write_while_the_floor_rises_leaves_it_risen_with_the_release() {
+    let contents = Contents { security_version: 3, raises_floor: true, ..Contents::new("1.1.0", new_image()) };
+    sweep(&Device::wanting(&contents), |device, status| {
+        assert_eq!((status.phase, status.floor), (Phase::Succeeded, SecurityVersion(3)), "{status:?}");
+        let mut device = device.fork();
+        device.want(&Contents { security_version: 2, ..Contents::new("1.2.0", old_image()) });
+        let status = device.settle(Luck::None);
+        assert_eq!(status.reason.unwrap().code, ReasonCode::BelowSecurityFloor);
+        runs(&device, &new_image());
+    });
+}
+
+#[test]
+fn a_cut_during_the_way_back_from_a_cut_is_survived_too() {
+    let contents = Contents { application: Some("{}"), ..Contents::new("1.1.0", new_image()) };
+    let device = Device::wanting(&contents);
+    let mut whole = device.fork();
+    let first = whole.disk.operations();
+    whole.settle(Luck::None);
+    let span = whole.disk.operations() - first;
+    for step in 0..400u64 {
+        let mut device = device.fork();
+        let (cut, again) = (first + step * 37 % span, step * 11 % span);
+        device.disk.cut_at(cut);
+        while !matches!(device.session(), End::PowerCut | End::Settled(_)) {}
+        device.disk.power_on(Luck::Mixed(step));
+        device.booted_image();
+        device.disk.cut_at(device.disk.operations() + again);
+        let status = device.settle(Luck::Mixed(step + 1));
+        assert_eq!(status.phase, Phase::Succeeded, "cuts at {cut} and {again} later: {status:?}");
+        runs(&device, &new_image());
+    }
+}
+
+#[test]
+fn a_new_system_that_never_starts_its_updater_is_left_after_its_tries() {
+    let mut device = Device::wanting(&Contents::new("1.1.0", new_image()));
+    assert!(matches!(device.session(), End::Reboot));
+    // Three boots in which nothing of ours runs.
+    for _ in 0..3 {
+        assert_eq!(loader::boot(&mut Storage::new(device.disk.clone())).unwrap().entry.slot, Slot::B);
+    }
+    let status = device.settle(Luck::None);
+    assert_eq!((status.phase, status.reason.unwrap().code), (Phase::RolledBack, ReasonCode::BootFailed));
+    runs(&device, &old_image());
+}
+
+#[test]
+fn blocks_that_the_device_has_are_not_asked_for() {
+    let mut device = Device::wanting(&Contents::new("1.1.0", new_image()));
+    let (before, metadata) = (device.disk.slot_bytes_written(), 40_000);
+    device.settle(Luck::None);
+    assert_eq!(device.disk.slot_bytes_written() - before, 12 * 4096 + 100, "each byte is written once");
+    // Blocks 1, 2 and 6 changed, the last one of the old image grew, and three are new.
+    assert!(device.fetched < 6 * 4096 + metadata, "{} bytes were fetched", device.fetched);
+    device.want(&Contents::new("1.2.0", old_image()));
+    let before = device.disk.slot_bytes_written();
+    let status = device.settle(Luck::None);
+    assert_eq!((status.phase, status.running.slot), (Phase::Succeeded, Slot::A));
+    assert_eq!(device.disk.slot_bytes_written(), before, "the old image was still in its slot");
+}
+
+#[test]
+fn a_lie_in_any_piece_is_refused_with_its_own_code_and_changes_nothing_that_boots() {
+    type Lie = fn(&Fetch, Result<Vec<u8>, FetchError>) -> Result<Vec<u8>, FetchError>;
+    fn on_artifacts(what: &Fetch, change: impl FnOnce(&mut Vec<u8>), answer: Result<Vec<u8>, FetchError>)
+    -> Result<Vec<u8>, FetchError> {
+        let mut answer = answer?;
+        if matches!(what, Fetch::Artifact { .. }) {
+            change(&mut answer);
+        }
+        Ok(answer)
+    }
+    let lies: [(Lie, ReasonCode); 5] = [
+        (|what, answer| on_artifacts(what, |bytes| bytes[0] ^= 1, answer), ReasonCode::DigestMismatch),
+        (|what, answer| on_artifacts(what, |bytes| bytes.truncate(bytes.len() - 1), answer), ReasonCode::Truncated),
+        (|what, answer| on_artifacts(what, |bytes| bytes.push(0), answer), ReasonCode::Oversized),
+        (|what, answer| on_artifacts(what, Vec::clear, answer), ReasonCode::Truncated),
+        (
+            |what, answer| if matches!(what, Fetch::Artifact { .. }) { Err(FetchError::NotFound) } else { answer },
+            ReasonCode::NotFound,
+        ),
+    ];
+    for (lie, code) in lies {
+        // First only the blocks lie, then everything.
+        for late in [true, false] {
+            let mut device = Device::wanting(&Contents::new("1.1.0", new_image()));
+            (device.lie, device.honest_below) = (lie, if late { 4096 } else { 0 });
+            let status = device.settle(Luck::None);
+            assert_eq!(status.phase, Phase::Failed, "{status:?}");
+            assert_eq!(status.reason.as_ref().unwrap().code, code, "{status:?}");
+            runs(&device, &old_image());
+        }
+    }
+}
+
+#[test]
+fn an_agent_that_never_answers_costs_time_and_nothing_else() {
+    let mut device = Device::wanting(&Contents::new("1.1.0", new_image()));
+    device.lie = |_, _| Err(FetchError::Unreachable);
+    let mut storage = Storage::new(device.disk.clone());
+    let cmdline = loader::boot(&mut storage).unwrap();
+    let trust = Trust::load(&storage, &device.account.factory_document());
+    let mouth = Mouth::default();
+    let mut updater = Updater::start(storage, mouth.clone(), trust, &cmdline, 0).unwrap();
+    updater.tell(Fact::Desired(device.wish.clone().unwrap()));
+    let mut asked = 0;
+    let mut elapsed = Duration::ZERO;
+    while elapsed < Duration::from_secs(3600) {
+        updater.time(elapsed, NOW);
+        if let Turn::Wait(until) = updater.turn() {
+            asked += mouth.said.borrow_mut().drain(..).filter(|said| matches!(said, Said::Fetch(..))).count();
+            elapsed = elapsed.max(until.unwrap());
+        }
+    }
+    assert!((5..40).contains(&asked), "{asked} requests in an hour");
+    let status = updater.status();
+    assert_eq!((status.phase, status.reason.unwrap().code), (Phase::Downloading, ReasonCode::Unreachable));
+}
+
+#[test]
+fn a_full_disk_is_said_so_and_tried_again_when_there_is_room() {
+    let mut device = Device::wanting(&Contents::new("1.1.0", new_image()));
+    let mut storage = Storage::new(device.disk.clone());
+    let cmdline = loader::boot(&mut storage).unwrap();
+    let trust = Trust::load(&storage, &device.account.factory_document());
+    let mouth = Mouth::default();
+    let mut updater = Updater::start(storage, mouth.clone(), trust, &cmdline, 0).unwrap();
+    updater.tell(Fact::Contact(Some(ONLINE)));
+    updater.tell(Fact::Desired(device.wish.clone().unwrap()));
+    device.disk.set_full(true);
+    let mut elapsed = Duration::ZERO;
+    let mut was_full = false;
+    loop {
+        updater.time(elapsed, NOW);
+        match updater.turn() {
+            Turn::Again => {}
+            Turn::Reboot => break,
+            Turn::Wait(until) => {
+                let status = updater.status();
+                if status.phase == Phase::Failed {
+                    assert_eq!(status.reason.unwrap().code, ReasonCode::NoRoom);
+                    was_full = true;
+                    runs(&device, &old_image());
+                    device.disk.set_full(elapsed < Duration::from_secs(1000));
+                }
+                let said = mouth.said.borrow_mut().pop_front();
+                match said {
+                    Some(said) => device.answer(&mut updater, said),
+                    None => elapsed = elapsed.max(until.unwrap()),
+                }
+            }
+        }
+    }
+    assert!(was_full);
+    assert_eq!(device.settle(Luck::None).phase, Phase::Succeeded);
+    runs(&device, &new_image());
+}
+
+#[test]
+fn a_device_whose_store_of_trust_is_damaged_runs_but_installs_nothing() {
+    let mut device = Device::wanting(&Contents::new("1.1.0", new_image()));
+    Storage::new(device.disk.clone()).replace(Folder::State, "trusted.json", b"{}").unwrap();
+    let status = device.settle(Luck::None);
+    assert_eq!((status.phase, status.reason.unwrap().code), (Phase::Failed, ReasonCode::StateDamaged));
+    runs(&device, &old_image());
+}
+
+#[test]
+fn an_older_repository_is_refused_after_a_newer_one_was_seen() {
+    let mut device = Device::wanting(&Contents::new("1.1.0", new_image()));
+    let older = device.account.clone();
+    device.want(&Contents { application: Some("{}"), ..Contents::new("1.2.0", new_image()) });
+    assert_eq!(device.settle(Luck::None).phase, Phase::Succeeded);
+    let newer = std::mem::replace(&mut device.account, older);
+    device.wish = Some(wish((
+        TargetPath::new("releases/1.1.0.json").unwrap(),
+        Digest::of(newer.artifacts.values().find(|bytes| bytes.starts_with(b"{\n  \"format\": 1,\n  \"version\": \"1.1.0\"")).unwrap()),
+    )));
+    let status = device.settle(Luck::None);
+    assert_eq!((status.phase, status.reason.unwrap().code), (Phase::Failed, ReasonCode::MetadataRollback));
+}

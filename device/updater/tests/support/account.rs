@@ -1,0 +1,279 @@
+//! An account with real keys that signs and publishes releases: the other end of what the updater verifies.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    future::Future,
+    path::Path,
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
+
+use protocol_release::{
+    document::{Blocks, Component, FormatOne, Health, HostUki, Kind, OsIndex, Release, Section, SectionName},
+    metadata::Delegate,
+    signing::{Algorithm, Holders, OnlineDraft, RootDraft, SigningKey, TargetsDraft},
+};
+use protocol_types::{
+    AccountName, AppName, Architecture, BoardName, Digest, EndpointName, FactoryDocument, Network, ReleaseVersion,
+    RunSettings, SecurityVersion, TargetPath, UnixSeconds,
+    socket::{Fetch, FetchError},
+};
+
+pub const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
+const FAR: UnixSeconds = UnixSeconds(2_000_000_000);
+
+/// What a release of these tests consists of.
+#[derive(Clone, Debug)]
+pub struct Contents {
+    pub version: &'static str,
+    pub security_version: u32,
+    pub raises_floor: bool,
+    pub os: Option<Vec<u8>>,
+    /// An application called `hello` with this index, if any.
+    pub application: Option<&'static str>,
+    pub health: Health,
+}
+
+impl Contents {
+    pub fn new(version: &'static str, os: Vec<u8>) -> Self {
+        let health = Health { time_limit_s: 20, no_contact_limit_s: 60 };
+        Self { version, security_version: 1, raises_floor: false, os: Some(os), application: None, health }
+    }
+}
+
+/// Keys, metadata and artifacts.
+#[derive(Clone, Debug)]
+pub struct Account {
+    officer: SigningKey,
+    release: SigningKey,
+    publisher: SigningKey,
+    team: SigningKey,
+    online: SigningKey,
+    targets: TargetsDraft,
+    os: TargetsDraft,
+    app: TargetsDraft,
+    last: u64,
+    pub metadata: BTreeMap<String, Vec<u8>>,
+    pub artifacts: BTreeMap<Digest, Vec<u8>>,
+}
+
+/// Runs a future that never waits: all keys are in memory.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => panic!("a key in memory made somebody wait"),
+    }
+}
+
+fn hello() -> AppName {
+    AppName::new("hello").unwrap()
+}
+
+impl Account {
+    pub fn new() -> Self {
+        let [officer, release, publisher, team, online] =
+            [(); 5].map(|()| SigningKey::generate(Algorithm::Ed25519).unwrap());
+        let mut account = Self {
+            officer,
+            release,
+            publisher,
+            team,
+            online,
+            targets: TargetsDraft::new(0, FAR),
+            os: TargetsDraft::new(0, FAR),
+            app: TargetsDraft::new(0, FAR),
+            last: 0,
+            metadata: BTreeMap::new(),
+            artifacts: BTreeMap::new(),
+        };
+        let root = RootDraft {
+            version: 1,
+            expires: FAR,
+            root: Holders::one(account.officer.public()),
+            targets: Holders::one(account.release.public()),
+            snapshot: Holders::one(account.online.public()),
+            timestamp: Holders::one(account.online.public()),
+        };
+        let root = now(root.sign(&[account.officer.source()])).unwrap();
+        account.metadata.insert(root.name, root.bytes);
+        account
+    }
+
+    /// The factory document of a device of this account.
+    pub fn factory_document(&self) -> FactoryDocument {
+        FactoryDocument {
+            format: 1,
+            endpoint: EndpointName::new("test-1").unwrap(),
+            account: AccountName::new("test").unwrap(),
+            board: BoardName::new("host").unwrap(),
+            architecture: Architecture::new("x86_64").unwrap(),
+            bootstrap_uri: "coaps+tcp://127.0.0.1:1".to_owned(),
+            service_authority: String::new(),
+            tuf_root: String::from_utf8(self.metadata["1.root.json"].clone()).unwrap(),
+            time_key: String::new(),
+            provisioned: UnixSeconds(NOW.0 - 1000),
+        }
+    }
+
+    fn store(&mut self, bytes: Vec<u8>) -> Digest {
+        let digest = Digest::of(&bytes);
+        self.artifacts.insert(digest, bytes);
+        digest
+    }
+
+    fn section(&mut self, name: SectionName, bytes: Vec<u8>) -> Section {
+        let list = block_list(&bytes);
+        let size = bytes.len() as u64;
+        let blocks = Blocks { size: list.len() as u64, digest: self.store(list) };
+        Section { name, digest: self.store(bytes), size, blocks }
+    }
+
+    /// The sections of an operating system, as an image builder makes them.
+    pub fn os_index(&mut self, version: &str, image: &[u8]) -> OsIndex {
+        let root = self.section(SectionName::Root, image.to_vec());
+        let os_release = [("VERSION_ID".to_owned(), version.to_owned())].into();
+        let uki = HostUki { root: root.blocks.digest, size: root.size, os_release }.to_bytes().unwrap();
+        let uki = self.section(SectionName::Uki, uki);
+        let board = BoardName::new("host").unwrap();
+        OsIndex { format: FormatOne, board, version: version.parse().unwrap(), sections: vec![root, uki] }
+    }
+
+    fn component(&mut self, kind: Kind, path: &str, version: &str, bytes: Vec<u8>) -> Component {
+        let path = TargetPath::new(path).unwrap();
+        match &kind {
+            Kind::Os => self.os.insert(path.clone(), &bytes),
+            Kind::Application { .. } => self.app.insert(path.clone(), &bytes),
+            Kind::Configuration { .. } => self.targets.insert(path.clone(), &bytes),
+        }
+        let size = bytes.len() as u64;
+        let digest = self.store(bytes);
+        let version: ReleaseVersion = version.parse().unwrap();
+        Component { kind, path, digest, size, version, boards: vec![], architectures: vec![], minimum_updater: 1 }
+    }
+
+    /// Signs and publishes a release; returns its path and digest.
+    pub fn publish(&mut self, contents: &Contents) -> (TargetPath, Digest) {
+        let mut components = Vec::new();
+        let version = contents.version;
+        if let Some(image) = &contents.os {
+            let index = self.os_index(version, image).to_bytes().unwrap();
+            components.push(self.component(Kind::Os, &format!("os/host/{version}.json"), version, index));
+        }
+        if let Some(index) = contents.application {
+            let run = RunSettings { network: Network::None, memory_bytes: 1 << 20, pids: 8, ready: None };
+            let kind = Kind::Application { name: hello(), run };
+            let path = format!("apps/hello/{version}.json");
+            components.push(self.component(kind, &path, version, index.as_bytes().to_vec()));
+        }
+        let release = Release {
+            format: FormatOne,
+            version: version.parse().unwrap(),
+            security_version: SecurityVersion(contents.security_version),
+            raises_floor: contents.raises_floor,
+            health: contents.health,
+            components,
+        };
+        let (path, bytes) = (release.target_path().unwrap(), release.to_bytes().unwrap());
+        self.targets.insert(path.clone(), &bytes);
+        let digest = self.store(bytes);
+        self.sign();
+        (path, digest)
+    }
+
+    /// Signs everything anew, with the next versions.
+    fn sign(&mut self) {
+        self.last += 1;
+        for draft in [&mut self.targets, &mut self.os, &mut self.app] {
+            draft.version = self.last;
+        }
+        self.targets.delegations = BTreeMap::from([
+            (Delegate::Os, Holders::one(self.publisher.public())),
+            (Delegate::App(hello()), Holders::one(self.team.public())),
+        ]);
+        let app = Delegate::App(hello());
+        let signed = [
+            ("targets.json".to_owned(), now(self.targets.sign(&[self.release.source()])).unwrap()),
+            ("os.json".to_owned(), now(self.os.sign_as(&Delegate::Os, &[self.publisher.source()])).unwrap()),
+            (format!("{app}.json"), now(self.app.sign_as(&app, &[self.team.source()])).unwrap()),
+        ];
+        let files = signed.iter().map(|(name, file)| (name.clone(), (self.last, file.bytes.clone()))).collect();
+        let online = OnlineDraft {
+            now: UnixSeconds(NOW.0 + self.last),
+            last_snapshot: 0,
+            last_timestamp: 0,
+            snapshot_expires: FAR,
+            timestamp_expires: FAR,
+            files,
+        };
+        let keys = [self.online.source()];
+        let online = now(online.sign(&keys, &keys)).unwrap();
+        let named = signed.into_iter().map(|(_, file)| file).chain([online.snapshot, online.timestamp]);
+        self.metadata.extend(named.map(|file| (file.name, file.bytes)));
+    }
+
+    /// Answers as the service does through the agent.
+    pub fn fetch(&self, what: &Fetch) -> Result<Vec<u8>, FetchError> {
+        match what {
+            Fetch::Metadata { name, max_bytes, .. } => match self.metadata.get(name) {
+                Some(bytes) if bytes.len() as u64 > u64::from(*max_bytes) => Err(FetchError::TooLong),
+                Some(bytes) => Ok(bytes.clone()),
+                None => Err(FetchError::NotFound),
+            },
+            Fetch::Artifact { digest, offset, length } => {
+                let bytes = self.artifacts.get(digest).ok_or(FetchError::NotFound)?;
+                let rest = bytes.get(usize::try_from(*offset).unwrap()..).unwrap_or_default();
+                Ok(rest[..rest.len().min(usize::try_from(*length).unwrap())].to_vec())
+            }
+        }
+    }
+
+    /// Writes an exported release, as for a stick.
+    pub fn export(&self, folder: &Path, (path, digest): &(TargetPath, Digest)) {
+        for name in ["metadata", "artifacts"] {
+            fs::create_dir_all(folder.join(name)).unwrap();
+        }
+        for (name, bytes) in &self.metadata {
+            fs::write(folder.join("metadata").join(name), bytes).unwrap();
+        }
+        self.write_artifacts(folder);
+        let wish = format!(r#"{{"release":"{path}","digest":"{digest}"}}"#);
+        fs::write(folder.join("wish.json"), wish).unwrap();
+    }
+
+    /// Writes an operating system, as an image builder does.
+    pub fn write_os(&mut self, folder: &Path, version: &str, image: &[u8]) {
+        fs::create_dir_all(folder.join("artifacts")).unwrap();
+        let index = self.os_index(version, image);
+        fs::write(folder.join("os.json"), index.to_bytes().unwrap()).unwrap();
+        self.write_artifacts(folder);
+    }
+
+    fn write_artifacts(&self, folder: &Path) {
+        for (digest, bytes) in &self.artifacts {
+            fs::write(folder.join("artifacts").join(digest.hex()), bytes).unwrap();
+        }
+    }
+}
+
+/// The block list of a section, written once more from the words of the format page.
+fn block_list(section: &[u8]) -> Vec<u8> {
+    let mut list = Vec::new();
+    for block in section.chunks(4096) {
+        let mut padded = block.to_vec();
+        padded.resize(4096, 0);
+        list.extend_from_slice(Digest::of(&padded).as_bytes());
+    }
+    list
+}
+
+/// An image of `blocks` blocks and a bit, whose blocks `changed` differ from the one with another `seed`.
+pub fn image(blocks: usize, changed: &[usize], seed: u8) -> Vec<u8> {
+    let mut image: Vec<u8> = (0..blocks * 4096 + 100).map(|at| (at / 4096 + at % 251) as u8).collect();
+    for block in changed {
+        let at = block * 4096;
+        image[at..at + 64].fill(seed);
+    }
+    image
+}

@@ -1,0 +1,3 @@
+//! What the tests of this crate share: a real signed repository.
+
+pub mod account;
