@@ -100,8 +100,9 @@ fn boot(args: Board) -> anyhow::Result<()> {
         board,
     };
     let signals = Signals::catch().context("cannot catch signals")?;
-    board::run(&config, &signals)?;
-    Ok(())
+    board::run(&config, &signals).map_err(anyhow::Error::from).inspect_err(|e| {
+        tracing::error!(cause = format!("{e:#}"), "the board cannot go on");
+    })
 }
 
 /// Standard error and the log at once.

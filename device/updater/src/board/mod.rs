@@ -131,10 +131,7 @@ fn prepare(config: &BoardConfig, cmdline: &Cmdline) -> Result<(), BoardError> {
         move |source| BoardError::Folder { doing, path, source }
     };
     let run = config.device_dir.join("run");
-    match fs::remove_dir_all(&run) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(at("clear", &run)(e)),
-        Ok(()) | Err(_) => {}
-    }
+    clear(&run).map_err(at("clear", &run))?;
     for name in ["run", "log", "keys", "state/agent", "state/updater", "state/apps"] {
         let folder = config.device_dir.join(name);
         fs::create_dir_all(&folder).map_err(at("make", &folder))?;
@@ -146,6 +143,18 @@ fn prepare(config: &BoardConfig, cmdline: &Cmdline) -> Result<(), BoardError> {
     match config.agent_uid {
         Some(uid) => enter::give_to_agent(&config.device_dir, uid).map_err(at("share", &config.device_dir)),
         None => Ok(()),
+    }
+}
+
+/// Removes a folder. Processes of a board that was killed a moment ago may still be dying, and leave something behind meanwhile.
+fn clear(folder: &Path) -> io::Result<()> {
+    let mut tries = 0;
+    loop {
+        match fs::remove_dir_all(folder) {
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty && tries < 10 => tries += 1,
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            Ok(()) | Err(_) => return Ok(()),
+        }
     }
 }
 

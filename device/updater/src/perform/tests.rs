@@ -19,7 +19,7 @@ use crate::{
 };
 
 #[path = "../../tests/support/account.rs"]
-#[expect(dead_code, unreachable_pub, reason = "the tests of the process share it and use more of it")]
+#[expect(dead_code, reason = "the tests of the process share it and use more of it")]
 mod account;
 
 const SLOT_BYTES: usize = 16 * 4096;
@@ -61,6 +61,11 @@ enum End {
     Settled(Box<UpdateStatus>),
 }
 
+/// What a request is answered with.
+type Answer = Result<Vec<u8>, FetchError>;
+/// Answers a request otherwise than the account would.
+type Lie = fn(&Fetch, Answer) -> Answer;
+
 /// A device, its account, and the wish that the service repeats whenever the device is up.
 struct Device {
     disk: FaultyDisk,
@@ -68,7 +73,7 @@ struct Device {
     wish: Option<Wish>,
     /// Sets with this digest never become ready.
     sick: Option<Digest>,
-    lie: fn(&Fetch, Result<Vec<u8>, FetchError>) -> Result<Vec<u8>, FetchError>,
+    lie: Lie,
     /// Shorter requests are answered honestly.
     honest_below: u32,
     fetched: u64,
@@ -349,9 +354,7 @@ fn blocks_that_the_device_has_are_not_asked_for() {
 
 #[test]
 fn a_lie_in_any_piece_is_refused_with_its_own_code_and_changes_nothing_that_boots() {
-    type Lie = fn(&Fetch, Result<Vec<u8>, FetchError>) -> Result<Vec<u8>, FetchError>;
-    fn on_artifacts(what: &Fetch, change: impl FnOnce(&mut Vec<u8>), answer: Result<Vec<u8>, FetchError>)
-    -> Result<Vec<u8>, FetchError> {
+    fn on_artifacts(what: &Fetch, change: impl FnOnce(&mut Vec<u8>), answer: Answer) -> Answer {
         let mut answer = answer?;
         if matches!(what, Fetch::Artifact { .. }) {
             change(&mut answer);
@@ -462,7 +465,13 @@ fn an_older_repository_is_refused_after_a_newer_one_was_seen() {
     let newer = std::mem::replace(&mut device.account, older);
     device.wish = Some(wish((
         TargetPath::new("releases/1.1.0.json").unwrap(),
-        Digest::of(newer.artifacts.values().find(|bytes| bytes.starts_with(b"{\n  \"format\": 1,\n  \"version\": \"1.1.0\"")).unwrap()),
+        Digest::of(
+            newer
+                .artifacts
+                .values()
+                .find(|bytes| bytes.starts_with(b"{\n  \"format\": 1,\n  \"version\": \"1.1.0\""))
+                .unwrap(),
+        ),
     )));
     let status = device.settle(Luck::None);
     assert_eq!((status.phase, status.reason.unwrap().code), (Phase::Failed, ReasonCode::MetadataRollback));

@@ -176,7 +176,7 @@ impl Plan {
         self.contact.is_some_and(|contact| contact.registered)
     }
 
-    /// What is asked for now: a person at the device comes before the service until their wish is settled.
+    /// What is asked for now: a person at the device comes before the service, until the command that brings the release ends.
     fn wanted(&self) -> Option<&Wish> {
         self.folder.as_ref().or(self.service.as_ref())
     }
@@ -268,9 +268,6 @@ impl Plan {
 
     /// Notes the end of a wish and turns to what is wanted next.
     fn settle(&mut self, wish: Wish, outcome: Outcome, steps: &mut Vec<Step>) {
-        if self.folder.as_ref() == Some(&wish) {
-            self.folder = None;
-        }
         self.record.settle(wish, outcome);
         self.stage = Stage::Resting;
         steps.push(Step::Save(Box::new(self.record.clone())));

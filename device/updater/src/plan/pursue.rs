@@ -34,7 +34,7 @@ impl Plan {
                 &mut self.folder
             }
         };
-        let is_new = place.as_ref() != Some(&wish);
+        let is_new = wish.origin == Origin::Folder || place.as_ref() != Some(&wish);
         *place = Some(wish);
         self.follow_wish(is_new, steps);
     }

@@ -52,7 +52,10 @@ impl Plan {
                 steps.push(Step::Exhaust(plan.running.generation));
                 plan.reboot(&mut steps);
             }
-            None => plan.settled_in(&mut steps),
+            None => {
+                plan.forget_lost(entries);
+                plan.settled_in(&mut steps);
+            }
         }
         (plan, steps)
     }
@@ -124,6 +127,21 @@ impl Plan {
         self.run(steps);
         self.retain(steps);
         self.settle(pending.wish, Outcome::RolledBack(reason), steps);
+    }
+
+    /// The loader passed over a newer, confirmed entry: that system does not verify any more. If it is still wished for, it is
+    /// brought again, and only the blocks that were lost travel.
+    fn forget_lost(&mut self, entries: &[BootEntry]) {
+        let newer = |entry: &BootEntry| entry.is_bootable() && entry.generation > self.running.generation;
+        if !entries.iter().any(newer) {
+            return;
+        }
+        let idle = self.idle_slot();
+        if let Some(lost) = self.record.slot_mut(idle).take()
+            && self.record.service.as_ref().is_some_and(|settled| settled.wish.digest == lost.note.digest)
+        {
+            self.record.service = None;
+        }
     }
 
     /// A confirmed system runs and nothing is on trial.

@@ -25,9 +25,6 @@ impl Plan {
             }
             Stage::Confirming { record, .. } => {
                 self.record = (**record).clone();
-                if self.folder.as_ref() == self.record.folder.as_ref().map(|settled| &settled.wish) {
-                    self.folder = None;
-                }
                 self.stage = Stage::Resting;
                 self.retain(steps);
                 self.pursue(steps);

@@ -20,23 +20,23 @@ use protocol_types::{
     socket::{Fetch, FetchError},
 };
 
-pub const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
+pub(crate) const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 const FAR: UnixSeconds = UnixSeconds(2_000_000_000);
 
 /// What a release of these tests consists of.
 #[derive(Clone, Debug)]
-pub struct Contents {
-    pub version: &'static str,
-    pub security_version: u32,
-    pub raises_floor: bool,
-    pub os: Option<Vec<u8>>,
+pub(crate) struct Contents {
+    pub(crate) version: &'static str,
+    pub(crate) security_version: u32,
+    pub(crate) raises_floor: bool,
+    pub(crate) os: Option<Vec<u8>>,
     /// An application called `hello` with this index, if any.
-    pub application: Option<&'static str>,
-    pub health: Health,
+    pub(crate) application: Option<&'static str>,
+    pub(crate) health: Health,
 }
 
 impl Contents {
-    pub fn new(version: &'static str, os: Vec<u8>) -> Self {
+    pub(crate) fn new(version: &'static str, os: Vec<u8>) -> Self {
         let health = Health { time_limit_s: 20, no_contact_limit_s: 60 };
         Self { version, security_version: 1, raises_floor: false, os: Some(os), application: None, health }
     }
@@ -44,7 +44,7 @@ impl Contents {
 
 /// Keys, metadata and artifacts.
 #[derive(Clone, Debug)]
-pub struct Account {
+pub(crate) struct Account {
     officer: SigningKey,
     release: SigningKey,
     publisher: SigningKey,
@@ -54,8 +54,8 @@ pub struct Account {
     os: TargetsDraft,
     app: TargetsDraft,
     last: u64,
-    pub metadata: BTreeMap<String, Vec<u8>>,
-    pub artifacts: BTreeMap<Digest, Vec<u8>>,
+    pub(crate) metadata: BTreeMap<String, Vec<u8>>,
+    pub(crate) artifacts: BTreeMap<Digest, Vec<u8>>,
 }
 
 /// Runs a future that never waits: all keys are in memory.
@@ -63,7 +63,7 @@ fn now<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => value,
-        Poll::Pending => panic!("a key in memory made somebody wait"),
+        Poll::Pending => unreachable!("a key in memory made somebody wait"),
     }
 }
 
@@ -72,7 +72,7 @@ fn hello() -> AppName {
 }
 
 impl Account {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let [officer, release, publisher, team, online] =
             [(); 5].map(|()| SigningKey::generate(Algorithm::Ed25519).unwrap());
         let mut account = Self {
@@ -102,7 +102,7 @@ impl Account {
     }
 
     /// The factory document of a device of this account.
-    pub fn factory_document(&self) -> FactoryDocument {
+    pub(crate) fn factory_document(&self) -> FactoryDocument {
         FactoryDocument {
             format: 1,
             endpoint: EndpointName::new("test-1").unwrap(),
@@ -131,7 +131,7 @@ impl Account {
     }
 
     /// The sections of an operating system, as an image builder makes them.
-    pub fn os_index(&mut self, version: &str, image: &[u8]) -> OsIndex {
+    pub(crate) fn os_index(&mut self, version: &str, image: &[u8]) -> OsIndex {
         let root = self.section(SectionName::Root, image.to_vec());
         let os_release = [("VERSION_ID".to_owned(), version.to_owned())].into();
         let uki = HostUki { root: root.blocks.digest, size: root.size, os_release }.to_bytes().unwrap();
@@ -154,7 +154,7 @@ impl Account {
     }
 
     /// Signs and publishes a release; returns its path and digest.
-    pub fn publish(&mut self, contents: &Contents) -> (TargetPath, Digest) {
+    pub(crate) fn publish(&mut self, contents: &Contents) -> (TargetPath, Digest) {
         let mut components = Vec::new();
         let version = contents.version;
         if let Some(image) = &contents.os {
@@ -214,7 +214,7 @@ impl Account {
     }
 
     /// Answers as the service does through the agent.
-    pub fn fetch(&self, what: &Fetch) -> Result<Vec<u8>, FetchError> {
+    pub(crate) fn fetch(&self, what: &Fetch) -> Result<Vec<u8>, FetchError> {
         match what {
             Fetch::Metadata { name, max_bytes, .. } => match self.metadata.get(name) {
                 Some(bytes) if bytes.len() as u64 > u64::from(*max_bytes) => Err(FetchError::TooLong),
@@ -230,7 +230,7 @@ impl Account {
     }
 
     /// Writes an exported release, as for a stick.
-    pub fn export(&self, folder: &Path, (path, digest): &(TargetPath, Digest)) {
+    pub(crate) fn export(&self, folder: &Path, (path, digest): &(TargetPath, Digest)) {
         for name in ["metadata", "artifacts"] {
             fs::create_dir_all(folder.join(name)).unwrap();
         }
@@ -243,7 +243,7 @@ impl Account {
     }
 
     /// Writes an operating system, as an image builder does.
-    pub fn write_os(&mut self, folder: &Path, version: &str, image: &[u8]) {
+    pub(crate) fn write_os(&mut self, folder: &Path, version: &str, image: &[u8]) {
         fs::create_dir_all(folder.join("artifacts")).unwrap();
         let index = self.os_index(version, image);
         fs::write(folder.join("os.json"), index.to_bytes().unwrap()).unwrap();
@@ -269,8 +269,8 @@ fn block_list(section: &[u8]) -> Vec<u8> {
 }
 
 /// An image of `blocks` blocks and a bit, whose blocks `changed` differ from the one with another `seed`.
-pub fn image(blocks: usize, changed: &[usize], seed: u8) -> Vec<u8> {
-    let mut image: Vec<u8> = (0..blocks * 4096 + 100).map(|at| (at / 4096 + at % 251) as u8).collect();
+pub(crate) fn image(blocks: usize, changed: &[usize], seed: u8) -> Vec<u8> {
+    let mut image: Vec<u8> = (0..blocks * 4096 + 100).map(|at| (at / 4096 + at % 251).to_le_bytes()[0]).collect();
     for block in changed {
         let at = block * 4096;
         image[at..at + 64].fill(seed);

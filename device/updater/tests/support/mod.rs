@@ -1,3 +1,5 @@
-//! What the tests of this crate share: a real signed repository.
+//! What the tests of the process share: a real signed repository, a device made of files, and the other ends of its sockets.
 
-pub mod account;
+pub(crate) mod account;
+pub(crate) mod bench;
+pub(crate) mod peers;
