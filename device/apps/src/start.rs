@@ -23,6 +23,7 @@ use crate::{
     socket::{Listener, Peers},
     store::{Store, StoreError},
     supervise::{Policy, Workshop},
+    sys,
 };
 
 /// Why the service could not start.
@@ -63,6 +64,7 @@ pub fn serve(settings: &Settings, random: fn() -> u32) -> Result<(), StartError>
     if uid != 0 {
         return Err(StartError::NotRoot(uid));
     }
+    sys::keep_little_memory();
     own_mount_namespace().map_err(system("make a mount namespace"))?;
     let places = Places::of(&settings.device_dir).map_err(system("make the folders of the device"))?;
     let _lock = lock(&places.state)?;

@@ -18,7 +18,6 @@ use crate::{
     socket::AgentLink,
     store::{Store, StoredSet},
     supervise::Backoff,
-    sys,
 };
 
 /// A set that somebody wants.
@@ -128,7 +127,6 @@ impl Worker {
         loop {
             let wish = self.next(tools);
             let result = prepare(tools, &wish, say);
-            sys::give_back_memory();
             let mut wishes = self.lock();
             wishes.at_work = None;
             match result {

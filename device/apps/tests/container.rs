@@ -350,6 +350,28 @@ fn a_new_set_replaces_what_changed_leaves_the_rest_alone_and_the_old_set_comes_b
 }
 
 #[test]
+fn an_application_that_cannot_hear_the_request_to_stop_costs_no_time() {
+    let image = Recipe::script("exec sleep 600").build();
+    let mut device = Device::running(&[]);
+    device.offer(&image);
+    device.run(&image);
+    device.ready(&image);
+    assert!(device.stop() < Duration::from_secs(2));
+}
+
+#[test]
+fn an_application_that_hears_the_request_but_does_not_stop_is_killed_in_time() {
+    let image = Recipe::script("trap 'echo no' TERM; echo trapped; while true; do sleep 1; done").build();
+    let mut device = Device::running(&[]);
+    device.offer(&image);
+    device.run(&image);
+    until("the trap", || device.log("hello").contains("trapped"));
+    let taken = device.stop();
+    assert!(taken >= Duration::from_secs(3) && taken < Duration::from_secs(9), "{taken:?}");
+    assert!(device.log("hello").contains("no"), "it was never asked");
+}
+
+#[test]
 fn an_empty_set_stops_everything() {
     let image = Recipe::script("trap exit TERM; sleep 600 & wait").build();
     let mut device = Device::running(&[]);

@@ -113,6 +113,17 @@ impl Adopted {
         let _gone = pidfd_send_signal(&self.pidfd, signal);
     }
 
+    /// Whether a request to end can reach the process: it catches the signal or waits for it blocked. The kernel drops any other
+    /// for the first process of a pid namespace (`pid_namespaces(7)`).
+    pub fn hears_terminate(&self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid.as_raw_nonzero())).unwrap_or_default();
+        status
+            .lines()
+            .filter_map(|line| line.strip_prefix("SigCgt:").or_else(|| line.strip_prefix("SigBlk:")))
+            .filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .any(|mask| mask & (1 << (Signal::TERM.as_raw() - 1)) != 0)
+    }
+
     /// Waits at most `limit` for the process to end.
     pub fn ends_within(&self, limit: Duration) -> bool {
         matches!(ended_within(&self.pidfd, limit), Ok(true))

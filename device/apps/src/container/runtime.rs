@@ -134,9 +134,15 @@ impl Runtime {
         Ok(Exec { child, pidfd, pid_file, children: Arc::clone(&self.children) })
     }
 
-    /// Sends a signal to the container's first process; when that dies, the kernel ends all others of the container.
-    pub fn signal(&self, container: &Container, signal: Signal) {
-        container.process.signal(signal);
+    /// Asks the container's first process to end; one that cannot hear it is killed at once, since waiting would not help.
+    pub fn terminate(&self, container: &Container) {
+        let can_hear = container.process.hears_terminate();
+        container.process.signal(if can_hear { Signal::TERM } else { Signal::KILL });
+    }
+
+    /// Ends the container: when its first process dies, the kernel ends all others.
+    pub fn kill(&self, container: &Container) {
+        container.process.signal(Signal::KILL);
     }
 
     /// Reaps the ended process of a container; how it ended, in words.

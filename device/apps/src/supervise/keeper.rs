@@ -12,10 +12,7 @@ use std::{
 };
 
 use protocol_types::{AppName, Reason, ReasonCode, socket::ApplicationState};
-use rustix::{
-    event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
-    process::Signal,
-};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use tracing::{info, warn};
 
 use super::{Application, CappedLog, Fact, Policy, Step};
@@ -259,21 +256,15 @@ impl Bench {
                     check.abandon();
                 }
             }
-            Step::Terminate => self.signal(Signal::TERM),
+            Step::Terminate => self.container.iter().for_each(|container| self.workshop.runtime.terminate(container)),
             Step::Kill => {
                 warn!(application = %name, "application did not stop in time and is killed");
-                self.signal(Signal::KILL);
+                self.container.iter().for_each(|container| self.workshop.runtime.kill(container));
             }
             Step::Clear => self.clear(),
             Step::Finish => info!(application = %name, "application stopped"),
         }
         None
-    }
-
-    fn signal(&self, signal: Signal) {
-        if let Some(container) = &self.container {
-            self.workshop.runtime.signal(container, signal);
-        }
     }
 
     fn launch(&mut self) -> Result<(), Reason> {
@@ -297,7 +288,7 @@ impl Bench {
     /// Ends a container that was made but could not be started.
     fn undo(&self, container: Container, error: &RuntimeError) -> Reason {
         let runtime = &self.workshop.runtime;
-        runtime.signal(&container, Signal::KILL);
+        runtime.kill(&container);
         // A killed process that the kernel does not end within this time is stuck in the kernel; `delete` deals with the rest.
         if runtime.ends_within(&container, Duration::from_secs(5)) {
             runtime.reap(container);

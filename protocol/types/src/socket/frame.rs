@@ -5,6 +5,9 @@ use serde::{Serialize, de::DeserializeOwned};
 /// The longest frame body in bytes: one fetched piece and room for what surrounds it.
 pub const MAX_FRAME: usize = 256 * 1024 + 16 * 1024;
 
+/// Room that an idle reader keeps: large frames are rare, and connections live as long as the device is up.
+const KEPT: usize = 16 * 1024;
+
 /// A frame that cannot be written or read. The connection it came from is of no further use.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
@@ -56,6 +59,9 @@ impl FrameReader {
         let Some(body) = rest.get(..length) else { return Ok(None) };
         let message = minicbor_serde::from_slice(body).map_err(|e| FrameError::Malformed(e.to_string()))?;
         self.pending.drain(..4 + length);
+        if self.pending.is_empty() && self.pending.capacity() > KEPT {
+            self.pending = Vec::new();
+        }
         Ok(Some(message))
     }
 }
