@@ -1,6 +1,6 @@
 //! How fast the codecs are, beside the crate that people would otherwise take. Run with `cargo bench --package testbed --bench codecs`.
 
-#![expect(clippy::unwrap_used, missing_docs, reason = "a benchmark that cannot start should stop at once")]
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot start should stop at once")]
 
 use std::hint::black_box;
 
