@@ -215,8 +215,10 @@ fn a_bootstrap_writes_each_account_and_finishes_when_all_were_accepted() {
     let mut scene = Scene::greeted();
     let (ask, question) = asked(&scene.hear(post("/bs").query("ep=gate-42").query("pct=112")));
     assert!(matches!(question, Question::Bootstrap { preferred: Some(ContentFormat::SENML_CBOR), .. }));
+    assert_eq!(scene.code(post("/bs")), Code::BAD_REQUEST, "one at a time");
     let mut steps = scene.decide(ask, Decision::Bootstrap(plan()));
     assert_eq!(sent(&steps).code, Code::CHANGED);
+    assert_eq!(scene.code(post("/bs")), Code::BAD_REQUEST, "one at a time");
     steps.remove(0);
     let mut seen = Vec::new();
     while !steps.contains(&Step::Bootstrapped) {

@@ -1,4 +1,4 @@
-//! What a bootstrap server may do between its yes and its finish (LwM2M 1.1 section 6.1.7): staged, checked as a whole, taken or left.
+//! What a bootstrap server may do between its yes and its finish (LwM2M 1.1 section 6.1): staged, checked as a whole, taken or left.
 //! Never changes the accounts in use.
 
 use std::collections::BTreeMap;
@@ -41,7 +41,7 @@ impl Staging {
         if request.code == Code::POST && request.uri_path() == "/bs" {
             return match self.accounts() {
                 Ok(accounts) => Outcome::Finished(accounts),
-                Err(fault) => Outcome::Answer(Message::refusal(Code::NOT_ACCEPTABLE, &fault.to_string())),
+                Err(fault) => Outcome::Answer(Message::refusal(fault.code(), &fault.to_string())),
             };
         }
         let path = Path::from_segments(request.segments());
@@ -103,7 +103,7 @@ impl Staging {
         Ok(Message::new(Code::DELETED))
     }
 
-    /// Bootstrap-Read is for object 1 alone (section 6.1.7.7; object 2 is not supported).
+    /// Bootstrap-Read is for object 1 alone (section 6.1; object 2, the other one that may be read, is not supported).
     fn read(&self, path: &Path, request: &Message) -> Result<Message, Refusal> {
         if path.ids().first() != Some(&ids::SERVER) || path.ids().len() > 2 {
             return Err((Code::METHOD_NOT_ALLOWED, String::new()));
@@ -118,7 +118,7 @@ impl Staging {
         Ok(Message::new(Code::CONTENT).content(format, payload))
     }
 
-    /// Bootstrap-Discover (section 6.1.7.4): which instances there are, and to which server they belong.
+    /// Bootstrap-Discover: which instances there are, and to which server they belong.
     fn discover(&self, path: &Path, tree: &Tree<'_>) -> Result<Message, Refusal> {
         if path.ids().len() > 1 {
             return Err((Code::METHOD_NOT_ALLOWED, String::new()));

@@ -45,7 +45,7 @@ impl Dispatch<'_> {
     pub(super) fn on(&mut self, request: &Message) -> (Message, Option<Afterwards>) {
         let outcome = match Path::from_segments(request.segments()) {
             Err(_) => Err(Message::new(Code::NOT_FOUND)),
-            // Every operation on object 0 is refused (section 6.3 and appendix E.1).
+            // Every operation on object 0 is refused (section 6.3).
             Ok(path) if path.ids().first() == Some(&ids::SECURITY) => Err(Message::new(Code::UNAUTHORIZED)),
             Ok(path) => self.operation(&path, request),
         };
@@ -106,7 +106,7 @@ impl Dispatch<'_> {
             return Err(Message::new(Code::METHOD_NOT_ALLOWED));
         }
         let own = self.attributes.get(path).copied().unwrap_or_default();
-        let changed = own.updated(request).map_err(|error| Message::refusal(Code::BAD_REQUEST, &error.to_string()))?;
+        let changed = own.updated(request).map_err(|error| Message::refusal(error.code(), &error.to_string()))?;
         let on_value = changed.gt.is_some() || changed.lt.is_some() || changed.st.is_some();
         if on_value && !is_numeric(path) {
             return Err(Message::refusal(Code::BAD_REQUEST, "gt, lt and st need a numeric resource"));

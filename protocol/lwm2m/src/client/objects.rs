@@ -21,7 +21,7 @@ impl<T: Into<Value>> From<T> for Reading {
     }
 }
 
-/// What happens to what a Write does not name (OMA LwM2M 1.1 section 6.3.3).
+/// What happens to what a Write does not name (OMA LwM2M 1.1 section 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteMode {
     /// They stay (POST).
@@ -75,7 +75,7 @@ pub trait Objects {
     /// with [`WriteMode::Replace`], what lies below it and is not in `entries` goes. The client notifies observers by itself.
     fn write(&mut self, target: &Path, mode: WriteMode, entries: &[Entry]) -> Result<(), ObjectError>;
 
-    /// Executes a resource with its arguments (section 6.3.5), which are not checked. What it sets off should begin after the
+    /// Executes a resource with its arguments (section 6.3), which are not checked. What it sets off should begin after the
     /// answer had a chance to leave.
     fn execute(&mut self, object: u16, instance: u16, resource: u16, arguments: &str) -> Result<(), ObjectError>;
 }

@@ -90,7 +90,7 @@ impl Tree<'_> {
         Ok(())
     }
 
-    /// The links of objects and instances for a registration (section 6.2.1).
+    /// The links of objects and instances for a registration (section 6.2).
     pub(super) fn registration_links(&self) -> Vec<Link> {
         let mut links = vec![Link::to(&Path::ROOT).with("rt", "oma.lwm2m").with("ct", "112")];
         for object in self.object_ids() {
@@ -104,7 +104,7 @@ impl Tree<'_> {
         links
     }
 
-    /// The paths at or one or two levels below `path`, for Discover (section 6.3.2): resources are named, their instances counted.
+    /// The paths at or one or two levels below `path`, for Discover (section 6.3): resources are named, their instances counted.
     pub(super) fn discover(&self, path: &Path) -> Result<Vec<Link>, ObjectError> {
         self.check(path)?;
         match *path.ids() {

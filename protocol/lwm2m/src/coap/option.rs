@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::Code;
+
 /// The number of an option (RFC 7252 section 5.10 and later registrations).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OptionNumber(pub u16);
@@ -90,6 +92,13 @@ impl fmt::Debug for OptionNumber {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is critical and cannot be processed")]
 pub struct BadOption(pub OptionNumber);
+
+impl BadOption {
+    /// The response code of the refusal.
+    pub const fn code(&self) -> Code {
+        Code::BAD_OPTION
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry {

@@ -41,7 +41,7 @@ impl Decoder {
             self.buffer.clear();
             self.read = 0;
             // A connection that once carried a large message should not hold its room for ever.
-            self.buffer.shrink_to(4096);
+            self.buffer.shrink_to(512);
         }
         Ok(Some(message))
     }

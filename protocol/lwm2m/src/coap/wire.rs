@@ -6,7 +6,8 @@ use super::{OptionNumber, Options};
 const MOST_OPTIONS: usize = 128;
 const PAYLOAD_MARKER: u8 = 0xff;
 
-/// Bytes that are not a CoAP message; each has the response code 4.00 where an answer is possible at all.
+/// Bytes that are not a CoAP message. There is no response to what is no request: a datagram is rejected with a reset or passed
+/// over, a stream is aborted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
     /// The bytes end inside of something.

@@ -1,4 +1,4 @@
-//! SenML in CBOR (RFC 8428 section 6) with the names and links of LwM2M 1.1 (section 7.4.6).
+//! SenML in CBOR (RFC 8428 section 6) with the names and links of LwM2M 1.1 (section 7.4).
 
 use minicbor::{
     Decoder, Encoder,

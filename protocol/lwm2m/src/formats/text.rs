@@ -1,4 +1,4 @@
-//! Plain text and opaque: one value without its path (OMA LwM2M 1.1 sections 7.4.1 and 7.4.2).
+//! Plain text and opaque: one value without its path (OMA LwM2M 1.1 section 7.4).
 
 use super::{ObjectLink, Value};
 use crate::object::Type;

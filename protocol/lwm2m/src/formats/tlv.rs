@@ -1,4 +1,4 @@
-//! OMA TLV (LwM2M 1.1 section 7.4.5): type, length, value, nested by instance and resource. The types of values come from the definitions.
+//! OMA TLV (LwM2M 1.1 section 7.4.3): type, length, value, nested by instance and resource. The types of values come from the definitions.
 
 use super::{Entry, FormatError, ObjectLink, Value};
 use crate::{
@@ -276,7 +276,7 @@ mod tests {
         digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
     }
 
-    /// LwM2M 1.1, the example of section 7.4.5: Read of /3/0.
+    /// LwM2M 1.1, the example of section 7.4.3: Read of /3/0.
     const DEVICE: &str =
         "c80014 4f70656e204d6f62696c6520416c6c69616e6365 c80116 4c69676874776569676874204d324d20436c69656e74
         c80209 333435303030313233 c303 312e30 8606 410001 410105 880708 42000ed8 42011388 8708 41007d 42010384

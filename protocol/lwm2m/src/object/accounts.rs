@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::Path;
-use crate::formats::{Entry, Value};
+use crate::{
+    coap::Code,
+    formats::{Entry, Value},
+};
 
 /// How a server is authenticated (resource /0/x/2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +122,13 @@ pub enum AccountsError {
     /// Objects 0 and 1 do not name the same server exactly once each.
     #[error("short server id {0} is not in exactly one instance of objects 0 and 1 each")]
     Unpaired(u16),
+}
+
+impl AccountsError {
+    /// The response code to a finish whose accounts have this fault.
+    pub const fn code(&self) -> Code {
+        Code::NOT_ACCEPTABLE
+    }
 }
 
 impl Accounts {

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use crate::coap::Message;
+use crate::coap::{Code, Message};
 
 /// When a change is worth a notification. Absent means not set.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -23,6 +23,13 @@ pub struct Attributes {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a notification attribute with a valid value")]
 pub struct AttributeError(String);
+
+impl AttributeError {
+    /// The response code of the refusal.
+    pub const fn code(&self) -> Code {
+        Code::BAD_REQUEST
+    }
+}
 
 impl Attributes {
     /// Reads the queries of a Write-Attributes request on top of `self`; an attribute without value is unset.
@@ -85,7 +92,7 @@ impl Attributes {
         Some(Duration::from_secs(u64::from(pmax)))
     }
 
-    /// Whether a resource that held `before` at the last notification and holds `now` is worth one (section 5.1.2.2). Without
+    /// Whether a resource that held `before` at the last notification and holds `now` is worth one (section 5.1.2). Without
     /// conditions, and for values that are not numbers, every change is.
     pub fn worth(&self, before: Option<f64>, now: Option<f64>) -> bool {
         let (Some(before), Some(now)) = (before, now) else { return true };

@@ -34,7 +34,8 @@ impl Settings {
     /// Settings for a service on an ordinary network.
     pub fn new(seed: u64) -> Self {
         Self {
-            limits: Limits::default(),
+            // A device has little to say before it is known, and there are many devices.
+            limits: Limits { max_message: 16_384, max_body: 65_536, ..Limits::default() },
             hello_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(120),
             lifetime: 10..=31_536_000,
@@ -122,7 +123,7 @@ pub enum Operation {
     Execute {
         /// The resource.
         path: Path,
-        /// Arguments (section 6.3.5), may be empty.
+        /// Arguments (section 6.3), may be empty.
         arguments: String,
     },
     /// Asks which instances, resources and attributes there are.

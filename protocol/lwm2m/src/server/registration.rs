@@ -8,7 +8,7 @@ use crate::{
     object::Path,
 };
 
-/// What a client that names no lifetime gets (section 6.2.1.1), in seconds.
+/// What a client that names no lifetime gets (section 6.2), in seconds.
 const USUAL_LIFETIME: u32 = 86_400;
 /// Versions whose registrations this crate understands. A client that offers a later one asks again with one of these.
 const VERSIONS: [&str; 2] = ["1.0", "1.1"];
@@ -69,7 +69,7 @@ impl RegistrationError {
 }
 
 impl Registration {
-    /// Reads `POST /rd`. A query that the standard does not name is refused, as section 6.2.1 asks.
+    /// Reads `POST /rd`. A query that the standard does not name is refused, as section 6.2 asks.
     pub fn read(request: &Message) -> Result<Self, RegistrationError> {
         let mut registration = Self {
             endpoint: None,
@@ -138,7 +138,7 @@ fn lifetime(value: &str) -> Result<u32, RegistrationError> {
     value.parse().ok().filter(|lifetime| digits && *lifetime > 0).ok_or(RegistrationError::Query("lt".to_owned()))
 }
 
-/// One or more of the transports U, T, S and N, each once (section 6.2.1.2); 1.0 writes queue mode here too.
+/// One or more of the transports U, T, S and N, each once (section 6.2); 1.0 writes queue mode here too.
 fn binding(value: &str) -> Result<String, RegistrationError> {
     let fine =
         (1..=5).contains(&value.len()) && value.chars().all(|c| "UTSNQ".contains(c) && value.matches(c).count() == 1);

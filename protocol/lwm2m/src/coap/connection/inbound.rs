@@ -12,7 +12,7 @@ use crate::{
 impl<T: Clone> Connection<T> {
     pub(super) fn request_arrived(&mut self, now: Millis, mut request: Message, out: &mut Vec<Output<T>>) {
         if let Err(bad) = request.options.check() {
-            return refuse(request.token, Code::BAD_OPTION, &bad.to_string(), out);
+            return refuse(request.token, bad.code(), &bad.to_string(), out);
         }
         let key = Key::of(&request);
         let block1 = Block::of(&request.options, OptionNumber::BLOCK1);

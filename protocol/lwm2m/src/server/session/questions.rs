@@ -33,6 +33,10 @@ impl Session {
     }
 
     pub(super) fn bootstrap_question(&self, request: &Message) -> Result<(Question, Asking), Message> {
+        let asked = self.asked.iter().any(|asked| matches!(asked.question, Asking::Bootstrap));
+        if asked || self.bootstrap.is_some() {
+            return Err(Message::refusal(Code::BAD_REQUEST, "a bootstrap is under way"));
+        }
         let (mut endpoint, mut preferred) = (None, None);
         for (name, value) in request.queries() {
             match name {
