@@ -38,6 +38,7 @@ const FREEZE: &str = "an expired timestamp or snapshot is a warning (design, sec
 const LAZY: &str =
     "tough loads every delegation at once; a device loads those that the release names (design, section 11)";
 const DEVICE: &str = "what fits a device is beyond The Update Framework";
+const LENGTH: &str = "tough takes the length of a target as an upper bound";
 const VERSION: &str = "tough does not look at `spec_version`";
 const STRICT: &str = "a component must stand in the role that its kind asks for (design, section 11)";
 
@@ -295,11 +296,10 @@ fn mix_and_match(cases: &mut Cases) {
         let old = world.served.metadata[&snapshot_file(other)].clone();
         world.publish_release("1.1.0");
         let name = snapshot_file(world.online.last_snapshot);
-        let length = world.served.metadata[&name].len();
-        let padding = length.saturating_sub(old.len());
-        let mut padded = old.clone();
-        padded.splice(1..1, std::iter::repeat_n(b' ', padding));
-        assert_eq!(padded.len(), length, "the digest alone must tell them apart");
+        // White space makes up for the length, so that the digest alone must tell them apart.
+        let value: serde_json::Value = serde_json::from_slice(&old).unwrap();
+        let mut padded = serde_json::to_vec(&value).unwrap();
+        padded.resize(world.served.metadata[&name].len(), b' ');
         world.served.metadata.insert(name, padded);
         world.wish("1.0.0")
     });
@@ -422,6 +422,29 @@ fn delegations(cases: &mut Cases) {
         world.publish();
         world.wish("1.0.0")
     });
+    cases.bad("an OS outside of the paths that are delegated to its publisher", "not_delegated", |world, _| {
+        world.publish_targets(|targets| targets["delegations"]["roles"][0]["paths"] = json!(["os/rpi4/*.json"]));
+        world.wish("1.0.0")
+    });
+    cases.bad("an OS whose path an earlier delegation covers", "not_delegated", |world, _| {
+        world.publish_targets(|targets| {
+            let roles = targets["delegations"]["roles"].as_array_mut().unwrap();
+            roles.reverse();
+            roles[0]["paths"] = json!(["apps/hello/*.json", "os/*/*.json"]);
+        });
+        world.wish("1.0.0")
+    });
+    cases.add(
+        "an OS that its publisher lists with another length",
+        ("not_delegated", Refuses, Accepts, LENGTH),
+        |world, _| {
+            let os = world.delegated.get_mut(&Delegate::Os).unwrap();
+            os.entries.get_mut(&path("os/host/1.0.0.json")).unwrap().size += 1;
+            world.next_versions();
+            world.publish();
+            world.wish("1.0.0")
+        },
+    );
     cases.add("an OS that the release key lists itself", ("not_delegated", Accepts, Accepts, STRICT), |world, _| {
         let os = world.delegated[&Delegate::Os].entries.clone();
         world.targets.entries.extend(os);
