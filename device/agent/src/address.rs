@@ -146,7 +146,19 @@ impl From<ServerAddress> for String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_text_is_refused_or_reads_back_as_itself(text in "(coaps\\+tcp|https)?(://)?[a-z0-9.:\\[\\]/@% -]{0,40}") {
+            if let Ok(address) = text.parse::<ServerAddress>() {
+                prop_assert_eq!(address.to_string().parse::<ServerAddress>(), Ok(address.clone()));
+                prop_assert!(!address.authority().contains(['/', '@', ' ', '%']), "{}", address);
+            }
+        }
+    }
 
     #[test]
     fn names_and_both_kinds_of_ip_addresses_read_back_as_themselves() {

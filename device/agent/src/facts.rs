@@ -4,7 +4,10 @@ use protocol_types::{
     UnixSeconds, UpdateStatus,
     socket::{ApplicationStatus, Contact},
 };
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use crate::{orders::Orders, relay::Source};
 
@@ -24,13 +27,32 @@ pub struct Facts {
     /// How the agent reaches the world.
     pub contact: watch::Sender<Contact>,
     /// The newest time signed by the service.
-    pub signed_time: watch::Sender<Option<UnixSeconds>>,
+    pub signed_time: watch::Sender<Option<SignedTime>>,
     /// Where fetched bytes come from.
     pub source: watch::Sender<Source>,
     /// Whether the device is about to restart.
     pub restarting: watch::Sender<bool>,
     /// A wish of the service to restart; one that waits is enough.
     pub restart: mpsc::Sender<()>,
+}
+
+/// A time that the service signed, and when it was true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SignedTime {
+    time: UnixSeconds,
+    at: Instant,
+}
+
+impl SignedTime {
+    /// A time that is true just now.
+    pub fn new(time: UnixSeconds) -> Self {
+        Self { time, at: Instant::now() }
+    }
+
+    /// The present by it.
+    pub fn now(&self) -> UnixSeconds {
+        self.time.plus(self.at.elapsed())
+    }
 }
 
 impl Facts {

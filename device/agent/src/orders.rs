@@ -114,7 +114,19 @@ impl Wish {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn orders_that_were_taken_read_back_as_written(path: String, digest: String, rollout: String, id in 0_u16..20) {
+            if let Ok(orders) = ordered().with([(0, &*path), (1, &digest), (2, &rollout), (id, &path)]) {
+                let (path, digest, rollout) = orders.texts();
+                prop_assert_eq!(Orders::default().with([(0, &*path), (1, &digest), (2, &rollout)]).map(|it| it.wish), Ok(orders.wish));
+            }
+        }
+    }
 
     const DIGEST: &str = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 

@@ -119,9 +119,21 @@ pub async fn ask_time(server: &ServerAddress, tls: Arc<ClientConfig>, key: &Time
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use rcgen::SigningKey;
 
     use super::*;
+
+    proptest! {
+        #[test]
+        fn no_bytes_are_believed_that_the_key_did_not_sign(answer: Vec<u8>, signature: Vec<u8>, time: u64) {
+            let key = TimeKey { point: [&[4][..], &[7; 64]].concat() };
+            prop_assert!(key.verify("aa", &answer).is_err());
+            let signature = data_encoding::BASE64.encode(&signature);
+            let answer = serde_json::json!({ "time": time, "nonce": "aa", "signature": signature }).to_string();
+            prop_assert!(matches!(key.verify("aa", answer.as_bytes()), Err(TimeError::Signature)));
+        }
+    }
 
     fn answer(key: &rcgen::KeyPair, time: u64, signed_nonce: &str, nonce: &str) -> String {
         let signature = key.sign(format!("mbl-time-v1\n{time}\n{signed_nonce}").as_bytes()).unwrap();

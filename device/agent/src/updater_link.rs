@@ -3,10 +3,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use protocol_types::{
-    UnixSeconds,
-    socket::{AgentToUpdater, Contact, Fetched, Role, UpdaterToAgent},
-};
+use protocol_types::socket::{AgentToUpdater, Contact, Fetched, Role, UpdaterToAgent};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -14,7 +11,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    facts::{Facts, set},
+    facts::{Facts, SignedTime, set},
     orders::{Orders, Wish},
     redial::Redial,
     relay::Relay,
@@ -52,7 +49,7 @@ struct Link<'a> {
     speaking: Speaking,
     orders: watch::Receiver<Orders>,
     contact: watch::Receiver<Contact>,
-    signed_time: watch::Receiver<Option<UnixSeconds>>,
+    signed_time: watch::Receiver<Option<SignedTime>>,
     /// The wish that this connection has carried.
     said: Option<Wish>,
 }
@@ -91,7 +88,7 @@ impl<'a> Link<'a> {
                 Ok(()) = self.signed_time.changed() => {
                     let time = *self.signed_time.borrow_and_update();
                     if let Some(time) = time {
-                        self.speaking.say(&AgentToUpdater::TrustedTime(time)).await?;
+                        self.speaking.say(&AgentToUpdater::TrustedTime(time.now())).await?;
                     }
                 }
                 Some(()) = restarts.recv() => self.speaking.say(&AgentToUpdater::Restart).await?,

@@ -126,7 +126,7 @@ fn telling(key: &rcgen::KeyPair) -> impl Fn(&str) -> Vec<u8> + Send + Sync + 'st
 async fn signed_time(device: &Simulated) -> UnixSeconds {
     let mut signed = device.facts.signed_time.subscribe();
     let told = timeout(Duration::from_secs(20), signed.wait_for(Option::is_some)).await.expect("no time was believed");
-    told.unwrap().unwrap()
+    told.unwrap().unwrap().now()
 }
 
 #[tokio::test]

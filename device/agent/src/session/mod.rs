@@ -1,25 +1,26 @@
 //! Drives the LwM2M client of one device: performs its steps over TLS and tells it what happened. The client decides when and
-//! whom to call; this file knows certificates, time and what the other tasks report.
+//! whom to call; a session knows certificates, time and what the other tasks report.
+
+mod certificates;
+mod line;
+mod sources;
 
 use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 
 use protocol_lwm2m::{
-    client::{Client, DialFailure, Fact, Settings, Step, Target},
-    coap::{ExchangeError, Limits, Message, signal},
-    object::{Accounts, Path, ids},
+    client::{Client, Fact, Settings, Step, Target},
+    coap::{Limits, Message},
+    object::{Path, ids},
     time::Millis,
 };
 use protocol_types::{UnixSeconds, UpdateStatus, socket::ApplicationStatus};
-use rustls_pki_types::CertificateDer;
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    address::{Scheme, ServerAddress},
-    cause::Chain,
     clock::Present,
     connection::{CoapConnection, ConnectionError},
-    dial::{DialError, Verdict, dial},
+    dial::DialError,
     enrolment::Enrolment,
     est,
     facts::{Facts, set},
@@ -28,12 +29,13 @@ use crate::{
     operational::Operational,
     orders::Orders,
     random,
-    relay::Source,
     renewal::Due,
     state::DurableState,
-    tls::{ALPN_COAP, ALPN_HTTP, Trust, TrustError, Validity},
-    trusted_time::{TimeError, ask_time},
+    tls::{Trust, TrustError},
+    trusted_time::TimeError,
 };
+use certificates::Enrolling;
+use line::Line;
 
 /// What one connection may cost.
 const LIMITS: Limits = Limits {
@@ -85,19 +87,6 @@ pub struct Session {
 }
 
 type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
-/// The one connection that the client uses.
-enum Line {
-    Idle,
-    Dialing(Pending<Result<Box<CoapConnection>, DialError>>),
-    Open(Box<CoapConnection>),
-}
-
-/// An enrolment on the bootstrap connection.
-struct Enrolling {
-    accounts: Accounts,
-    authority: Option<CertificateDer<'static>>,
-}
 
 /// What other tasks report.
 struct Heard {
@@ -315,239 +304,6 @@ impl Session {
         }
     }
 
-    // Connections.
-
-    fn dial(&mut self, target: &Target) {
-        let (address, tls) = match self.destination(target) {
-            Ok(destination) => destination,
-            Err(fact) => return self.due.push_back(fact),
-        };
-        tracing::debug!(%address, "dialing");
-        let limit = usize::try_from(LIMITS.max_message).unwrap_or(usize::MAX);
-        self.line = Line::Dialing(Box::pin(async move {
-            let stream = dial(&address, tls).await?;
-            Ok(Box::new(CoapConnection::new(stream, limit)))
-        }));
-    }
-
-    /// Address and TLS of a target, or what the client must hear instead.
-    fn destination(&self, target: &Target) -> Result<(ServerAddress, Arc<rustls::ClientConfig>), Fact> {
-        let identity = &self.device.identity;
-        let unusable = || Fact::DialFailed(DialFailure::Unauthorized);
-        match target {
-            Target::Bootstrap => {
-                let tls = self.device.trust.client(identity.factory().clone(), ALPN_COAP, Validity::Strict);
-                let tls = tls.map_err(|e| {
-                    tracing::error!(error = %Chain(&e), "TLS cannot be configured for bootstrap");
-                    unusable()
-                })?;
-                Ok((identity.bootstrap().clone(), tls))
-            }
-            Target::Management { uri, .. } => {
-                let operational = self.operational.as_ref().ok_or(Fact::BootstrapAgain)?;
-                if operational.is_expired(self.device.trust.clock().present()) {
-                    tracing::warn!("the operational certificate has expired, enrolling anew");
-                    return Err(Fact::BootstrapAgain);
-                }
-                let address: ServerAddress = uri.parse().map_err(|e| {
-                    tracing::error!(error = %Chain(&e), "the management server has no usable address");
-                    unusable()
-                })?;
-                if address.scheme() != Scheme::CoapsTcp {
-                    tracing::error!(%address, "the management server is not one of CoAP over TLS");
-                    return Err(unusable());
-                }
-                Ok((address, operational.management().clone()))
-            }
-        }
-    }
-
-    fn dialed(&mut self, dialed: Result<Box<CoapConnection>, DialError>) -> Fact {
-        let facts = &self.device.facts;
-        let error = match dialed {
-            Ok(connection) => {
-                set(&facts.service_answers, true);
-                if let Some(address) = connection.local_address() {
-                    self.objects.connected_from(address);
-                }
-                self.line = Line::Open(connection);
-                return Fact::Connected;
-            }
-            Err(error) => error,
-        };
-        self.line = Line::Idle;
-        set(&facts.service_answers, error.answered());
-        tracing::warn!(error = %Chain(&error), "the service was not reached");
-        match error.verdict() {
-            Verdict::TryAgain => Fact::DialFailed(DialFailure::Unreachable),
-            Verdict::CertificateRefused | Verdict::ServerUntrusted => Fact::DialFailed(DialFailure::Unauthorized),
-            Verdict::TimeDoubtful => {
-                // The service may be right and this clock wrong: ask, and do not take it for a refusal.
-                self.ask_time();
-                Fact::DialFailed(DialFailure::Unreachable)
-            }
-        }
-    }
-
-    /// The connection ended by itself; it is dropped, and the client hears why.
-    async fn line_broke(&mut self, error: &ConnectionError) -> Fact {
-        let line = std::mem::replace(&mut self.line, Line::Idle);
-        if let (Line::Open(mut connection), ConnectionError::Wire(e)) = (line, error) {
-            // RFC 8323, section 5.6: say why before hanging up.
-            connection.queue(&signal::abort(&e.to_string()));
-            connection.close().await;
-        }
-        tracing::warn!(error = %Chain(error), "the connection to the service ended");
-        match error.verdict() {
-            Verdict::CertificateRefused => Fact::DialFailed(DialFailure::Unauthorized),
-            Verdict::TryAgain | Verdict::ServerUntrusted | Verdict::TimeDoubtful => Fact::Lost,
-        }
-    }
-
-    // Certificates.
-
-    fn answered(&mut self, id: u64, result: Result<Message, ExchangeError>) {
-        let answer = est::certificate(result);
-        let next = match id {
-            AUTHORITY => answer.and_then(|authority| {
-                let request = est::ask_certificate(&self.device.identity)?;
-                self.enrolling.iter_mut().for_each(|enrolling| enrolling.authority = Some(authority.clone()));
-                Ok(Fact::Request { id: CERTIFICATE, request })
-            }),
-            CERTIFICATE => answer.and_then(|issued| self.enrolled(issued)),
-            _ => {
-                if let Err(e) = answer.and_then(|issued| self.renewed(issued)) {
-                    tracing::warn!(error = %Chain(&e), "the operational certificate was not renewed");
-                    let monotonic = self.monotonic();
-                    self.operational.iter_mut().for_each(|it| it.renewal_mut().failed(monotonic, random::number()));
-                }
-                return;
-            }
-        };
-        let fact = next.unwrap_or_else(|e| {
-            tracing::warn!(error = %Chain(&e), "no operational certificate was issued");
-            self.enrolling = None;
-            Fact::EnrolFailed
-        });
-        self.due.push_back(fact);
-    }
-
-    fn enrolled(&mut self, issued: CertificateDer<'static>) -> Result<Fact, est::EstError> {
-        let Some(Enrolling { accounts, authority }) = self.enrolling.take() else { return Ok(Fact::EnrolFailed) };
-        let chain = est::accept(issued, authority.as_ref(), &self.device.identity, self.present())?;
-        tracing::info!("operational certificate issued");
-        self.take_up(Enrolment { accounts, chain });
-        Ok(Fact::Enrolled)
-    }
-
-    fn renewed(&mut self, issued: CertificateDer<'static>) -> Result<(), est::EstError> {
-        let chain = est::accept(issued, None, &self.device.identity, self.present())?;
-        let accounts = self.client.accounts().cloned().unwrap_or_default();
-        tracing::info!("operational certificate renewed");
-        self.take_up(Enrolment { accounts, chain });
-        Ok(())
-    }
-
-    /// Keeps an enrolment and uses it from the next connection on.
-    fn take_up(&mut self, enrolment: Enrolment) {
-        let clock = self.device.trust.clock();
-        // The service issued it just now, so its first day has come.
-        clock.raise_floor(enrolment.validity().not_before);
-        let kept = self.device.state.keep_enrolment(&enrolment);
-        if let Err(e) = kept.and_then(|()| self.device.state.keep_floor(clock.floor())) {
-            tracing::error!(error = %Chain(&e), "the enrolment could not be kept; a restart will enrol again");
-        }
-        match Operational::new(enrolment, &self.device.identity, &self.device.trust) {
-            Ok(operational) => self.operational = Some(operational),
-            Err(e) => tracing::error!(error = %Chain(&e), "TLS cannot be configured with the issued certificate"),
-        }
-        self.point_source();
-    }
-
-    fn accounts_changed(&mut self, accounts: Accounts) {
-        let Some(operational) = &mut self.operational else { return };
-        operational.set_accounts(accounts);
-        if let Err(e) = self.device.state.keep_enrolment(operational.enrolment()) {
-            tracing::error!(error = %Chain(&e), "changed accounts could not be kept");
-        }
-    }
-
-    fn look_at_certificate(&mut self) -> Vec<Fact> {
-        let (present, monotonic) = (self.present(), self.monotonic());
-        let Some(operational) = &mut self.operational else { return Vec::new() };
-        match operational.renewal().due(present, monotonic) {
-            Due::In(_) => Vec::new(),
-            Due::Expired => {
-                tracing::warn!("the operational certificate has expired, enrolling anew");
-                vec![Fact::BootstrapAgain]
-            }
-            Due::Renew => match est::ask_renewal(&self.device.identity) {
-                Ok(request) => {
-                    operational.renewal_mut().asked();
-                    vec![Fact::Request { id: RENEWAL, request }]
-                }
-                Err(e) => {
-                    tracing::error!(error = %Chain(&e), "cannot ask for a new operational certificate");
-                    operational.renewal_mut().failed(monotonic, random::number());
-                    Vec::new()
-                }
-            },
-        }
-    }
-
-    // Time and sources.
-
-    /// Tells the relay where bytes come from, as far as that is known.
-    fn point_source(&self) {
-        let address = self.device.facts.orders.borrow().artifacts.clone();
-        let source = match (address, &self.operational) {
-            (Some(address), Some(operational)) => Source::Server { address, tls: operational.artifacts().clone() },
-            _ => Source::Unknown,
-        };
-        self.device.facts.source.send_if_modified(|old| {
-            let news = !old.is_same(&source);
-            if news {
-                *old = source;
-            }
-            news
-        });
-    }
-
-    fn ask_time_if_lost(&mut self) {
-        if self.client.is_registered() && matches!(self.present(), Present::AtLeast(_)) {
-            self.ask_time();
-        }
-    }
-
-    fn ask_time(&mut self) {
-        let identity = &self.device.identity;
-        let Some(server) = self.device.facts.orders.borrow().artifacts.clone() else { return };
-        if self.asking.is_some() {
-            return;
-        }
-        let credential = self.operational.as_ref().map_or_else(|| identity.factory().clone(), Operational::credential);
-        let key = identity.time_key().clone();
-        match self.device.trust.client(credential, ALPN_HTTP, Validity::ForTime) {
-            Ok(tls) => self.asking = Some(Box::pin(async move { ask_time(&server, tls, &key).await })),
-            Err(e) => tracing::error!(error = %Chain(&e), "TLS cannot be configured for asking the time"),
-        }
-    }
-
-    fn learn(&mut self, time: Result<UnixSeconds, TimeError>) {
-        match time {
-            Ok(time) => {
-                tracing::info!(%time, "the service told the time");
-                let clock = self.device.trust.clock();
-                clock.learn(time);
-                if let Err(e) = self.device.state.keep_floor(clock.floor()) {
-                    tracing::error!(error = %Chain(&e), "the time could not be kept");
-                }
-                set(&self.device.facts.signed_time, Some(time));
-            }
-            Err(e) => tracing::warn!(error = %Chain(&e), "the service did not tell the time"),
-        }
-    }
-
     fn present(&self) -> Present {
         self.device.trust.clock().present()
     }
@@ -558,17 +314,6 @@ impl Session {
 
     fn now(&self) -> Millis {
         Millis::default().plus(self.monotonic())
-    }
-}
-
-impl Line {
-    /// What happens on the line next; may be dropped and called again.
-    async fn event(&mut self) -> Event {
-        match self {
-            Self::Idle => std::future::pending().await,
-            Self::Dialing(dialing) => Event::Dialed(dialing.await),
-            Self::Open(connection) => Event::Received(connection.receive().await),
-        }
     }
 }
 

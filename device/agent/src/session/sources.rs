@@ -1,0 +1,67 @@
+//! What a session takes from the artifact server: the address for the relay, and the signed time for a lost clock.
+
+use protocol_types::UnixSeconds;
+
+use super::Session;
+use crate::{
+    cause::Chain,
+    clock::Present,
+    facts::{SignedTime, set},
+    operational::Operational,
+    relay::Source,
+    tls::{ALPN_HTTP, Validity},
+    trusted_time::{TimeError, ask_time},
+};
+
+impl Session {
+    /// Tells the relay where bytes come from, as far as that is known.
+    pub(super) fn point_source(&self) {
+        let address = self.device.facts.orders.borrow().artifacts.clone();
+        let source = match (address, &self.operational) {
+            (Some(address), Some(operational)) => Source::Server { address, tls: operational.artifacts().clone() },
+            _ => Source::Unknown,
+        };
+        self.device.facts.source.send_if_modified(|old| {
+            let news = !old.is_same(&source);
+            if news {
+                *old = source;
+            }
+            news
+        });
+    }
+
+    pub(super) fn ask_time_if_lost(&mut self) {
+        if self.client.is_registered() && matches!(self.present(), Present::AtLeast(_)) {
+            self.ask_time();
+        }
+    }
+
+    pub(super) fn ask_time(&mut self) {
+        let identity = &self.device.identity;
+        let Some(server) = self.device.facts.orders.borrow().artifacts.clone() else { return };
+        if self.asking.is_some() {
+            return;
+        }
+        let credential = self.operational.as_ref().map_or_else(|| identity.factory().clone(), Operational::credential);
+        let key = identity.time_key().clone();
+        match self.device.trust.client(credential, ALPN_HTTP, Validity::ForTime) {
+            Ok(tls) => self.asking = Some(Box::pin(async move { ask_time(&server, tls, &key).await })),
+            Err(e) => tracing::error!(error = %Chain(&e), "TLS cannot be configured for asking the time"),
+        }
+    }
+
+    pub(super) fn learn(&mut self, time: Result<UnixSeconds, TimeError>) {
+        match time {
+            Ok(time) => {
+                tracing::info!(%time, "the service told the time");
+                let clock = self.device.trust.clock();
+                clock.learn(time);
+                if let Err(e) = self.device.state.keep_floor(clock.floor()) {
+                    tracing::error!(error = %Chain(&e), "the time could not be kept");
+                }
+                set(&self.device.facts.signed_time, Some(SignedTime::new(time)));
+            }
+            Err(e) => tracing::warn!(error = %Chain(&e), "the service did not tell the time"),
+        }
+    }
+}
