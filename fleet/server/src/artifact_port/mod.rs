@@ -28,20 +28,22 @@ use tokio::{
 use tokio_util::io::ReaderStream;
 
 use self::range::Wanted;
-use crate::{authority::CertificateFacts, fleet::Fleet, metrics::HandshakeLabels};
+use crate::{authority::CertificateFacts, crowd::Crowd, fleet::Fleet, metrics::HandshakeLabels};
 
 /// The port's name in logs and metrics.
 pub(crate) const NAME: &str = "artifacts";
 /// Answers under way at a time; with [`CHUNK`] they bound the memory of the port, however slowly devices read.
 const TRANSFERS: usize = 1024;
+/// Connections of one device.
+const OF_ONE_DEVICE: u8 = 8;
 /// Bytes that one answer holds in memory.
 const CHUNK: usize = 64 * 1024;
 /// Seconds after which a device that found no room asks again.
 const RETRY_AFTER_S: &str = "5";
 /// Longest name of a metadata file.
 const MAX_NAME_BYTES: usize = 128;
-/// Longest nonce, in hexadecimal digits.
-const MAX_NONCE_BYTES: usize = 128;
+/// Hexadecimal digits of a nonce: enough that none comes twice.
+const NONCE_DIGITS: std::ops::RangeInclusive<usize> = 32..=64;
 
 /// What all requests share.
 #[derive(Clone)]
@@ -53,6 +55,7 @@ struct Shop {
 /// The router for the connection of one device, made from what its handshake proved.
 pub(crate) fn admission(fleet: Fleet) -> impl Fn(&ServerConnection) -> Option<Router> + Clone + Send + Sync + 'static {
     let shop = Shop { fleet: fleet.clone(), transfers: Arc::new(Semaphore::new(TRANSFERS)) };
+    let crowd = Crowd::new(OF_ONE_DEVICE);
     let router = Router::new()
         .route("/v1/metadata/{name}", get(metadata))
         .route("/v1/artifacts/{digest}", get(artifact))
@@ -67,7 +70,9 @@ pub(crate) fn admission(fleet: Fleet) -> impl Fn(&ServerConnection) -> Option<Ro
             Ok(peer) => {
                 let resumed = tls.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
                 count(if resumed { "resumed" } else { "full" });
-                Some(router.clone().layer(Extension(Arc::new(peer.facts))))
+                // The router lives as long as the connection, and the place with it.
+                let present = Arc::new(crowd.enter(&peer.facts.identity)?);
+                Some(router.clone().layer(Extension(Arc::new(peer.facts))).layer(Extension(present)))
             }
             Err(error) => {
                 tracing::debug!(port = NAME, %error, "a resumed session is no longer trusted");
@@ -243,8 +248,8 @@ async fn time(
     query: Result<Query<TimeQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<SignedTime>, Refusal> {
     let Ok(Query(TimeQuery { nonce })) = query else { return Err(Refusal::Malformed("send one nonce=HEX")) };
-    if !(1..=MAX_NONCE_BYTES).contains(&nonce.len()) || !nonce.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Err(Refusal::Malformed("a nonce has 1 to 128 hexadecimal digits"));
+    if !NONCE_DIGITS.contains(&nonce.len()) || !nonce.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(Refusal::Malformed("a nonce has 32 to 64 hexadecimal digits"));
     }
     let now = shop.fleet.clock.now();
     let signature = shop.fleet.authority.time.sign(now, &nonce).map_err(|error| {

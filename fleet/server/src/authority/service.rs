@@ -198,7 +198,7 @@ mod tests {
     fn an_interrupted_first_start_leaves_nothing_that_hinders_the_next() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("service.pem");
-        std::fs::write(path.with_extension("new"), "half a k").unwrap();
+        std::fs::write(path.with_added_extension("new"), "half a k").unwrap();
         ServiceAuthority::open(&path, NOW).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }

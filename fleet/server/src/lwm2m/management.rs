@@ -25,6 +25,9 @@ use crate::authority::CertificateFacts;
 
 /// An update is noted as presence at most this often.
 const HEARD_STEP: Duration = Duration::from_secs(30);
+/// Least time between two registrations on one connection, and between two reports: nobody may keep the disk busy for others.
+const REGISTRATION_PACE: Duration = Duration::from_secs(1);
+const REPORT_PACE: Duration = Duration::from_millis(100);
 /// How long an older connection has to prove that there are two of the device.
 const PROBE: Duration = Duration::from_secs(5);
 /// Certificates in one connection: one renewal, and some tries.
@@ -68,6 +71,9 @@ struct Visit {
     under_way: Option<UnderWay>,
     last_id: u64,
     heard: Instant,
+    /// When the next registration and the next report are due at the earliest.
+    next_registration: Instant,
+    next_report: Instant,
     certificates: u8,
     /// When the connection ends because the device is elsewhere.
     leave_at: Option<Instant>,
@@ -126,6 +132,8 @@ impl Visit {
             under_way: None,
             last_id: 0,
             heard: Instant::now(),
+            next_registration: Instant::now(),
+            next_report: Instant::now(),
             certificates: 0,
             leave_at: None,
             is_over: false,
@@ -139,6 +147,10 @@ impl Visit {
             Step::Registered(registration) => self.registered(&registration).await,
             Step::Answered { id, result } => self.answered(id, result).await,
             Step::Notified { path, entries, .. } if path == RELEASE => self.reported(&entries).await,
+            Step::ObservationEnded { error, .. } => {
+                let (identity, error) = (&self.facts.identity, crate::Chain(&error));
+                tracing::warn!(account = %identity.account, device = %identity.endpoint, %error, "device ended its reports");
+            }
             Step::Deregistered(Ended::Replaced) => {}
             Step::Deregistered(Ended::Deregistered | Ended::Expired | Ended::ConnectionLost) => self.leave().await,
             _ => {}
@@ -159,6 +171,8 @@ impl Visit {
     }
 
     async fn register(&mut self, registration: &Registration) -> Decision {
+        sleep_until(self.next_registration).await;
+        self.next_registration = Instant::now() + REGISTRATION_PACE;
         let identity = &self.facts.identity;
         if registration.endpoint.as_ref().is_some_and(|endpoint| *endpoint != identity.endpoint) {
             return self.refuse(ReasonCode::IdentityMismatch);
@@ -337,7 +351,9 @@ impl Visit {
         }
     }
 
-    async fn reported(&self, entries: &[Entry]) {
+    async fn reported(&mut self, entries: &[Entry]) {
+        sleep_until(self.next_report).await;
+        self.next_report = Instant::now() + REPORT_PACE;
         let identity = &self.facts.identity;
         let Some(said) = report::report(entries) else {
             tracing::warn!(account = %identity.account, device = %identity.endpoint, "a report has no known phase");

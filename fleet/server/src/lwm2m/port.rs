@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{Devices, Duty, bootstrap, management, wire::Wire};
 use crate::{
+    crowd::Crowd,
     metrics::{HandshakeLabels, PortLabels},
     tls::{ALPN_COAP, Peer},
 };
@@ -21,6 +22,8 @@ use crate::{
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Connections that have not proved who they are; further ones wait in the queue of the kernel.
 const STRANGERS: usize = 2048;
+/// Connections of one device: the one that works, and those that it has lost without the service knowing yet.
+const OF_ONE_DEVICE: u8 = 4;
 /// How long accepting rests when the process has no file descriptors left.
 const REST_AFTER_FAILURE: Duration = Duration::from_millis(100);
 
@@ -37,6 +40,7 @@ pub(crate) async fn serve(port: Port, devices: Devices) {
     let acceptor = TlsAcceptor::from(tls);
     let strangers = Arc::new(Semaphore::new(STRANGERS));
     let places = Arc::new(Semaphore::new(devices.fleet.config.limits.device_connections));
+    let crowd = Crowd::new(OF_ONE_DEVICE);
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -49,12 +53,20 @@ pub(crate) async fn serve(port: Port, devices: Devices) {
         let Some((accepted, stranger)) = accepted else { break };
         match accepted {
             Ok((socket, _)) => {
-                let (devices, acceptor, places) = (devices.clone(), acceptor.clone(), places.clone());
+                let (devices, acceptor) = (devices.clone(), acceptor.clone());
+                let (places, crowd) = (places.clone(), crowd.clone());
                 connections.spawn(async move {
                     let Some((stream, peer)) = Box::pin(introduce(duty, socket, &acceptor, &devices)).await else {
                         return;
                     };
                     drop(stranger);
+                    let Some(_present) = crowd.enter(&peer.facts.identity) else {
+                        let identity = &peer.facts.identity;
+                        tracing::info!(
+                            account = %identity.account, device = %identity.endpoint, "device has too many connections"
+                        );
+                        return;
+                    };
                     attend(duty, (stream, peer), places, devices).await;
                 });
             }
