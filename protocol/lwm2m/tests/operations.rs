@@ -10,7 +10,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use protocol_lwm2m::{
     client::{Client, Fact, ObjectError, Objects, Reading, Settings, Step, WriteMode},
-    coap::{Code, ContentFormat, Message, OptionNumber, Token, signal::Capabilities},
+    coap::{
+        Code, ContentFormat, Message, OptionNumber, Token,
+        signal::{Capabilities, Signal},
+    },
     formats::{self, Entry, Value, link},
     object::{Accounts, Path, SecurityAccount, SecurityMode, ServerAccount},
     time::Millis,
@@ -397,6 +400,20 @@ fn a_registration_that_the_server_forgot_is_made_anew_on_the_same_connection() {
     assert_eq!(paths, ["/", "/1", "/1/1", "/3", "/3/0", "/5/0"]);
     scene.answer_registration(&register);
     assert!(scene.battery(1).is_empty(), "the new registration has no observations");
+}
+
+#[test]
+fn a_server_that_releases_the_connection_is_left_alone_as_long_as_it_asks() {
+    for waiting_for_an_answer in [false, true] {
+        let mut scene = Scene::registered();
+        if waiting_for_an_answer {
+            scene.ask(Message::new(Code::POST).path("/1/1/8"));
+        }
+        let release = Signal::Release { alternatives: Vec::new(), hold_off: Some(500) };
+        let steps = scene.on(Fact::Received(release.message()));
+        assert!(steps.contains(&Step::Close) && steps.contains(&Step::Unregistered), "{steps:?}");
+        assert!(steps.contains(&Step::WakeAt(Millis(500_000))), "{steps:?}");
+    }
 }
 
 #[test]

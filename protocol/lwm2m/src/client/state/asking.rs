@@ -87,6 +87,7 @@ impl Client {
                 // The server has forgotten us, or does not like what changed: start over on the same connection.
                 self.steps.push(Step::Unregistered);
                 self.observers.clear();
+                self.attributes.clear();
                 self.register(now, objects);
             }
             (Purpose::Deregister, State::Leaving { away }) => {

@@ -57,10 +57,9 @@ impl Client {
                         CloseReason::Released(hold_off) => hold_off,
                         CloseReason::Aborted | CloseReason::Broken => None,
                     };
-                    if self.connection.is_some() {
-                        self.hang_up();
-                        self.lost(now, hold_off.map(|seconds| Duration::from_secs(u64::from(seconds))));
-                    }
+                    // What failed with the connection may have hung up already; the wish of the server still counts.
+                    self.hang_up();
+                    self.lost(now, hold_off.map(|seconds| Duration::from_secs(u64::from(seconds))));
                 }
                 // The client observes nothing.
                 Output::Notification { .. } | Output::Ended { .. } => {}
