@@ -1,25 +1,42 @@
-//! Opens databases for the tests of every table: SQLite in a folder of its own.
+//! Opens databases for the tests of every table: SQLite in a folder of its own, or PostgreSQL when one of its tests says so.
 
-use std::sync::Arc;
+use std::{
+    fs,
+    os::unix::{fs::MetadataExt, fs::chown, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use protocol_types::{AccountName, UnixSeconds};
-use sqlx::Row;
+use sqlx::{Executor, Row};
 
 use crate::{AccountScope, NewToken, Store, StoreError, migrations};
 
-/// A database that goes away with the folder.
+/// Set for the second run of all tests: a PostgreSQL server in which each test makes a database of its own.
+const SERVER: &str = "MBL_STORE_TEST_SERVER";
+
+/// A database of one test.
 pub(crate) struct Database {
     pub(crate) store: Store,
-    folder: tempfile::TempDir,
+    url: String,
+    /// Goes away with the database in it.
+    folder: Option<tempfile::TempDir>,
 }
 
 pub(crate) const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 
 impl Database {
     pub(crate) async fn new() -> Self {
+        if let Some(server) = std::env::var_os(SERVER) {
+            let url = new_database(server.to_str().unwrap()).await;
+            let store = Store::open(&url, Arc::new(()), NOW).await.unwrap();
+            return Self { store, url, folder: None };
+        }
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open_file(&folder.path().join("a ?#% b.db"), Arc::new(()), NOW).await.unwrap();
-        Self { store, folder }
+        Self { store, url: String::new(), folder: Some(folder) }
     }
 
     /// The scope of an account that exists.
@@ -31,11 +48,125 @@ impl Database {
 
     /// Closes and opens again, as after a crash of the service.
     pub(crate) async fn reopen(self) -> Self {
-        let Self { store, folder } = self;
+        let Self { store, url, folder } = self;
         store.close().await;
-        let store = Store::open_file(&folder.path().join("a ?#% b.db"), Arc::new(()), NOW).await.unwrap();
-        Self { store, folder }
+        let store = match &folder {
+            Some(folder) => Store::open_file(&folder.path().join("a ?#% b.db"), Arc::new(()), NOW).await.unwrap(),
+            None => Store::open(&url, Arc::new(()), NOW).await.unwrap(),
+        };
+        Self { store, url, folder }
     }
+}
+
+async fn new_database(server: &str) -> String {
+    sqlx::any::install_default_drivers();
+    let name = format!("test_{}_{:?}", std::process::id(), std::thread::current().id());
+    let name: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+    let pool = sqlx::AnyPool::connect(&format!("{server}&dbname=postgres")).await.unwrap();
+    // A thread of the test runner may run several tests, one after the other.
+    let taken: i64 = sqlx::query("SELECT COUNT(*) FROM pg_database WHERE datname LIKE $1")
+        .bind(format!("{name}%"))
+        .fetch_one(&pool)
+        .await
+        .unwrap()
+        .get(0);
+    let name = format!("{name}_{taken}").to_lowercase();
+    pool.execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.unwrap();
+    pool.close().await;
+    format!("{server}&dbname={name}")
+}
+
+/// A PostgreSQL server on a socket in a folder of its own.
+struct Server {
+    process: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Server {
+    fn start() -> Self {
+        let programs = programs();
+        let folder = tempfile::Builder::new().prefix("pg").tempdir_in("/tmp").unwrap();
+        let owner = server_owner();
+        if let Some((user, group)) = owner {
+            chown(folder.path(), Some(user), Some(group)).unwrap();
+        }
+        let run = |program: &str| {
+            let mut command = Command::new(programs.join(program));
+            command.current_dir(folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            if let Some((user, group)) = owner {
+                command.uid(user).gid(group);
+            }
+            command
+        };
+        let data = folder.path().join("data");
+        let made = run("initdb").args(["--username=postgres", "--auth=trust", "-D"]).arg(&data).status().unwrap();
+        assert!(made.success(), "initdb failed in {}", data.display());
+        let process = run("postgres")
+            .args(["-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=200"])
+            .arg("-k")
+            .arg(folder.path())
+            .arg("-D")
+            .arg(&data)
+            .spawn()
+            .unwrap();
+        let server = Self { process, folder };
+        let (socket, begun) = (server.folder.path().join(".s.PGSQL.5432"), Instant::now());
+        let (_keep, wait) = std::sync::mpsc::channel::<()>();
+        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "postgres does not listen on {}", socket.display());
+            assert!(wait.recv_timeout(Duration::from_millis(50)).is_err());
+        }
+        server
+    }
+
+    fn url(&self) -> String {
+        format!("postgres://postgres@localhost/?host={}", self.folder.path().display())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // SIGINT is the server's fast and orderly end; SIGKILL would leave its own children behind.
+        let ended = Command::new("kill").arg("-INT").arg(self.process.id().to_string()).status();
+        drop((ended, self.process.wait()));
+    }
+}
+
+fn programs() -> PathBuf {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let found = versions.map(|version| version.path().join("bin")).filter(|bin| bin.join("initdb").exists()).max();
+    found.expect("PostgreSQL is not installed: run `apt-get install -y --no-install-recommends postgresql`")
+}
+
+/// PostgreSQL refuses to run as root; then it runs as the user of the Debian package.
+fn server_owner() -> Option<(u32, u32)> {
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return None;
+    }
+    let users = fs::read_to_string("/etc/passwd").unwrap();
+    let line = users.lines().find(|line| line.starts_with("postgres:")).expect("there is a user `postgres`");
+    let fields: Vec<&str> = line.split(':').collect();
+    Some((fields[2].parse().unwrap(), fields[3].parse().unwrap()))
+}
+
+/// Runs every test of this crate once more, each in a database of the server.
+#[test]
+fn every_claim_about_the_store_holds_on_postgresql_too() {
+    if std::env::var_os(SERVER).is_some() {
+        return;
+    }
+    let server = Server::start();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--skip", "postgresql", "--skip", "sqlite", "--test-threads", "4"]).env(SERVER, server.url());
+    // Under nextest a test sees variables that would make the second run list tests instead of running them.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("NEXTEST")) {
+        command.env_remove(name);
+    }
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("events_are_numbered_without_gaps_in_each_account ... ok"), "the tests ran: {said}");
+    assert!(Path::new(&server.folder.path().join("data/PG_VERSION")).exists());
 }
 
 /// A released migration never changes: its digest stands here for ever.
@@ -106,4 +237,326 @@ async fn events_are_numbered_without_gaps_in_each_account() {
     let ids: Vec<u64> = one.events_after(0, 10).await.unwrap().iter().map(|e| e.id).collect();
     assert_eq!(ids, [1, 2, 3, 4]);
     assert_eq!(two.events_after(0, 10).await.unwrap().len(), 1);
+}
+
+fn token(n: u32, is_first: bool) -> NewToken {
+    NewToken {
+        id: format!("t{n}"),
+        name: "ci".into(),
+        hash: format!("hash {n}"),
+        scopes: "admin read".into(),
+        expires: None,
+        is_first,
+    }
+}
+
+#[tokio::test]
+async fn the_first_use_of_another_token_revokes_the_first_token_of_that_account_alone() {
+    let db = Database::new().await;
+    let (one, two) = (db.account("one").await, db.account("two").await);
+    one.create_token(&token(1, true), None, NOW).await.unwrap();
+    two.create_token(&token(2, true), None, NOW).await.unwrap();
+    let used = one.create_token(&token(3, false), None, NOW).await.unwrap();
+    assert!(one.has_first_token().await.unwrap());
+    assert!(one.note_token_used(&used, NOW).await.unwrap());
+    assert!(!one.has_first_token().await.unwrap() && two.has_first_token().await.unwrap());
+    let used = one.token("t3").await.unwrap();
+    assert!(!one.note_token_used(&used, NOW).await.unwrap(), "once a minute is enough");
+    one.revoke_token("t3", NOW).await.unwrap();
+    assert!(!one.has_admin_token(NOW).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_scope_is_a_whole_word() {
+    let db = Database::new().await;
+    let one = db.account("one").await;
+    let odd = NewToken { scopes: "administrate readmin".into(), ..token(1, false) };
+    one.create_token(&odd, None, NOW).await.unwrap();
+    assert!(!one.has_admin_token(NOW).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_transaction_that_was_not_committed_leaves_nothing_behind() {
+    let db = Database::new().await;
+    let one = db.account("one").await;
+    let mut tx = db.store.write().await.unwrap();
+    let draft = crate::EventDraft { kind: "x", subject: "y".into(), data: serde_json::json!({}) };
+    crate::events::append(&mut tx, &one, NOW, draft).await.unwrap();
+    drop(tx);
+    assert_eq!(one.last_event().await.unwrap(), 1);
+    let db = db.reopen().await;
+    assert_eq!(db.account("one").await.events_after(0, 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn writers_that_run_at_once_lose_no_event() {
+    let db = Database::new().await;
+    let one = db.account("one").await;
+    let writers: Vec<_> = (0..20_u32)
+        .map(|n| {
+            let one = one.clone();
+            tokio::spawn(async move { one.create_token(&token(n, false), None, NOW).await.map(drop) })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap().unwrap();
+    }
+    let ids: Vec<u64> = one.events_after(0, 100).await.unwrap().iter().map(|e| e.id).collect();
+    assert_eq!(ids, (1..=21).collect::<Vec<u64>>());
+}
+
+#[tokio::test]
+async fn an_artifact_keeps_the_size_it_was_announced_with_and_the_account_its_limit() {
+    let db = Database::new().await;
+    let (one, two) = (db.account("one").await, db.account("two").await);
+    let digest = protocol_types::Digest::of(b"a");
+    one.begin_artifact(&digest, 60, 100, NOW).await.unwrap();
+    assert!(matches!(one.begin_artifact(&digest, 61, 100, NOW).await, Err(StoreError::WrongState { .. })));
+    let other = protocol_types::Digest::of(b"b");
+    let refused = one.begin_artifact(&other, 41, 100, NOW).await;
+    assert!(matches!(refused, Err(StoreError::OverQuota { needed: 101, limit: 100 })), "{refused:?}");
+    one.begin_artifact(&other, 40, 100, NOW).await.unwrap();
+    two.begin_artifact(&digest, 60, 100, NOW).await.unwrap();
+    one.artifact_received(&digest, 7).await.unwrap();
+    assert_eq!(two.artifact(&digest).await.unwrap().received, 0);
+    one.artifact_complete(&digest, NOW).await.unwrap();
+    one.artifact_received(&digest, 3).await.unwrap();
+    let whole = one.artifact(&digest).await.unwrap();
+    assert!(whole.complete && whole.received == 60, "what is whole stays whole");
+}
+
+fn publication(made_from: Option<u64>, timestamp: u64) -> crate::Publication {
+    let file = |role: &str, version: u64| crate::MetadataFile {
+        name: if role == "timestamp" { "timestamp.json".into() } else { format!("{version}.{role}.json") },
+        role: role.into(),
+        version,
+        bytes: format!("{role} {version}").into_bytes(),
+    };
+    crate::Publication {
+        made_from,
+        uploaded: vec![file("targets", timestamp)],
+        online: [file("snapshot", timestamp), file("timestamp", timestamp)],
+        state: crate::RepositoryRow {
+            root_version: 1,
+            targets_version: timestamp,
+            snapshot_version: timestamp,
+            timestamp_version: timestamp,
+            timestamp_expires: NOW,
+            published: NOW,
+        },
+        releases: None,
+    }
+}
+
+#[tokio::test]
+async fn of_two_publications_made_from_the_same_state_one_is_stored() {
+    let db = Database::new().await;
+    let one = db.account("one").await;
+    one.publish(&publication(None, 5), NOW).await.unwrap();
+    one.publish(&publication(Some(5), 6), NOW).await.unwrap();
+    for late in [publication(Some(5), 7), publication(None, 7)] {
+        let refused = one.publish(&late, NOW).await;
+        assert!(matches!(refused, Err(StoreError::Stale { .. })), "{refused:?}");
+    }
+    assert_eq!(one.metadata_file("timestamp.json").await.unwrap().unwrap(), b"timestamp 6");
+    assert_eq!(one.metadata_file("7.targets.json").await.unwrap(), None, "nothing of the late one is there");
+    let mut newest: Vec<String> = one.newest_metadata().await.unwrap().into_iter().map(|(name, _)| name).collect();
+    newest.sort();
+    assert_eq!(newest, ["6.snapshot.json", "6.targets.json", "timestamp.json"]);
+}
+
+#[tokio::test]
+async fn an_online_key_is_made_once() {
+    let db = Database::new().await;
+    let one = db.account("one").await;
+    let role = crate::OnlineRole::Snapshot;
+    assert_eq!(one.online_key(role, b"\x00first", NOW).await.unwrap(), b"\x00first");
+    assert_eq!(one.online_key(role, b"second", NOW).await.unwrap(), b"\x00first");
+    assert_eq!(db.account("two").await.stored_online_key(role).await.unwrap(), None);
+}
+
+/// An account with a published release and two connected devices.
+async fn fleet(db: &Database) -> AccountScope {
+    let one = db.account("one").await;
+    let release = crate::ReleaseRow {
+        version: "1.0.0".parse().unwrap(),
+        path: "releases/1.0.0.json".parse().unwrap(),
+        digest: protocol_types::Digest::of(b"release"),
+        security_version: protocol_types::SecurityVersion(3),
+        document: "{}".into(),
+        listed: true,
+        published: NOW,
+    };
+    let publication = crate::Publication { releases: Some(vec![release.clone()]), ..publication(None, 5) };
+    one.publish(&publication, NOW).await.unwrap();
+    assert_eq!(one.release(&release.version).await.unwrap(), release);
+    let mut tx = db.store.write().await.unwrap();
+    for endpoint in ["gate-1", "gate-2"] {
+        sqlx::query("INSERT INTO devices (account, endpoint, connected, created) VALUES ('one', $1, 1, 0)")
+            .bind(endpoint)
+            .execute(tx.sql())
+            .await
+            .unwrap();
+    }
+    tx.commit().await.unwrap();
+    one
+}
+
+fn wanted(audience: crate::Audience) -> crate::NewRollout {
+    crate::NewRollout {
+        name: "first".into(),
+        release: "1.0.0".parse().unwrap(),
+        audience,
+        threshold: crate::Threshold::Percent(10),
+        max_in_flight: Some(7),
+        window: Some(crate::DailyWindow { from: 60, until: 120 }),
+    }
+}
+
+fn endpoint(name: &str) -> protocol_types::EndpointName {
+    name.parse().unwrap()
+}
+
+/// Offers everything to every device that is not on its way.
+fn offer_all(facts: &crate::RolloutFacts) -> crate::Decision {
+    let fresh = facts.devices.iter().filter(|d| d.at.is_none_or(|(s, _)| s == protocol_types::DeviceState::Queued));
+    let step = |d: &crate::DeviceFacts| crate::DeviceStep {
+        endpoint: d.endpoint.clone(),
+        to: protocol_types::DeviceState::Offered,
+        waiting_for: None,
+        reason: None,
+        wish: crate::WishStep::Set,
+    };
+    crate::Decision { devices: fresh.map(step).collect(), rollout: None }
+}
+
+#[tokio::test]
+async fn a_decision_is_carried_out_once_with_its_wishes_and_events() {
+    let db = Database::new().await;
+    let one = fleet(&db).await;
+    let rollout = one.create_rollout(&wanted(crate::Audience::All), None, NOW).await.unwrap();
+    assert_eq!(rollout.wanted, wanted(crate::Audience::All), "what was asked for reads back");
+    assert_eq!(db.store.service_wide().rollouts_under_way().await.unwrap(), []);
+    one.act_on_rollout(&rollout.id, crate::RolloutAction::Start, Some(1), NOW).await.unwrap();
+    let under_way = db.store.service_wide().rollouts_under_way().await.unwrap();
+    assert_eq!(under_way, [(one.name().clone(), rollout.id.clone())]);
+
+    assert_eq!(one.reconcile_rollout(&rollout.id, offer_all, NOW).await.unwrap(), 2);
+    let events = one.last_event().await.unwrap();
+    assert_eq!(one.reconcile_rollout(&rollout.id, offer_all, NOW).await.unwrap(), 0, "nothing is done twice");
+    assert_eq!(one.last_event().await.unwrap(), events);
+    let wish = one.desired_release(&endpoint("gate-1")).await.unwrap().unwrap();
+    assert_eq!((wish.generation, wish.acknowledged), (1, 0));
+    assert_eq!(wish.release.unwrap().rollout, rollout.id);
+    one.acknowledge_desired(&endpoint("gate-1"), 9).await.unwrap();
+    one.acknowledge_desired(&endpoint("gate-1"), 1).await.unwrap();
+    assert!(one.desired_release(&endpoint("gate-1")).await.unwrap().unwrap().is_acknowledged());
+    let counts = one.rollout_counts(&rollout.id).await.unwrap();
+    assert_eq!((counts.total(), counts.of(&[protocol_types::DeviceState::Offered])), (2, 2));
+    let offered = Some(protocol_types::DeviceState::Offered);
+    assert_eq!(one.rollout_devices_after(&rollout.id, offered, "gate-1", 9).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn the_facts_of_a_device_are_what_was_recorded() {
+    let db = Database::new().await;
+    let one = fleet(&db).await;
+    let report = crate::DeviceReport {
+        phase: protocol_types::Phase::RolledBack,
+        reason: Some(protocol_types::Reason::new(protocol_types::ReasonCode::BootFailed, "no luck")),
+        progress: Some(100),
+        rollout: Some("r1".parse().unwrap()),
+        digest: Some(protocol_types::Digest::of(b"release")),
+        running_version: Some("0.9.0".parse().unwrap()),
+        running_digest: None,
+        slot: Some(protocol_types::Slot::B),
+        floor: protocol_types::SecurityVersion(2),
+    };
+    for _ in 0..2 {
+        one.record_report(&endpoint("gate-2"), &report, NOW).await.unwrap();
+    }
+    assert_eq!(one.device_report(&endpoint("gate-2")).await.unwrap().unwrap(), (report.clone(), NOW));
+    one.create_group((&"doors".parse().unwrap(), "Doors"), &[endpoint("gate-2"), endpoint("not-there-yet")], None, NOW)
+        .await
+        .unwrap();
+    let audience = crate::Audience::Group("doors".parse().unwrap());
+    let rollout = one.create_rollout(&wanted(audience), None, NOW).await.unwrap();
+    one.act_on_rollout(&rollout.id, crate::RolloutAction::Start, None, NOW).await.unwrap();
+    let seen = std::sync::Mutex::new(Vec::new());
+    let look = |facts: &crate::RolloutFacts| {
+        *seen.lock().unwrap() = facts.devices.clone();
+        crate::Decision::default()
+    };
+    one.reconcile_rollout(&rollout.id, look, NOW).await.unwrap();
+    let facts = seen.lock().unwrap().clone();
+    let expected = crate::DeviceFacts {
+        endpoint: endpoint("gate-2"),
+        at: None,
+        present: Some((true, crate::Standing::Active)),
+        wish: None,
+        said: Some(report),
+        newer: false,
+    };
+    assert_eq!(facts, [expected]);
+}
+
+#[tokio::test]
+async fn a_rollout_that_was_started_later_is_newer_for_its_devices() {
+    let db = Database::new().await;
+    let one = fleet(&db).await;
+    let first = one.create_rollout(&wanted(crate::Audience::All), None, NOW).await.unwrap();
+    let audience = crate::Audience::Devices(vec![endpoint("gate-1")]);
+    let second = one.create_rollout(&wanted(audience), None, NOW).await.unwrap();
+    // The one with the higher number is started first.
+    for id in [&second.id, &first.id] {
+        one.act_on_rollout(id, crate::RolloutAction::Start, None, NOW).await.unwrap();
+        one.reconcile_rollout(id, offer_all, NOW).await.unwrap();
+    }
+    let newer = std::sync::Mutex::new(Vec::new());
+    for id in [&second.id, &first.id] {
+        let look = |facts: &crate::RolloutFacts| {
+            newer.lock().unwrap().extend(facts.devices.iter().map(|d| (d.endpoint.to_string(), d.newer)));
+            crate::Decision::default()
+        };
+        one.reconcile_rollout(id, look, NOW).await.unwrap();
+    }
+    let expected = [("gate-1".to_owned(), true), ("gate-1".to_owned(), false), ("gate-2".to_owned(), false)];
+    assert_eq!(*newer.lock().unwrap(), expected);
+    let wish = one.desired_release(&endpoint("gate-1")).await.unwrap().unwrap();
+    assert_eq!(wish.release.unwrap().rollout, first.id);
+}
+
+#[tokio::test]
+async fn a_rollout_for_a_device_that_is_not_there_is_not_made_and_an_action_out_of_turn_refused() {
+    let db = Database::new().await;
+    let one = fleet(&db).await;
+    let audience = crate::Audience::Devices(vec![endpoint("gate-1"), endpoint("nobody")]);
+    let refused = one.create_rollout(&wanted(audience), None, NOW).await;
+    assert!(matches!(refused, Err(StoreError::NotFound { kind: "device", .. })), "{refused:?}");
+    assert_eq!(one.rollouts_after(0, 9).await.unwrap(), []);
+    let id = one.create_rollout(&wanted(crate::Audience::All), None, NOW).await.unwrap().id;
+    assert_eq!(id.as_str(), "r1", "the number of the refused one was given back");
+    let refused = one.act_on_rollout(&id, crate::RolloutAction::Resume, None, NOW).await;
+    assert!(matches!(refused, Err(StoreError::WrongState { .. })), "{refused:?}");
+    one.act_on_rollout(&id, crate::RolloutAction::Abort, None, NOW).await.unwrap();
+    let twice = one.act_on_rollout(&id, crate::RolloutAction::Abort, None, NOW).await.unwrap();
+    assert_eq!(twice.revision, 2, "asking again changes nothing");
+    let stale = one.act_on_rollout(&id, crate::RolloutAction::Abort, Some(1), NOW).await;
+    assert!(matches!(stale, Err(StoreError::Stale { .. })), "{stale:?}");
+}
+
+#[tokio::test]
+async fn a_release_is_immutable_and_one_that_is_listed_no_more_stays_known() {
+    let db = Database::new().await;
+    let one = fleet(&db).await;
+    let mut release = one.release(&"1.0.0".parse().unwrap()).await.unwrap();
+    release.digest = protocol_types::Digest::of(b"another");
+    let other = crate::Publication { releases: Some(vec![release]), ..publication(Some(5), 6) };
+    let refused = one.publish(&other, NOW).await;
+    assert!(matches!(refused, Err(StoreError::Exists { kind: "release", .. })), "{refused:?}");
+    assert_eq!(one.repository().await.unwrap().unwrap().timestamp_version, 5);
+    one.publish(&crate::Publication { releases: Some(Vec::new()), ..publication(Some(5), 6) }, NOW).await.unwrap();
+    assert!(!one.release(&"1.0.0".parse().unwrap()).await.unwrap().listed);
+    let due = db.store.service_wide().timestamps_ending(UnixSeconds(NOW.0 + 1)).await.unwrap();
+    assert_eq!(due, [one.name().clone()]);
 }
