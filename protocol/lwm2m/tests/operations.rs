@@ -9,7 +9,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use protocol_lwm2m::{
-    client::{Client, Fact, ObjectError, Objects, Reading, Settings, Step, WriteMode},
+    client::{Client, Fact, ObjectError, Objects, Reading, Settings, Step, Target, WriteMode},
     coap::{
         Code, ContentFormat, Message, OptionNumber, Token,
         signal::{Capabilities, Signal},
@@ -382,7 +382,7 @@ fn the_triggers_of_the_server_object_update_disable_and_bootstrap() {
     assert_eq!(steps, [Step::Close, Step::WakeAt(Millis(86_400_000))]);
 
     let (_, steps) = Scene::registered().ask(trigger(9));
-    let dial = Step::Dial(protocol_lwm2m::client::Target::Bootstrap);
+    let dial = Step::Dial(Target::Bootstrap);
     assert!(steps.starts_with(&[Step::Unregistered, Step::Close, dial]), "{steps:?}");
 }
 
@@ -400,6 +400,27 @@ fn a_registration_that_the_server_forgot_is_made_anew_on_the_same_connection() {
     assert_eq!(paths, ["/", "/1", "/1/1", "/3", "/3/0", "/5/0"]);
     scene.answer_registration(&register);
     assert!(scene.battery(1).is_empty(), "the new registration has no observations");
+}
+
+#[test]
+fn a_server_in_trouble_is_asked_again_and_neither_left_nor_counted_as_a_refusal() {
+    let mut scene = Scene::registered();
+    let (_, steps) = scene.ask(Message::new(Code::POST).path("/1/1/8"));
+    let busy = Message::new(Code::SERVICE_UNAVAILABLE).with_token(sent(&steps).token);
+    let steps = scene.on(Fact::Received(busy.clone()));
+    assert!(matches!(&steps[..], [Step::WakeAt(at)] if *at <= Millis(360_000)), "{steps:?}");
+    assert!(scene.client.is_registered());
+
+    let mut scene = Scene::registered();
+    scene.on(Fact::Lost);
+    for _ in 0..20 {
+        scene.now = scene.now.plus(Duration::from_secs(400));
+        let steps = scene.on(Fact::TimePassed);
+        assert!(matches!(&steps[0], Step::Dial(Target::Management { .. })), "{steps:?}");
+        scene.on(Fact::Connected);
+        let register = sent(&scene.on(Fact::Received(Capabilities::default().message())));
+        scene.on(Fact::Received(busy.clone().with_token(register.token)));
+    }
 }
 
 #[test]

@@ -1,7 +1,5 @@
 //! Requests of ours, and what their responses mean: bootstrap, registration, updates, and those of the caller.
 
-use std::time::Duration;
-
 use super::{Client, Purpose, Registered, State};
 use crate::{
     client::{
@@ -40,7 +38,7 @@ impl Client {
         let Some((_, _, account)) = accounts.management() else { return };
         let links = Tree { accounts, objects }.registration_links();
         let request = registration::register(self.settings.endpoint.as_str(), account, &links);
-        self.state = State::Registering;
+        self.state = State::Registering { lifetime: account.lifetime, links };
         self.request(now, request, Purpose::Register, objects);
     }
 
@@ -58,11 +56,6 @@ impl Client {
         self.request(now, request, Purpose::Update, objects);
     }
 
-    /// When the next update is due: after 45 to 90 per cent of the lifetime, so that a fleet spreads and one lost try does no harm.
-    pub(super) fn next_update(&mut self, now: Millis, lifetime: u32) -> Millis {
-        now.plus(self.random.upper_half(Duration::from_millis(u64::from(lifetime) * 900)))
-    }
-
     pub(super) fn responded(&mut self, now: Millis, purpose: Purpose, response: Message, objects: &mut dyn Objects) {
         match (purpose, &mut self.state) {
             (Purpose::Caller(id), _) => self.steps.push(Step::Answered { id, result: Ok(response) }),
@@ -71,17 +64,21 @@ impl Client {
                 self.state = State::Bootstrapping { staging, deadline: now.plus(self.settings.bootstrap_timeout) };
             }
             (Purpose::Bootstrap, State::AskingForBootstrap) => self.refused(now, Goal::Bootstrap, &response),
-            (Purpose::Register, State::Registering) => match registration::location(&response) {
-                Some(location) if response.code.is_success() => self.registered(now, location, objects),
+            (Purpose::Register, State::Registering { links, lifetime }) => match registration::location(&response) {
+                Some(location) if response.code.is_success() => {
+                    let (links, lifetime) = (std::mem::take(links), *lifetime);
+                    self.registered(
+                        now,
+                        Registered { location, since: now, update_at: now, links, lifetime, updating: false },
+                    );
+                }
                 _ => self.refused(now, Goal::Management, &response),
             },
-            (Purpose::Update, State::Registered(registered)) if response.code.is_success() => {
+            // A server that is in trouble (5.xx) has forgotten nothing: the next update comes, only sooner.
+            (Purpose::Update, State::Registered(registered)) if matches!(response.code.class(), 2 | 5) => {
                 registered.updating = false;
-                let lifetime = registered.lifetime;
-                let next = self.next_update(now, lifetime);
-                if let State::Registered(registered) = &mut self.state {
-                    registered.update_at = next;
-                }
+                let part = if response.code.is_success() { 900 } else { 100 };
+                registered.update_at = now.plus(self.random.upper_half(registered.spread(part)));
             }
             (Purpose::Update, State::Registered(_)) => {
                 // The server has forgotten us, or does not like what changed: start over on the same connection.
@@ -99,13 +96,9 @@ impl Client {
         }
     }
 
-    pub(super) fn registered(&mut self, now: Millis, location: Vec<String>, objects: &dyn Objects) {
-        let Some(accounts) = &self.accounts else { return };
-        let lifetime = accounts.management().map_or(0, |(_, _, account)| account.lifetime);
-        let links = Tree { accounts, objects }.registration_links();
-        let update_at = self.next_update(now, lifetime);
-        self.state =
-            State::Registered(Registered { location, since: now, update_at, links, lifetime, updating: false });
+    pub(super) fn registered(&mut self, now: Millis, mut registered: Registered) {
+        registered.update_at = now.plus(self.random.upper_half(registered.spread(900)));
+        self.state = State::Registered(registered);
         self.retry.accepted();
         self.steps.push(Step::Registered);
     }
@@ -113,14 +106,16 @@ impl Client {
     pub(super) fn refused(&mut self, now: Millis, goal: Goal, response: &Message) {
         let by = self.target(goal);
         self.steps.push(Step::Refused { by, code: response.code, diagnostic: response.diagnostic() });
-        self.fail(now, goal, Failure::Refused);
+        // A server in trouble (5.xx) did not mean us: nobody enrols again because a service is overloaded.
+        let why = if response.code.class() == 5 { Failure::Unreachable } else { Failure::Refused };
+        self.fail(now, goal, why);
     }
 
     pub(super) fn request_failed(&mut self, now: Millis, purpose: Purpose, error: ExchangeError) {
         match (purpose, &self.state) {
             (Purpose::Caller(id), _) => self.steps.push(Step::Answered { id, result: Err(error) }),
             (Purpose::Bootstrap, State::AskingForBootstrap) => self.fail(now, Goal::Bootstrap, Failure::Unreachable),
-            (Purpose::Register, State::Registering) => self.fail(now, Goal::Management, Failure::Unreachable),
+            (Purpose::Register, State::Registering { .. }) => self.fail(now, Goal::Management, Failure::Unreachable),
             // An update without answer means that the connection is dead, whatever TCP believes.
             (Purpose::Update, State::Registered(_)) => self.fail(now, Goal::Management, Failure::Unreachable),
             (Purpose::Deregister, State::Leaving { away }) => {

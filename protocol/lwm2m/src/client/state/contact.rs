@@ -103,7 +103,7 @@ impl Client {
                 self.fail(now, Goal::Bootstrap, Failure::Unreachable)
             }
             State::Enrolling { .. } => self.enrol_failed(now),
-            State::Registering | State::Registered(_) => self.fail(now, Goal::Management, Failure::Unreachable),
+            State::Registering { .. } | State::Registered(_) => self.fail(now, Goal::Management, Failure::Unreachable),
         }
         if let (State::Waiting { until, .. }, Some(hold_off)) = (&mut self.state, hold_off) {
             *until = (*until).max(now.plus(hold_off));

@@ -37,7 +37,7 @@ impl Client {
             | State::Greeting { .. }
             | State::AskingForBootstrap
             | State::Enrolling { .. }
-            | State::Registering
+            | State::Registering { .. }
             | State::Leaving { .. }
             | State::Stopped => {
                 let response = Message::refusal(Code::FORBIDDEN, "not registered and not bootstrapping");
