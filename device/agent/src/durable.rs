@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -50,11 +50,18 @@ pub fn remove(path: &Path) -> Result<(), DurableError> {
     }
 }
 
-/// Makes `path` and its missing parents; folders that it makes are open to their owner alone if `private`.
+/// Makes `path` and its missing parents; if `private`, the folder itself, unlike its parents, is open to its owner alone.
 pub fn make_folder(path: &Path, private: bool) -> Result<(), DurableError> {
-    use std::os::unix::fs::DirBuilderExt;
-    let mode = if private { 0o700 } else { 0o755 };
-    fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(at("make the folder", path))
+    if path.is_dir() {
+        return Ok(());
+    }
+    let make = |path: &Path, mode| {
+        fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(at("make the folder", path))
+    };
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        make(parent, 0o755)?;
+    }
+    make(path, if private { 0o700 } else { 0o755 })
 }
 
 /// The content of `path`, or none if there is no such file; a file longer than `limit` is an error.
@@ -110,6 +117,14 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"whole key");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(!beside(&path).exists());
+    }
+
+    #[test]
+    fn a_private_folder_leaves_the_way_to_its_neighbours_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let mode = |path: &str| fs::metadata(folder.path().join(path)).unwrap().permissions().mode() & 0o777;
+        make_folder(&folder.path().join("device/keys"), true).unwrap();
+        assert_eq!((mode("device/keys"), mode("device") & 0o011), (0o700, 0o011));
     }
 
     #[test]
