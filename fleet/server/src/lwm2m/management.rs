@@ -313,11 +313,7 @@ impl Visit {
         let identity = &self.facts.identity;
         let answer = match result {
             Ok(answer) => answer,
-            // An older connection that does not answer is what an honest device leaves behind.
-            Err(_) if under_way.errand == Errand::Probe => {
-                self.is_over = true;
-                return;
-            }
+            Err(error) if under_way.errand == Errand::Probe => return self.probed(&error).await,
             Err(error) => {
                 let (errand, error) = (under_way.errand, crate::Chain(&error));
                 tracing::warn!(
@@ -356,7 +352,8 @@ impl Visit {
         self.next_report = Instant::now() + REPORT_PACE;
         let identity = &self.facts.identity;
         let Some(said) = report::report(entries) else {
-            tracing::warn!(account = %identity.account, device = %identity.endpoint, "a report has no known phase");
+            // An agent says nothing while it waits for its updater.
+            tracing::debug!(account = %identity.account, device = %identity.endpoint, "a report has no known phase");
             return;
         };
         let account = self.devices.fleet.store.account(&identity.account);
@@ -369,6 +366,18 @@ impl Visit {
                 account = %identity.account, device = %identity.endpoint, phase = %said.status.phase, "device reported"
             ),
             Err(error) => self.store_failed("a report was not recorded", &error),
+        }
+    }
+
+    /// The probe of an older connection brought no value. One that does not answer is what an honest device leaves behind; one that
+    /// answers, whatever it says, is alive.
+    async fn probed(&mut self, error: &RequestError) {
+        match error {
+            RequestError::Refused { .. } | RequestError::Decode(_) => self.seen_twice().await,
+            RequestError::Exchange(_)
+            | RequestError::Encode(_)
+            | RequestError::NotRegistered
+            | RequestError::NotObserved => self.is_over = true,
         }
     }
 

@@ -85,6 +85,18 @@ async fn a_device_that_answers_in_two_places_is_quarantined() {
 }
 
 #[tokio::test]
+async fn a_copy_that_refuses_every_request_is_noticed_all_the_same() {
+    let service = Service::start().await;
+    let factory = service.trusted_factory().await;
+    let operational = enrol(&service, &factory.device("default", "gate-42"), "gate-42").await;
+    let mut first = register(&service, &operational, "gate-42").await;
+    let _second = register(&service, &operational, "gate-42").await;
+    // Reads are answered with 4.04.
+    while first.order().await.is_ok() {}
+    assert_eq!(standing(&service).await, Standing::Quarantined);
+}
+
+#[tokio::test]
 async fn a_device_that_lost_its_connection_and_returns_is_no_clone() {
     let service = Service::start().await;
     let factory = service.trusted_factory().await;
