@@ -11,7 +11,7 @@ use protocol_types::{Reason, UnixSeconds};
 
 use crate::{
     device::visit,
-    world::{DAY, Served, World, block_on, damaged, hello, key, path, sources},
+    world::{DAY, Served, World, block_on, damaged, hello, key, path, signed_part, sources},
 };
 
 const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
@@ -109,7 +109,7 @@ fn the_same_upload_again_changes_nothing() {
 #[test]
 fn versions_of_snapshot_and_timestamp_rise_and_are_at_least_the_time() {
     let (world, mut served) = published();
-    let mut last = 0;
+    let (mut last, mut last_timestamp) = (0, 0);
     for _ in 0..3 {
         let repository = read(&served);
         let online = repository.online(world.now, LIFETIMES).unwrap();
@@ -117,6 +117,9 @@ fn versions_of_snapshot_and_timestamp_rise_and_are_at_least_the_time() {
         let version: u64 = signed.snapshot.name.split('.').next().unwrap().parse().unwrap();
         assert!(version > last && version >= NOW.0, "{version} after {last}");
         last = version;
+        let timestamp = signed_part(&signed.timestamp.bytes)["version"].as_u64().unwrap();
+        assert!(timestamp > last_timestamp && timestamp >= NOW.0, "{timestamp} after {last_timestamp}");
+        last_timestamp = timestamp;
         served.metadata.insert(signed.snapshot.name, signed.snapshot.bytes);
         served.metadata.insert(signed.timestamp.name, signed.timestamp.bytes);
     }
@@ -152,6 +155,11 @@ fn a_bad_file_is_refused_with_the_code_that_a_device_would_give() {
     assert_eq!(after(&|world| world.release_key = key()), "unknown_key");
     assert_eq!(after(&|world| world.os_key = key()), "unknown_key");
     assert_eq!(after(&|world| world.targets.expires = NOW), "metadata_expired");
+    let expired_root = |world: &mut World| {
+        world.root.expires = NOW;
+        world.rotate();
+    };
+    assert_eq!(after(&expired_root), "metadata_expired");
     assert_eq!(after(&|world| world.delegated.get_mut(&hello()).unwrap().expires = NOW), "metadata_expired");
     assert_eq!(after(&|world| world.rotate_signed_by(&[&world.officers[0].clone()])), "below_threshold");
     assert_eq!(after(&|world| _ = world.targets.delegations.remove(&Delegate::Os)), "not_delegated");

@@ -195,6 +195,38 @@ fn another_timestamp_of_the_trusted_version_changes_nothing() {
 }
 
 #[test]
+fn a_rightly_signed_file_that_breaks_the_form_is_refused() {
+    type Change = fn(&mut World);
+    let changes: [(&str, Change); 5] = [
+        ("a root without consistent snapshots", |world| {
+            world.rotate_edited(|root| root["consistent_snapshot"] = json!(false))
+        }),
+        ("a root that asks for more signatures than it has keys", |world| {
+            world.rotate_edited(|root| root["roles"]["snapshot"]["threshold"] = json!(2));
+        }),
+        ("a root without one of the roles", |world| {
+            world.rotate_edited(|root| _ = root["roles"].as_object_mut().unwrap().remove("timestamp"));
+        }),
+        ("targets with two delegations of one name", |world| {
+            world.publish_targets(|targets| {
+                let roles = targets["delegations"]["roles"].as_array_mut().unwrap();
+                roles.push(roles[0].clone());
+            });
+        }),
+        ("a timestamp that names more than the snapshot", |world| {
+            let mut signed = signed_part(world.timestamp());
+            signed["meta"]["targets.json"] = json!({ "version": 1 });
+            *world.timestamp() = resign(signed, &[&world.timestamp_key]);
+        }),
+    ];
+    for (what, change) in changes {
+        let mut world = World::new(NOW);
+        change(&mut world);
+        assert_eq!(world.first_visit("1.0.0").verdict(), "malformed_metadata", "{what}");
+    }
+}
+
+#[test]
 fn what_is_stored_is_not_fetched_again() {
     let world = World::new(NOW);
     let again = visit(&world.served, world.running(), &world.wish("1.0.0"), NOW);

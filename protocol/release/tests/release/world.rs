@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, future::Future};
 
 use protocol_release::{
     document::{Blocks, Component, Health, Kind, OsIndex, Release, Section, SectionName},
-    metadata::{Delegate, TIMESTAMP_FILE, snapshot_file, targets_file},
+    metadata::{Delegate, TIMESTAMP_FILE, root_file, snapshot_file, targets_file},
     signing::{Algorithm, Holders, OnlineDraft, RootDraft, SignedFile, SigningKey, TargetsDraft, sign},
     workflow::{Device, TrustedState, Wish},
 };
@@ -239,6 +239,16 @@ impl World {
     pub(crate) fn rotate(&mut self) {
         let officers = self.officers.clone();
         self.rotate_signed_by(&[&officers[0], &officers[1]]);
+    }
+
+    /// The officers sign a next root that is changed by `edit` in a way that no draft can express.
+    pub(crate) fn rotate_edited(&mut self, edit: impl FnOnce(&mut Value)) {
+        self.rotate();
+        let name = root_file(self.root.version);
+        let mut signed = signed_part(&self.served.metadata[&name]);
+        edit(&mut signed);
+        let bytes = resign(signed, &[&self.officers[0], &self.officers[1]]);
+        self.serve(SignedFile { name, bytes });
     }
 
     /// The officers replace both keys of the service.
