@@ -2,11 +2,17 @@
 
 use std::{
     fs,
+    io::{Read, Write},
+    os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
+use protocol_types::{
+    Digest,
+    socket::{AgentToUpdater, Fetch, FetchError, FrameReader, Greeting, PROTOCOL, Role, UpdaterToAgent, encode},
+};
 use serde_json::Value;
 use testbed::{Operator, Running, Service, programs::program, until};
 
@@ -191,6 +197,79 @@ fn identity_a_second_factory_step_is_refused_and_the_device_keeps_its_identity()
     ]);
     assert!(!again.unwrap().status.success());
     assert_eq!(fs::read(device.join("factory/factory.json")).unwrap(), before);
+}
+
+#[test]
+fn identity_a_device_fetches_through_its_agent_what_its_account_published_and_nothing_else() {
+    let fleet = Fleet::new(true);
+    fleet.mbl(&["keys", "publish", "--dir", "keys"]);
+    let device = fleet.provision("gate-1");
+    let listener = UnixListener::bind(device.join("run/updater.sock")).unwrap();
+    let _agent = fleet.start(&device);
+    let mut updater = Updater::accept(&listener);
+    updater.until(|message| matches!(message, AgentToUpdater::Contact(contact) if contact.registered));
+
+    let metadata = |name: &str, max_bytes| Fetch::Metadata { name: name.to_owned(), max_bytes, offset: 0 };
+    // The address of the artifacts is written right after registration.
+    let root = until(PATIENCE, "the first root", || Ok(updater.fetch(metadata("1.root.json", 65_536)).ok())).unwrap();
+    let document: Value = serde_json::from_slice(&fs::read(device.join("factory/factory.json")).unwrap()).unwrap();
+    let (root, trusted): (Value, Value) =
+        (serde_json::from_slice(&root).unwrap(), serde_json::from_str(document["tuf_root"].as_str().unwrap()).unwrap());
+    assert_eq!(root, trusted, "what is published is what the factory told the device to trust");
+    assert_eq!(updater.fetch(metadata("1.root.json", 100)), Err(FetchError::TooLong));
+    assert_eq!(updater.fetch(metadata("99.root.json", 65_536)), Err(FetchError::NotFound));
+    assert_eq!(updater.fetch(metadata("../mbl.db", 65_536)), Err(FetchError::NotFound));
+    let stranger = Fetch::Artifact { digest: Digest::of(b"of nobody"), offset: 0, length: 100 };
+    assert_eq!(updater.fetch(stranger), Err(FetchError::NotFound));
+}
+
+/// The updater's end of the local socket, played to see what the agent brings.
+struct Updater {
+    stream: UnixStream,
+    frames: FrameReader,
+    asked: u64,
+}
+
+impl Updater {
+    fn accept(listener: &UnixListener) -> Self {
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut updater = Self { stream, frames: FrameReader::new(), asked: 0 };
+        let _: Greeting = updater.hear();
+        updater.say(&Greeting { protocol: PROTOCOL, role: Role::Updater, version: "1".to_owned() });
+        updater
+    }
+
+    fn say<M: serde::Serialize>(&mut self, message: &M) {
+        self.stream.write_all(&encode(message).unwrap()).unwrap();
+    }
+
+    fn hear<M: serde::de::DeserializeOwned>(&mut self) -> M {
+        loop {
+            if let Some(message) = self.frames.take().unwrap() {
+                return message;
+            }
+            let mut piece = [0; 4096];
+            let n = self.stream.read(&mut piece).unwrap();
+            assert!(n > 0, "the agent hung up");
+            self.frames.push(&piece[..n]);
+        }
+    }
+
+    fn until(&mut self, wanted: impl Fn(&AgentToUpdater) -> bool) {
+        while !wanted(&self.hear()) {}
+    }
+
+    fn fetch(&mut self, what: Fetch) -> Result<Vec<u8>, FetchError> {
+        self.asked += 1;
+        self.say(&UpdaterToAgent::Fetch { id: self.asked, what });
+        loop {
+            if let AgentToUpdater::Fetched(fetched) = self.hear() {
+                assert_eq!(fetched.id, self.asked);
+                return fetched.result;
+            }
+        }
+    }
 }
 
 /// Every file below a folder.
