@@ -174,6 +174,7 @@ impl Session {
             if stop.run_until_cancelled(still_here).await.is_none() {
                 return;
             }
+            set(&self.device.facts.restarting, false);
             self.settings.seed = random::number();
             let accounts = self.operational.as_ref().map(|operational| operational.enrolment().accounts.clone());
             self.client = Client::new(self.settings.clone(), accounts);
@@ -206,7 +207,6 @@ impl Session {
         let Self { line, wake, asking, heard, client, .. } = self;
         let registered = client.is_registered();
         tokio::select! {
-            biased;
             () = stop.cancelled(), if !stopping => Event::Stop,
             Ok(_) = heard.restarting.wait_for(|restarting| *restarting), if !stopping => Event::Restarting,
             event = line.event() => event,
@@ -227,7 +227,9 @@ impl Session {
             Event::Received(Ok(message)) => vec![Fact::Received(message)],
             Event::Received(Err(e)) => vec![self.line_broke(&e).await],
             Event::TimePassed => {
-                self.wake = None;
+                // The client names a time once; it stands until it has come.
+                let now = self.now();
+                self.wake = self.wake.filter(|wake| *wake > now);
                 vec![Fact::TimePassed]
             }
             Event::Reported => {
