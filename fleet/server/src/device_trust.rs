@@ -70,10 +70,18 @@ pub(crate) async fn reload_factories(fleet: &Fleet) -> Result<(), StoreError> {
 }
 
 /// Trusts the issuing authorities of every account that has one, making successors to those that are near their end.
-pub(crate) fn renew_issuers(fleet: &Fleet, now: UnixSeconds) {
-    for account in fleet.authority.issuing.accounts() {
-        if let Err(error) = fleet.trust.trust_issuers(&fleet.authority, &account, now) {
-            tracing::error!(%account, error = %crate::Chain(&error), "the issuing authorities of an account cannot be used");
+pub(crate) async fn renew_issuers(fleet: &Fleet, now: UnixSeconds) {
+    let fleet = fleet.clone();
+    // A successor is written to the disk.
+    let renewed = tokio::task::spawn_blocking(move || {
+        for account in fleet.authority.issuing.accounts() {
+            if let Err(error) = fleet.trust.trust_issuers(&fleet.authority, &account, now) {
+                let error = crate::Chain(&error);
+                tracing::error!(%account, %error, "the issuing authorities of an account cannot be used");
+            }
         }
+    });
+    if let Err(error) = renewed.await {
+        tracing::error!(%error, "issuing authorities were not renewed");
     }
 }

@@ -121,7 +121,7 @@ pub(crate) async fn open(
         config: Arc::new(config),
     };
     device_trust::reload_factories(&fleet).await?;
-    device_trust::renew_issuers(&fleet, fleet.clock.now());
+    device_trust::renew_issuers(&fleet, fleet.clock.now()).await;
     fleet.store.service_wide().nobody_is_connected().await?;
     Ok(fleet)
 }
@@ -198,7 +198,7 @@ async fn keep_house(fleet: Fleet) {
         if let Err(error) = fleet.certificate.renew(&fleet.authority.service, now) {
             tracing::error!(error = %crate::Chain(&error), "the certificate of the ports was not renewed");
         }
-        device_trust::renew_issuers(&fleet, now);
+        device_trust::renew_issuers(&fleet, now).await;
         let before = protocol_types::UnixSeconds(now.0.saturating_sub(REMEMBER_REQUESTS));
         if let Err(error) = fleet.store.service_wide().forget_idempotency_keys(before).await {
             tracing::warn!(error = %crate::Chain(&error), "old requests were not forgotten");
