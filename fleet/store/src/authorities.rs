@@ -211,3 +211,50 @@ impl ServiceWide {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use protocol_types::Digest;
+
+    use super::*;
+    use crate::tests::{Database, NOW};
+
+    fn authority(n: i64) -> NewAuthority {
+        NewAuthority {
+            name: "factory".into(),
+            subject: "CN=factory".into(),
+            fingerprint: format!("{n:064x}"),
+            certificate: vec![0x30, 0x00],
+            not_after: NOW,
+        }
+    }
+
+    #[tokio::test]
+    async fn an_account_trusts_so_many_authorities_and_revoking_one_makes_room() {
+        let db = Database::new().await;
+        let (one, two) = (db.account("one").await, db.account("two").await);
+        for n in 0..MAX_AUTHORITIES {
+            one.add_authority(&authority(n), None, NOW).await.unwrap();
+        }
+        let full = one.add_authority(&authority(99), None, NOW).await.unwrap_err();
+        assert!(matches!(full, StoreError::WrongState { .. }), "{full}");
+        two.add_authority(&authority(0), None, NOW).await.unwrap();
+        one.revoke_authority("ca-1", NOW).await.unwrap();
+        assert_eq!(one.add_authority(&authority(99), None, NOW).await.unwrap().id, "ca-33");
+        let trusted = db.store.service_wide().trusted_authorities().await.unwrap();
+        assert_eq!(trusted.iter().filter(|row| row.account.as_str() == "two").count(), 1);
+        assert!(!trusted.iter().any(|row| row.account.as_str() == "one" && row.id == "ca-1"));
+    }
+
+    #[tokio::test]
+    async fn a_repeated_upload_adds_nothing_and_a_second_one_is_refused() {
+        let db = Database::new().await;
+        let scope = db.account("one").await;
+        let key = RequestKey { key: "k".into(), request: Digest::of(b"request") };
+        let first = scope.add_authority(&authority(1), Some(&key), NOW).await.unwrap();
+        assert_eq!(scope.add_authority(&authority(1), Some(&key), NOW).await.unwrap(), first);
+        let again = scope.add_authority(&authority(1), None, NOW).await.unwrap_err();
+        assert!(matches!(again, StoreError::Exists { .. }), "{again}");
+        assert_eq!(scope.authorities_after(0, 10).await.unwrap().len(), 1);
+    }
+}

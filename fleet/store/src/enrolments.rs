@@ -279,3 +279,69 @@ pub(crate) async fn note_denial(
     let draft = EventDraft { kind: "device.denied", subject: format!("devices/{endpoint}"), data };
     events::append(tx, scope, now, draft).await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        FactoryIdentity,
+        tests::{Database, NOW},
+    };
+
+    #[tokio::test]
+    async fn denials_fill_no_table_and_their_pages_follow_each_other() {
+        let db = Database::new().await;
+        let scope = db.account("one").await;
+        let mut tx = scope.write().await.unwrap();
+        for n in 0..MAX_DENIALS + 5 {
+            let endpoint = EndpointName::new(format!("gate-{n:04}")).unwrap();
+            // Several devices each second.
+            let at = UnixSeconds(NOW.0 + from_sql(n / 3));
+            note_denial(&mut tx, &scope, (&endpoint, ReasonCode::NotEnrolled), at).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+        let (mut seen, mut last) = (Vec::new(), None);
+        loop {
+            let before = last.as_ref().map(|(time, place): &(UnixSeconds, String)| (*time, place.as_str()));
+            let page = scope.denials_before(before, 300).await.unwrap();
+            let Some(end) = page.last() else { break };
+            last = Some((end.last, format!("{} {}", end.endpoint, end.reason)));
+            seen.extend(page.into_iter().map(|denial| denial.endpoint.to_string()));
+        }
+        let kept = seen.len();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), kept, "a denial stands on two pages");
+        assert!((1000..=1002).contains(&kept), "{kept} denials are kept");
+        assert_eq!(seen.last().unwrap(), "gate-1004");
+    }
+
+    #[tokio::test]
+    async fn a_device_that_knocks_again_and_again_is_one_denial_and_one_event() {
+        let db = Database::new().await;
+        let scope = db.account("one").await;
+        let endpoint = EndpointName::new("gate-1").unwrap();
+        for n in 0..5 {
+            let knock = FactoryIdentity { endpoint: &endpoint, authority: "ca-1", serial: "01" };
+            scope.admit(knock, UnixSeconds(NOW.0 + n)).await.unwrap().unwrap_err();
+        }
+        let denials = scope.denials_before(None, 10).await.unwrap();
+        assert_eq!((denials.len(), denials[0].attempts, denials[0].last), (1, 5, UnixSeconds(NOW.0 + 4)));
+        let told = scope.events_after(0, 100).await.unwrap();
+        assert_eq!(told.iter().filter(|event| event.kind == "device.denied").count(), 1);
+    }
+
+    #[tokio::test]
+    async fn the_same_rule_twice_is_one_enrolment() {
+        let db = Database::new().await;
+        let scope = db.account("one").await;
+        let rule = EnrolmentRule::Endpoint(EndpointName::new("gate-1").unwrap());
+        let (first, second) =
+            (scope.add_enrolment(&rule, NOW).await.unwrap(), scope.add_enrolment(&rule, NOW).await.unwrap());
+        assert_eq!(first, second);
+        scope.delete_enrolment(&first.id, NOW).await.unwrap();
+        assert_ne!(scope.add_enrolment(&rule, NOW).await.unwrap().id, first.id, "an id was given out twice");
+        let unknown = scope.add_enrolment(&EnrolmentRule::Authority("ca-9".into()), NOW).await.unwrap_err();
+        assert!(matches!(unknown, StoreError::NotFound { kind: "authority", .. }));
+    }
+}
