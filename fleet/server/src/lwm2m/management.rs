@@ -5,10 +5,8 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use fleet_store::{Parent, Presence, Standing, StoreError};
 use protocol_lwm2m::{
-    client::WriteMode,
-    coap::{Code, ContentFormat, Message},
+    coap::{Code, Message},
     formats::Entry,
-    object::Path,
     server::{Answer, Content, Decision, Ended, Fact, Operation, Question, Registration, RequestError, Step},
 };
 use protocol_types::ReasonCode;
@@ -16,9 +14,10 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     Attention, Devices,
+    errands::{self, Errand, Errands, RELEASE},
     est::{self, EstRequest},
     live::Live,
-    report::{self, RELEASE_OBJECT},
+    report,
     wire::Wire,
 };
 use crate::authority::CertificateFacts;
@@ -32,31 +31,6 @@ const REPORT_PACE: Duration = Duration::from_millis(100);
 const PROBE: Duration = Duration::from_secs(5);
 /// Certificates in one connection: one renewal, and some tries.
 const MAX_CERTIFICATES: u8 = 4;
-const RELEASE: Path = Path::instance(RELEASE_OBJECT, 0);
-const DEVICE: Path = Path::instance(3, 0);
-
-/// What the service wants of a registered device, one at a time and in this order after a registration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Errand {
-    /// Tell it where artifacts are.
-    NameArtifactServer,
-    /// Tell it what to run.
-    WriteWish,
-    /// Hear at once and from then on what it says about its software.
-    Observe,
-    /// Ask what it is.
-    ReadNameplate,
-    /// See whether it still answers although it has registered elsewhere.
-    Probe,
-}
-
-/// An errand whose answer is awaited.
-struct UnderWay {
-    id: u64,
-    errand: Errand,
-    /// The wish that was written.
-    generation: u64,
-}
 
 /// One connection and what is left to do on it.
 struct Visit {
@@ -67,9 +41,7 @@ struct Visit {
     live: Arc<Live>,
     /// How the device stands while it is registered here.
     registered: Option<Standing>,
-    errands: VecDeque<Errand>,
-    under_way: Option<UnderWay>,
-    last_id: u64,
+    errands: Errands,
     heard: Instant,
     /// When the next registration and the next report are due at the earliest.
     next_registration: Instant,
@@ -128,9 +100,7 @@ impl Visit {
             devices,
             live: Arc::default(),
             registered: None,
-            errands: VecDeque::new(),
-            under_way: None,
-            last_id: 0,
+            errands: Errands::default(),
             heard: Instant::now(),
             next_registration: Instant::now(),
             next_report: Instant::now(),
@@ -247,8 +217,7 @@ impl Visit {
         self.devices.live.enter(identity, &self.live);
         self.devices.fleet.metrics.registrations.inc();
         self.heard = Instant::now();
-        self.under_way = None;
-        self.errands = [Errand::NameArtifactServer, Errand::WriteWish, Errand::Observe, Errand::ReadNameplate].into();
+        self.errands.after_registration();
         tracing::info!(
             account = %identity.account, device = %identity.endpoint, lifetime = registration.lifetime, "device registered"
         );
@@ -258,58 +227,40 @@ impl Visit {
 
     /// The next thing that the service wants of the device, if it is free.
     async fn next_errand(&mut self) -> Option<Fact> {
-        if self.under_way.is_some() {
-            return None;
-        }
-        let standing = self.registered?;
-        while let Some(errand) = self.errands.pop_front() {
-            let is_order = matches!(errand, Errand::NameArtifactServer | Errand::WriteWish);
-            if is_order && standing != Standing::Active {
-                continue;
-            }
+        let may_order = self.registered? == Standing::Active;
+        while let Some(errand) = self.errands.next(may_order) {
             if let Some((operation, generation)) = self.operation(errand).await {
-                self.last_id += 1;
-                self.under_way = Some(UnderWay { id: self.last_id, errand, generation });
-                return Some(Fact::Request { id: self.last_id, operation });
+                let id = self.errands.begin(errand, generation);
+                return Some(Fact::Request { id, operation });
             }
         }
         None
     }
 
     async fn operation(&self, errand: Errand) -> Option<(Operation, u64)> {
-        let accept = Some(ContentFormat::SENML_CBOR);
-        let operation = match errand {
-            Errand::NameArtifactServer => {
-                write(vec![Entry::new(Path::resource(RELEASE_OBJECT, 0, 14), self.devices.fleet.artifact_uri())])
-            }
+        Some(match errand {
+            Errand::NameArtifactServer => (errands::name_artifact_server(self.devices.fleet.artifact_uri()), 0),
             Errand::WriteWish => return self.wish().await,
-            Errand::Observe => Operation::Observe { path: RELEASE, accept },
-            Errand::ReadNameplate => Operation::Read { path: DEVICE, accept },
-            Errand::Probe => Operation::Read { path: Path::resource(RELEASE_OBJECT, 0, 3), accept },
-        };
-        Some((operation, 0))
+            Errand::Observe => (errands::observe(), 0),
+            Errand::ReadNameplate => (errands::read_nameplate(), 0),
+            Errand::Probe => (errands::probe(), 0),
+        })
     }
 
     /// What the device should run, as the store has it at this moment.
     async fn wish(&self) -> Option<(Operation, u64)> {
         let identity = &self.facts.identity;
-        let account = self.devices.fleet.store.account(&identity.account);
-        let wish = match account.desired_release(&identity.endpoint).await {
-            Ok(wish) => wish?,
+        match self.devices.fleet.store.account(&identity.account).desired_release(&identity.endpoint).await {
+            Ok(wish) => wish.map(|wish| (errands::write_wish(wish.release.as_ref()), wish.generation)),
             Err(error) => {
                 self.store_failed("the wish for a device was not read", &error);
-                return None;
+                None
             }
-        };
-        let (path, digest, rollout) = wish.release.map_or_else(Default::default, |release| {
-            (release.path.to_string(), release.digest.to_string(), release.rollout.to_string())
-        });
-        let entry = |resource, text: String| Entry::new(Path::resource(RELEASE_OBJECT, 0, resource), text);
-        Some((write(vec![entry(0, path), entry(1, digest), entry(2, rollout)]), wish.generation))
+        }
     }
 
     async fn answered(&mut self, id: u64, result: Result<Answer, RequestError>) {
-        let Some(under_way) = self.under_way.take_if(|under_way| under_way.id == id) else { return };
+        let Some(under_way) = self.errands.answered(id) else { return };
         let identity = &self.facts.identity;
         let answer = match result {
             Ok(answer) => answer,
@@ -394,16 +345,15 @@ impl Visit {
     /// Looks again at what others have changed.
     async fn look_at(&mut self, attention: Attention) {
         if attention.has(Attention::REPLACED) {
-            self.errands = [Errand::Probe].into();
-            self.under_way = None;
+            self.errands.only_probe();
             self.leave_at = Some(Instant::now() + PROBE);
             return;
         }
         if attention.has(Attention::STANDING) {
             self.look_at_standing().await;
         }
-        if attention.has(Attention::WISH) && !self.errands.contains(&Errand::WriteWish) {
-            self.errands.push_back(Errand::WriteWish);
+        if attention.has(Attention::WISH) {
+            self.errands.add(Errand::WriteWish);
         }
     }
 
@@ -418,7 +368,7 @@ impl Visit {
                     self.registered = Some(device.standing);
                 }
                 if was_held && device.standing == Standing::Active {
-                    self.errands.extend([Errand::NameArtifactServer, Errand::WriteWish]);
+                    self.errands.give_orders();
                 }
             }
             Err(StoreError::NotFound { .. }) => self.is_over = true,
@@ -432,7 +382,6 @@ impl Visit {
             return;
         }
         self.errands.clear();
-        self.under_way = None;
         let identity = &self.facts.identity;
         self.devices.live.leave(identity, &self.live);
         tracing::info!(account = %identity.account, device = %identity.endpoint, "device left");
@@ -445,10 +394,6 @@ impl Visit {
         let (identity, error) = (&self.facts.identity, crate::Chain(error));
         tracing::error!(account = %identity.account, device = %identity.endpoint, what, %error, "the store failed");
     }
-}
-
-fn write(entries: Vec<Entry>) -> Operation {
-    Operation::Write { path: RELEASE, mode: WriteMode::Partial, entries, format: ContentFormat::SENML_CBOR }
 }
 
 fn unavailable() -> Decision {

@@ -4,7 +4,8 @@
 //! port         accepts, shakes hands within limits, finds out who it is
 //!   └ wire     one connection: bytes ⇄ messages ⇄ `protocol_lwm2m::server::Session`
 //!       ├ bootstrap     decides on the bootstrap port: admit, write the accounts, answer EST
-//!       └ management    decides on the management port: register, write wishes, take reports, renew certificates
+//!       └ management    decides on the management port: register, take reports, renew certificates
+//!           └ errands   what the service wants of a registered device, in order
 //! presence     writes many registrations in one transaction
 //! live         which devices are connected here, and what their connections must look at again
 //! report       what a device says about its software, read from object 26241
@@ -15,6 +16,7 @@
 //! only here: the store has it first.
 
 mod bootstrap;
+mod errands;
 mod est;
 mod live;
 mod management;
