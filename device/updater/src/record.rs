@@ -2,11 +2,11 @@
 //! Never a note about what runs: that is read from the booted system.
 
 use protocol_release::{
-    document::{Health, OsIndex},
+    document::{Component, Health, Kind, OsIndex},
     workflow::VerifiedRelease,
 };
 use protocol_types::{
-    ApplicationSpec, Digest, Reason, ReleaseVersion, RolloutId, SecurityVersion, Slot, TargetPath, UnixSeconds,
+    AppName, ApplicationSpec, Digest, Reason, ReleaseVersion, RolloutId, SecurityVersion, Slot, TargetPath, UnixSeconds,
 };
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,20 @@ pub struct Note {
     pub health: Health,
     /// Its applications.
     pub applications: Vec<ApplicationSpec>,
+    /// Its configuration documents.
+    #[serde(default)]
+    pub configurations: Vec<Configuration>,
+}
+
+/// A configuration document of a release; its bytes are kept beside the state file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configuration {
+    /// The configuration.
+    pub name: AppName,
+    /// Digest of the document.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
 }
 
 /// A verified release, as far as installing it needs.
@@ -69,8 +83,18 @@ impl From<&VerifiedRelease> for Goal {
             raises_floor: release.raises_floor,
             health: release.health,
             applications: verified.applications.clone(),
+            configurations: release.components.iter().filter_map(configuration).collect(),
         };
         Self { note, os: verified.os.as_ref().map(|os| os.index.clone()) }
+    }
+}
+
+fn configuration(component: &Component) -> Option<Configuration> {
+    match &component.kind {
+        Kind::Configuration { name } => {
+            Some(Configuration { name: name.clone(), digest: component.digest, size: component.size })
+        }
+        Kind::Os | Kind::Application { .. } => None,
     }
 }
 
@@ -253,6 +277,7 @@ pub(crate) mod tests {
             raises_floor: false,
             health: Health { time_limit_s: 90, no_contact_limit_s: 600 },
             applications: vec![application("hello")],
+            configurations: Vec::new(),
         }
     }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use protocol_types::{
-    BoardName, Reason, ReasonCode, UnixSeconds, UpdateStatus,
+    AppName, BoardName, Reason, ReasonCode, UnixSeconds, UpdateStatus,
     socket::{AgentToUpdater, AppsToUpdater, Fetch, Fetched, UpdaterToAgent, UpdaterToApps},
 };
 use rustix::fs::{FlockOperation, flock};
@@ -33,6 +33,11 @@ use crate::{
 const WAITING_EVENTS: usize = 32;
 /// Without anything to wait for, the clock is looked at this often.
 const IDLE: Duration = Duration::from_secs(3600);
+
+/// Held as long as the updater of a device runs.
+const LOCK: &str = "state/updater/lock";
+/// The newest report, for `mbl-updater status`.
+const STATUS: &str = "run/update-status.json";
 
 /// What the process is started with.
 #[derive(Clone, Debug)]
@@ -85,7 +90,7 @@ pub enum ServeError {
 pub fn serve(config: &Config, now: impl Fn() -> UnixSeconds) -> Result<(), ServeError> {
     let device_dir = &config.device_dir;
     let storage = Storage::new(FileDisk::open(device_dir)?);
-    let _lock = lock(&device_dir.join("state/updater/lock")).map_err(ServeError::Locked)?;
+    let _lock = lock(&device_dir.join(LOCK)).map_err(ServeError::Locked)?;
     let cmdline = read_cmdline(device_dir)?;
     let trust = load_trust(&storage, config);
     if let Err(reason) = &trust {
@@ -93,7 +98,11 @@ pub fn serve(config: &Config, now: impl Fn() -> UnixSeconds) -> Result<(), Serve
     }
     let (events, arrivals) = mpsc::sync_channel(WAITING_EVENTS);
     let links = Links::default();
-    let speakers = Speakers { links: links.clone(), status_file: device_dir.join("run/update-status.json") };
+    let speakers = Speakers {
+        links: links.clone(),
+        status_file: device_dir.join(STATUS),
+        configuration_dir: device_dir.join("run/configuration"),
+    };
     let updater = Updater::start(storage, speakers, trust, &cmdline, config.spread)?;
     let listener = Listener::bind(&device_dir.join("run/updater.sock"), config.agent_uid)?;
     // Dropped at the end of this function, which is how the dialling thread learns of it; the process ends right after.
@@ -124,6 +133,23 @@ fn lock(path: &Path) -> io::Result<File> {
     let file = File::create(path)?;
     flock(&file, FlockOperation::NonBlockingLockExclusive)?;
     Ok(file)
+}
+
+/// What the updater of the device in `device_dir` reported last; none if no updater runs there.
+///
+/// # Errors
+/// If the report cannot be read.
+pub fn last_status(device_dir: &Path) -> io::Result<Option<UpdateStatus>> {
+    let lock = match File::open(device_dir.join(LOCK)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    // A report that nobody stands behind any more says nothing.
+    if flock(&lock, FlockOperation::NonBlockingLockShared).is_ok() {
+        return Ok(None);
+    }
+    let text = read_at_most(&device_dir.join(STATUS), 1024 * 1024)?;
+    Ok(Some(serde_json::from_slice(&text)?))
 }
 
 fn start_threads(
@@ -159,7 +185,10 @@ fn work<D: Disk>(mut updater: Updater<D, Speakers>, arrivals: &Receiver<Event>, 
                 }
             }
         }
-        while let Ok(event) = arrivals.try_recv() {
+        // One at a time, so that who talks much waits himself instead of filling the memory.
+        if updater.has_room()
+            && let Ok(event) = arrivals.try_recv()
+        {
             hear(&mut updater, event);
         }
     }
@@ -225,6 +254,7 @@ fn hear_agent<D: Disk>(updater: &mut Updater<D, Speakers>, peer: Peer, message: 
 pub struct Speakers {
     links: Links,
     status_file: PathBuf,
+    configuration_dir: PathBuf,
 }
 
 impl Peers for Speakers {
@@ -239,6 +269,12 @@ impl Peers for Speakers {
     fn tell_apps(&mut self, message: UpdaterToApps) {
         // If it is not there now, all that counts is repeated when it comes.
         self.links.say(Peer::Apps, &message);
+    }
+
+    fn configure(&mut self, documents: &[(AppName, Vec<u8>)]) {
+        if let Err(e) = write_configurations(&self.configuration_dir, documents) {
+            warn!(cause = %e, "cannot put the configuration in force");
+        }
     }
 
     fn report(&mut self, status: &UpdateStatus) {
@@ -256,6 +292,24 @@ impl Peers for Speakers {
             self.links.say(peer, &UpdaterToAgent::Restarting);
         }
     }
+}
+
+/// Makes `run/configuration` hold exactly these documents.
+fn write_configurations(folder: &Path, documents: &[(AppName, Vec<u8>)]) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    let names: Vec<String> = documents.iter().map(|(name, _)| format!("{name}.json")).collect();
+    for ((_, bytes), name) in documents.iter().zip(&names) {
+        let temporary = folder.join(format!("{name}.tmp"));
+        fs::write(&temporary, bytes)?;
+        fs::rename(&temporary, folder.join(name))?;
+    }
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if !names.iter().any(|name| entry.file_name() == name.as_str()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Replaces the status at once, but not durably: `run/` is empty after a power cut anyway.

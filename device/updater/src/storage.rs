@@ -116,14 +116,23 @@ impl<D: Disk> Storage<D> {
     /// # Errors
     /// If the boot partition cannot be changed.
     pub fn retire(&mut self, slot: Slot) -> Result<(), StorageError> {
+        self.remove_where(Folder::Esp, |name| BootEntry::parse(name).is_some_and(|entry| entry.slot == slot))
+    }
+
+    /// Removes every file in `folder` whose name is `unwanted`.
+    ///
+    /// # Errors
+    /// If the folder cannot be read or changed.
+    pub fn remove_where(&mut self, folder: Folder, unwanted: impl Fn(&str) -> bool) -> Result<(), StorageError> {
+        let names = self.disk.list(folder).map_err(|e| StorageError::new("list", folder, e))?;
         let mut removed = false;
-        for entry in self.entries()?.into_iter().filter(|entry| entry.slot == slot) {
-            let place = Place::file(Folder::Esp, entry.to_string());
-            self.disk.remove(Folder::Esp, &entry.to_string()).map_err(StorageError::on("remove", &place))?;
+        for name in names.iter().filter(|name| unwanted(name)) {
+            let place = Place::file(folder, name);
+            self.disk.remove(folder, name).map_err(StorageError::on("remove", &place))?;
             removed = true;
         }
         if removed {
-            self.disk.sync_folder(Folder::Esp).map_err(|e| StorageError::new("flush", Folder::Esp, e))?;
+            self.disk.sync_folder(folder).map_err(|e| StorageError::new("flush", folder, e))?;
         }
         Ok(())
     }

@@ -10,7 +10,6 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use device_updater::{
     board::REBOOT_STATUS,
-    files::read_at_most,
     format,
     install::{self, InstallError, Installed},
     serve::{self, Config},
@@ -110,10 +109,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
 }
 
 fn print_status(device_dir: &Path, json: bool) -> anyhow::Result<()> {
-    let path = device_dir.join("run/update-status.json");
-    let text = read_at_most(&path, 1024 * 1024)
-        .with_context(|| format!("cannot read {}: does the device run?", path.display()))?;
-    let status: UpdateStatus = serde_json::from_slice(&text).context("the status is malformed")?;
+    let status = serve::last_status(device_dir).context("cannot read the last report")?;
+    let status = status.with_context(|| format!("no mbl-updater runs on the device in {}", device_dir.display()))?;
     let text = if json { serde_json::to_string(&status)? } else { line(&status) };
     writeln!(std::io::stdout(), "{text}").context("cannot write to standard output")
 }

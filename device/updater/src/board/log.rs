@@ -73,12 +73,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.log");
         let mut log = CappedLog::new(&path);
-        for line in 0..50_000 {
-            writeln!(log, "{line:0>99}").unwrap();
+        for line in 0..5000 {
+            log.write_all(format!("{line:0>999}\n").as_bytes()).unwrap();
         }
         let total: u64 = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
         assert!(total <= 2 * LIMIT, "{total}");
-        assert!(fs::read_to_string(&path).unwrap().ends_with(&format!("{:0>99}\n", 49_999)));
+        assert!(fs::read_to_string(&path).unwrap().ends_with(&format!("{:0>999}\n", 4999)));
     }
 
     #[test]

@@ -81,7 +81,12 @@ impl<D: Disk, P: Peers> Updater<D, P> {
         let Some(section) = sections.get(index).cloned() else { return };
         let (lists, traffic) = match std::mem::replace(&mut self.work, Work::None) {
             Work::Paused(before) if before.release == goal.note.digest => (before.lists, before.traffic),
-            Work::Paused(_) | Work::Transfer(_) | Work::None | Work::Check(_) | Work::ReadBack(_) => {
+            Work::Paused(_)
+            | Work::Transfer(_)
+            | Work::None
+            | Work::Check(_)
+            | Work::Configurations(_)
+            | Work::ReadBack(_) => {
                 (BTreeMap::new(), Traffic { image: sections.iter().map(|s| s.size).sum(), ..Traffic::default() })
             }
         };
@@ -242,7 +247,7 @@ fn take_list(transfer: &mut Transfer, mut so_far: Vec<u8>, answer: Result<Vec<u8
     Ok(())
 }
 
-fn not_brought(what: &str, error: FetchError) -> Reason {
+pub(super) fn not_brought(what: &str, error: FetchError) -> Reason {
     let code = match error {
         FetchError::NotFound => ReasonCode::NotFound,
         FetchError::TooLong => ReasonCode::Oversized,
@@ -252,7 +257,7 @@ fn not_brought(what: &str, error: FetchError) -> Reason {
 }
 
 /// Refuses an answer that is shorter or longer than what was asked for.
-fn same_length(what: &str, bytes: &[u8], expected: u64) -> Result<(), Reason> {
+pub(super) fn same_length(what: &str, bytes: &[u8], expected: u64) -> Result<(), Reason> {
     let found = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
     let code = match found.cmp(&expected) {
         std::cmp::Ordering::Equal => return Ok(()),

@@ -47,7 +47,7 @@ impl<D: Disk, P: Peers> Updater<D, P> {
                 Fetch::Artifact { digest, offset: 0, length }
             }
             workflow::Step::Verified(release) => {
-                return self.end_check(under_way, Ok(Fact::Checked(Box::new(Goal::from(&*release)))));
+                return self.end_check(under_way, Ok(Box::new(Goal::from(&*release))));
             }
             workflow::Step::Refused(reason) => return self.end_check(under_way, Err(reason)),
         };
@@ -56,7 +56,7 @@ impl<D: Disk, P: Peers> Updater<D, P> {
     }
 
     /// What was validated on the way stays trusted even if the release itself is refused.
-    fn end_check(&mut self, under_way: Box<MetadataCheck>, result: Result<Fact, Reason>) {
+    fn end_check(&mut self, under_way: Box<MetadataCheck>, result: Result<Box<Goal>, Reason>) {
         for warning in under_way.check.warnings() {
             warn!(%warning, "odd, but no reason to refuse the release");
         }
@@ -65,6 +65,9 @@ impl<D: Disk, P: Peers> Updater<D, P> {
             Ok(trust) => trust.advance(&mut self.storage, state),
             Err(_) => Ok(()),
         };
-        self.conclude(kept.map_err(|e| Reason::from(&e)).and(result));
+        match kept.map_err(|e| Reason::from(&e)).and(result) {
+            Ok(goal) => self.bring_configurations(goal),
+            Err(reason) => self.conclude(Err(reason)),
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! for a transfer. Nothing is kept in memory that a power cut may not take.
 
 mod bring;
+mod configuration;
 mod metadata;
 mod read_back;
 
@@ -13,9 +14,10 @@ mod tests;
 use std::{collections::VecDeque, time::Duration};
 
 use bring::Transfer;
+use configuration::Configurations;
 use metadata::MetadataCheck;
 use protocol_types::{
-    Reason, ReasonCode, SecurityVersion, UnixSeconds, UpdateStatus,
+    AppName, Reason, ReasonCode, SecurityVersion, UnixSeconds, UpdateStatus,
     boot::{BootEntry, Tries},
     socket::{Fetch, FetchError, UpdaterToApps},
 };
@@ -34,12 +36,19 @@ use crate::{
 /// How long the answer to one request may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
+/// Facts that may wait; one event of a peer makes at most two.
+const MOST_FACTS: usize = 8;
+/// Between two reports that differ in progress alone.
+const PROGRESS_PACE: Duration = Duration::from_millis(500);
+
 /// Those whom the updater speaks to. Nothing that is said may be relied on to arrive.
 pub trait Peers {
     /// Asks whoever brings bytes for `origin`; false if nobody is there.
     fn fetch(&mut self, origin: Origin, id: u64, what: Fetch) -> bool;
     /// Tells `mbl-apps`.
     fn tell_apps(&mut self, message: UpdaterToApps);
+    /// Lets exactly these configurations be in force.
+    fn configure(&mut self, documents: &[(AppName, Vec<u8>)]);
     /// Reports how things stand.
     fn report(&mut self, status: &UpdateStatus);
     /// Says that the device goes down.
@@ -70,7 +79,7 @@ pub struct Updater<D, P> {
     asked: Option<Asked>,
     next_id: u64,
     facts: VecDeque<Fact>,
-    reported: Option<UpdateStatus>,
+    reported: Option<(UpdateStatus, Duration)>,
     goes_down: bool,
 }
 
@@ -97,6 +106,7 @@ impl Clock {
 enum Work {
     None,
     Check(Box<MetadataCheck>),
+    Configurations(Box<Configurations>),
     Transfer(Box<Transfer>),
     /// A transfer that waits for the plan to say where it goes on.
     Paused(Box<Transfer>),
@@ -185,6 +195,11 @@ impl<D: Disk, P: Peers> Updater<D, P> {
         }
     }
 
+    /// Whether more facts may be told; otherwise, turn first.
+    pub fn has_room(&self) -> bool {
+        self.facts.len() < MOST_FACTS
+    }
+
     /// Does the next piece of work.
     pub fn turn(&mut self) -> Turn {
         if let Some(fact) = self.facts.pop_front() {
@@ -213,11 +228,6 @@ impl<D: Disk, P: Peers> Updater<D, P> {
         self.plan.status(self.floor())
     }
 
-    /// Repeats the report, to a peer who has just come.
-    pub fn repeat_report(&mut self) {
-        self.reported = None;
-    }
-
     /// What is remembered across restarts.
     pub const fn record(&self) -> &Record {
         self.plan.record()
@@ -228,17 +238,22 @@ impl<D: Disk, P: Peers> Updater<D, P> {
     }
 
     fn report(&mut self) {
-        let status = self.status();
-        if self.reported.as_ref() != Some(&status) {
-            if self.reported.as_ref().map(|before| (before.phase, &before.reason))
-                != Some((status.phase, &status.reason))
-            {
-                let reason = status.reason.as_ref().map(ToString::to_string).unwrap_or_default();
-                info!(phase = %status.phase, reason, running = %status.running.version, slot = %status.running.slot, "update status");
+        let (status, now) = (self.status(), self.clock.elapsed);
+        let before = self.reported.take();
+        if let Some((before, at)) = before {
+            let same = UpdateStatus { progress: status.progress, ..before.clone() } == status;
+            if same && (before.progress == status.progress || now < at + PROGRESS_PACE) {
+                self.reported = Some((before, at));
+                return;
             }
-            self.peers.report(&status);
-            self.reported = Some(status);
+            if !same {
+                log(&status);
+            }
+        } else {
+            log(&status);
         }
+        self.peers.report(&status);
+        self.reported = Some((status, now));
     }
 
     /// Performs steps in order. The first that fails ends the list; the plan hears of it and decides anew.
@@ -266,7 +281,11 @@ impl<D: Disk, P: Peers> Updater<D, P> {
             Step::Run { set, applications } => {
                 self.peers.tell_apps(UpdaterToApps::Run { release: set, applications });
             }
-            Step::Retain(releases) => self.peers.tell_apps(UpdaterToApps::Retain { releases }),
+            Step::Configure(configurations) => self.configure(&configurations),
+            Step::Retain { sets, configurations } => {
+                self.forget_configurations(&configurations);
+                self.peers.tell_apps(UpdaterToApps::Retain { releases: sets });
+            }
             Step::Retire(slot) => self.storage.retire(slot)?,
             Step::Save(record) => save_record(&mut self.storage, &record)?,
             Step::Arm(entry) => {
@@ -335,9 +354,10 @@ impl<D: Disk, P: Peers> Updater<D, P> {
         match (std::mem::replace(&mut self.work, Work::None), answer) {
             (Work::None, _) => {}
             (Work::Check(check), Some(answer)) => self.go_on_checking(check, answer),
+            (Work::Configurations(under_way), Some(answer)) => self.go_on_configuring(under_way, answer),
             (Work::Transfer(transfer), answer) => self.go_on_bringing(transfer, answer),
             (Work::ReadBack(read_back), _) => self.go_on_reading(read_back),
-            (work @ (Work::Check(_) | Work::Paused(_)), _) => self.work = work,
+            (work @ (Work::Check(_) | Work::Configurations(_) | Work::Paused(_)), _) => self.work = work,
         }
     }
 
@@ -350,6 +370,11 @@ impl<D: Disk, P: Peers> Updater<D, P> {
         };
         self.facts.push_back(fact);
     }
+}
+
+fn log(status: &UpdateStatus) {
+    let (reason, running) = (status.reason.as_ref().map(ToString::to_string).unwrap_or_default(), &status.running);
+    info!(phase = %status.phase, reason, running = %running.version, slot = %running.slot, "update status");
 }
 
 /// Whether trying again may help, without anybody publishing anything new.

@@ -4,7 +4,7 @@ use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
 use account::{Account, Contents, NOW, image};
 use protocol_types::{
-    Digest, Phase, RolloutId, Slot, TargetPath, UpdateStatus,
+    Digest, Phase, RolloutId, Slot, TargetPath,
     socket::{ApplicationState, ApplicationStatus, Contact},
 };
 
@@ -29,6 +29,7 @@ const ONLINE: Contact = Contact { registered: true, network: true };
 #[derive(Clone, Debug, Default)]
 struct Mouth {
     said: Rc<RefCell<VecDeque<Said>>>,
+    configured: Rc<RefCell<Documents>>,
 }
 
 #[derive(Debug)]
@@ -47,6 +48,10 @@ impl Peers for Mouth {
         self.said.borrow_mut().push_back(Said::Apps(message));
     }
 
+    fn configure(&mut self, documents: &[(AppName, Vec<u8>)]) {
+        *self.configured.borrow_mut() = documents.to_vec();
+    }
+
     fn report(&mut self, _: &UpdateStatus) {}
 
     fn say_goodbye(&mut self) {}
@@ -61,6 +66,8 @@ enum End {
     Settled(Box<UpdateStatus>),
 }
 
+/// Configuration documents by name.
+type Documents = Vec<(AppName, Vec<u8>)>;
 /// What a request is answered with.
 type Answer = Result<Vec<u8>, FetchError>;
 /// Answers a request otherwise than the account would.
@@ -77,6 +84,8 @@ struct Device {
     /// Shorter requests are answered honestly.
     honest_below: u32,
     fetched: u64,
+    /// What is in force at the end.
+    configured: Documents,
 }
 
 fn wish((release, digest): (TargetPath, Digest)) -> Wish {
@@ -101,7 +110,16 @@ impl Device {
         storage.write(&Place::Slot(Slot::A), 0, &old_image()).unwrap();
         storage.flush(&Place::Slot(Slot::A)).unwrap();
         storage.replace(Folder::Esp, "mbl-1-a.efi", &account.artifacts[&index.sections[1].digest].clone()).unwrap();
-        Self { disk, account, wish: None, sick: None, lie: |_, answer| answer, honest_below: 0, fetched: 0 }
+        Self {
+            disk,
+            account,
+            wish: None,
+            sick: None,
+            lie: |_, answer| answer,
+            honest_below: 0,
+            fetched: 0,
+            configured: Vec::new(),
+        }
     }
 
     fn wanting(contents: &Contents) -> Self {
@@ -116,7 +134,7 @@ impl Device {
 
     /// The same device in a world of its own.
     fn fork(&self) -> Self {
-        let Self { disk, account, wish, sick, lie, honest_below, fetched } = self;
+        let Self { disk, account, wish, sick, lie, honest_below, fetched, configured } = self;
         Self {
             disk: disk.fork(),
             account: account.clone(),
@@ -125,6 +143,7 @@ impl Device {
             lie: *lie,
             honest_below: *honest_below,
             fetched: *fetched,
+            configured: configured.clone(),
         }
     }
 
@@ -164,7 +183,10 @@ impl Device {
                     match (said, until) {
                         (Some(said), _) => self.answer(&mut updater, said),
                         (None, Some(until)) => elapsed = elapsed.max(until),
-                        (None, None) => return End::Settled(Box::new(updater.status())),
+                        (None, None) => {
+                            self.configured = mouth.configured.take();
+                            return End::Settled(Box::new(updater.status()));
+                        }
                     }
                 }
             }
@@ -277,13 +299,20 @@ fn a_cut_at_any_write_of_a_bad_update_ends_in_the_old_system() {
 
 #[test]
 fn a_cut_at_any_write_of_a_switch_of_applications_keeps_the_set_and_the_verdict_together() {
-    let contents = Contents { application: Some("{}"), ..Contents::new("1.1.0", old_image()) };
+    let contents = Contents {
+        application: Some("{}"),
+        configuration: Some("{\"interval\":1}"),
+        ..Contents::new("1.1.0", old_image())
+    };
     for sick in [false, true] {
         let mut device = Device::wanting(&contents);
         device.sick = device.wish.as_ref().map(|wish| wish.digest).filter(|_| sick);
         sweep(&device, |device, status| {
             assert_eq!(status.phase, if sick { Phase::RolledBack } else { Phase::Succeeded }, "{status:?}");
             assert_eq!(status.running.applications.len(), usize::from(!sick));
+            assert_eq!(device.configured.len(), usize::from(!sick), "the configuration goes with the release");
+            let names = device.disk.list(Folder::State).unwrap();
+            assert_eq!(names.iter().any(|name| name.starts_with("configuration-")), !sick, "{names:?}");
             assert_eq!(device.entries(), ["mbl-1-a.efi"]);
         });
     }
@@ -294,12 +323,22 @@ fn a_cut_at_any_write_while_the_floor_rises_leaves_it_risen_with_the_release() {
     let contents = Contents { security_version: 3, raises_floor: true, ..Contents::new("1.1.0", new_image()) };
     sweep(&Device::wanting(&contents), |device, status| {
         assert_eq!((status.phase, status.floor), (Phase::Succeeded, SecurityVersion(3)), "{status:?}");
-        let mut device = device.fork();
-        device.want(&Contents { security_version: 2, ..Contents::new("1.2.0", old_image()) });
-        let status = device.settle(Luck::None);
-        assert_eq!(status.reason.unwrap().code, ReasonCode::BelowSecurityFloor);
-        runs(&device, &new_image());
+        runs(device, &new_image());
     });
+}
+
+#[test]
+fn a_release_below_the_floor_is_refused_even_after_a_factory_reset() {
+    let contents = Contents { security_version: 3, raises_floor: true, ..Contents::new("1.1.0", new_image()) };
+    let mut device = Device::wanting(&contents);
+    device.settle(Luck::None);
+    for name in ["trusted.json", "state.json"] {
+        device.disk.remove(Folder::State, name).unwrap();
+    }
+    device.want(&Contents { security_version: 2, ..Contents::new("1.2.0", old_image()) });
+    let status = device.settle(Luck::None);
+    assert_eq!((status.floor, status.reason.unwrap().code), (SecurityVersion(3), ReasonCode::BelowSecurityFloor));
+    runs(&device, &new_image());
 }
 
 #[test]
@@ -310,7 +349,7 @@ fn a_cut_during_the_way_back_from_a_cut_is_survived_too() {
     let first = whole.disk.operations();
     whole.settle(Luck::None);
     let span = whole.disk.operations() - first;
-    for step in 0..400u64 {
+    for step in 0..120u64 {
         let mut device = device.fork();
         let (cut, again) = (first + step * 37 % span, step * 11 % span);
         device.disk.cut_at(cut);

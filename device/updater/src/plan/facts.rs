@@ -8,7 +8,7 @@ use protocol_types::{
     socket::{ApplicationStatus, Contact},
 };
 
-use crate::record::{Goal, Note, Origin, Record, Wish};
+use crate::record::{Configuration, Goal, Note, Origin, Record, Wish};
 
 /// Everything that can wake the updater.
 #[derive(Clone, Debug)]
@@ -108,8 +108,15 @@ pub enum Step {
         /// Its applications.
         applications: Vec<ApplicationSpec>,
     },
-    /// Let `mbl-apps` forget all other sets.
-    Retain(Vec<Digest>),
+    /// Let exactly these configurations be in force.
+    Configure(Vec<Configuration>),
+    /// Forget all other sets and configurations.
+    Retain {
+        /// The keys of the sets.
+        sets: Vec<Digest>,
+        /// The digests of the configurations.
+        configurations: Vec<Digest>,
+    },
     /// Make the record durable.
     Save(Box<Record>),
     /// Make the staged boot entry bootable.

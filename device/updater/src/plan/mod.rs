@@ -194,6 +194,20 @@ impl Plan {
         }
     }
 
+    /// The verified wish under way.
+    const fn job(&self) -> Option<&Job> {
+        match &self.stage {
+            Stage::Writing { job, .. } | Stage::ReadingBack { job } | Stage::Preparing { job, .. } => Some(job),
+            Stage::Resting
+            | Stage::Checking { .. }
+            | Stage::Arming { .. }
+            | Stage::Rebooting
+            | Stage::OnTrial { .. }
+            | Stage::Confirming { .. }
+            | Stage::Waiting { .. } => None,
+        }
+    }
+
     /// The release that was confirmed in the running slot; none on the image that the factory wrote.
     fn confirmed(&self) -> Option<&Note> {
         let installed = self.record.slot(self.running.slot)?;
@@ -219,27 +233,27 @@ impl Plan {
         self.running.slot.other()
     }
 
-    /// Tells `mbl-apps` which set runs.
+    /// Lets the set and the configurations of the running release be in force.
     fn run(&self, steps: &mut Vec<Step>) {
-        let (set, applications) = match self.current() {
-            Some(note) => (note.digest, note.applications.clone()),
+        let (set, applications, configurations) = match self.current() {
+            Some(note) => (note.digest, note.applications.clone(), note.configurations.clone()),
             // The factory's image has no release; its own root digest is as good a key for the empty set.
-            None => (self.running.root, Vec::new()),
+            None => (self.running.root, Vec::new(), Vec::new()),
         };
+        steps.push(Step::Configure(configurations));
         steps.push(Step::Run { set, applications });
     }
 
-    /// Tells `mbl-apps` which sets may still be started: those of both slots and the one on its way.
+    /// What may still be needed: the releases of both slots and the one on its way. All else is free.
     fn retain(&self, steps: &mut Vec<Step>) {
-        let mut sets: Vec<Digest> = [&self.record.a, &self.record.b]
-            .into_iter()
-            .flatten()
-            .map(|installed| installed.note.digest)
-            .chain(self.record.pending.iter().map(|pending| pending.installed.note.digest))
-            .collect();
+        let slots = [&self.record.a, &self.record.b].into_iter().flatten().map(|installed| &installed.note);
+        let pending = self.record.pending.iter().map(|pending| &pending.installed.note);
+        let notes: Vec<&Note> = slots.chain(pending).chain(self.job().map(|job| &job.goal.note)).collect();
+        let mut sets: Vec<Digest> = notes.iter().map(|note| note.digest).collect();
         sets.sort_unstable();
         sets.dedup();
-        steps.push(Step::Retain(sets));
+        let configurations = notes.iter().flat_map(|note| &note.configurations).map(|c| c.digest).collect();
+        steps.push(Step::Retain { sets, configurations });
     }
 
     /// A lost connection loses messages, so `mbl-apps` hears again all that still counts.

@@ -138,7 +138,7 @@ impl World {
             Step::Exhaust(generation) => self.recount(*generation, Some(Tries { left: 0, done: 0 })),
             Step::Done => self.tell(Fact::Done),
             Step::Reboot => self.boot(),
-            Step::Run { .. } | Step::Retain(_) | Step::RaiseFloor(_) => {}
+            Step::Run { .. } | Step::Configure(_) | Step::Retain { .. } | Step::RaiseFloor(_) => {}
         }
         let bootable = self.entries.iter().any(|entry| {
             entry.is_bootable() && self.slots[usize::from(entry.slot == Slot::B)].is_some() && entry.tries.is_none()

@@ -32,13 +32,23 @@ pub(crate) struct Contents {
     pub(crate) os: Option<Vec<u8>>,
     /// An application called `hello` with this index, if any.
     pub(crate) application: Option<&'static str>,
+    /// A configuration called `base` with this text, if any.
+    pub(crate) configuration: Option<&'static str>,
     pub(crate) health: Health,
 }
 
 impl Contents {
     pub(crate) fn new(version: &'static str, os: Vec<u8>) -> Self {
         let health = Health { time_limit_s: 20, no_contact_limit_s: 60 };
-        Self { version, security_version: 1, raises_floor: false, os: Some(os), application: None, health }
+        Self {
+            version,
+            security_version: 1,
+            raises_floor: false,
+            os: Some(os),
+            application: None,
+            configuration: None,
+            health,
+        }
     }
 }
 
@@ -166,6 +176,11 @@ impl Account {
             let kind = Kind::Application { name: hello(), run };
             let path = format!("apps/hello/{version}.json");
             components.push(self.component(kind, &path, version, index.as_bytes().to_vec()));
+        }
+        if let Some(text) = contents.configuration {
+            let kind = Kind::Configuration { name: AppName::new("base").unwrap() };
+            let path = format!("configuration/base/{version}.json");
+            components.push(self.component(kind, &path, version, text.as_bytes().to_vec()));
         }
         let release = Release {
             format: FormatOne,

@@ -16,8 +16,8 @@ use std::{
 use protocol_types::{
     Digest, RolloutId, TargetPath, UpdateStatus,
     socket::{
-        AgentToUpdater, ApplicationState, ApplicationStatus, AppsToUpdater, Contact, Fetched, FrameReader, Greeting,
-        PROTOCOL, Role, UpdaterToAgent, UpdaterToApps, encode,
+        AgentToUpdater, ApplicationState, ApplicationStatus, AppsToUpdater, Contact, Fetch, Fetched, FrameReader,
+        Greeting, PROTOCOL, Role, UpdaterToAgent, UpdaterToApps, encode,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -35,6 +35,8 @@ pub(crate) struct World {
     /// Each answer to a request for bytes takes this long.
     pub(crate) slowness: Duration,
     pub(crate) statuses: Vec<UpdateStatus>,
+    /// Requests for blocks of the root that were answered.
+    pub(crate) pieces: u32,
 }
 
 impl World {
@@ -47,6 +49,7 @@ impl World {
             contact: Contact { registered: true, network: true },
             slowness: Duration::ZERO,
             statuses: Vec::new(),
+            pieces: 0,
         }
     }
 
@@ -175,7 +178,9 @@ fn agent(stream: UnixStream, world: &Mutex<World>, stop: &AtomicBool) {
             Ok(None) => {}
             Ok(Some(UpdaterToAgent::Fetch { id, what })) => {
                 let (result, slowness) = {
-                    let world = world.lock().unwrap();
+                    let mut world = world.lock().unwrap();
+                    let is_piece = matches!(&what, Fetch::Artifact { length, .. } if *length > 64 * 1024);
+                    world.pieces += u32::from(is_piece);
                     (world.account.fetch(&what), world.slowness)
                 };
                 pause(slowness);

@@ -1,0 +1,123 @@
+//! Configuration documents of a release: brought and checked with its metadata, kept beside the state file, put in force with the
+//! release. Never read: what they mean is the business of those whom they configure.
+
+use protocol_types::{
+    Digest, Reason, ReasonCode,
+    socket::{Fetch, FetchError, MAX_FETCH},
+};
+use tracing::warn;
+
+use super::{
+    Disk, Fact, Folder, Peers, Updater, Work,
+    bring::{not_brought, same_length},
+};
+use crate::record::{Configuration, Goal};
+
+/// The longest configuration document in bytes, as for every component that is not an operating system.
+const MAX_BYTES: usize = 1024 * 1024;
+
+/// Configurations on their way.
+#[derive(Debug)]
+pub(super) struct Configurations {
+    goal: Box<Goal>,
+    next: usize,
+    so_far: Vec<u8>,
+}
+
+/// The file that keeps a document.
+fn file_name(digest: &Digest) -> String {
+    format!("configuration-{}.json", digest.hex())
+}
+
+impl<D: Disk, P: Peers> Updater<D, P> {
+    /// The last part of a check.
+    pub(super) fn bring_configurations(&mut self, goal: Box<Goal>) {
+        self.bring_next(Box::new(Configurations { goal, next: 0, so_far: Vec::new() }));
+    }
+
+    pub(super) fn go_on_configuring(
+        &mut self,
+        mut under_way: Box<Configurations>,
+        answer: Result<Vec<u8>, FetchError>,
+    ) {
+        match self.take_configuration(&mut under_way, answer) {
+            Ok(()) => self.bring_next(under_way),
+            Err(reason) => self.conclude(Err(reason)),
+        }
+    }
+
+    /// Asks for what is still missing; at the end, the check is over.
+    fn bring_next(&mut self, mut under_way: Box<Configurations>) {
+        while let Some(wanted) = under_way.goal.note.configurations.get(under_way.next) {
+            if !under_way.so_far.is_empty() || self.kept_configuration(wanted).is_none() {
+                let offset = u64::try_from(under_way.so_far.len()).unwrap_or(u64::MAX);
+                let length = piece_length(wanted.size, offset);
+                let what = Fetch::Artifact { digest: wanted.digest, offset, length };
+                self.work = Work::Configurations(under_way);
+                return self.ask(what);
+            }
+            under_way.next += 1;
+        }
+        self.conclude(Ok(Fact::Checked(under_way.goal)));
+    }
+
+    fn take_configuration(
+        &mut self,
+        under_way: &mut Configurations,
+        answer: Result<Vec<u8>, FetchError>,
+    ) -> Result<(), Reason> {
+        let Configurations { goal, next, so_far } = under_way;
+        let Some(wanted) = goal.note.configurations.get(*next) else { return Ok(()) };
+        let what = format!("configuration `{}`", wanted.name);
+        let bytes = answer.map_err(|e| not_brought(&what, e))?;
+        let offset = u64::try_from(so_far.len()).unwrap_or(u64::MAX);
+        same_length(&what, &bytes, piece_length(wanted.size, offset).into())?;
+        so_far.extend_from_slice(&bytes);
+        if u64::try_from(so_far.len()).is_ok_and(|length| length < wanted.size) {
+            return Ok(());
+        }
+        if Digest::of(so_far) != wanted.digest {
+            return Err(Reason::new(ReasonCode::DigestMismatch, format!("{what} does not have the signed digest")));
+        }
+        self.storage.replace(Folder::State, &file_name(&wanted.digest), so_far).map_err(|e| Reason::from(&e))?;
+        (*next, *so_far) = (*next + 1, Vec::new());
+        Ok(())
+    }
+
+    /// A document that was brought before.
+    fn kept_configuration(&self, wanted: &Configuration) -> Option<Vec<u8>> {
+        let kept = self.storage.load(Folder::State, &file_name(&wanted.digest), MAX_BYTES).ok().flatten()?;
+        (Digest::of(&kept) == wanted.digest).then_some(kept)
+    }
+
+    /// Puts the configurations of the running release in force.
+    pub(super) fn configure(&mut self, configurations: &[Configuration]) {
+        let mut documents = Vec::new();
+        for wanted in configurations {
+            match self.kept_configuration(wanted) {
+                Some(bytes) => documents.push((wanted.name.clone(), bytes)),
+                None => warn!(configuration = %wanted.name, "a kept configuration is damaged and not in force"),
+            }
+        }
+        self.peers.configure(&documents);
+    }
+
+    /// Frees what no release needs any more. What a check brings at this moment is not known to the plan yet, so it waits.
+    pub(super) fn forget_configurations(&mut self, needed: &[Digest]) {
+        if matches!(self.work, Work::Check(_) | Work::Configurations(_)) {
+            return;
+        }
+        let needed: Vec<String> = needed.iter().map(file_name).collect();
+        let forgotten = self.storage.remove_where(Folder::State, |name| {
+            name.starts_with("configuration-") && !needed.iter().any(|needed| needed == name)
+        });
+        if let Err(e) = forgotten {
+            warn!(reason = %Reason::from(&e), "cannot free old configurations");
+        }
+    }
+}
+
+/// Bytes of the piece that begins at `offset` of a document of `size` bytes.
+fn piece_length(size: u64, offset: u64) -> u32 {
+    u32::try_from(size.saturating_sub(offset)).unwrap_or(MAX_FETCH).min(MAX_FETCH)
+}
