@@ -87,7 +87,8 @@ pub fn root_digest<D: Disk>(storage: &Storage<D>, place: &Place, bytes: u64) -> 
 }
 
 /// The block list of `section`, as the builder of an image makes it.
-pub fn list_of(section: &[u8]) -> Vec<u8> {
+#[cfg(test)]
+pub(crate) fn list_of(section: &[u8]) -> Vec<u8> {
     section.chunks(BLOCK).flat_map(|block| *digest_of_block(block).as_bytes()).collect()
 }
 

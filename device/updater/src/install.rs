@@ -28,8 +28,8 @@ pub enum InstallError {
     /// The folder is no exported release.
     #[error("cannot use the folder")]
     Folder(#[from] FolderError),
-    /// No updater runs on this device.
-    #[error("no mbl-updater runs on this device")]
+    /// No updater runs on this device, or this user may not speak to it.
+    #[error("cannot reach the updater of this device")]
     NotRunning(#[source] io::Error),
     /// The connection to the updater failed.
     #[error("the updater cannot be spoken to")]
@@ -60,7 +60,7 @@ pub fn install(
     let stream = UnixStream::connect(device_dir.join("run/updater.sock")).map_err(InstallError::NotRunning)?;
     let mut updater = Conversation::open(stream, Role::Installer)?;
     if updater.role() != Role::Updater {
-        return Err(LinkError::NotAllowed { uid: 0, role: updater.role() }.into());
+        return Err(LinkError::WrongPeer(updater.role()).into());
     }
     serve_applications(device_dir, &folder);
     updater.say(&AgentToUpdater::Desire { release, digest, rollout: None })?;

@@ -88,6 +88,9 @@ pub enum LinkError {
         /// The role in its greeting.
         role: Role,
     },
+    /// Somebody else answered.
+    #[error("{0:?} answered on this socket")]
+    WrongPeer(Role),
     /// Too many peers at once.
     #[error("there are {MOST_CONNECTIONS} connections already")]
     TooMany,

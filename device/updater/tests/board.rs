@@ -129,6 +129,17 @@ fn a_new_system_in_which_the_updater_crashes_is_left_after_its_tries() {
 }
 
 #[test]
+fn a_process_that_is_killed_is_started_again() {
+    let mut bench = Bench::new(&old_image());
+    bench.power_on();
+    for role in ["updater", "apps", "agent"] {
+        let before = until("the process runs", Duration::from_secs(20), || bench.pid(role));
+        bench.kill(role);
+        until("another one runs", Duration::from_secs(20), || bench.pid(role).filter(|pid| *pid != before));
+    }
+}
+
+#[test]
 fn a_board_that_is_asked_to_stop_leaves_nothing_running() {
     let mut bench = Bench::new(&old_image());
     bench.power_on();

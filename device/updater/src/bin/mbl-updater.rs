@@ -132,7 +132,9 @@ fn line(status: &UpdateStatus) -> String {
 fn hint(error: &anyhow::Error) -> Option<&'static str> {
     match error.downcast_ref::<InstallError>()? {
         InstallError::Refused { source, .. } => Some(source.code.hint()),
-        InstallError::NotRunning(_) => Some("start the device; on the board `host` that is `mbl-host-board`"),
+        InstallError::NotRunning(_) => {
+            Some("start the device, on the board `host` with `mbl-host-board`, and run this command as root")
+        }
         InstallError::Folder(_) => Some("write the folder with `mbl release export`"),
         InstallError::Link(_) => Some("run this command as root"),
         InstallError::Gone => None,

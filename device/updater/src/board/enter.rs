@@ -21,7 +21,7 @@ use super::BoardConfig;
 
 /// The three processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
+pub(super) enum Role {
     /// `mbl-updater`.
     Updater,
     /// `mbl-apps`.

@@ -13,7 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use enter::{EnterError, Role, enter};
+use enter::Role;
+pub use enter::{EnterError, enter};
 pub use log::CappedLog;
 use process::{Ended, Process};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};

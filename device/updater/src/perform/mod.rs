@@ -17,7 +17,7 @@ use bring::Transfer;
 use configuration::Configurations;
 use metadata::MetadataCheck;
 use protocol_types::{
-    AppName, Reason, ReasonCode, SecurityVersion, UnixSeconds, UpdateStatus,
+    AppName, Reason, SecurityVersion, UnixSeconds, UpdateStatus,
     boot::{BootEntry, Tries},
     socket::{Fetch, FetchError, UpdaterToApps},
 };
@@ -27,7 +27,7 @@ use tracing::{error, info, warn};
 use crate::{
     cmdline::Cmdline,
     disk::{Disk, Folder},
-    plan::{Fact, Plan, Running, Step},
+    plan::{Fact, Plan, Running, Step, may_pass},
     record::{Origin, Record},
     storage::{Storage, StorageError},
     trust::Trust,
@@ -375,11 +375,6 @@ impl<D: Disk, P: Peers> Updater<D, P> {
 fn log(status: &UpdateStatus) {
     let (reason, running) = (status.reason.as_ref().map(ToString::to_string).unwrap_or_default(), &status.running);
     info!(phase = %status.phase, reason, running = %running.version, slot = %running.slot, "update status");
-}
-
-/// Whether trying again may help, without anybody publishing anything new.
-const fn may_pass(code: ReasonCode) -> bool {
-    matches!(code, ReasonCode::Unreachable | ReasonCode::StorageFailed | ReasonCode::NoRoom)
 }
 
 const STATE: &str = "state.json";

@@ -4,7 +4,7 @@ use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
 use account::{Account, Contents, NOW, image};
 use protocol_types::{
-    Digest, Phase, RolloutId, Slot, TargetPath,
+    Digest, Phase, ReasonCode, RolloutId, Slot, TargetPath,
     socket::{ApplicationState, ApplicationStatus, Contact},
 };
 

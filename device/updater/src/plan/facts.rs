@@ -147,7 +147,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Whether `note`'s operating system is the one that runs, given its root digest; a release without one keeps it.
+    /// Whether `goal` keeps the operating system that runs: it has the same one, or none.
     pub(super) fn is_os(&self, goal: &Goal) -> bool {
         goal.os.as_ref().and_then(protocol_release::document::OsIndex::root_digest).is_none_or(|root| root == self.root)
     }

@@ -114,7 +114,7 @@ impl Plan {
                     trial.applications(set, &statuses);
                 }
             }
-            Fact::Preparing { set, bytes } => self.preparing(set, bytes, &mut steps),
+            Fact::Preparing { set, bytes } => self.preparing(set, bytes),
             Fact::Prepared { set, refused } => self.prepared(set, refused, &mut steps),
             Fact::Checked(goal) => self.checked(goal, &mut steps),
             Fact::Brought { section, next_block } => self.brought(section, next_block, &mut steps),
@@ -297,9 +297,9 @@ impl Plan {
             }
         }
     }
+}
 
-    /// Whether a refusal may pass by itself.
-    const fn passes(code: ReasonCode) -> bool {
-        matches!(code, ReasonCode::Unreachable | ReasonCode::StorageFailed | ReasonCode::NoRoom)
-    }
+/// Whether trying again may help, without anybody publishing anything new.
+pub(crate) const fn may_pass(code: ReasonCode) -> bool {
+    matches!(code, ReasonCode::Unreachable | ReasonCode::StorageFailed | ReasonCode::NoRoom)
 }

@@ -9,7 +9,7 @@ use protocol_types::{
     socket::Contact,
 };
 
-use super::{BOOT_TRIES, Hindrance, Job, PREPARE_LIMIT, Plan, Stage, Step};
+use super::{BOOT_TRIES, Hindrance, Job, PREPARE_LIMIT, Plan, Stage, Step, may_pass};
 use crate::{
     blocks::BlockList,
     record::{Goal, Installed, Origin, Outcome, Pending, Wish},
@@ -172,7 +172,7 @@ impl Plan {
         self.stage = Stage::Preparing { job, until: self.now + PREPARE_LIMIT, done: 0, total: 0 };
     }
 
-    pub(super) fn preparing(&mut self, set: Digest, bytes: (u64, u64), _steps: &mut Vec<Step>) {
+    pub(super) fn preparing(&mut self, set: Digest, bytes: (u64, u64)) {
         let now = self.now;
         if let Stage::Preparing { job, until, done, total } = &mut self.stage
             && job.goal.note.digest == set
@@ -193,7 +193,7 @@ impl Plan {
         let job = job.clone();
         match refused {
             None => self.arm(job, steps),
-            Some(reason) if Self::passes(reason.code) => self.hindered(reason, steps),
+            Some(reason) if may_pass(reason.code) => self.hindered(reason, steps),
             Some(reason) => self.refused(reason, steps),
         }
     }
