@@ -4,6 +4,7 @@ use std::{
     fs, io,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::Deserialize;
@@ -54,6 +55,8 @@ pub struct Limits {
     pub api_connections: usize,
     /// Connections of devices at a time, to each of their ports.
     pub device_connections: usize,
+    /// Seconds that a sender over HTTPS has for the head of a request or for a JSON body, and may be silent in an upload.
+    pub slow_sender_s: u64,
 }
 
 impl Default for Config {
@@ -79,7 +82,13 @@ impl Default for Listen {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { artifact_bytes: 4 << 30, account_bytes: 64 << 30, api_connections: 1024, device_connections: 100_000 }
+        Self {
+            artifact_bytes: 4 << 30,
+            account_bytes: 64 << 30,
+            api_connections: 1024,
+            device_connections: 100_000,
+            slow_sender_s: 30,
+        }
     }
 }
 
@@ -100,6 +109,13 @@ pub enum ConfigError {
     /// There is no name under which the service can be reached.
     #[error("`public_hosts` is empty; name at least one host or address")]
     NoPublicHost,
+}
+
+impl Limits {
+    /// How long a slow sender is waited for.
+    pub(crate) const fn slow_sender(&self) -> Duration {
+        Duration::from_secs(self.slow_sender_s)
+    }
 }
 
 impl Config {
@@ -130,6 +146,15 @@ mod tests {
             let ConfigError::Malformed(why) = Config::parse(text).unwrap_err() else { panic!("{text}") };
             assert!(why.to_string().contains("unknown field"), "{why}");
         }
+    }
+
+    #[test]
+    fn the_guide_explains_every_setting() {
+        let guide = include_str!("../../../docs/guides/service.md");
+        let config = format!("{:?}", Config::default());
+        let keys = config.split([' ', '{', ',']).filter_map(|word| word.strip_suffix(':'));
+        let missing: Vec<&str> = keys.filter(|key| !guide.contains(&format!("`{key}`"))).collect();
+        assert!(missing.is_empty(), "docs/guides/service.md does not explain {missing:?}");
     }
 
     #[test]

@@ -21,8 +21,6 @@ use crate::{fleet::Fleet, metrics::PortLabels, patience::Patient};
 
 /// Longest TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Longest wait for the head of a request, and so the longest idle time of a kept connection.
-const HEAD: Duration = Duration::from_secs(30);
 /// Longest time in which a client takes nothing of an answer.
 const WRITE: Duration = Duration::from_secs(60);
 /// Bytes of a request's head.
@@ -89,7 +87,10 @@ where
     let stream: TlsStream<TcpStream> = stream;
     let Some(router) = admit(stream.get_ref().1) else { return };
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_BYTES).max_headers(HEADERS);
+    http.timer(TokioTimer::new())
+        .header_read_timeout(fleet.config.limits.slow_sender())
+        .max_buf_size(HEAD_BYTES)
+        .max_headers(HEADERS);
     let served = http.serve_connection(TokioIo::new(Patient::new(stream, WRITE)), TowerToHyperService::new(router));
     let mut served = std::pin::pin!(served);
     let ended = tokio::select! {

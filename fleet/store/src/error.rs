@@ -86,3 +86,11 @@ pub enum StoreError {
 pub(crate) fn cannot(doing: &'static str) -> impl FnOnce(sqlx::Error) -> StoreError {
     move |source| StoreError::Database { doing, source }
 }
+
+impl StoreError {
+    /// Whether the disk of the database is full: SQLite's `SQLITE_FULL`, PostgreSQL's `disk_full`.
+    pub fn is_disk_full(&self) -> bool {
+        let Self::Database { source: sqlx::Error::Database(refused), .. } = self else { return false };
+        matches!(refused.code().as_deref(), Some("13" | "53100"))
+    }
+}

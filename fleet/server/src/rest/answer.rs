@@ -41,6 +41,10 @@ impl From<Problem> for Refusal {
 
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
+        if error.is_disk_full() {
+            tracing::error!(error = %crate::Chain(&error), "the database has no room left");
+            return Self::new(ProblemCode::NoRoom, "the disk of the service is full");
+        }
         let code = match &error {
             StoreError::NotFound { .. } => ProblemCode::NotFound,
             StoreError::Exists { .. } => ProblemCode::AlreadyExists,

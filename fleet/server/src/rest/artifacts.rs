@@ -30,8 +30,6 @@ use crate::{
     fleet::Fleet,
 };
 
-/// Longest silence of a sender in the middle of a piece.
-const SILENCE: Duration = Duration::from_secs(30);
 /// Longest time for one piece, however it trickles.
 const PIECE: Duration = Duration::from_secs(60 * 60);
 /// So many bytes are brought onto the disk and acknowledged at a time.
@@ -134,7 +132,8 @@ async fn append(
         ));
     }
     if !row.complete {
-        let received = timeout(PIECE, receive(account, &row, &turn, request.into_body()));
+        let silence = fleet.config.limits.slow_sender();
+        let received = timeout(PIECE, receive(account, &row, &turn, (request.into_body(), silence)));
         received.await.map_err(|_| Refusal::new(ProblemCode::TooSlow, "the piece took too long"))??;
         finish(&fleet, account, &digest, &turn).await?;
     }
@@ -154,24 +153,35 @@ fn piece_offset(headers: &HeaderMap) -> Reply<u64> {
         .ok_or_else(|| Refusal::new(ProblemCode::MalformedRequest, "`Upload-Offset` must say where the piece begins"))
 }
 
-/// Writes what comes. Whatever ends the piece, every byte that arrived before stays.
-async fn receive(account: &AccountScope, row: &ArtifactRow, turn: &Turn, body: HttpBody) -> Reply<()> {
+/// Writes what comes. Whatever ends the piece, every byte that arrived before stays, unless there is no room: then what was not yet
+/// acknowledged is given back, so that the rest of the service can go on.
+async fn receive(account: &AccountScope, row: &ArtifactRow, turn: &Turn, body: (HttpBody, Duration)) -> Reply<()> {
     let Some(mut part) = turn.open(row.received).await.map_err(|e| disk(&e))? else {
         account.artifact_received(&row.digest, 0).await?;
         let detail = "bytes that had arrived are gone; the upload goes on at 0";
         return Err(Refusal::new(ProblemCode::OffsetMismatch, detail));
     };
     let ended = copy(account, row, &mut part, body).await;
+    if ended.as_ref().is_err_and(|refusal| refusal.0.code == ProblemCode::NoRoom.as_str()) {
+        let acknowledged = account.artifact(&row.digest).await?.received;
+        turn.open(acknowledged).await.map_err(|e| disk(&e))?;
+        return ended;
+    }
     part.sync().await.map_err(|e| disk(&e))?;
     account.artifact_received(&row.digest, part.at()).await?;
     ended
 }
 
-async fn copy(account: &AccountScope, row: &ArtifactRow, part: &mut Part, body: HttpBody) -> Reply<()> {
+async fn copy(
+    account: &AccountScope,
+    row: &ArtifactRow,
+    part: &mut Part,
+    (body, silence): (HttpBody, Duration),
+) -> Reply<()> {
     let mut pieces = body.into_data_stream();
     let mut acknowledged = part.at();
     loop {
-        let piece = match timeout(SILENCE, pieces.next()).await {
+        let piece = match timeout(silence, pieces.next()).await {
             Err(_) => return Err(Refusal::new(ProblemCode::TooSlow, "the sender was silent for too long")),
             Ok(None) => return Ok(()),
             Ok(Some(Err(_))) => return Err(Refusal::new(ProblemCode::MalformedBody, "the body broke off")),

@@ -1,7 +1,5 @@
 //! Reads what a request carries: JSON body, path, query and conditional headers. Each refusal names the place.
 
-use std::time::Duration;
-
 use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
@@ -16,8 +14,6 @@ use tokio::time::timeout;
 use super::{Refusal, Reply};
 use crate::fleet::Fleet;
 
-/// Longest time for a JSON body to arrive.
-const ARRIVAL: Duration = Duration::from_secs(30);
 /// Longest `Idempotency-Key`, in bytes.
 const KEY_BYTES: usize = 128;
 
@@ -50,7 +46,7 @@ impl<T: DeserializeOwned> FromRequest<Fleet> for Body<T> {
 }
 
 async fn arrived(request: Request, fleet: &Fleet) -> Reply<Bytes> {
-    match timeout(ARRIVAL, Bytes::from_request(request, fleet)).await {
+    match timeout(fleet.config.limits.slow_sender(), Bytes::from_request(request, fleet)).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(e)) if e.status() == http::StatusCode::PAYLOAD_TOO_LARGE => {
             Err(Refusal::new(ProblemCode::TooLarge, "the body is longer than this request may be"))
