@@ -33,6 +33,7 @@ pub struct Addresses {
 #[derive(Debug)]
 pub struct Service {
     data_dir: PathBuf,
+    flags: Vec<String>,
     addresses: Addresses,
     process: Option<Running>,
 }
@@ -43,21 +44,30 @@ impl Service {
     /// # Errors
     /// If it does not listen within half a minute.
     pub fn start(data_dir: &Path) -> anyhow::Result<Self> {
-        fs::create_dir_all(data_dir).with_context(|| format!("cannot make {}", data_dir.display()))?;
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (process, addresses) =
-            Self::launch(data_dir, &Addresses { api: any, bootstrap: any, lwm2m: any, artifacts: any })?;
-        Ok(Self { data_dir: data_dir.to_owned(), addresses, process: Some(process) })
+        Self::start_with(data_dir, &[])
     }
 
-    fn launch(data_dir: &Path, listen: &Addresses) -> anyhow::Result<(Running, Addresses)> {
+    /// Starts the service with further flags.
+    ///
+    /// # Errors
+    /// If it does not listen within half a minute.
+    pub fn start_with(data_dir: &Path, flags: &[&str]) -> anyhow::Result<Self> {
+        fs::create_dir_all(data_dir).with_context(|| format!("cannot make {}", data_dir.display()))?;
+        let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (process, addresses) =
+            Self::launch(data_dir, &flags, &Addresses { api: any, bootstrap: any, lwm2m: any, artifacts: any })?;
+        Ok(Self { data_dir: data_dir.to_owned(), flags, addresses, process: Some(process) })
+    }
+
+    fn launch(data_dir: &Path, flags: &[String], listen: &Addresses) -> anyhow::Result<(Running, Addresses)> {
         let file = data_dir.join("addresses.json");
         match fs::remove_file(&file) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).context("cannot remove old addresses"),
             _ => {}
         }
         let mut command = Command::new(program("mbl-service")?);
-        command.arg("run").arg("--data-dir").arg(data_dir).args(["--public-host", "127.0.0.1"]);
+        command.arg("run").arg("--data-dir").arg(data_dir).args(["--public-host", "127.0.0.1"]).args(flags);
         for (flag, address) in [
             ("--listen-api", listen.api),
             ("--listen-bootstrap", listen.bootstrap),
@@ -123,7 +133,7 @@ impl Service {
     /// If it does not listen within half a minute.
     pub fn restart(&mut self) -> anyhow::Result<()> {
         self.kill()?;
-        let (process, addresses) = Self::launch(&self.data_dir, &self.addresses)?;
+        let (process, addresses) = Self::launch(&self.data_dir, &self.flags, &self.addresses)?;
         self.process = Some(process);
         self.addresses = addresses;
         Ok(())
