@@ -1,6 +1,6 @@
 //! Artifacts: byte sequences addressed by their digest, uploaded in pieces that survive every interruption.
 
-use std::io::SeekFrom;
+use std::{io::SeekFrom, time::Duration};
 
 use protocol_types::{Digest, UnixSeconds};
 use reqwest::{Method, header};
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeek, AsyncSeekExt};
 use utoipa::ToSchema;
 
-use crate::{Client, ClientError, Page, PageQuery};
+use crate::{Client, ClientError, Page, PageQuery, ProblemCode};
 
 /// Content type of a piece of an upload.
 pub const UPLOAD_CONTENT_TYPE: &str = "application/offset+octet-stream";
@@ -47,8 +47,16 @@ pub struct BeginArtifact {
 
 /// Bytes that the client sends in one request.
 const PIECE: usize = 8 << 20;
-/// Failed requests in a row before an upload gives up.
-const TRIES: u32 = 5;
+/// Failed requests without a byte of progress before an upload gives up.
+const TRIES: u32 = 6;
+
+/// Whether the upload may go on after this: the connection broke, the service restarts, or it still looks at the piece before.
+fn is_passing(error: &ClientError) -> bool {
+    let code = error.problem().map(|problem| problem.code.as_str());
+    matches!(error, ClientError::Unreachable { .. })
+        || code == Some(ProblemCode::UploadBusy.as_str())
+        || code == Some(ProblemCode::OffsetMismatch.as_str())
+}
 
 impl Client {
     /// The artifacts of the account.
@@ -88,31 +96,38 @@ impl Client {
     where
         R: AsyncRead + AsyncSeek + Unpin,
     {
-        let mut artifact = self.begin_artifact(digest, size).await?;
-        let mut failed = 0;
-        while !artifact.complete {
-            progress(artifact.offset);
-            source.seek(SeekFrom::Start(artifact.offset)).await.map_err(ClientError::Read)?;
-            let left = usize::try_from(size.saturating_sub(artifact.offset)).unwrap_or(usize::MAX).min(PIECE);
-            let mut piece = vec![0; left];
-            source.read_exact(&mut piece).await.map_err(ClientError::Read)?;
-            match self.send_piece(&digest, artifact.offset, piece).await {
-                Ok(next) => (artifact, failed) = (next, 0),
-                Err(ClientError::Unreachable { .. }) if failed < TRIES => {
-                    failed += 1;
-                    // The connection broke or the service restarts; what it has by now is its to say.
-                    tokio::time::sleep(std::time::Duration::from_millis(200 << failed)).await;
-                    artifact = match self.artifact(&digest).await {
-                        Ok(known) => known,
-                        Err(ClientError::Unreachable { .. }) => artifact,
-                        Err(other) => return Err(other),
-                    };
+        let (mut known, mut failed, mut furthest) = (None::<Artifact>, 0_u32, 0);
+        loop {
+            let answer = match known.take() {
+                // Announcing it again says how much of it has arrived.
+                None => self.begin_artifact(digest, size).await,
+                Some(artifact) => {
+                    progress(artifact.offset);
+                    source.seek(SeekFrom::Start(artifact.offset)).await.map_err(ClientError::Read)?;
+                    let left = usize::try_from(size.saturating_sub(artifact.offset)).unwrap_or(usize::MAX).min(PIECE);
+                    let mut piece = vec![0; left];
+                    source.read_exact(&mut piece).await.map_err(ClientError::Read)?;
+                    self.send_piece(&digest, artifact.offset, piece).await
                 }
-                Err(other) => return Err(other),
+            };
+            match answer {
+                Ok(artifact) if artifact.complete => {
+                    progress(size);
+                    return Ok(artifact);
+                }
+                Ok(artifact) => {
+                    if artifact.offset > furthest {
+                        (furthest, failed) = (artifact.offset, 0);
+                    }
+                    known = Some(artifact);
+                }
+                Err(error) if failed < TRIES && is_passing(&error) => {
+                    failed += 1;
+                    tokio::time::sleep(Duration::from_millis(100 << failed)).await;
+                }
+                Err(error) => return Err(error),
             }
         }
-        progress(size);
-        Ok(artifact)
     }
 
     /// The bytes of a complete artifact, as they come; the caller checks the digest.

@@ -1,5 +1,7 @@
 //! The service as a process under bad conditions: kills, slow and oversized senders, garbage, a full disk, an orderly stop.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a journey that meets an obstacle has failed")]
+
 use std::{
     fs,
     io::{Cursor, Read as _},
@@ -288,9 +290,8 @@ fn fleet_says_that_its_disk_is_full_and_goes_on_with_what_fits() {
     let (client, runtime) = (client_of(cramped.api(), &cramped.data_dir), runtime());
     let large = vec![7_u8; 40 << 20];
     let digest = Digest::of(&large);
-    let refused = runtime
-        .block_on(client.upload_artifact((digest, large.len() as u64), Cursor::new(large), |_| ()))
-        .unwrap_err();
+    let refused =
+        runtime.block_on(client.upload_artifact((digest, large.len() as u64), Cursor::new(large), |_| ())).unwrap_err();
     let problem = refused.problem().unwrap_or_else(|| panic!("{refused:?}"));
     assert_eq!((problem.status, problem.code.as_str()), (507, "no_room"));
 
