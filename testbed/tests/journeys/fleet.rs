@@ -1,7 +1,5 @@
 //! The service as a process under bad conditions: kills, slow and oversized senders, garbage, a full disk, an orderly stop.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a journey that meets an obstacle has failed")]
-
 use std::{
     fs,
     io::{Cursor, Read as _},
