@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a journey that meets an obstacle has failed")]
 
+mod app;
 mod cli;
 mod fleet;
 mod identity;
