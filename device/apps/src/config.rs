@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -55,6 +55,8 @@ impl Places {
             instance,
         };
         fs::create_dir_all(&places.state)?;
+        // Logs and environments of applications are nobody else's business, the agent's included.
+        fs::set_permissions(&places.state, fs::Permissions::from_mode(0o700))?;
         fs::create_dir_all(device_dir.join("run"))?;
         fs::DirBuilder::new().recursive(true).mode(0o711).create(&places.volatile)?;
         Ok(places)

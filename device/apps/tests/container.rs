@@ -70,6 +70,8 @@ fn an_application_is_prepared_run_ready_and_stopped_when_asked() {
     assert_eq!((status.digest, status.restarts), (image.spec.digest, 0));
     assert!(device.stop() < Duration::from_secs(3), "it was killed instead of stopped");
     assert!(device.log("hello").contains("serving hello"));
+    let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(device.state()).unwrap());
+    assert_eq!(mode & 0o777, 0o700, "other users can read what applications wrote");
 }
 
 #[test]

@@ -42,9 +42,14 @@ impl World {
         world
     }
 
+    /// Runs `mbl` with arguments that are typed in one line; it must succeed.
     fn mbl(&self, line: &str) -> Value {
         let words: Vec<&str> = line.split(' ').collect();
-        self.operator.json(&[&["--passphrase-file", "passphrase"], &words[..]].concat()).unwrap()
+        let mut command = self.operator.command(&[&["--json"], &words[..]].concat()).unwrap();
+        let output = command.env("MBL_PASSPHRASE_FILE", self.folder.path().join("passphrase")).output().unwrap();
+        assert!(output.status.success(), "mbl {line}: {}", String::from_utf8_lossy(&output.stderr));
+        // Some verbs have nothing to say.
+        serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
     }
 
     fn device_dir(&self) -> PathBuf {
@@ -163,10 +168,8 @@ ready = {{ command = ["/bin/busybox", "wget", "-q", "-O", "-", "http://127.0.0.1
     }
 
     fn until_answer(&self, wanted: &str) {
-        until(PATIENCE, &format!("the answer `{wanted}`"), || {
-            Ok(self.ask().ok().filter(|text| text.contains(wanted)))
-        })
-        .unwrap_or_else(|error| panic!("{error:#}\n{}", self.logs()));
+        until(PATIENCE, &format!("the answer `{wanted}`"), || Ok(self.ask().ok().filter(|text| text.contains(wanted))))
+            .unwrap_or_else(|error| panic!("{error:#}\n{}", self.logs()));
     }
 
     fn ask(&self) -> std::io::Result<String> {
@@ -182,9 +185,8 @@ ready = {{ command = ["/bin/busybox", "wget", "-q", "-O", "-", "http://127.0.0.1
     fn process(&self, name: &str) -> Pid {
         let board = self.board.as_ref().unwrap().id();
         let children = fs::read_to_string(format!("/proc/{board}/task/{board}/children")).unwrap();
-        let runs = |pid: &&str| {
-            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == name)
-        };
+        let runs =
+            |pid: &&str| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == name);
         children.split_whitespace().find(runs).and_then(|pid| Pid::from_raw(pid.parse().ok()?)).unwrap()
     }
 
@@ -271,13 +273,15 @@ fn app_a_release_of_an_application_alone_is_switched_in_place_and_answers() {
         let rollout = world.roll_out(version);
         world.until_rollout(&rollout, "succeeded");
         world.until_answer(&format!("hello from {version}"));
-        let device = world.until_device("the device to report it", |device| {
-            device["device"]["report"]["running_version"] == version
-        });
+        let device = world
+            .until_device("the device to report it", |device| device["device"]["report"]["running_version"] == version);
         let components = device["components"].as_array().unwrap();
         let app = components.iter().find(|component| component["name"] == "application/hello").unwrap();
         assert_eq!(app["version"], version, "{device}");
-        assert_eq!(app["digest"], json!(Digest::of(&fs::read(world.folder.path().join(format!("hello-{version}/index.json"))).unwrap())));
+        assert_eq!(
+            app["digest"],
+            json!(Digest::of(&fs::read(world.folder.path().join(format!("hello-{version}/index.json"))).unwrap()))
+        );
     }
     assert_eq!(world.booted(), booted, "the device restarted for an application");
 }

@@ -85,6 +85,8 @@ impl Listener {
                 Ok(stream) => stream,
                 Err(error) => {
                     warn!(%error, "cannot accept a connection");
+                    // Out of descriptors, most likely: trying at once would only say so again.
+                    thread::park_timeout(Duration::from_millis(200));
                     continue;
                 }
             };

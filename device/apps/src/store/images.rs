@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     fmt, fs,
-    os::unix::fs::{DirBuilderExt, PermissionsExt, chown},
+    os::unix::fs::{DirBuilderExt, chown},
     path::{Path, PathBuf},
 };
 
@@ -39,8 +39,6 @@ const UNPACKING: &str = "unpacking";
 impl Images {
     pub(super) fn open(dir: &Path) -> Result<Self, StoreError> {
         durable::folder(dir)?;
-        // Files in here may belong to other users' ids; nobody but us has business with them.
-        fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(StoreError::io("close", dir))?;
         let images = Self { dir: dir.to_owned() };
         images.discard()?;
         Ok(images)
