@@ -11,10 +11,11 @@ use protocol_types::{
 use serde::{Deserialize, Serialize};
 
 /// Who asks for a release.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
     /// The service, through the agent.
+    #[default]
     Service,
     /// A person at the device, with an exported release.
     Folder,
@@ -177,6 +178,9 @@ pub struct Record {
     pub service: Option<Settled>,
     /// How the newest wish of a person at the device ended.
     pub folder: Option<Settled>,
+    /// Whose wish ended last.
+    #[serde(default)]
+    pub latest: Origin,
     /// The latest time that the service's time key vouched for.
     pub time: UnixSeconds,
 }
@@ -194,7 +198,16 @@ pub enum RecordError {
 
 impl Default for Record {
     fn default() -> Self {
-        Self { format: 1, a: None, b: None, pending: None, service: None, folder: None, time: UnixSeconds(0) }
+        Self {
+            format: 1,
+            a: None,
+            b: None,
+            pending: None,
+            service: None,
+            folder: None,
+            latest: Origin::Service,
+            time: UnixSeconds(0),
+        }
     }
 }
 
@@ -237,6 +250,7 @@ impl Record {
 
     /// Notes how a wish ended.
     pub fn settle(&mut self, wish: Wish, outcome: Outcome) {
+        self.latest = wish.origin;
         let place = match wish.origin {
             Origin::Service => &mut self.service,
             Origin::Folder => &mut self.folder,

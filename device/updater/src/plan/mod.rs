@@ -218,13 +218,17 @@ impl Plan {
     fn current(&self) -> Option<&Note> {
         match &self.stage {
             Stage::OnTrial { pending, .. } | Stage::Confirming { pending, .. } => Some(&pending.installed.note),
+            // On the way down from a trial, the release on trial still runs.
+            Stage::Rebooting => match &self.record.pending {
+                Some(pending) if pending.runs_in(&self.running) => Some(&pending.installed.note),
+                Some(_) | None => self.confirmed(),
+            },
             Stage::Resting
             | Stage::Checking { .. }
             | Stage::Writing { .. }
             | Stage::ReadingBack { .. }
             | Stage::Preparing { .. }
             | Stage::Arming { .. }
-            | Stage::Rebooting
             | Stage::Waiting { .. } => self.confirmed(),
         }
     }

@@ -42,7 +42,7 @@ impl Plan {
         let entry_of = |generation| entries.iter().find(|entry| entry.generation == generation).copied();
         let has_counter = entry_of(plan.running.generation).is_some_and(|entry| entry.tries.is_some());
         match pending {
-            Some(pending) if plan.runs(&pending) => plan.resume(pending, has_counter, &mut steps),
+            Some(pending) if pending.runs_in(&plan.running) => plan.resume(pending, has_counter, &mut steps),
             Some(pending) => {
                 let entry = pending.generation.and_then(entry_of);
                 plan.came_back(pending, entry, &mut steps);
@@ -58,14 +58,6 @@ impl Plan {
             }
         }
         (plan, steps)
-    }
-
-    /// Whether the booted system is the one on trial.
-    fn runs(&self, pending: &Pending) -> bool {
-        match pending.generation {
-            Some(generation) => generation == self.running.generation,
-            None => pending.slot == self.running.slot && pending.installed.root == self.running.root,
-        }
     }
 
     /// The release on trial runs (again).
@@ -149,5 +141,15 @@ impl Plan {
         self.stage = Stage::Resting;
         self.run(steps);
         self.retain(steps);
+    }
+}
+
+impl Pending {
+    /// Whether the system on trial is the one that was booted.
+    pub(super) fn runs_in(&self, running: &Running) -> bool {
+        match self.generation {
+            Some(generation) => generation == running.generation,
+            None => self.slot == running.slot && self.installed.root == running.root,
+        }
     }
 }

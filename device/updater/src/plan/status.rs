@@ -8,7 +8,7 @@ use protocol_types::{
 use super::{Hindrance, Job, Plan, Stage};
 use crate::{
     blocks::BlockList,
-    record::{Note, Outcome, Wish},
+    record::{Note, Origin, Outcome, Wish},
 };
 
 /// Phase, the wish it belongs to, why, and bytes done and in all.
@@ -63,7 +63,10 @@ impl Plan {
         // Right after a start nobody has repeated a wish yet; how the last one ended is still the answer then.
         let settled = match self.wanted() {
             Some(wish) => self.record.settled(wish.origin).filter(|settled| settled.wish == *wish),
-            None => self.record.service.as_ref().filter(|_| !self.told_to_rest),
+            None => self
+                .record
+                .settled(self.record.latest)
+                .filter(|settled| settled.wish.origin == Origin::Folder || !self.told_to_rest),
         };
         let Some(settled) = settled else { return (Phase::Idle, None, None, None) };
         let (phase, reason) = match &settled.outcome {
