@@ -83,6 +83,11 @@ impl LiveDevices {
         }
     }
 
+    /// Whether this is the device's newest connection here.
+    pub(crate) fn is_newest(&self, identity: &DeviceIdentity, live: &Arc<Live>) -> bool {
+        self.devices().get(identity).is_some_and(|current| Arc::ptr_eq(current, live))
+    }
+
     /// Takes a connection out, unless a newer one of the device has its place.
     pub(crate) fn leave(&self, identity: &DeviceIdentity, live: &Arc<Live>) {
         let mut devices = self.devices();
@@ -124,6 +129,7 @@ mod tests {
         devices.enter(&identity(), &old);
         devices.enter(&identity(), &new);
         assert_eq!(old.attention().await, Attention::REPLACED);
+        assert!(devices.is_newest(&identity(), &new) && !devices.is_newest(&identity(), &old));
         devices.leave(&identity(), &old);
         devices.call_all(Attention::WISH);
         assert_eq!(new.attention().await, Attention::WISH, "the newer connection is no longer known");

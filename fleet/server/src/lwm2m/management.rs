@@ -302,6 +302,10 @@ impl Visit {
         sleep_until(self.next_report).await;
         self.next_report = Instant::now() + REPORT_PACE;
         let identity = &self.facts.identity;
+        if !self.devices.live.is_newest(identity, &self.live) {
+            // The device has restarted and registered again meanwhile: what is left of this connection is the past.
+            return;
+        }
         let Some(said) = report::report(entries) else {
             // An agent says nothing while it waits for its updater.
             tracing::debug!(account = %identity.account, device = %identity.endpoint, "a report has no known phase");
