@@ -14,7 +14,10 @@ use protocol_lwm2m::{
     time::Millis,
 };
 use protocol_types::{UnixSeconds, UpdateStatus, socket::ApplicationStatus};
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -49,6 +52,8 @@ const LIMITS: Limits = Limits {
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// How long a device that said goodbye before a restart waits for it.
 const RESTART_LIMIT: Duration = Duration::from_secs(60);
+/// Least time between two reports: each carries the whole state, so news in between is not lost but told with the next.
+const REPORT_PACE: Duration = Duration::from_millis(200);
 
 /// Numbers of the requests that the session makes through the client.
 const AUTHORITY: u64 = 1;
@@ -94,6 +99,8 @@ struct Heard {
     applications: watch::Receiver<Vec<ApplicationStatus>>,
     orders: watch::Receiver<Orders>,
     restarting: watch::Receiver<bool>,
+    /// The service hears of news no earlier than this.
+    next_report: Instant,
 }
 
 /// Everything that can wake a session.
@@ -133,6 +140,7 @@ impl Session {
             applications: facts.applications.subscribe(),
             orders: facts.orders.subscribe(),
             restarting: facts.restarting.subscribe(),
+            next_report: Instant::now(),
         };
         let objects = DeviceObjects::new(about, facts.clone(), device.state.clone(), device.trust.clock().clone());
         let operational =
@@ -210,8 +218,8 @@ impl Session {
             () = stop.cancelled(), if !stopping => Event::Stop,
             Ok(_) = heard.restarting.wait_for(|restarting| *restarting), if !stopping => Event::Restarting,
             event = line.event() => event,
-            Ok(()) = heard.status.changed() => Event::Reported,
-            Ok(()) = heard.applications.changed() => Event::Reported,
+            Ok(()) = not_before(heard.next_report, heard.status.changed()) => Event::Reported,
+            Ok(()) = not_before(heard.next_report, heard.applications.changed()) => Event::Reported,
             Ok(()) = heard.orders.changed() => Event::Ordered,
             time = pending(asking) => Event::Time(time),
             () = sleep_for(wake.map(|wake| wake.since(now))) => Event::TimePassed,
@@ -233,6 +241,7 @@ impl Session {
                 vec![Fact::TimePassed]
             }
             Event::Reported => {
+                self.heard.next_report = Instant::now() + REPORT_PACE;
                 self.heard.status.mark_unchanged();
                 self.heard.applications.mark_unchanged();
                 changed(self.objects.refresh())
@@ -333,6 +342,12 @@ async fn sleep_for(wait: Option<Duration>) {
         Some(wait) => sleep(wait).await,
         None => std::future::pending().await,
     }
+}
+
+/// News, but no earlier than `time`.
+async fn not_before<T>(time: Instant, news: impl Future<Output = T>) -> T {
+    sleep_until(time).await;
+    news.await
 }
 
 /// One fact for each instance with news, and one for the list of applications, which may have changed.
