@@ -19,6 +19,9 @@ pub(crate) enum Command {
         /// Folder to write the component into
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
+        /// Folder whose files come on top of those of the packages
+        #[arg(long, value_name = "DIR")]
+        overlay: Option<PathBuf>,
         /// Folder that keeps packages and the tree unpacked from them between builds
         #[arg(long, value_name = "DIR", env = "MBL_CACHE_DIR")]
         cache: PathBuf,
@@ -26,11 +29,11 @@ pub(crate) enum Command {
 }
 
 pub(crate) fn run(command: Command, session: &Session) -> anyhow::Result<()> {
-    let Command::HostOs { version, out, cache } = command;
+    let Command::HostOs { version, out, overlay, cache } = command;
     session
         .printer
         .say(format_args!("building the operating system {version} from {} packages", host_os::PACKAGES.len()));
-    let built = host_os::build(&cache, &version, &out)?;
+    let built = host_os::build(&cache, &version, overlay.as_deref(), &out)?;
     let size: u64 = built.index.sections.iter().map(|section| section.size).sum();
     let value = json!({
         "folder": out, "version": version, "digest": built.stored.digest, "root": built.index.root_digest(), "bytes": size,

@@ -2,6 +2,7 @@
 //! verified and installed like any board's, though the board simulator does not start the programs in it.
 
 mod packages;
+mod tree;
 
 use std::{
     fs, io,
@@ -13,6 +14,7 @@ use protocol_release::document::{Blocks, DocumentError, FormatOne, HostUki, OsIn
 use protocol_types::{BoardName, NameError, ReleaseVersion};
 
 pub use packages::{PackageCache, PackageError};
+pub use tree::TreeError;
 
 use crate::{
     artifacts::{self, ArtifactError, ArtifactFolder, Stored},
@@ -56,6 +58,9 @@ pub enum HostOsError {
     /// The packages could not be had.
     #[error(transparent)]
     Packages(#[from] PackageError),
+    /// The tree could not be put together.
+    #[error("cannot put the files of the operating system together")]
+    Tree(#[from] TreeError),
     /// The file system tool failed.
     #[error("cannot make the root file system")]
     Command(#[from] CommandError),
@@ -89,15 +94,31 @@ pub struct BuiltOs {
 
 /// Builds version `version` of the host board's operating system into the folder `out`.
 ///
-/// Packages come from `cache`; a second version reuses the unpacked tree and costs one run of `mkfs.erofs`.
-pub fn build(cache: &Path, version: &ReleaseVersion, out: &Path) -> Result<BuiltOs, HostOsError> {
+/// Packages come from `cache`; a second version reuses the unpacked tree and costs one run of `mkfs.erofs`. The files of `overlay`
+/// come on top of those of the packages.
+pub fn build(
+    cache: &Path,
+    version: &ReleaseVersion,
+    overlay: Option<&Path>,
+    out: &Path,
+) -> Result<BuiltOs, HostOsError> {
     let cache = PackageCache::open(cache)?;
-    let tree = cache.tree(PACKAGES)?;
-    assemble(&tree, version, out)
+    let unpacked = cache.tree(PACKAGES)?;
+    let fresh = cache.scratch()?;
+    let layers = [Some(unpacked.as_path()), overlay];
+    assemble(layers.into_iter().flatten(), fresh.path(), version, out)
 }
 
-/// Makes the component from an unpacked `tree`, into which it writes the version.
-fn assemble(tree: &Path, version: &ReleaseVersion, out: &Path) -> Result<BuiltOs, HostOsError> {
+/// Makes the component from `layers`, each on top of the one before, put together in the empty folder `tree`.
+fn assemble<'a>(
+    layers: impl Iterator<Item = &'a Path>,
+    tree: &Path,
+    version: &ReleaseVersion,
+    out: &Path,
+) -> Result<BuiltOs, HostOsError> {
+    for layer in layers {
+        tree::lay(layer, tree)?;
+    }
     write_os_release(tree, version)?;
     let artifacts = ArtifactFolder::create(out.join(ARTIFACTS))?;
     let wrote = |source| HostOsError::Write { path: out.to_owned(), source };
@@ -124,6 +145,7 @@ fn write_os_release(tree: &Path, version: &ReleaseVersion) -> Result<(), HostOsE
     let write = |path: PathBuf, text: &str| {
         path.parent()
             .map_or(Ok(()), fs::create_dir_all)
+            .and_then(|()| tree::remove(&path))
             .and_then(|()| fs::write(&path, text))
             .map_err(|source| HostOsError::Write { path, source })
     };
@@ -165,6 +187,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, content).unwrap();
         }
+        tree::remove(&tree.join("bin/link")).unwrap();
         std::os::unix::fs::symlink("tool", tree.join("bin/link")).unwrap();
         tree
     }
@@ -173,22 +196,38 @@ mod tests {
         text.parse().unwrap()
     }
 
+    /// Builds from the small tree in `dir`, and from an overlay if there is one.
+    fn build_small(dir: &Path, text: &str, overlay: Option<&Path>) -> BuiltOs {
+        let (small, fresh) = (small_tree(dir), tempfile::tempdir_in(dir).unwrap());
+        let layers = [Some(small.as_path()), overlay];
+        assemble(layers.into_iter().flatten(), fresh.path(), &version(text), &dir.join(text)).unwrap()
+    }
+
     #[test]
     fn the_same_input_gives_the_same_bytes() {
-        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let built = [&here, &there].map(|dir| {
-            let tree = small_tree(dir.path());
-            assemble(&tree, &version("1.0.0"), &dir.path().join("out")).unwrap()
-        });
-        assert_eq!(built[0].stored, built[1].stored);
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [here, there] = dirs.each_ref().map(|dir| build_small(dir.path(), "1.0.0", None));
+        assert_eq!(here.stored, there.stored);
+    }
+
+    #[test]
+    fn an_overlay_replaces_files_without_touching_the_layer_below() {
+        let dir = tempfile::tempdir().unwrap();
+        let plain = build_small(dir.path(), "1.0.0", None);
+        let overlay = dir.path().join("overlay");
+        fs::create_dir_all(overlay.join("etc")).unwrap();
+        fs::write(overlay.join("etc/a"), "changed").unwrap();
+        let changed = build_small(dir.path(), "1.0.0", Some(&overlay));
+        assert_ne!(changed.stored, plain.stored);
+        assert_eq!(fs::read_to_string(dir.path().join("tree/etc/a")).unwrap(), "1");
+        assert!(!dir.path().join("tree/usr").exists(), "the version was written into the layer");
+        assert_eq!(build_small(dir.path(), "1.0.0", None).stored, plain.stored);
     }
 
     #[test]
     fn a_new_version_changes_the_root_and_every_named_artifact_is_there() {
         let dir = tempfile::tempdir().unwrap();
-        let tree = small_tree(dir.path());
-        let [old, new] =
-            ["1.0.0", "1.1.0"].map(|text| assemble(&tree, &version(text), &dir.path().join(text)).unwrap());
+        let [old, new] = ["1.0.0", "1.1.0"].map(|text| build_small(dir.path(), text, None));
         assert_ne!(old.index.sections[0].digest, new.index.sections[0].digest);
 
         let folder = ArtifactFolder::create(dir.path().join("1.1.0").join(ARTIFACTS)).unwrap();

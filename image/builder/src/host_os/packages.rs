@@ -90,6 +90,12 @@ impl PackageCache {
         Ok(tree)
     }
 
+    /// An empty folder on the file system of the cache, gone when dropped.
+    pub(super) fn scratch(&self) -> Result<tempfile::TempDir, PackageError> {
+        let path = self.make("scratch")?;
+        tempfile::tempdir_in(&path).map_err(|source| PackageError::Cache { path, source })
+    }
+
     /// What was pinned for exactly these names, if every file is still what it was.
     fn pinned(&self, names: &[&str]) -> Option<Vec<Package>> {
         let text = fs::read_to_string(self.path.join("pins")).ok()?;
