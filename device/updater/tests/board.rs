@@ -175,6 +175,7 @@ fn a_release_from_a_folder_installs_without_any_agent() {
     bench.power_on();
     let status =
         until("it is kept", Duration::from_secs(30), || bench.status().filter(|status| status.phase != Phase::Trial));
+    assert_eq!(status.phase, Phase::Succeeded, "{status:?}");
     assert_eq!((status.running.slot, status.running.version.to_string().as_str()), (Slot::B, "1.1.0"));
     assert_eq!(bench.entries(), ["mbl-1-a.efi", "mbl-2-b.efi"]);
 }

@@ -503,6 +503,8 @@ fn a_verdict_that_was_taken_survives_a_cut_before_it_was_carried_out() {
     let mut world = World::new();
     bring_to_trial(&mut world, 2, "r1");
     let steps = world.plan.on(ready("1.2.0", ApplicationState::Failed));
+    let running = world.plan.status(SecurityVersion(0)).running;
+    assert_eq!(running.version.to_string(), "1.2.0", "until the restart it runs");
     assert!(matches!(&steps[0], Step::Save(record)
         if matches!(record.pending.as_ref().unwrap().verdict, Some(Verdict::Return(_)))));
     assert!(!world.perform(steps, 1), "power fails before the tries are taken");
