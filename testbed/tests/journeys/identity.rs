@@ -169,6 +169,31 @@ fn identity_a_device_that_lost_its_state_enrols_again_with_its_factory_certifica
 }
 
 #[test]
+fn identity_a_copied_device_is_noticed_and_held_until_an_operator_has_looked() {
+    let fleet = Fleet::new(true);
+    let device = fleet.provision("gate-1");
+    let agent = fleet.start(&device);
+    fleet.until_connected("gate-1", true);
+    let copy = fleet.folder.path().join("copy");
+    let copied = Command::new("cp").arg("-a").arg(&device).arg(&copy).status().unwrap();
+    assert!(copied.success());
+    let thief = fleet.start(&copy);
+    let standing = |wanted: &'static str| {
+        until(PATIENCE, &format!("the device to be {wanted}"), || {
+            Ok((fleet.show("gate-1")["device"]["standing"] == wanted).then_some(()))
+        })
+        .unwrap();
+    };
+    standing("quarantined");
+    drop(thief);
+    drop(agent);
+    fleet.mbl(&["device", "resume", "gate-1"]);
+    let _agent = fleet.start(&device);
+    fleet.until_connected("gate-1", true);
+    standing("active");
+}
+
+#[test]
 fn identity_a_second_factory_step_is_refused_and_the_device_keeps_its_identity() {
     let fleet = Fleet::new(true);
     let device = fleet.provision("gate-1");

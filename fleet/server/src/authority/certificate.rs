@@ -90,9 +90,15 @@ fn only<'a>(mut attributes: impl Iterator<Item = &'a AttributeTypeAndValue<'a>>)
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
+    use proptest::prelude::*;
     use rcgen::{CertificateParams, DnType, KeyPair};
 
     use super::*;
+
+    static GOOD: LazyLock<Vec<u8>> =
+        LazyLock::new(|| certificate(&[(DnType::OrganizationName, "default"), (DnType::CommonName, "gate-42")]));
 
     fn certificate(subject: &[(DnType, &str)]) -> Vec<u8> {
         let mut params = CertificateParams::default();
@@ -136,5 +142,24 @@ mod tests {
         der.push(0);
         assert_eq!(CertificateFacts::parse(&der), Err(SubjectError::Malformed));
         assert_eq!(CertificateFacts::parse(&[0x30; CertificateFacts::MAX_BYTES + 1]), Err(SubjectError::TooLong));
+    }
+
+    proptest! {
+        #[test]
+        fn a_certificate_with_anything_changed_is_read_or_refused(
+            changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+            garbage in proptest::collection::vec(any::<u8>(), 0..100),
+        ) {
+            let mut der = GOOD.clone();
+            for (at, byte) in changes {
+                let at = at.index(der.len());
+                der[at] = byte;
+            }
+            for bytes in [der, garbage] {
+                if let Ok(facts) = CertificateFacts::parse(&bytes) {
+                    prop_assert!(facts.serial.len() <= 2 * CertificateFacts::MAX_SERIAL_BYTES);
+                }
+            }
+        }
     }
 }

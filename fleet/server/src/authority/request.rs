@@ -78,9 +78,14 @@ impl CertificateRequest {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::sync::LazyLock;
+
+    use proptest::prelude::*;
     use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ECDSA_P384_SHA384};
 
     use super::*;
+
+    static GOOD: LazyLock<Vec<u8>> = LazyLock::new(|| request("default", "gate-42", &KeyPair::generate().unwrap()));
 
     /// A request of `endpoint` in `account`, signed by `key`.
     pub(in crate::authority) fn request(account: &str, endpoint: &str, key: &KeyPair) -> Vec<u8> {
@@ -132,5 +137,24 @@ pub(super) mod tests {
             assert_eq!(CertificateRequest::parse(&der[..end]), Err(RequestError::Malformed), "cut at {end}");
         }
         assert_eq!(CertificateRequest::parse(&[0; CertificateRequest::MAX_BYTES + 1]), Err(RequestError::TooLong));
+    }
+
+    proptest! {
+        #[test]
+        fn a_request_with_anything_changed_names_its_device_or_is_refused(
+            changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+            garbage in proptest::collection::vec(any::<u8>(), 0..100),
+        ) {
+            let mut der = GOOD.clone();
+            for (at, byte) in changes {
+                let at = at.index(der.len());
+                der[at] = byte;
+            }
+            for bytes in [der, garbage] {
+                if let Ok(read) = CertificateRequest::parse(&bytes) {
+                    prop_assert_eq!(read.identity.endpoint.as_str(), "gate-42");
+                }
+            }
+        }
     }
 }
