@@ -84,9 +84,18 @@ pub fn serve(settings: &Settings, random: fn() -> u32) -> Result<(), StartError>
     spawn("listener", move || listener.serve(move |heard| bell.ring(Event::Heard(heard))))?;
     info!(socket = %places.socket.display(), "serving");
     service.run();
-    // Empty unless an application did not stop.
-    let _kept = fs::remove_dir(places.bundles()).and_then(|()| fs::remove_dir_all(&places.volatile));
+    tidy(&places);
     Ok(())
+}
+
+/// Leaves nothing in `/run`, unless an application did not stop: then its bundle is still there, and the next start needs to know.
+fn tidy(places: &Places) {
+    match fs::remove_dir(places.bundles()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => warn!(%error, "something is left of an application"),
+        _ => {
+            let _kept = fs::remove_dir_all(&places.volatile);
+        }
+    }
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), StartError> {

@@ -259,6 +259,16 @@ fn killed_again_and_again_while_switching_it_ends_with_exactly_the_wanted_set() 
 }
 
 #[test]
+fn a_device_without_applications_leaves_nothing_in_run_either() {
+    let mut device = Device::running(&[]);
+    let dir = device.dir.path().canonicalize().unwrap();
+    let volatile = Path::new("/run/mbl-apps").join(&Digest::of(dir.to_str().unwrap().as_bytes()).hex()[..12]);
+    assert!(volatile.exists());
+    device.stop();
+    assert!(!volatile.exists());
+}
+
+#[test]
 fn only_one_process_serves_a_device() {
     let mut device = Device::running(&[]);
     let mut second = std::process::Command::new(env!("CARGO_BIN_EXE_mbl-apps"));
