@@ -6,3 +6,5 @@ mod app;
 mod cli;
 mod fleet;
 mod identity;
+mod update;
+mod world;

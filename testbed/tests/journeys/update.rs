@@ -1,0 +1,84 @@
+//! Updates from one signed release to the next, and what may happen on the way.
+
+use std::{fs, process::Command, time::Duration};
+
+use serde_json::Value;
+use testbed::{programs::program, until};
+
+use crate::world::{PATIENCE, World, write_os};
+
+/// Bytes of the operating systems here: enough to be caught in the middle.
+const OS_BYTES: usize = 12 << 20;
+
+impl World {
+    /// Makes the operating system and the application `version` and signs a release of both.
+    fn sign_whole(&self, version: &str) {
+        let os = format!("os-{version}");
+        fs::create_dir(self.folder.path().join(&os)).unwrap();
+        write_os(&self.folder.path().join(&os), version, OS_BYTES);
+        self.build_app(version, true);
+        self.sign(version, Some(&os));
+    }
+
+    /// Cuts the power: the board and all its processes are gone at once, nothing is told to end.
+    fn cut_power(&mut self) {
+        self.board.take().unwrap().kill().unwrap();
+    }
+
+    /// Waits until the device reports that it runs `version` and is connected.
+    fn until_runs(&self, version: &str) -> Value {
+        self.until_device(&format!("the device to run {version}"), |device| {
+            device["device"]["connected"] == true && device["device"]["report"]["running_version"] == version
+        })
+    }
+}
+
+#[test]
+fn update_a_board_that_loses_power_again_and_again_on_the_way_ends_in_the_new_release() {
+    let mut world = World::new();
+    world.sign_whole("1.0.0");
+    let rollout = world.start("1.0.0");
+    // Each cut falls a little later on the way: while metadata, the system or the application comes, or in the trial.
+    for cut in 1..=6_u32 {
+        let moment = std::time::Instant::now() + Duration::from_millis(150) * cut;
+        until(PATIENCE, "the moment of the cut", || Ok((std::time::Instant::now() >= moment).then_some(()))).unwrap();
+        world.cut_power();
+        world.power_on();
+    }
+    world.until_rollout(&rollout, "succeeded");
+    let device = world.until_runs("1.0.0");
+    assert_eq!(device["device"]["report"]["slot"], "b", "{device}");
+    world.until_answer("hello from 1.0.0");
+}
+
+#[test]
+fn update_a_release_on_a_stick_installs_while_the_service_is_gone_and_is_reported_when_it_is_back() {
+    let mut world = World::new();
+    world.sign_whole("1.0.0");
+    world.mbl("release publish release-1.0.0");
+    world.mbl("release export release-1.0.0 --out stick");
+    world.service.kill().unwrap();
+    let stick = world.folder.path().join("stick");
+    let install = |from: &std::path::Path| {
+        let mut command = Command::new(program("mbl-updater").unwrap());
+        command.args(["install", "--device-dir"]).arg(world.device_dir()).arg("--from").arg(from).output().unwrap()
+    };
+
+    // One flipped bit anywhere on the stick is found by the same verification as over the air.
+    let bent = world.folder.path().join("bent");
+    assert!(Command::new("cp").arg("-r").args([&stick, &bent]).status().unwrap().success());
+    let largest = fs::read_dir(bent.join("artifacts")).unwrap().map(|entry| entry.unwrap().path());
+    let largest = largest.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    let mut bytes = fs::read(&largest).unwrap();
+    bytes[OS_BYTES / 2] ^= 1;
+    fs::write(&largest, bytes).unwrap();
+    let refused = install(&bent);
+    assert!(!refused.status.success(), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("digest_mismatch"), "{refused:?}");
+
+    let installed = install(&stick);
+    assert!(installed.status.success(), "{installed:?}");
+    world.until_answer("hello from 1.0.0");
+    world.service.restart().unwrap();
+    world.until_runs("1.0.0");
+}
