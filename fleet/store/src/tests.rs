@@ -127,7 +127,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         // SIGINT is the server's fast and orderly end; SIGKILL would leave its own children behind.
-        let ended = Command::new("kill").arg("-INT").arg(self.process.id().to_string()).status();
+        let ended = Command::new("sh").args(["-c", "kill -INT $0", &self.process.id().to_string()]).status();
         drop((ended, self.process.wait()));
     }
 }

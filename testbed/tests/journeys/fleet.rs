@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fleet_api::{Client, ClientConfig, CreateGroup, PageQuery, UPLOAD_CONTENT_TYPE};
+use fleet_api::{Client, ClientConfig, CreateGroup, CreateToken, PageQuery, TokenScope, UPLOAD_CONTENT_TYPE};
 use futures_util::StreamExt as _;
 use protocol_types::Digest;
 use rustls::{ClientConnection, RootCertStore, StreamOwned, pki_types::CertificateDer};
@@ -248,6 +248,31 @@ fn fleet_keeps_a_second_service_out_of_its_data_directory() {
     assert!(!output.status.success() && said.contains("another service works in"), "{said}");
     assert!(service.data_dir().join("addresses.json").exists(), "the first one's addresses are still there");
     assert!(runtime().block_on(client(&service).ready()).unwrap());
+}
+
+#[test]
+fn fleet_lets_an_operator_who_lost_every_token_back_in_while_it_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(&folder.path().join("service")).unwrap();
+    let file = service.data_dir().join("first-token");
+    let (first, runtime) = (client(&service), runtime());
+    let wish = CreateToken { name: "mine".into(), scopes: vec![TokenScope::Admin], expires: None };
+    let secret = runtime.block_on(first.create_token(&wish)).unwrap().secret.unwrap();
+    let config = ClientConfig {
+        address: format!("https://{}", service.addresses().api),
+        authority_pem: authority(service.data_dir()),
+        token: Some(secret),
+    };
+    let mine = Client::new(&config).unwrap();
+    runtime.block_on(mine.tokens(&PageQuery::default())).unwrap();
+    assert!(!file.exists(), "the successor was used");
+    let refused = runtime.block_on(first.tokens(&PageQuery::default())).unwrap_err();
+    assert_eq!(refused.problem().unwrap().code, "token_revoked");
+
+    let mut again = Command::new(program("mbl-service").unwrap());
+    again.args(["first-token", "--data-dir"]).arg(service.data_dir());
+    assert!(again.status().unwrap().success());
+    runtime.block_on(client(&service).tokens(&PageQuery::default())).unwrap();
 }
 
 /// A service whose data directory is a file system of 24 MiB in a mount namespace of its own.
