@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot set its scene should stop at once")]
 
+mod guide;
 mod keys;
 mod misuse;
 mod tokens;
