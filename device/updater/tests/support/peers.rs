@@ -202,12 +202,15 @@ fn listen_as_apps(run: &Path, world: &Mutex<World>, stop: &AtomicBool) {
             && let Ok(listener) = UnixListener::bind(&path)
         {
             listener.set_nonblocking(true).unwrap();
-            while path.exists() && !stop.load(Ordering::Relaxed) {
-                match listener.accept() {
-                    Ok((stream, _)) => apps(stream, &path, world, stop),
-                    Err(_) => pause(Duration::from_millis(20)),
+            // The updater and an installer may be connected at the same time.
+            thread::scope(|lines| {
+                while path.exists() && !stop.load(Ordering::Relaxed) {
+                    match listener.accept() {
+                        Ok((stream, _)) => drop(lines.spawn(|| apps(stream, &path, world, stop))),
+                        Err(_) => pause(Duration::from_millis(20)),
+                    }
                 }
-            }
+            });
         }
         pause(Duration::from_millis(20));
     }
