@@ -102,9 +102,9 @@ impl Turn {
         let (account, digest) = self.key.clone();
         let (part, whole) = (self.files.part_path(&account, &digest), self.files.path(&account, &digest));
         blocking(move || {
-            // A crash after the rename: the bytes were checked before they got their name.
-            if !part.exists() && whole.exists() {
-                return Ok(Checked::Kept);
+            // A crash after the rename: the bytes were checked before they got their name. Without either file they are gone.
+            if !part.exists() {
+                return Ok(if whole.exists() { Checked::Kept } else { Checked::Discarded });
             }
             if digest_of(&part)? != digest {
                 durable::remove(&part)?;
@@ -195,6 +195,7 @@ mod tests {
         let turn = files.turn(&account(), Digest::of(b"wanted")).unwrap();
         turn.open(0).await.unwrap().unwrap().write(b"other!").await.unwrap();
         assert_eq!(turn.finish().await.unwrap(), Checked::Discarded);
+        assert_eq!(turn.finish().await.unwrap(), Checked::Discarded, "asked again when nothing is there");
         assert!(turn.open(6).await.unwrap().is_none(), "acknowledged bytes are gone");
     }
 

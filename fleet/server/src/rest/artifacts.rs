@@ -132,9 +132,12 @@ async fn append(
         ));
     }
     if !row.complete {
-        let silence = fleet.config.limits.slow_sender();
-        let received = timeout(PIECE, receive(account, &row, &turn, (request.into_body(), silence)));
-        received.await.map_err(|_| Refusal::new(ProblemCode::TooSlow, "the piece took too long"))??;
+        // With every byte there, a crash fell between the last of them and the end of the check: only that is repeated.
+        if row.received < row.size || row.size == 0 {
+            let silence = fleet.config.limits.slow_sender();
+            let received = timeout(PIECE, receive(account, &row, &turn, (request.into_body(), silence)));
+            received.await.map_err(|_| Refusal::new(ProblemCode::TooSlow, "the piece took too long"))??;
+        }
         finish(&fleet, account, &digest, &turn).await?;
     }
     let row = account.artifact(&digest).await?;
