@@ -5,7 +5,7 @@ use std::{fs, time::Duration};
 use anyhow::{Context as _, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use testbed::until;
+use testbed::{until, wait::until_every};
 
 use crate::{
     life,
@@ -30,10 +30,13 @@ pub(crate) fn sudden_deaths(stage: &mut Stage) -> anyhow::Result<Value> {
 
 fn sudden_death(stage: &mut Stage, victim: &str, version: &str) -> anyhow::Result<Value> {
     let built = releases::publish(stage, Plan::ordinary(version, 1))?;
+    let updater = process(stage, "mbl-updater")?;
+    let (before, total) = (written(updater)?, system_bytes(stage, version)?);
     let rollout = stage.start_rollout(version)?;
-    let (done, total) = until(PATIENCE, "the update to be in its middle", || middle(stage))?;
+    let done = await_middle(updater, before)?;
+    ensure!(done < total, "{done} of {total} bytes were written already");
     let killed = kill(stage, victim)?;
-    note(&format!("killed {victim} (process {killed}) at {done} of {total} bytes"));
+    note(&format!("killed {victim} (process {killed}) when {done} of {total} bytes were written"));
     if victim == "mbl-service" {
         stage.service.restart()?;
     }
@@ -44,20 +47,37 @@ fn sudden_death(stage: &mut Stage, victim: &str, version: &str) -> anyhow::Resul
     let again = process(stage, victim)?;
     ensure!(again != killed, "{victim} was not killed");
     Ok(json!({
-        "release": version, "killed_process": killed, "at_byte": done, "of_bytes": total, "runs_again_as_process": again,
+        "release": version, "killed_process": killed, "bytes_written": done, "of_bytes": total, "runs_again_as_process": again,
         "seconds_to_converge": (seconds * 10.0).round() / 10.0, "http": body,
         "running_digest": device["device"]["report"]["running_digest"],
     }))
 }
 
-/// Bytes in place and in all, if the device is in the middle of a download.
-fn middle(stage: &Stage) -> anyhow::Result<Option<(u64, u64)>> {
-    // What the updater itself says, which is quicker than asking through the service.
-    let Ok(text) = fs::read(stage.device_dir().join("run/update-status.json")) else { return Ok(None) };
-    let status: Value = serde_json::from_slice(&text).context("the updater's status is malformed")?;
-    let (done, total) = (status["progress"][0].as_u64(), status["progress"][1].as_u64());
-    let (Some(done), Some(total)) = (done, total) else { return Ok(None) };
-    Ok((status["phase"] == "downloading" && done > 0 && done < total).then_some((done, total)))
+/// Bytes that the updater has written when it is disturbed: well within an operating system.
+const ENOUGH: u64 = 4 << 20;
+
+/// Waits until the updater has written a good piece of the new operating system; tells how much. An update takes less than a
+/// second, and one that is over before it could be disturbed shows nothing.
+fn await_middle(updater: u32, before: u64) -> anyhow::Result<u64> {
+    until_every(Duration::from_millis(1), PATIENCE, "the update to be in its middle", || {
+        let done = written(updater)? - before;
+        Ok((done >= ENOUGH).then_some(done))
+    })
+}
+
+/// Bytes that a process has written in its life (proc(5), `/proc/PID/io`).
+fn written(process: u32) -> anyhow::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{process}/io")).context("the process is gone")?;
+    let count = text.lines().find_map(|line| line.strip_prefix("wchar: "));
+    Ok(count.context("the kernel counts no writes")?.trim().parse()?)
+}
+
+/// Bytes of the operating system of a release.
+fn system_bytes(stage: &Stage, version: &str) -> anyhow::Result<u64> {
+    let text = fs::read(stage.folder.join(format!("operator/os-{version}/os.json"))).context("there is no OS index")?;
+    let index: Value = serde_json::from_slice(&text)?;
+    let sections = index["sections"].as_array().context("the OS index has no sections")?;
+    Ok(sections.iter().filter_map(|section| section["size"].as_u64()).sum())
 }
 
 fn kill(stage: &mut Stage, victim: &str) -> anyhow::Result<u32> {
