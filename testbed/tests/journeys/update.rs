@@ -25,6 +25,12 @@ impl World {
         self.board.take().unwrap().kill().unwrap();
     }
 
+    /// Whether the system on trial is in its last try; one more cut would, by rule, count as a system that does not start.
+    fn in_last_try(&self) -> bool {
+        let mut entries = fs::read_dir(self.device_dir().join("esp")).unwrap();
+        entries.any(|entry| entry.unwrap().file_name().to_string_lossy().contains("+0-"))
+    }
+
     /// Waits until the device reports that it runs `version` and is connected.
     fn until_runs(&self, version: &str) -> Value {
         self.until_device(&format!("the device to run {version}"), |device| {
@@ -42,6 +48,9 @@ fn update_a_board_that_loses_power_again_and_again_on_the_way_ends_in_the_new_re
     for cut in 1..=6_u32 {
         let moment = std::time::Instant::now() + Duration::from_millis(150) * cut;
         until(PATIENCE, "the moment of the cut", || Ok((std::time::Instant::now() >= moment).then_some(()))).unwrap();
+        if world.in_last_try() {
+            break;
+        }
         world.cut_power();
         world.power_on();
     }

@@ -1,6 +1,6 @@
 //! Step (h): SIGKILL in the middle of an update, once for the service and once for each process of the device. Everything converges.
 
-use std::{fs, time::Duration};
+use std::{fs, thread, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use rustix::process::{Pid, Signal, kill_process};
@@ -30,12 +30,16 @@ pub(crate) fn sudden_deaths(stage: &mut Stage) -> anyhow::Result<Value> {
 
 fn sudden_death(stage: &mut Stage, victim: &str, version: &str) -> anyhow::Result<Value> {
     let built = releases::publish(stage, Plan::ordinary(version, 1))?;
-    let updater = process(stage, "mbl-updater")?;
+    let (killed, updater) = (process(stage, victim)?, process(stage, "mbl-updater")?);
     let (before, total) = (written(updater)?, system_bytes(stage, version)?);
+    // Somebody must already be watching when it begins: on a quick machine the middle is over before the command line returns.
+    let watcher = thread::spawn(move || {
+        let done = await_middle(updater, before)?;
+        kill(killed).map(|()| done)
+    });
     let rollout = stage.start_rollout(version)?;
-    let done = await_middle(updater, before)?;
+    let done = watcher.join().map_err(|_| anyhow::anyhow!("the watcher of the update panicked"))??;
     ensure!(done < total, "{done} of {total} bytes were written already");
-    let killed = kill(stage, victim)?;
     note(&format!("killed {victim} (process {killed}) when {done} of {total} bytes were written"));
     if victim == "mbl-service" {
         stage.service.restart()?;
@@ -80,15 +84,9 @@ fn system_bytes(stage: &Stage, version: &str) -> anyhow::Result<u64> {
     Ok(sections.iter().filter_map(|section| section["size"].as_u64()).sum())
 }
 
-fn kill(stage: &mut Stage, victim: &str) -> anyhow::Result<u32> {
-    let id = process(stage, victim)?;
-    if victim == "mbl-service" {
-        stage.service.kill()?;
-        return Ok(id);
-    }
+fn kill(id: u32) -> anyhow::Result<()> {
     let pid = i32::try_from(id).ok().and_then(Pid::from_raw).context("process id out of range")?;
-    kill_process(pid, Signal::KILL).with_context(|| format!("cannot kill {victim}"))?;
-    Ok(id)
+    kill_process(pid, Signal::KILL).with_context(|| format!("cannot kill the process {id}"))
 }
 
 /// The process id of the service or of a process of the device.

@@ -67,7 +67,7 @@ pub(crate) fn build_os(stage: &Stage, version: &str) -> anyhow::Result<String> {
 }
 
 /// Bytes that are new in each version of the operating system.
-const NEW_BYTES: usize = 16 << 20;
+const NEW_BYTES: usize = 32 << 20;
 
 /// Builds, signs and publishes a release.
 pub(crate) fn publish(stage: &Stage, plan: Plan<'_>) -> anyhow::Result<Built> {
