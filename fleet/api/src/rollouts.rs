@@ -82,6 +82,27 @@ pub struct Window {
     pub until: String,
 }
 
+/// Whose yes each device needs before it is offered the release.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Consent {
+    /// Nobody's.
+    #[default]
+    Automatic,
+    /// An operator's: each device waits until somebody consents for it.
+    Operator,
+}
+
+/// Consents to a rollout for some of its devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GiveConsent {
+    /// For which devices, 1 to 10000; absent for every device that waits for it now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<String>>)]
+    pub devices: Option<Vec<EndpointName>>,
+}
+
 /// Asks for a new rollout; nothing happens before it is started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -105,6 +126,9 @@ pub struct CreateRollout {
     /// When it may offer the release; absent for always.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<Window>,
+    /// Whose yes each device needs; without it nobody's.
+    #[serde(default)]
+    pub consent: Consent,
 }
 
 /// A rollout.
@@ -131,6 +155,9 @@ pub struct Rollout {
     /// When it may offer the release; absent for always.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<Window>,
+    /// Whose yes each device needs.
+    #[serde(default)]
+    pub consent: Consent,
     /// How far it is.
     #[schema(schema_with = rollout_state)]
     pub state: RolloutState,
@@ -246,6 +273,11 @@ impl Client {
     /// Makes a rollout; nothing happens before it is started. A `key` that nobody used before makes the call safe to repeat.
     pub async fn create_rollout(&self, rollout: &CreateRollout, key: Option<&str>) -> Result<Rollout, ClientError> {
         self.post_once("/rollouts", rollout, key).await
+    }
+
+    /// Consents to a rollout for some of its devices, or for all that wait for it.
+    pub async fn consent_to_rollout(&self, id: &RolloutId, consent: &GiveConsent) -> Result<Rollout, ClientError> {
+        self.post_once(&format!("/rollouts/{id}/consent"), consent, None).await
     }
 
     /// Starts, pauses, resumes or aborts a rollout; asking for what is already so changes nothing.

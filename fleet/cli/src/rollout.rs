@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use fleet_api::{
-    Audience, Client, ClientError, CreateRollout, FailureThreshold, PageQuery, Rollout, RolloutAction, RolloutDevice,
-    RolloutDeviceQuery, Window,
+    Audience, Client, ClientError, Consent, CreateRollout, FailureThreshold, GiveConsent, PageQuery, Rollout,
+    RolloutAction, RolloutDevice, RolloutDeviceQuery, Window,
 };
 use indicatif::ProgressBar;
 use protocol_types::{DeviceState, EndpointName, GroupName, ReleaseVersion, RolloutId, RolloutState};
@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Resume(IdArgs),
     /// End a rollout; devices that are not beyond the point of return stay where they are
     Abort(IdArgs),
+    /// Say yes for devices that wait for an operator's consent
+    Consent(ConsentArgs),
     /// List the rollouts
     List,
     /// Show a rollout and how far it is on each device
@@ -39,6 +41,15 @@ pub(crate) enum Command {
 pub(crate) struct IdArgs {
     /// The rollout
     id: RolloutId,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConsentArgs {
+    /// The rollout
+    id: RolloutId,
+    /// For this device, may be given several times; without it for every device that waits now
+    #[arg(long = "device", value_name = "NAME")]
+    devices: Vec<EndpointName>,
 }
 
 #[derive(Debug, Args)]
@@ -71,6 +82,9 @@ pub(crate) struct StartArgs {
     /// Hours of the day, in UTC, in which the release is offered, as in 22:00-05:00
     #[arg(long, value_name = "FROM-UNTIL", value_parser = window)]
     window: Option<Window>,
+    /// Offer it to a device only after `mbl rollout consent` for that device
+    #[arg(long)]
+    ask_consent: bool,
     /// Watch until it ends
     #[arg(long)]
     watch: bool,
@@ -116,6 +130,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
         Command::Pause(args) => act(&client, &args.id, RolloutAction::Pause, session).await,
         Command::Resume(args) => act(&client, &args.id, RolloutAction::Resume, session).await,
         Command::Abort(args) => act(&client, &args.id, RolloutAction::Abort, session).await,
+        Command::Consent(args) => consent(&client, args, session).await,
         Command::List => list(&client, session).await,
         Command::Show(args) => show(&client, &args.id, session).await,
     }
@@ -131,6 +146,7 @@ async fn start(client: &Client, args: StartArgs, session: &Session) -> anyhow::R
             .map_or(FailureThreshold::Count(args.failures), FailureThreshold::Percent),
         max_in_flight: args.max_in_flight,
         window: args.window,
+        consent: if args.ask_consent { Consent::Operator } else { Consent::Automatic },
     };
     let mut key = [0; 16];
     getrandom::fill(&mut key).context("cannot get random bytes")?;
@@ -146,6 +162,13 @@ async fn start(client: &Client, args: StartArgs, session: &Session) -> anyhow::R
 
 async fn act(client: &Client, id: &RolloutId, action: RolloutAction, session: &Session) -> anyhow::Result<()> {
     let rollout = client.act_on_rollout(id, action).await.map_err(|error| missing(error, id))?;
+    session.printer.data(&rollout, state(&rollout))
+}
+
+async fn consent(client: &Client, args: ConsentArgs, session: &Session) -> anyhow::Result<()> {
+    let ConsentArgs { id, devices } = args;
+    let given = GiveConsent { devices: (!devices.is_empty()).then_some(devices) };
+    let rollout = client.consent_to_rollout(&id, &given).await.map_err(|error| missing(error, &id))?;
     session.printer.data(&rollout, state(&rollout))
 }
 

@@ -16,6 +16,7 @@ pub(crate) const ALL: &[Migration] = &[
     Migration { number: 1, sql: include_str!("../migrations/0001_foundation.sql") },
     Migration { number: 2, sql: include_str!("../migrations/0002_devices.sql") },
     Migration { number: 3, sql: include_str!("../migrations/0003_updates.sql") },
+    Migration { number: 4, sql: include_str!("../migrations/0004_consent.sql") },
 ];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS migrations (
@@ -66,14 +67,41 @@ pub(crate) async fn run(
     dialect: Dialect,
     migration: &Migration,
 ) -> Result<(), StoreError> {
-    let sql = in_dialect(migration.sql, dialect);
-    sqlx::raw_sql(AssertSqlSafe(sql)).execute(tx.sql()).await.map(drop).map_err(cannot("migrate"))
+    for statement in migration.sql.split_inclusive(";\n").filter(|text| !text.trim().is_empty()) {
+        if dialect == Dialect::Sqlite
+            && let Some((table, column)) = added_column(statement)
+            && has_column(tx, table, column).await?
+        {
+            continue;
+        }
+        let sql = in_dialect(statement, dialect);
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(tx.sql()).await.map(drop).map_err(cannot("migrate"))?;
+    }
+    Ok(())
 }
 
-/// The one word in which the two databases differ: a column of bytes.
+const ADD_COLUMN: &str = " ADD COLUMN IF NOT EXISTS ";
+
+/// What `ALTER TABLE table ADD COLUMN IF NOT EXISTS column` adds where; nothing for any other statement.
+fn added_column(statement: &str) -> Option<(&str, &str)> {
+    let (table, column) = statement.split_once(ADD_COLUMN)?;
+    Some((table.rsplit_once("ALTER TABLE ")?.1.trim(), column.split_whitespace().next()?))
+}
+
+async fn has_column(tx: &mut crate::transaction::Transaction, table: &str, column: &str) -> Result<bool, StoreError> {
+    sqlx::query("SELECT name FROM pragma_table_info($1) WHERE name = $2")
+        .bind(table)
+        .bind(column)
+        .fetch_optional(tx.sql())
+        .await
+        .map(|row| row.is_some())
+        .map_err(cannot("migrate"))
+}
+
+/// The words in which the two databases differ: a column of bytes, and a column that may be there already.
 fn in_dialect(sql: &str, dialect: Dialect) -> String {
     match dialect {
-        Dialect::Sqlite => sql.to_owned(),
+        Dialect::Sqlite => sql.replace(ADD_COLUMN, " ADD COLUMN "),
         Dialect::Postgres => sql.replace(" BLOB ", " BYTEA "),
     }
 }

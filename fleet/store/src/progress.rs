@@ -49,6 +49,8 @@ pub struct DeviceFacts {
     pub said: Option<DeviceReport>,
     /// Whether a rollout that was started later and goes on decides what it runs.
     pub newer: bool,
+    /// Whether an operator has said yes to the rollout on this device.
+    pub consented: bool,
 }
 
 /// How many devices of a rollout are in each state.
@@ -160,6 +162,7 @@ fn read_facts(row: &AnyRow) -> Result<DeviceFacts, StoreError> {
         said: read_report(row)?,
         // A constant of a query is a plain integer on one database and a long one on the other.
         newer: row.try_get::<i64, _>("newer").map_err(cannot(doing))? == 1,
+        consented: number("consented")?.is_some(),
     })
 }
 
@@ -266,7 +269,7 @@ impl AccountScope {
         let counts = self.count_states(sql, id).await?;
         let order = rollout.start_order.map_or(i64::MAX, to_sql);
         let known = format!(
-            "SELECT r.endpoint AS endpoint, r.state AS state, r.waiting_for AS waiting_for, {}, {FACTS}
+            "SELECT r.endpoint AS endpoint, r.state AS state, r.waiting_for AS waiting_for, r.consented AS consented, {}, {FACTS}
              FROM rollout_devices r
              LEFT JOIN devices d ON d.account = r.account AND d.endpoint = r.endpoint
              LEFT JOIN desired_releases w ON w.account = r.account AND w.endpoint = r.endpoint
@@ -279,7 +282,8 @@ impl AccountScope {
             && let Some((condition, group)) = joined(&rollout.wanted.audience)
         {
             let fresh = format!(
-                "SELECT d.endpoint AS endpoint, CAST(NULL AS TEXT) AS state, CAST(NULL AS TEXT) AS waiting_for, {}, {FACTS}
+                "SELECT d.endpoint AS endpoint, CAST(NULL AS TEXT) AS state, CAST(NULL AS TEXT) AS waiting_for,
+                        CAST(NULL AS BIGINT) AS consented, {}, {FACTS}
                  FROM devices d
                  LEFT JOIN desired_releases w ON w.account = d.account AND w.endpoint = d.endpoint
                  LEFT JOIN device_reports s ON s.account = d.account AND s.endpoint = d.endpoint

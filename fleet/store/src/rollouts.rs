@@ -47,6 +47,29 @@ pub struct DailyWindow {
     pub until: u16,
 }
 
+/// Whose yes a device needs before it is offered the release.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Consent {
+    /// Nobody's.
+    #[default]
+    Automatic,
+    /// An operator's, given for each device.
+    Operator,
+}
+
+impl Consent {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Automatic => "automatic",
+            Self::Operator => "operator",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Automatic, Self::Operator].into_iter().find(|consent| consent.as_str() == text)
+    }
+}
+
 /// A rollout to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewRollout {
@@ -62,6 +85,8 @@ pub struct NewRollout {
     pub max_in_flight: Option<u32>,
     /// When it may act; `None` for always.
     pub window: Option<DailyWindow>,
+    /// Whose yes each device needs.
+    pub consent: Consent,
 }
 
 /// A rollout.
@@ -94,7 +119,7 @@ pub struct RolloutRow {
 }
 
 pub(crate) const COLUMNS: &str =
-    "id, number, name, version, path, digest, audience, threshold, max_in_flight, time_window,
+    "id, number, name, version, path, digest, audience, threshold, max_in_flight, time_window, consent,
     state, reason_code, reason_text, created, started, start_order, changed, revision";
 
 pub(crate) fn read(row: &AnyRow) -> Result<RolloutRow, StoreError> {
@@ -117,6 +142,7 @@ pub(crate) fn read(row: &AnyRow) -> Result<RolloutRow, StoreError> {
                 Some(text) => Some(serde_json::from_str(&text).map_err(|_| damaged("time_window"))?),
                 None => None,
             },
+            consent: Consent::parse(&text("consent")?).ok_or_else(|| damaged("consent"))?,
         },
         path: parsed(row, "path")?.ok_or_else(|| damaged("path"))?,
         digest: parsed(row, "digest")?.ok_or_else(|| damaged("digest"))?,
@@ -233,8 +259,8 @@ impl AccountScope {
         let json = |value: serde_json::Result<String>| value.unwrap_or_default();
         sqlx::query(
             "INSERT INTO rollouts (account, id, number, name, version, path, digest, audience, threshold, max_in_flight,
-                                   time_window, state, created, changed, revision)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'draft', $12, $12, 1)",
+                                   time_window, consent, state, created, changed, revision)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 'draft', $13, $13, 1)",
         )
         .bind(self.id())
         .bind(id.as_str())
@@ -247,6 +273,7 @@ impl AccountScope {
         .bind(json(serde_json::to_string(&wanted.threshold)))
         .bind(wanted.max_in_flight.map(i64::from))
         .bind(wanted.window.map(|window| json(serde_json::to_string(&window))))
+        .bind(wanted.consent.as_str())
         .bind(to_sql(now.0))
         .execute(tx.sql())
         .await

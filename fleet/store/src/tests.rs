@@ -174,6 +174,7 @@ const DIGESTS: &[(i64, &str)] = &[
     (1, "sha256:3585cffe8091e48044256a59c9082caac6cedd52284cae6b07cc3c056ab3642e"),
     (2, "sha256:c0e9d47f421d7056eee44fce9d58d769491188f39d3caafb08aa0b3d2a9fe0eb"),
     (3, "sha256:8fdb60c0a90a63111c1a8f191f0929e24f2eea4d1a5b2baedeffa01d5f36d452"),
+    (4, "sha256:b2c3475a9bf202de6eb726f9e7cc2e9a136a50c353e1b45aadd445c554d9ac6c"),
 ];
 
 #[test]
@@ -415,6 +416,7 @@ fn wanted(audience: crate::Audience) -> crate::NewRollout {
         threshold: crate::Threshold::Percent(10),
         max_in_flight: Some(7),
         window: Some(crate::DailyWindow { from: 60, until: 120 }),
+        consent: crate::Consent::Operator,
     }
 }
 
@@ -463,6 +465,51 @@ async fn a_decision_is_carried_out_once_with_its_wishes_and_events() {
 }
 
 #[tokio::test]
+async fn consent_is_kept_for_the_devices_that_it_was_given_for() {
+    let db = Database::new().await;
+    let one = fleet(&db).await;
+    let rollout = one.create_rollout(&wanted(crate::Audience::All), None, NOW).await.unwrap();
+    one.act_on_rollout(&rollout.id, crate::RolloutAction::Start, None, NOW).await.unwrap();
+    let wait = |facts: &crate::RolloutFacts| {
+        let step = |d: &crate::DeviceFacts| crate::DeviceStep {
+            endpoint: d.endpoint.clone(),
+            to: protocol_types::DeviceState::Waiting,
+            waiting_for: Some(protocol_types::WaitingFor::Consent),
+            reason: None,
+            wish: crate::WishStep::Leave,
+        };
+        let fresh = facts.devices.iter().filter(|d| d.at.is_none());
+        crate::Decision { devices: fresh.map(step).collect(), rollout: None }
+    };
+    one.reconcile_rollout(&rollout.id, wait, NOW).await.unwrap();
+    let agreed = async || {
+        let mut names = Vec::new();
+        let mut connection = db.store.readers().acquire().await.unwrap();
+        let sql = "SELECT endpoint FROM rollout_devices WHERE consented IS NOT NULL ORDER BY endpoint";
+        for row in sqlx::query(sql).fetch_all(&mut *connection).await.unwrap() {
+            names.push(row.get::<String, _>("endpoint"));
+        }
+        names
+    };
+    let named = [endpoint("gate-2"), endpoint("a-stranger")];
+    let refused = one.consent_to_rollout(&rollout.id, Some(&named), NOW).await;
+    assert!(matches!(refused, Err(StoreError::NotFound { .. })), "{refused:?}");
+    assert!(agreed().await.is_empty(), "a refusal has no effect on the others");
+    one.consent_to_rollout(&rollout.id, Some(&named[..1]), NOW).await.unwrap();
+    assert_eq!(agreed().await, ["gate-2"]);
+    one.consent_to_rollout(&rollout.id, None, NOW).await.unwrap();
+    assert_eq!(agreed().await, ["gate-1", "gate-2"]);
+
+    let automatic = crate::NewRollout { consent: crate::Consent::Automatic, ..wanted(crate::Audience::All) };
+    let automatic = one.create_rollout(&automatic, None, NOW).await.unwrap();
+    one.act_on_rollout(&rollout.id, crate::RolloutAction::Abort, None, NOW).await.unwrap();
+    for id in [automatic.id, rollout.id] {
+        let refused = one.consent_to_rollout(&id, None, NOW).await;
+        assert!(matches!(refused, Err(StoreError::WrongState { .. })), "{refused:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_facts_of_a_device_are_what_was_recorded() {
     let db = Database::new().await;
     let one = fleet(&db).await;
@@ -501,6 +548,7 @@ async fn the_facts_of_a_device_are_what_was_recorded() {
         wish: None,
         said: Some(report),
         newer: false,
+        consented: false,
     };
     assert_eq!(facts, [expected]);
 }

@@ -1,6 +1,12 @@
 //! Updates from one signed release to the next, and what may happen on the way.
 
-use std::{fs, process::Command, time::Duration};
+use std::{
+    fs::{self, File},
+    io,
+    path::PathBuf,
+    process::Command,
+    time::Duration,
+};
 
 use serde_json::Value;
 use testbed::{programs::program, until};
@@ -23,6 +29,20 @@ impl World {
     /// Cuts the power: the board and all its processes are gone at once, nothing is told to end.
     fn cut_power(&mut self) {
         self.board.take().unwrap().kill().unwrap();
+    }
+
+    /// Starts the board with a file system of 1 MiB for the updater's state, in a mount namespace of its own. Its folder, seen
+    /// from outside.
+    fn power_on_cramped(&mut self) -> PathBuf {
+        let state = self.device_dir().join("state/updater");
+        let script = "mkdir \"$1.full\" && cp -a \"$1/.\" \"$1.full\" && mount -t tmpfs -o size=1m,mode=700 tmpfs \"$1\" && \
+                      cp -a \"$1.full/.\" \"$1\" && exec \"$2\" --device-dir \"$3\"";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script, "sh"]).arg(&state);
+        command.arg(self.program("mbl-host-board")).arg(self.device_dir());
+        self.power_on_as(command);
+        // Another mount namespace is looked into through the process that lives there.
+        PathBuf::from(format!("/proc/{}/root{}", self.board.as_ref().unwrap().id(), state.display()))
     }
 
     /// Whether the system on trial is in its last try; one more cut would, by rule, count as a system that does not start.
@@ -58,6 +78,29 @@ fn update_a_board_that_loses_power_again_and_again_on_the_way_ends_in_the_new_re
     let device = world.until_runs("1.0.0");
     assert_eq!(device["device"]["report"]["slot"], "b", "{device}");
     world.until_answer("hello from 1.0.0");
+}
+
+#[test]
+fn update_a_device_whose_disk_is_full_says_so_stays_as_it_is_and_updates_once_there_is_room() {
+    let mut world = World::new();
+    world.sign_whole("1.0.0");
+    world.cut_power();
+    let state = world.power_on_cramped();
+    let kept = fs::read(state.join("state.json")).ok();
+    let ballast = state.join("ballast");
+    let filled = io::copy(&mut io::repeat(0), &mut File::create(&ballast).unwrap()).unwrap_err();
+    assert_eq!(filled.kind(), io::ErrorKind::StorageFull, "{filled}");
+
+    let rollout = world.start("1.0.0");
+    let failed = world.until_rollout(&rollout, "failed");
+    assert_eq!(failed["devices"][0]["reason"]["code"], "no_room", "{failed}");
+    assert_eq!(fs::read(state.join("state.json")).ok(), kept, "nothing is half written");
+    world.until_runs("0.9.0");
+
+    fs::remove_file(&ballast).unwrap();
+    let again = world.mbl("rollout start 1.0.0 --all");
+    world.until_rollout(again["id"].as_str().unwrap(), "succeeded");
+    world.until_runs("1.0.0");
 }
 
 #[test]

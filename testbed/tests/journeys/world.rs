@@ -87,6 +87,11 @@ impl World {
     pub(crate) fn power_on(&mut self) {
         let mut command = Command::new(self.program("mbl-host-board"));
         command.arg("--device-dir").arg(self.device_dir());
+        self.power_on_as(command);
+    }
+
+    /// Starts the board by `command` and waits until the device is registered.
+    pub(crate) fn power_on_as(&mut self, mut command: Command) {
         let log = self.folder.path().join("board.log");
         self.board = Some(Running::start("mbl-host-board", &mut command, &log).unwrap());
         self.until_device("the device to register", |device| {

@@ -6,8 +6,8 @@ use axum::{
     http::{HeaderName, StatusCode},
 };
 use fleet_api::{
-    Audience, CreateRollout, FailureThreshold, Page, PageQuery, Rollout, RolloutDevice, RolloutDeviceQuery, Window,
-    forms,
+    Audience, Consent, CreateRollout, FailureThreshold, GiveConsent, Page, PageQuery, Rollout, RolloutDevice,
+    RolloutDeviceQuery, Window, forms,
 };
 use fleet_store::{
     AccountScope, Counts, DailyWindow, NewRollout, RolloutAction, RolloutDeviceRow, RolloutRow, Threshold,
@@ -38,11 +38,12 @@ pub(super) fn router() -> OpenApiRouter<Fleet> {
         .routes(routes!(pause))
         .routes(routes!(resume))
         .routes(routes!(abort))
+        .routes(routes!(consent))
 }
 
 /// Checks a wish and turns it into what the store keeps.
 fn understand(wanted: CreateRollout) -> Reply<NewRollout> {
-    let CreateRollout { name, release, audience, failure_threshold, max_in_flight, window } = wanted;
+    let CreateRollout { name, release, audience, failure_threshold, max_in_flight, window, consent } = wanted;
     let name = name.unwrap_or_default();
     if name.chars().count() > NAME_CHARACTERS {
         return Err(Refusal::value("name", format!("a name has at most {NAME_CHARACTERS} characters")));
@@ -72,7 +73,11 @@ fn understand(wanted: CreateRollout) -> Reply<NewRollout> {
         None => None,
         Some(Window { from, until }) => Some(DailyWindow { from: minute(&from)?, until: minute(&until)? }),
     };
-    Ok(NewRollout { name, release, audience, threshold, max_in_flight, window })
+    let consent = match consent {
+        Consent::Automatic => fleet_store::Consent::Automatic,
+        Consent::Operator => fleet_store::Consent::Operator,
+    };
+    Ok(NewRollout { name, release, audience, threshold, max_in_flight, window, consent })
 }
 
 /// `22:30` as minutes after midnight.
@@ -93,7 +98,7 @@ fn time_of_day(minute: u16) -> String {
 }
 
 fn view(row: RolloutRow, counts: Counts) -> Rollout {
-    let NewRollout { name, release, audience, threshold, max_in_flight, window } = row.wanted;
+    let NewRollout { name, release, audience, threshold, max_in_flight, window, consent } = row.wanted;
     Rollout {
         id: row.id,
         name,
@@ -110,6 +115,10 @@ fn view(row: RolloutRow, counts: Counts) -> Rollout {
         },
         max_in_flight,
         window: window.map(|w| Window { from: time_of_day(w.from), until: time_of_day(w.until) }),
+        consent: match consent {
+            fleet_store::Consent::Automatic => Consent::Automatic,
+            fleet_store::Consent::Operator => Consent::Operator,
+        },
         state: row.state,
         reason: row.reason,
         created: row.created,
@@ -210,6 +219,27 @@ actions! {
     resume Resume "/rollouts/{id}/resume" "resume_rollout";
     /// Ends the rollout for good; devices that are switching go on to their own end. Asking again changes nothing.
     abort Abort "/rollouts/{id}/abort" "abort_rollout";
+}
+
+/// Says yes for devices that wait for an operator's consent. Asking again changes nothing.
+#[utoipa::path(post, path = "/rollouts/{id}/consent", tag = "rollouts", operation_id = "consent_to_rollout",
+    params(("id" = String, Path, description = "The rollout")), request_body = GiveConsent,
+    security(("token" = ["operate"])), responses((status = 200, description = "The rollout", body = Rollout)))]
+async fn consent(
+    State(fleet): State<Fleet>,
+    who: Caller<need::Operate>,
+    Segments(id): Segments<RolloutId>,
+    body: Body<GiveConsent>,
+) -> Reply<Tagged> {
+    let devices = body.value.devices;
+    if devices.as_ref().is_some_and(|devices| !(1..=DEVICES).contains(&devices.len())) {
+        return Err(Refusal::value(
+            "devices",
+            format!("consent names 1 to {DEVICES} devices, or none for all that wait"),
+        ));
+    }
+    let row = who.account.consent_to_rollout(&id, devices.as_deref(), fleet.clock.now()).await?;
+    tagged(&who.account, row).await
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
 //! Decides what a rollout does next from what is known: a function of facts and time, without memory. Never touches the store.
 //!
 //! In this order: what devices said decides first; then a newer rollout takes devices over; then the failure threshold may stop
-//! the rollout; then, within window and quota, devices are offered the release; and when every device has come to an end, so has
+//! the rollout; then, with consent and within window and quota, devices are offered the release; and when every device has come to an end, so has
 //! the rollout. Deciding again on the outcome of a decision decides nothing new, so it does not matter how often, or after which
 //! crash, somebody asks.
 
 use fleet_store::{
-    DailyWindow, Decision, DeviceFacts, DeviceReport, DeviceStep, RolloutFacts, RolloutRow, Standing, Threshold,
-    WishStep,
+    Consent, DailyWindow, Decision, DeviceFacts, DeviceReport, DeviceStep, RolloutFacts, RolloutRow, Standing,
+    Threshold, WishStep,
 };
 use protocol_types::{DeviceState, Phase, Reason, ReasonCode, RolloutState, UnixSeconds, WaitingFor};
 
@@ -183,6 +183,8 @@ fn offer(rollout: &RolloutRow, places: &mut [Place<'_>], now: UnixSeconds) {
             ((DeviceState::Skipped, None), Some(reason), back)
         } else if standing != Standing::Active {
             wait(WaitingFor::Quarantined)
+        } else if !agreed(rollout, place) {
+            wait(WaitingFor::Consent)
         } else if !open {
             wait(WaitingFor::Window)
         } else if !connected {
@@ -243,6 +245,14 @@ fn is_busy(rollout: &RolloutRow, place: &Place<'_>) -> bool {
 fn is_retrying(rollout: &RolloutRow, place: &Place<'_>) -> bool {
     let said = place.facts.said.as_ref().and_then(|said| heard(rollout, said));
     matches!(said, Some((DeviceState::Waiting, ..)))
+}
+
+/// Whether everybody whose consent the rollout asks for has given it.
+const fn agreed(rollout: &RolloutRow, place: &Place<'_>) -> bool {
+    match rollout.wanted.consent {
+        Consent::Automatic => true,
+        Consent::Operator => place.facts.consented,
+    }
 }
 
 /// Whether the device has nothing to do: it runs the release and is not in the middle of something.

@@ -19,6 +19,7 @@ fn rollout(threshold: Threshold, max_in_flight: Option<u32>) -> RolloutRow {
             threshold,
             max_in_flight,
             window: None,
+            consent: Consent::Automatic,
         },
         path: "releases/1.0.0.json".parse().unwrap(),
         digest: Digest::of(b"release"),
@@ -40,6 +41,7 @@ fn device(name: &str) -> DeviceFacts {
         wish: None,
         said: None,
         newer: false,
+        consented: false,
     }
 }
 
@@ -289,6 +291,21 @@ fn a_paused_rollout_offers_nothing_but_listens() {
     assert!(model.devices[1].0.wish.as_ref().unwrap().release.is_none(), "what was not taken is taken back");
 }
 
+#[test]
+fn a_device_is_offered_nothing_before_an_operator_said_yes_for_it() {
+    let mut model = Model::new(rollout(Threshold::Count(1), None), 2);
+    model.rollout.wanted.consent = Consent::Operator;
+    model.step();
+    for n in 0..2 {
+        assert_eq!(model.state(n), (DeviceState::Waiting, Some(WaitingFor::Consent)));
+    }
+    model.devices[1].0.consented = true;
+    model.step();
+    assert_eq!(model.state(0), (DeviceState::Waiting, Some(WaitingFor::Consent)));
+    assert!(model.devices[0].0.wish.is_none());
+    assert!(model.devices[1].0.wish.as_ref().unwrap().release.is_some());
+}
+
 /// One thing that happens in the world.
 #[derive(Clone, Debug)]
 enum Fact {
@@ -297,6 +314,7 @@ enum Fact {
     Acknowledge(usize),
     Say(usize, usize, Option<ReasonCode>),
     Newer(usize),
+    Consent(usize),
     Delete(usize),
     Rollout(RolloutState),
 }
@@ -319,6 +337,7 @@ fn fact() -> impl Strategy<Value = Fact> {
         6 => one.clone().prop_map(Fact::Acknowledge),
         12 => (one.clone(), 0..Phase::ALL.len(), code).prop_map(|(n, phase, code)| Fact::Say(n, phase, code)),
         1 => one.clone().prop_map(Fact::Newer),
+        3 => one.clone().prop_map(Fact::Consent),
         1 => one.prop_map(Fact::Delete),
         1 => asked.prop_map(Fact::Rollout),
     ]
@@ -340,6 +359,7 @@ impl Model {
             Fact::Acknowledge(n) => self.acknowledge(n),
             Fact::Say(n, phase, code) => self.say(n, Phase::ALL[phase], code),
             Fact::Newer(n) => self.devices[n].0.newer = true,
+            Fact::Consent(n) => self.devices[n].0.consented = true,
             Fact::Delete(n) => self.devices[n].0.present = None,
             Fact::Rollout(to) => {
                 if !self.rollout.state.is_end() {
@@ -367,8 +387,10 @@ proptest! {
         facts in prop::collection::vec(fact(), 1..60),
         most in prop::option::of(1_u32..4),
         threshold in prop_oneof![(1_u32..4).prop_map(Threshold::Count), (1_u8..=100).prop_map(Threshold::Percent)],
+        consent in prop_oneof![Just(Consent::Automatic), Just(Consent::Operator)],
     ) {
         let mut model = Model::new(rollout(threshold, most), DEVICES);
+        model.rollout.wanted.consent = consent;
         for fact in facts {
             model.happen(&fact);
             let before = model.facts();
@@ -381,6 +403,10 @@ proptest! {
                     prop_assert!(is_allowed(from, step.to), "{} from {from} to {} after {fact:?}", step.endpoint, step.to);
                 }
                 prop_assert_eq!(step.to == DeviceState::Waiting, step.waiting_for.is_some());
+            }
+            for step in decision.devices.iter().filter(|step| step.wish == WishStep::Set) {
+                let asked = before.devices.iter().find(|d| d.endpoint == step.endpoint).expect("only open devices move");
+                prop_assert!(consent == Consent::Automatic || asked.consented, "{} never agreed", step.endpoint);
             }
             let offered = decision.devices.iter().filter(|step| step.wish == WishStep::Set).count();
             if model.rollout.state != RolloutState::Running {

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use fleet_api::{Audience, CreateRollout, FailureThreshold, RolloutAction};
+use fleet_api::{Audience, Consent, CreateRollout, FailureThreshold, RolloutAction};
 use fleet_store::{MetadataFile, Publication, ReleaseRow, RepositoryRow, Store};
 use protocol_types::{AccountName, Digest, SecurityVersion, UnixSeconds};
 
@@ -61,6 +61,7 @@ async fn roll_out(service: &Service) -> String {
         failure_threshold: FailureThreshold::default(),
         max_in_flight: None,
         window: None,
+        consent: Consent::Automatic,
     };
     let rollout = service.admin.create_rollout(&wanted, None).await.unwrap();
     service.admin.act_on_rollout(&rollout.id, RolloutAction::Start).await.unwrap();

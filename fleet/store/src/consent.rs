@@ -1,0 +1,85 @@
+//! The yes that an operator gives for a device of a rollout. Never decides whether one is needed.
+
+use protocol_types::{EndpointName, RolloutId, UnixSeconds, WaitingFor};
+use serde_json::json;
+use sqlx::AnyConnection;
+
+use crate::{
+    AccountScope, Change, EventDraft, RolloutRow, StoreError, error::cannot, events, numbers::to_sql,
+    rollouts::Consent, updates::parsed,
+};
+
+const DOING: &str = "give consent to a rollout";
+
+impl AccountScope {
+    /// Says yes for `devices`, or for every device that waits for it now, and answers with the rollout.
+    ///
+    /// All of it happens or nothing: a device that the rollout does not know is refused, and so is a rollout that has ended or
+    /// that asks for nobody's consent. Saying yes again changes nothing.
+    pub async fn consent_to_rollout(
+        &self,
+        id: &RolloutId,
+        devices: Option<&[EndpointName]>,
+        now: UnixSeconds,
+    ) -> Result<RolloutRow, StoreError> {
+        let mut tx = self.write().await?;
+        let row = self.rollout_on(tx.sql(), id).await?;
+        let wrong = |state| StoreError::WrongState { kind: "rollout", id: id.to_string(), state };
+        if row.state.is_end() {
+            return Err(wrong(row.state.to_string()));
+        }
+        if row.wanted.consent == Consent::Automatic {
+            return Err(wrong("a rollout that asks for nobody's consent".to_owned()));
+        }
+        let waiting;
+        let devices = match devices {
+            Some(devices) => devices,
+            None => {
+                waiting = self.waiting_for_consent(tx.sql(), id).await?;
+                &waiting
+            }
+        };
+        for endpoint in devices {
+            let done = sqlx::query(
+                "UPDATE rollout_devices SET consented = COALESCE(consented, $4)
+                 WHERE account = $1 AND rollout = $2 AND endpoint = $3",
+            )
+            .bind(self.id())
+            .bind(id.as_str())
+            .bind(endpoint.as_str())
+            .bind(to_sql(now.0))
+            .execute(tx.sql())
+            .await
+            .map_err(cannot(DOING))?;
+            if done.rows_affected() == 0 {
+                return Err(StoreError::NotFound { kind: "device of the rollout", id: endpoint.to_string() });
+            }
+        }
+        if !devices.is_empty() {
+            let data = json!({ "devices": devices });
+            let draft = EventDraft { kind: "rollout.consented", subject: format!("rollouts/{id}"), data };
+            events::append(&mut tx, self, now, draft).await?;
+            tx.changed(Change::Rollouts(self.account.clone()));
+        }
+        tx.commit().await?;
+        self.rollout(id).await
+    }
+
+    async fn waiting_for_consent(
+        &self,
+        sql: &mut AnyConnection,
+        id: &RolloutId,
+    ) -> Result<Vec<EndpointName>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT endpoint FROM rollout_devices WHERE account = $1 AND rollout = $2 AND waiting_for = $3 ORDER BY endpoint",
+        )
+        .bind(self.id())
+        .bind(id.as_str())
+        .bind(WaitingFor::Consent.as_str())
+        .fetch_all(sql)
+        .await
+        .map_err(cannot(DOING))?;
+        let damaged = || StoreError::Damaged { table: "rollout_devices", column: "endpoint" };
+        rows.iter().map(|row| parsed(row, "endpoint")?.ok_or_else(damaged)).collect()
+    }
+}
