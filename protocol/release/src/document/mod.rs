@@ -3,6 +3,7 @@
 mod component;
 mod error;
 mod host_uki;
+mod json;
 mod os_index;
 mod release;
 

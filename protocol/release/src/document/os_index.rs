@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use protocol_types::{BoardName, Digest, ReleaseVersion};
 use serde::{Deserialize, Serialize};
 
-use super::{DocumentError, FormatOne, error::within};
+use super::{
+    DocumentError, FormatOne,
+    json::{self, JsonDocument},
+};
 
 const KIND: &str = "OS index";
 
@@ -92,11 +95,7 @@ impl OsIndex {
     /// # Errors
     /// If it is too long, not of format 1, or breaks a rule of the format page.
     pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
-        within(KIND, bytes, Self::MAX_BYTES)?;
-        let index: Self =
-            serde_json::from_slice(bytes).map_err(|source| DocumentError::Malformed { kind: KIND, source })?;
-        index.check()?;
-        Ok(index)
+        json::parse(bytes)
     }
 
     /// The JSON text of an OS index that keeps every rule of the format page.
@@ -104,12 +103,7 @@ impl OsIndex {
     /// # Errors
     /// If it breaks a rule, so that no device would accept it.
     pub fn to_bytes(&self) -> Result<Vec<u8>, DocumentError> {
-        self.check()?;
-        let mut bytes =
-            serde_json::to_vec_pretty(self).map_err(|source| DocumentError::Malformed { kind: KIND, source })?;
-        bytes.push(b'\n');
-        within(KIND, &bytes, Self::MAX_BYTES)?;
-        Ok(bytes)
+        json::to_bytes(self)
     }
 
     /// The section called `name`.
@@ -121,6 +115,11 @@ impl OsIndex {
     pub fn root_digest(&self) -> Option<Digest> {
         self.section(SectionName::Root).map(|root| root.blocks.digest)
     }
+}
+
+impl JsonDocument for OsIndex {
+    const KIND: &'static str = KIND;
+    const LIMIT: usize = Self::MAX_BYTES;
 
     fn check(&self) -> Result<(), DocumentError> {
         let mut names = BTreeSet::new();

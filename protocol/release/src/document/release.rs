@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use protocol_types::{ApplicationSpec, Digest, ReadyCheck, ReleaseVersion, RunSettings, SecurityVersion, TargetPath};
 use serde::{Deserialize, Serialize};
 
-use super::{Component, DocumentError, FormatOne, Kind, OsIndex, error::within};
+use super::{
+    Component, DocumentError, FormatOne, Kind, OsIndex,
+    json::{self, JsonDocument},
+};
 
 const KIND: &str = "release document";
 
@@ -56,11 +59,7 @@ impl Release {
     /// # Errors
     /// If it is too long, not of format 1, or breaks a rule of the format page.
     pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
-        within(KIND, bytes, Self::MAX_BYTES)?;
-        let release: Self =
-            serde_json::from_slice(bytes).map_err(|source| DocumentError::Malformed { kind: KIND, source })?;
-        release.check()?;
-        Ok(release)
+        json::parse(bytes)
     }
 
     /// The JSON text of a release document that keeps every rule of the format page.
@@ -68,12 +67,7 @@ impl Release {
     /// # Errors
     /// If it breaks a rule, so that no device would accept it.
     pub fn to_bytes(&self) -> Result<Vec<u8>, DocumentError> {
-        self.check()?;
-        let mut bytes =
-            serde_json::to_vec_pretty(self).map_err(|source| DocumentError::Malformed { kind: KIND, source })?;
-        bytes.push(b'\n');
-        within(KIND, &bytes, Self::MAX_BYTES)?;
-        Ok(bytes)
+        json::to_bytes(self)
     }
 
     /// The digest of the JSON text, which is what a wish names.
@@ -101,6 +95,11 @@ impl Release {
     pub fn applications(&self) -> Vec<ApplicationSpec> {
         self.components.iter().filter_map(Component::application).collect()
     }
+}
+
+impl JsonDocument for Release {
+    const KIND: &'static str = KIND;
+    const LIMIT: usize = Self::MAX_BYTES;
 
     fn check(&self) -> Result<(), DocumentError> {
         self.target_path()?;
