@@ -15,7 +15,7 @@ use rustls_pki_types::PrivatePkcs8KeyDer;
 use x509_parser::prelude::{FromDer as _, X509CertificationRequest};
 
 use crate::{
-    context::write_private,
+    durable::write_private,
     failure::{Exit, Failure},
     sealed_key,
     secret::Secret,

@@ -9,7 +9,10 @@ use protocol_release::{
     signing::{RootDraft, SignedFile, TargetsDraft},
 };
 
-use crate::failure::{Exit, Failure};
+use crate::{
+    durable,
+    failure::{Exit, Failure},
+};
 
 /// A folder of metadata files under their names in the repository.
 #[derive(Clone, Debug)]
@@ -58,16 +61,7 @@ impl MetadataFolder {
 
     /// Stores a file under its name, whatever was there.
     pub(crate) fn replace(&self, file: &SignedFile) -> anyhow::Result<()> {
-        let path = self.path.join(&file.name);
-        let write = || -> std::io::Result<()> {
-            fs::create_dir_all(&self.path)?;
-            let beside = self.path.join(format!(".{}.new", file.name));
-            fs::write(&beside, &file.bytes)?;
-            fs::File::open(&beside)?.sync_all()?;
-            fs::rename(&beside, &path)?;
-            fs::File::open(&self.path)?.sync_all()
-        };
-        write().with_context(|| format!("cannot write {}", path.display()))
+        durable::write(&self.path.join(&file.name), &file.bytes)
     }
 
     /// Every file `VERSION.NAME.json`, by role name and version.

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tough::key_source::KeySource;
 
 use crate::{
-    context::write_private,
+    durable::write_private,
     failure::{Exit, Failure},
     sealed_key,
     secret::Secret,
