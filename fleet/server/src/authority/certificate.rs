@@ -96,6 +96,7 @@ mod tests {
     use rcgen::{CertificateParams, DnType, KeyPair};
 
     use super::*;
+    use crate::authority::tests::changed_or_garbage;
 
     static GOOD: LazyLock<Vec<u8>> =
         LazyLock::new(|| certificate(&[(DnType::OrganizationName, "default"), (DnType::CommonName, "gate-42")]));
@@ -146,16 +147,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_certificate_with_anything_changed_is_read_or_refused(
-            changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
-            garbage in proptest::collection::vec(any::<u8>(), 0..100),
-        ) {
-            let mut der = GOOD.clone();
-            for (at, byte) in changes {
-                let at = at.index(der.len());
-                der[at] = byte;
-            }
-            for bytes in [der, garbage] {
+        fn a_certificate_with_anything_changed_is_read_or_refused(said in changed_or_garbage(GOOD.clone())) {
+            for bytes in said {
                 if let Ok(facts) = CertificateFacts::parse(&bytes) {
                     prop_assert!(facts.serial.len() <= 2 * CertificateFacts::MAX_SERIAL_BYTES);
                 }

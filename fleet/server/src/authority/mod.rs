@@ -141,3 +141,21 @@ fn date(at: UnixSeconds) -> Result<time::OffsetDateTime, AuthorityError> {
     let seconds = i64::try_from(at.0).map_err(|_| AuthorityError::Time(at))?;
     time::OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| AuthorityError::Time(at))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*, sample::Index};
+
+    /// What a parser meets: `good` with one to five of its bytes changed, and bytes that were never anything.
+    pub(super) fn changed_or_garbage(good: Vec<u8>) -> impl Strategy<Value = [Vec<u8>; 2]> {
+        let changes = vec((any::<Index>(), any::<u8>()), 1..6);
+        (changes, vec(any::<u8>(), 0..100)).prop_map(move |(changes, garbage)| {
+            let mut changed = good.clone();
+            for (at, byte) in changes {
+                let at = at.index(changed.len());
+                changed[at] = byte;
+            }
+            [changed, garbage]
+        })
+    }
+}

@@ -84,6 +84,7 @@ pub(super) mod tests {
     use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ECDSA_P384_SHA384};
 
     use super::*;
+    use crate::authority::tests::changed_or_garbage;
 
     static GOOD: LazyLock<Vec<u8>> = LazyLock::new(|| request("default", "gate-42", &KeyPair::generate().unwrap()));
 
@@ -141,16 +142,8 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn a_request_with_anything_changed_names_its_device_or_is_refused(
-            changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
-            garbage in proptest::collection::vec(any::<u8>(), 0..100),
-        ) {
-            let mut der = GOOD.clone();
-            for (at, byte) in changes {
-                let at = at.index(der.len());
-                der[at] = byte;
-            }
-            for bytes in [der, garbage] {
+        fn a_request_with_anything_changed_names_its_device_or_is_refused(said in changed_or_garbage(GOOD.clone())) {
+            for bytes in said {
                 if let Ok(read) = CertificateRequest::parse(&bytes) {
                     prop_assert_eq!(read.identity.endpoint.as_str(), "gate-42");
                 }
