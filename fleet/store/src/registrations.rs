@@ -500,6 +500,15 @@ mod tests {
         (scope, id)
     }
 
+    /// The account `one`, whose enrolled authority has let `gate-1` in.
+    async fn admitted() -> (Database, AccountScope, String) {
+        let db = Database::new().await;
+        let (scope, ca) = trusting(&db, "one").await;
+        scope.add_enrolment(&EnrolmentRule::Authority(ca.clone()), NOW).await.unwrap();
+        admit(&scope, "gate-1", &ca).await.unwrap();
+        (db, scope, ca)
+    }
+
     async fn admit(scope: &AccountScope, endpoint: &str, authority: &str) -> Verdict {
         let endpoint = name(endpoint);
         scope.admit(FactoryIdentity { endpoint: &endpoint, authority, serial: "f0" }, NOW).await.unwrap()
@@ -569,10 +578,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_older_certificate_after_a_newer_one_was_used_quarantines_the_identity() {
-        let db = Database::new().await;
-        let (scope, ca) = trusting(&db, "one").await;
-        scope.add_enrolment(&EnrolmentRule::Authority(ca.clone()), NOW).await.unwrap();
-        admit(&scope, "gate-1", &ca).await.unwrap();
+        let (db, scope, _) = admitted().await;
         issue(&scope, "gate-1", "01", Parent::Factory("f0")).await.unwrap();
         assert_eq!(register(&db, &scope, "gate-1", "01").await, Ok(Standing::Active));
         issue(&scope, "gate-1", "02", Parent::Operational("01")).await.unwrap();
@@ -588,10 +594,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_renewal_from_a_replaced_certificate_quarantines_and_issues_nothing() {
-        let db = Database::new().await;
-        let (scope, ca) = trusting(&db, "one").await;
-        scope.add_enrolment(&EnrolmentRule::Authority(ca.clone()), NOW).await.unwrap();
-        admit(&scope, "gate-1", &ca).await.unwrap();
+        let (db, scope, _) = admitted().await;
         issue(&scope, "gate-1", "01", Parent::Factory("f0")).await.unwrap();
         issue(&scope, "gate-1", "02", Parent::Factory("f0")).await.unwrap();
         register(&db, &scope, "gate-1", "02").await.unwrap();
@@ -603,10 +606,7 @@ mod tests {
 
     #[tokio::test]
     async fn asking_for_certificates_without_using_them_fills_no_table() {
-        let db = Database::new().await;
-        let (scope, ca) = trusting(&db, "one").await;
-        scope.add_enrolment(&EnrolmentRule::Authority(ca.clone()), NOW).await.unwrap();
-        admit(&scope, "gate-1", &ca).await.unwrap();
+        let (_db, scope, _) = admitted().await;
         for n in 0..40 {
             issue(&scope, "gate-1", &format!("{n:02}"), Parent::Factory("f0")).await.unwrap();
         }
@@ -616,10 +616,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_deleted_device_takes_its_certificates_with_it() {
-        let db = Database::new().await;
-        let (scope, ca) = trusting(&db, "one").await;
-        scope.add_enrolment(&EnrolmentRule::Authority(ca.clone()), NOW).await.unwrap();
-        admit(&scope, "gate-1", &ca).await.unwrap();
+        let (db, scope, ca) = admitted().await;
         issue(&scope, "gate-1", "01", Parent::Factory("f0")).await.unwrap();
         scope.delete_device(&name("gate-1"), NOW).await.unwrap();
         assert_eq!(register(&db, &scope, "gate-1", "01").await, Err(ReasonCode::NotEnrolled));
@@ -629,10 +626,7 @@ mod tests {
 
     #[tokio::test]
     async fn presence_is_told_once_and_nobody_is_connected_after_a_restart() {
-        let db = Database::new().await;
-        let (scope, ca) = trusting(&db, "one").await;
-        scope.add_enrolment(&EnrolmentRule::Authority(ca.clone()), NOW).await.unwrap();
-        admit(&scope, "gate-1", &ca).await.unwrap();
+        let (db, scope, _) = admitted().await;
         issue(&scope, "gate-1", "01", Parent::Factory("f0")).await.unwrap();
         for _ in 0..3 {
             register(&db, &scope, "gate-1", "01").await.unwrap();
