@@ -93,3 +93,22 @@ impl Drop for Running {
         }
     }
 }
+
+/// The child of `parent` with this name, from `/proc/PID/stat` (proc(5): the name stands in brackets, the parent two words later).
+///
+/// # Errors
+/// If there is no `/proc`.
+pub fn child_of(parent: u32, name: &str) -> anyhow::Result<Option<u32>> {
+    for entry in fs::read_dir("/proc").context("cannot list the processes")? {
+        let entry = entry.context("cannot list the processes")?.file_name();
+        let Some(id) = entry.to_str().and_then(|text| text.parse::<u32>().ok()) else { continue };
+        // A process that ends meanwhile is none that runs.
+        let Ok(stat) = fs::read_to_string(format!("/proc/{id}/stat")) else { continue };
+        let Some((head, tail)) = stat.rsplit_once(')') else { continue };
+        let is_child = tail.split_whitespace().nth(1).and_then(|text| text.parse().ok()) == Some(parent);
+        if is_child && head.split_once('(').is_some_and(|(_, comm)| comm == name) {
+            return Ok(Some(id));
+        }
+    }
+    Ok(None)
+}

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use protocol_types::Digest;
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use testbed::until;
 
@@ -63,7 +63,7 @@ fn app_a_release_of_an_application_alone_is_switched_in_place_and_answers() {
         assert_eq!(app["version"], version, "{device}");
         assert_eq!(
             app["digest"],
-            json!(Digest::of(&fs::read(world.folder.path().join(format!("hello-{version}/index.json"))).unwrap()))
+            json!(Digest::of(&fs::read(world.stage.at_operator(&format!("hello-{version}/index.json"))).unwrap()))
         );
     }
     assert_eq!(world.booted(), booted, "the device restarted for an application");
@@ -96,8 +96,8 @@ fn app_an_image_that_reaches_out_of_its_root_is_refused_and_disturbs_nothing() {
     let bad = world.roll_out("1.1.0");
     let shown = world.until_rollout(&bad, "failed");
     assert_eq!(shown["devices"][0]["reason"]["code"], "unsafe_layer", "{shown}");
-    assert!(world.ask().unwrap().contains("hello from 1.0.0"), "the running application was disturbed");
-    let images = fs::read_dir(world.device_dir().join("state/apps/images")).unwrap().count();
+    assert!(world.stage.http("/").unwrap().contains("hello from 1.0.0"), "the running application was disturbed");
+    let images = fs::read_dir(world.stage.device_dir().join("state/apps/images")).unwrap().count();
     assert_eq!(images, 1, "something of the refused image was left");
 }
 
@@ -112,13 +112,8 @@ fn app_one_whose_supervisor_is_killed_answers_again_and_its_device_stays_confirm
         let process = world.process(name);
         kill_process(process, Signal::KILL).unwrap();
         until(PATIENCE, &format!("another {name}"), || {
-            let board = world.board.as_ref().unwrap().id();
-            let children = fs::read_to_string(format!("/proc/{board}/task/{board}/children"))?;
-            let again = children.split_whitespace().any(|pid| {
-                pid != process.as_raw_nonzero().to_string()
-                    && fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == name)
-            });
-            Ok(again.then_some(()))
+            let found = world.stage.process(name)?.and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+            Ok(found.filter(|found| *found != process))
         })
         .unwrap();
     }

@@ -23,13 +23,13 @@ fn cli_every_program_says_what_it_is_for_and_refuses_misuse_with_status_two() {
 #[test]
 fn cli_a_rollout_to_a_group_waits_for_an_operators_consent_while_the_events_tell_of_it() {
     let world = World::new();
-    let events = world.folder.path().join("events.log");
-    let mut follow = world.operator.command(&["--json", "events", "--follow"]).unwrap();
+    let events = world.stage.folder.join("events.log");
+    let mut follow = world.stage.operator.command(&["--json", "events", "--follow"]).unwrap();
     let followed = Running::start("mbl events", &mut follow, &events).unwrap();
 
     world.mbl(&format!("group create doors --title Doors {ENDPOINT} not-there-yet"));
     assert_eq!(world.mbl("group remove doors not-there-yet")["members"], 1);
-    let missing = world.operator.run(&["group", "show", "windows"]).unwrap();
+    let missing = world.stage.operator.run(&["group", "show", "windows"]).unwrap();
     assert_eq!(missing.status.code(), Some(3), "{missing:?}");
     assert!(String::from_utf8_lossy(&missing.stderr).contains("mbl group list"), "{missing:?}");
 
@@ -43,7 +43,7 @@ fn cli_a_rollout_to_a_group_waits_for_an_operators_consent_while_the_events_tell
     let id = rollout["id"].as_str().unwrap();
     let waiting = world.until_rollout(id, "waiting");
     assert_eq!(waiting["devices"][0]["waiting_for"], "consent", "{waiting}");
-    let stranger = world.operator.run(&["rollout", "consent", id, "--device", "a-stranger"]).unwrap();
+    let stranger = world.stage.operator.run(&["rollout", "consent", id, "--device", "a-stranger"]).unwrap();
     assert!(!stranger.status.success(), "{stranger:?}");
     assert_eq!(world.mbl(&format!("rollout pause {id}"))["state"], "paused");
     assert_eq!(world.mbl(&format!("rollout resume {id}"))["state"], "running");

@@ -20,34 +20,33 @@ impl World {
     /// Makes the operating system and the application `version` and signs a release of both.
     fn sign_whole(&self, version: &str) {
         let os = format!("os-{version}");
-        fs::create_dir(self.folder.path().join(&os)).unwrap();
-        write_os(&self.folder.path().join(&os), version, OS_BYTES);
+        write_os(&self.stage.at_operator(&os), version, OS_BYTES);
         self.build_app(version, true);
         self.sign(version, Some(&os));
     }
 
     /// Cuts the power: the board and all its processes are gone at once, nothing is told to end.
     fn cut_power(&mut self) {
-        self.board.take().unwrap().kill().unwrap();
+        self.stage.board.take().unwrap().kill().unwrap();
     }
 
     /// Starts the board with a file system of 1 MiB for the updater's state, in a mount namespace of its own. Its folder, seen
     /// from outside.
     fn power_on_cramped(&mut self) -> PathBuf {
-        let state = self.device_dir().join("state/updater");
+        let state = self.stage.device_dir().join("state/updater");
         let script = "mkdir \"$1.full\" && cp -a \"$1/.\" \"$1.full\" && mount -t tmpfs -o size=1m,mode=700 tmpfs \"$1\" && \
                       cp -a \"$1.full/.\" \"$1\" && exec \"$2\" --device-dir \"$3\"";
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", script, "sh"]).arg(&state);
-        command.arg(self.program("mbl-host-board")).arg(self.device_dir());
-        self.power_on_as(command);
+        command.arg(self.stage.device_program("mbl-host-board")).arg(self.stage.device_dir());
+        self.power_on_by(command);
         // Another mount namespace is looked into through the process that lives there.
-        PathBuf::from(format!("/proc/{}/root{}", self.board.as_ref().unwrap().id(), state.display()))
+        PathBuf::from(format!("/proc/{}/root{}", self.stage.board.as_ref().unwrap().id(), state.display()))
     }
 
     /// Whether the system on trial is in its last try; one more cut would, by rule, count as a system that does not start.
     fn in_last_try(&self) -> bool {
-        let mut entries = fs::read_dir(self.device_dir().join("esp")).unwrap();
+        let mut entries = fs::read_dir(self.stage.device_dir().join("esp")).unwrap();
         entries.any(|entry| entry.unwrap().file_name().to_string_lossy().contains("+0-"))
     }
 
@@ -109,15 +108,21 @@ fn update_a_release_on_a_stick_installs_while_the_service_is_gone_and_is_reporte
     world.sign_whole("1.0.0");
     world.mbl("release publish release-1.0.0");
     world.mbl("release export release-1.0.0 --out stick");
-    world.service.kill().unwrap();
-    let stick = world.folder.path().join("stick");
+    world.stage.service.kill().unwrap();
+    let stick = world.stage.at_operator("stick");
     let install = |from: &std::path::Path| {
         let mut command = Command::new(program("mbl-updater").unwrap());
-        command.args(["install", "--device-dir"]).arg(world.device_dir()).arg("--from").arg(from).output().unwrap()
+        command
+            .args(["install", "--device-dir"])
+            .arg(world.stage.device_dir())
+            .arg("--from")
+            .arg(from)
+            .output()
+            .unwrap()
     };
 
     // One flipped bit anywhere on the stick is found by the same verification as over the air.
-    let bent = world.folder.path().join("bent");
+    let bent = world.stage.at_operator("bent");
     assert!(Command::new("cp").arg("-r").args([&stick, &bent]).status().unwrap().success());
     let largest = fs::read_dir(bent.join("artifacts")).unwrap().map(|entry| entry.unwrap().path());
     let largest = largest.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
@@ -131,6 +136,6 @@ fn update_a_release_on_a_stick_installs_while_the_service_is_gone_and_is_reporte
     let installed = install(&stick);
     assert!(installed.status.success(), "{installed:?}");
     world.until_answer("hello from 1.0.0");
-    world.service.restart().unwrap();
+    world.stage.service.restart().unwrap();
     world.until_runs("1.0.0");
 }

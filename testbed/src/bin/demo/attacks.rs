@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use anyhow::{Context as _, ensure};
 use protocol_types::Digest;
 use serde_json::{Value, json};
+use testbed::{Stage, stage::greeting};
 
 use crate::{
     attacker::Attacker,
     life,
-    releases::{self, Built, Plan, greeting},
+    releases::{self, Built, Plan},
     report::note,
-    stage::{Stage, text},
+    stage::{await_http, start_rollout, text, watch},
 };
 
 /// The four attacks on a device that runs `good`.
@@ -33,7 +34,7 @@ pub(crate) fn taken_over_service(stage: &mut Stage, good: &Built, first: &Built)
         all.map(|component| (component["name"].clone(), component["digest"].clone())).collect()
     };
     ensure!(components(&before) == components(&after), "the device's components changed");
-    stage.await_http(&greeting("1.1.0"))?;
+    await_http(stage, &greeting("1.1.0"))?;
     note("the device runs what it ran before");
     Ok(evidence)
 }
@@ -103,8 +104,8 @@ fn tampered(stage: &mut Stage, attacker: &Attacker) -> anyhow::Result<Value> {
     let built = releases::publish(stage, Plan::ordinary("1.3.0", 1))?;
     let root = root_section(stage)?;
     let flipped = attacker.tamper(&root)?;
-    let rollout = stage.start_rollout("1.3.0")?;
-    let (_, code, _) = stage.watch(&rollout)?;
+    let rollout = start_rollout(stage, "1.3.0")?;
+    let (_, code, _) = watch(stage, &rollout)?;
     attacker.tamper(&root)?;
     ensure!(code == 5, "watching the rollout of a tampered release ended with {code}");
     // The rollout stopped and took its wish back, so what the device said is in the rollout's record.
@@ -120,7 +121,7 @@ fn tampered(stage: &mut Stage, attacker: &Attacker) -> anyhow::Result<Value> {
 
 /// Digest of the root section of the operating system 1.3.0.
 fn root_section(stage: &Stage) -> anyhow::Result<Digest> {
-    let index = std::fs::read(stage.folder.join("operator/os-1.3.0/os.json")).context("there is no OS index")?;
+    let index = std::fs::read(stage.at_operator("os-1.3.0/os.json")).context("there is no OS index")?;
     let index: Value = serde_json::from_slice(&index)?;
     let sections = index["sections"].as_array().context("the OS index has no sections")?;
     let root = sections.iter().find(|section| section["name"] == "root").context("the OS index has no root")?;

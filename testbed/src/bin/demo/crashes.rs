@@ -5,13 +5,13 @@ use std::{fs, thread, time::Duration};
 use anyhow::{Context as _, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use testbed::{until, wait::until_every};
+use testbed::{Stage, stage::greeting, until, wait::until_every};
 
 use crate::{
     life,
-    releases::{self, Plan, greeting},
+    releases::{self, Plan},
     report::note,
-    stage::{PATIENCE, Stage},
+    stage::{PATIENCE, await_http, start_rollout, watch},
 };
 
 /// Who is killed in the middle of which update.
@@ -37,17 +37,17 @@ fn sudden_death(stage: &mut Stage, victim: &str, version: &str) -> anyhow::Resul
         let done = await_middle(updater, before)?;
         kill(killed).map(|()| done)
     });
-    let rollout = stage.start_rollout(version)?;
+    let rollout = start_rollout(stage, version)?;
     let done = watcher.join().map_err(|_| anyhow::anyhow!("the watcher of the update panicked"))??;
     ensure!(done < total, "{done} of {total} bytes were written already");
     note(&format!("killed {victim} (process {killed}) when {done} of {total} bytes were written"));
     if victim == "mbl-service" {
         stage.service.restart()?;
     }
-    let (seconds, code, stderr) = stage.watch(&rollout)?;
+    let (seconds, code, stderr) = watch(stage, &rollout)?;
     ensure!(code == 0, "the rollout ended with {code}: {stderr}");
     let device = life::runs(stage, version, &built)?;
-    let body = stage.await_http(&greeting(version))?;
+    let body = await_http(stage, &greeting(version))?;
     let again = process(stage, victim)?;
     ensure!(again != killed, "{victim} was not killed");
     Ok(json!({
@@ -78,7 +78,7 @@ fn written(process: u32) -> anyhow::Result<u64> {
 
 /// Bytes of the operating system of a release.
 fn system_bytes(stage: &Stage, version: &str) -> anyhow::Result<u64> {
-    let text = fs::read(stage.folder.join(format!("operator/os-{version}/os.json"))).context("there is no OS index")?;
+    let text = fs::read(stage.at_operator(&format!("os-{version}/os.json"))).context("there is no OS index")?;
     let index: Value = serde_json::from_slice(&text)?;
     let sections = index["sections"].as_array().context("the OS index has no sections")?;
     Ok(sections.iter().filter_map(|section| section["size"].as_u64()).sum())
@@ -94,22 +94,5 @@ fn process(stage: &Stage, name: &str) -> anyhow::Result<u32> {
     if name == "mbl-service" {
         return stage.service.id().context("the service is down");
     }
-    let board = stage.board_id()?;
-    until(Duration::from_secs(30), &format!("{name} to run"), || child(board, name))
-}
-
-/// The child of `parent` with this name, from `/proc/PID/stat` (proc(5): the name stands in brackets, the parent two words later).
-fn child(parent: u32, name: &str) -> anyhow::Result<Option<u32>> {
-    for entry in fs::read_dir("/proc")? {
-        let entry = entry?.file_name();
-        let Some(id) = entry.to_str().and_then(|text| text.parse::<u32>().ok()) else { continue };
-        // A process that ends meanwhile is none that runs.
-        let Ok(stat) = fs::read_to_string(format!("/proc/{id}/stat")) else { continue };
-        let Some((head, tail)) = stat.rsplit_once(')') else { continue };
-        let is_child = tail.split_whitespace().nth(1).and_then(|text| text.parse().ok()) == Some(parent);
-        if is_child && head.split_once('(').is_some_and(|(_, comm)| comm == name) {
-            return Ok(Some(id));
-        }
-    }
-    Ok(None)
+    until(Duration::from_secs(30), &format!("{name} to run"), || stage.process(name))
 }

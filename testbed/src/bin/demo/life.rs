@@ -4,12 +4,16 @@ use std::fs;
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
-use testbed::until;
+use testbed::{
+    Stage,
+    stage::{APP, greeting},
+    until,
+};
 
 use crate::{
-    releases::{self, Built, Plan, greeting},
+    releases::{self, Built, Plan},
     report::note,
-    stage::{APP, ENDPOINT, PATIENCE, Stage, component, text},
+    stage::{ENDPOINT, PATIENCE, SLOT_BYTES, await_http, component, start_rollout, text, type_line, watch},
 };
 
 /// (a) The service is up and knows its operator.
@@ -29,20 +33,16 @@ pub(crate) fn service_up(stage: &Stage) -> anyhow::Result<Value> {
 
 /// (b) A device gets its identity in the factory; its key stays with it.
 pub(crate) fn provision(stage: &Stage) -> anyhow::Result<Value> {
-    stage.type_line(&format!("--quiet keys init --dir keys --app {APP}"))?;
-    stage.type_line("keys publish --dir keys")?;
-    stage.type_line("factory authority init --dir factory")?;
-    stage.type_line("factory authority upload --dir factory")?;
+    type_line(stage, &format!("--quiet keys init --dir keys --app {APP}"))?;
+    type_line(stage, "keys publish --dir keys")?;
+    type_line(stage, "factory authority init --dir factory")?;
+    type_line(stage, "factory authority upload --dir factory")?;
     releases::build_os(stage, "0.9.0")?;
-    stage.format_disk(&stage.folder.join("operator/os-0.9.0"))?;
+    stage.format_disk(&stage.at_operator("os-0.9.0"), SLOT_BYTES)?;
 
-    let (agent, device) = (stage.device_program("mbl-agent"), stage.device_dir());
-    let (agent, device) = (agent.to_str().context("not text")?, device.to_str().context("not text")?);
-    let mut arguments =
-        vec!["factory", "provision", "--endpoint", ENDPOINT, "--authority", "factory", "--keys", "keys", "--"];
-    arguments.extend([agent, "factory", "--device-dir", device, "--endpoint", ENDPOINT, "--account", "default"]);
+    let arguments = stage.provisioning("factory", "keys");
     note(&format!("$ mbl {}", arguments.join(" ")));
-    let provisioned = stage.json(&arguments)?;
+    let provisioned = stage.json(&arguments.iter().map(String::as_str).collect::<Vec<_>>())?;
 
     let key = stage.device_dir().join("keys/device-key.pem");
     let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&key).context("the device has no key")?) & 0o777;
@@ -60,9 +60,7 @@ pub(crate) fn provision(stage: &Stage) -> anyhow::Result<Value> {
 /// (c) The device is turned on, bootstraps, gets its operational certificate and registers.
 pub(crate) fn enrol(stage: &mut Stage) -> anyhow::Result<Value> {
     stage.power_on()?;
-    let device = stage.await_device("the device to register", |device| {
-        device["device"]["connected"] == true && device["device"]["report"]["running_version"].is_string()
-    })?;
+    let device = stage.await_registered()?;
     let certificate = device["certificates"].get(0).context("the service issued no certificate")?.clone();
     ensure!(certificate["from_factory"] == true, "the certificate was not asked for with the factory certificate");
     ensure!(certificate["parent"] == device["factory_serial"], "the certificate has another parent than the factory's");
@@ -85,11 +83,11 @@ fn event_kinds(stage: &Stage) -> anyhow::Result<Vec<String>> {
 
 /// Rolls a published release out and checks that the device runs exactly it.
 pub(crate) fn roll_out(stage: &Stage, version: &str, built: &Built) -> anyhow::Result<Value> {
-    let rollout = stage.start_rollout(version)?;
-    let (seconds, code, stderr) = stage.watch(&rollout)?;
+    let rollout = start_rollout(stage, version)?;
+    let (seconds, code, stderr) = watch(stage, &rollout)?;
     ensure!(code == 0, "the rollout ended with {code}: {stderr}");
     let device = runs(stage, version, built)?;
-    let body = stage.await_http(&greeting(version))?;
+    let body = await_http(stage, &greeting(version))?;
     note(&format!("http://127.0.0.1:{}/ answers `{body}`", stage.port));
     Ok(json!({
         "rollout": rollout, "seconds": (seconds * 10.0).round() / 10.0, "http": body,
@@ -133,8 +131,8 @@ pub(crate) fn second_release(stage: &Stage, before: &Built) -> anyhow::Result<(B
 /// (f) The third's application never becomes ready: the device goes back by itself and the rollout stops.
 pub(crate) fn bad_release(stage: &Stage, good: &Built) -> anyhow::Result<Value> {
     releases::publish(stage, Plan { ready: false, time_limit: 15, ..Plan::ordinary("1.2.0", 1) })?;
-    let rollout = stage.start_rollout("1.2.0")?;
-    let (seconds, code, stderr) = stage.watch(&rollout)?;
+    let rollout = start_rollout(stage, "1.2.0")?;
+    let (seconds, code, stderr) = watch(stage, &rollout)?;
     ensure!(code == 5, "watching a rollout that stops must end with 5, not {code}: {stderr}");
     let shown = until(PATIENCE, "the device to have gone back", || {
         let shown = stage.json(&["rollout", "show", &rollout])?;
@@ -144,7 +142,7 @@ pub(crate) fn bad_release(stage: &Stage, good: &Built) -> anyhow::Result<Value> 
     let reason = shown["devices"][0]["reason"].clone();
     ensure!(reason["code"] == "application_not_ready", "the reason is {reason}");
     let device = runs(stage, "1.1.0", good)?;
-    let body = stage.await_http(&greeting("1.1.0"))?;
+    let body = await_http(stage, &greeting("1.1.0"))?;
     note(&format!("went back to 1.1.0: {}", text(&reason, "/text")?));
     Ok(json!({
         "rollout": shown["rollout"], "device": shown["devices"][0], "seconds": (seconds * 10.0).round() / 10.0,

@@ -12,11 +12,12 @@ mod stage;
 use std::{env, fs, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
+use testbed::Stage;
 
 use crate::{
     attacker::Attacker,
     report::{Report, say},
-    stage::Stage,
+    stage::{ENDPOINT, PATIENCE, strike},
 };
 
 fn main() -> ExitCode {
@@ -36,17 +37,16 @@ fn run() -> anyhow::Result<()> {
         Some(other) => anyhow::bail!("`{other}` is not known; the only option is `--once`"),
     };
     let started_from = env::current_dir().context("cannot find the current folder")?;
-    let cache = cache_folder()?;
     // Not inside of the tree: sockets have short names, and the device's agent is a user who may not see the tree.
     let folder = env::temp_dir().join(format!("mbl-demo-{}", std::process::id()));
     fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     say(&format!("everything of this demo lies in {}", folder.display()));
     let mut report = Report::new(&started_from);
-    let mut stage = Stage::set(&folder, &cache)?;
+    let mut stage = Stage::set(&folder, ENDPOINT, PATIENCE)?;
     let shown = show(&mut stage, &mut report);
     say(&format!("\nthe report is {}", report.path().display()));
     if once {
-        let struck = stage.strike();
+        let struck = strike(&mut stage);
         shown?;
         struck?;
         return fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()));
@@ -103,7 +103,7 @@ fn leave(stage: Stage) -> anyhow::Result<()> {
     let folder = stage.folder.display().to_string();
     let (api, port) = (stage.service.addresses().api, stage.port);
     let mbl = testbed::programs::program("mbl")?;
-    let (service, board) = stage.leave();
+    let (service, board) = stage::leave(stage);
     let kill = [service, board].into_iter().flatten().map(|id| id.to_string()).collect::<Vec<_>>().join(" ");
     say("\nthe service and the device go on:");
     say(&format!("  REST API          https://{api}/api/v1"));

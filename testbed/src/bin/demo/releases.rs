@@ -3,10 +3,12 @@
 use std::{fs, io::Read as _, path::Path};
 
 use anyhow::Context as _;
+use testbed::{Stage, stage::APP};
 
 use crate::{
+    cache_folder,
     report::note,
-    stage::{APP, Stage, text},
+    stage::{text, type_line},
 };
 
 /// What a release of the demo shall be.
@@ -42,25 +44,21 @@ pub(crate) struct Built {
     pub(crate) app: String,
 }
 
-/// What the application of `version` answers at `/`.
-pub(crate) fn greeting(version: &str) -> String {
-    format!("hello from {version}")
-}
-
 /// Builds the operating system `version` into `os-VERSION` and returns its root digest.
 ///
 /// A device fetches only blocks that it does not have, so each version brings a file of its own on top of the same packages, as
 /// large as what changes in a few months of Debian.
 pub(crate) fn build_os(stage: &Stage, version: &str) -> anyhow::Result<String> {
     let (out, overlay) = (format!("os-{version}"), format!("overlay-{version}"));
-    let data = stage.folder.join("operator").join(&overlay).join("usr/share/demo");
+    let data = stage.at_operator(&overlay).join("usr/share/demo");
     fs::create_dir_all(&data).with_context(|| format!("cannot make {}", data.display()))?;
     let mut noise = vec![0; NEW_BYTES];
     fs::File::open("/dev/urandom")
         .and_then(|mut random| random.read_exact(&mut noise))
         .context("cannot get random bytes")?;
     fs::write(data.join("data"), noise).context("cannot write the file of this version")?;
-    let cache = stage.cache.to_str().context("the cache folder is not text")?;
+    let cache = cache_folder()?;
+    let cache = cache.to_str().context("the cache folder is not text")?;
     let arguments = ["image", "host-os", "--version", version, "--overlay", &overlay, "--out", &out, "--cache", cache];
     note(&format!("$ mbl {}", arguments.join(" ")));
     Ok(text(&stage.json(&arguments)?, "/root")?.to_owned())
@@ -83,53 +81,19 @@ pub(crate) fn publish(stage: &Stage, plan: Plan<'_>) -> anyhow::Result<Built> {
     }
     note(&format!("$ mbl {}", create.join(" ")));
     let created = stage.json(&create)?;
-    stage.type_line(&format!("release sign {out} --keys keys"))?;
-    stage.type_line(&format!("release publish {out}"))?;
+    type_line(stage, &format!("release sign {out} --keys keys"))?;
+    type_line(stage, &format!("release publish {out}"))?;
     Ok(Built { digest: text(&created, "/digest")?.to_owned(), os_root, app })
 }
 
 fn build_app(stage: &Stage, plan: Plan<'_>) -> anyhow::Result<String> {
     let version = plan.version;
-    let recipe = recipe(plan, stage.port);
-    let file = stage.folder.join(format!("operator/app-{version}.toml"));
-    fs::write(&file, recipe).with_context(|| format!("cannot write {}", file.display()))?;
+    let file = stage.at_operator(&format!("app-{version}.toml"));
+    fs::write(&file, stage.recipe(version, plan.ready)).with_context(|| format!("cannot write {}", file.display()))?;
     let (file, out) = (format!("app-{version}.toml"), format!("{APP}-{version}"));
     note(&format!("$ mbl app build {file} --out {out}"));
     let built = stage.json(&["app", "build", &file, "--out", &out])?;
     Ok(text(&built, "/digest")?.to_owned())
-}
-
-/// A web server made of busybox. One that never becomes ready serves everything but the page that says so.
-fn recipe(plan: Plan<'_>, port: u16) -> String {
-    let Plan { version, ready, .. } = plan;
-    let (greeting, arch) = (greeting(version), std::env::consts::ARCH);
-    let ready_page = if ready { "ready" } else { "warming-up" };
-    format!(
-        r#"name = "{APP}"
-version = "{version}"
-architecture = "{arch}"
-entrypoint = ["/bin/busybox", "httpd", "-f", "-p", "127.0.0.1:{port}", "-h", "/www"]
-
-[[files]]
-target = "/bin/busybox"
-source = "/bin/busybox"
-mode = 0o755
-
-[[files]]
-target = "/www/index.html"
-text = "{greeting}\n"
-
-[[files]]
-target = "/www/{ready_page}"
-text = "yes\n"
-
-[run]
-network = "host"
-memory_bytes = 33554432
-pids = 16
-ready = {{ command = ["/bin/busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:{port}/ready"], interval_s = 1, timeout_s = 2 }}
-"#
-    )
 }
 
 /// Whether the operator's folder holds a private key of the device; it never should.
