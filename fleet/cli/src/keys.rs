@@ -34,9 +34,9 @@ pub(crate) enum Command {
     /// Let a team sign an application: make a key for it and delegate to it
     AddApp(AddAppArgs),
     /// Replace keys of the root by new ones, signed by the old and the new
-    RotateRoot(RotateArgs),
+    RotateRoot(RenewArgs),
     /// Sign the newest metadata of the offline roles again with a later expiry
-    Refresh(RefreshArgs),
+    Refresh(RenewArgs),
     /// Publish the newest metadata of a folder
     Publish(FolderArgs),
 }
@@ -133,17 +133,7 @@ pub(crate) struct AddAppArgs {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct RotateArgs {
-    #[command(flatten)]
-    folder: FolderArgs,
-    #[command(flatten)]
-    expiry: ExpiryArgs,
-    #[command(flatten)]
-    unlock: UnlockArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct RefreshArgs {
+pub(crate) struct RenewArgs {
     #[command(flatten)]
     folder: FolderArgs,
     #[command(flatten)]
@@ -321,7 +311,7 @@ async fn add_app(args: AddAppArgs, session: &Session) -> anyhow::Result<()> {
     show(&ring, session)
 }
 
-async fn rotate_root(args: RotateArgs, session: &Session) -> anyhow::Result<()> {
+async fn rotate_root(args: RenewArgs, session: &Session) -> anyhow::Result<()> {
     let mut ring = Keyring::open(&args.folder.dir)?;
     let folder = MetadataFolder::at(ring.metadata());
     let mut root = folder.root_draft()?;
@@ -344,7 +334,7 @@ async fn rotate_root(args: RotateArgs, session: &Session) -> anyhow::Result<()> 
     show(&ring, session)
 }
 
-async fn refresh(args: RefreshArgs, session: &Session) -> anyhow::Result<()> {
+async fn refresh(args: RenewArgs, session: &Session) -> anyhow::Result<()> {
     let ring = Keyring::open(&args.folder.dir)?;
     let folder = MetadataFolder::at(ring.metadata());
     let expires = args.expiry.from(session.now()).targets;
