@@ -255,22 +255,19 @@ fn rollback(cases: &mut Cases) {
         world.forge_timestamp(number, &old);
         world.wish("1.0.0")
     });
-    cases.bad("a newer snapshot that names older targets", "metadata_rollback", |world, visits| {
-        let old = world.online.files["targets.json"].clone();
-        world.publish_release("1.1.0");
-        visits.push(world.served.clone());
-        world.online.files.insert("targets.json".to_owned(), old);
-        world.sign_online();
-        world.wish("1.0.0")
-    });
-    cases.bad("a newer snapshot that names an older delegated role", "metadata_rollback", |world, visits| {
-        let old = world.online.files["os.json"].clone();
-        world.publish_release("1.1.0");
-        visits.push(world.served.clone());
-        world.online.files.insert("os.json".to_owned(), old);
-        world.sign_online();
-        world.wish("1.0.0")
-    });
+    for (case, file) in [
+        ("a newer snapshot that names older targets", "targets.json"),
+        ("a newer snapshot that names an older delegated role", "os.json"),
+    ] {
+        cases.bad(case, "metadata_rollback", |world, visits| {
+            let old = world.online.files[file].clone();
+            world.publish_release("1.1.0");
+            visits.push(world.served.clone());
+            world.online.files.insert(file.to_owned(), old);
+            world.sign_online();
+            world.wish("1.0.0")
+        });
+    }
     cases.bad("a newer snapshot that no longer names a delegated role", "metadata_rollback", |world, visits| {
         visits.push(world.served.clone());
         world.online.files.remove("app-hello.json");
