@@ -199,7 +199,7 @@ impl<D: Disk, P: Peers> Updater<D, P> {
         answer: Result<Vec<u8>, FetchError>,
     ) -> Result<u64, Reason> {
         let (from, name) = (transfer.from, transfer.section.name.as_str());
-        let bytes = answer.map_err(|e| not_brought(name, e))?;
+        let bytes = answer.map_err(|e| e.reason(name))?;
         let Some(list) = transfer.lists.get(&transfer.index) else { return Ok(from) };
         same_length(name, &bytes, list.span(from, until))?;
         for (index, block) in (from..).zip(bytes.chunks(BLOCK)) {
@@ -229,7 +229,7 @@ fn ask_for_list(transfer: &mut Transfer, so_far: Vec<u8>) {
 /// Takes a piece of the block list; the whole counts only with the signed digest.
 fn take_list(transfer: &mut Transfer, mut so_far: Vec<u8>, answer: Result<Vec<u8>, FetchError>) -> Result<(), Reason> {
     let (Section { name, size, blocks, .. }, kind) = (transfer.section.clone(), "block list");
-    let bytes = answer.map_err(|e| not_brought(kind, e))?;
+    let bytes = answer.map_err(|e| e.reason(kind))?;
     let rest = blocks.size.saturating_sub(u64::try_from(so_far.len()).unwrap_or(u64::MAX));
     same_length(kind, &bytes, rest.min(MAX_FETCH.into()))?;
     transfer.traffic.lists += u64::try_from(bytes.len()).unwrap_or(0);
@@ -245,15 +245,6 @@ fn take_list(transfer: &mut Transfer, mut so_far: Vec<u8>, answer: Result<Vec<u8
     })?;
     transfer.lists.insert(transfer.index, list);
     Ok(())
-}
-
-pub(super) fn not_brought(what: &str, error: FetchError) -> Reason {
-    let code = match error {
-        FetchError::NotFound => ReasonCode::NotFound,
-        FetchError::TooLong => ReasonCode::Oversized,
-        FetchError::Unreachable | FetchError::Refused => ReasonCode::Unreachable,
-    };
-    Reason::new(code, format!("{what}: {error}"))
 }
 
 /// Refuses an answer that is shorter or longer than what was asked for.

@@ -7,10 +7,7 @@ use protocol_types::{
 };
 use tracing::warn;
 
-use super::{
-    Disk, Fact, Folder, Peers, Updater, Work,
-    bring::{not_brought, same_length},
-};
+use super::{Disk, Fact, Folder, Peers, Updater, Work, bring::same_length};
 use crate::record::{Configuration, Goal};
 
 /// The longest configuration document in bytes, as for every component that is not an operating system.
@@ -69,7 +66,7 @@ impl<D: Disk, P: Peers> Updater<D, P> {
         let Configurations { goal, next, so_far } = under_way;
         let Some(wanted) = goal.note.configurations.get(*next) else { return Ok(()) };
         let what = format!("configuration `{}`", wanted.name);
-        let bytes = answer.map_err(|e| not_brought(&what, e))?;
+        let bytes = answer.map_err(|e| e.reason(&what))?;
         let offset = u64::try_from(so_far.len()).unwrap_or(u64::MAX);
         same_length(&what, &bytes, piece_length(wanted.size, offset).into())?;
         so_far.extend_from_slice(&bytes);

@@ -8,7 +8,7 @@ use tough::schema::Targets;
 use super::{
     Clock, Device, TrustedState, VerifiedOs, VerifiedRelease, Warning,
     accept::unexpired,
-    expected::{Expected, admit_artifact, not_brought},
+    expected::{Expected, admit_artifact},
     listing::{has_digest, listed, stands_in_its_role},
 };
 use crate::{
@@ -272,5 +272,5 @@ impl Check {
 }
 
 fn brought(what: &str, answer: Result<Vec<u8>, FetchError>) -> Result<Vec<u8>, Reason> {
-    answer.map_err(|error| not_brought(what, error))
+    answer.map_err(|error| error.reason(what))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use protocol_types::{Digest, Reason, ReasonCode, socket::FetchError};
+use protocol_types::{Digest, Reason, ReasonCode};
 use tough::schema::Metafile;
 
 use super::Step;
@@ -85,14 +85,4 @@ fn same_length(what: &str, bytes: &[u8], length: u64) -> Result<(), Reason> {
         std::cmp::Ordering::Greater => ReasonCode::Oversized,
     };
     Err(Reason::new(code, format!("{what} has {found} bytes, {length} were signed")))
-}
-
-/// The refusal for a file that must exist and could not be had.
-pub(super) fn not_brought(what: &str, error: FetchError) -> Reason {
-    let code = match error {
-        FetchError::NotFound => ReasonCode::NotFound,
-        FetchError::TooLong => ReasonCode::Oversized,
-        FetchError::Unreachable | FetchError::Refused => ReasonCode::Unreachable,
-    };
-    Reason::new(code, format!("{what}: {error}"))
 }

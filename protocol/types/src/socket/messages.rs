@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AppName, ApplicationSpec, Digest, Reason, RolloutId, TargetPath, UnixSeconds, UpdateStatus};
+use crate::{AppName, ApplicationSpec, Digest, Reason, ReasonCode, RolloutId, TargetPath, UnixSeconds, UpdateStatus};
 
 /// Version of the messages in this module; a peer of another version is told so and refused.
 pub const PROTOCOL: u16 = 1;
@@ -205,6 +205,18 @@ pub enum FetchError {
     /// The source refused this device.
     #[error("the source refused this device")]
     Refused,
+}
+
+impl FetchError {
+    /// The refusal of whoever needed `what` and did not get it.
+    pub fn reason(self, what: &str) -> Reason {
+        let code = match self {
+            Self::NotFound => ReasonCode::NotFound,
+            Self::TooLong => ReasonCode::Oversized,
+            Self::Unreachable | Self::Refused => ReasonCode::Unreachable,
+        };
+        Reason::new(code, format!("{what}: {self}"))
+    }
 }
 
 /// How the agent reaches the world.
