@@ -1,6 +1,6 @@
 //! The operational identity of a device: its account with the service and the certificate it was issued. Never talks to anyone.
 
-use protocol_lwm2m::object::{Accounts, SecurityAccount, SecurityMode, ServerAccount};
+use protocol_lwm2m::object::{Accounts, SecurityAccount, ServerAccount};
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
@@ -78,16 +78,8 @@ impl TryFrom<EnrolmentText> for Enrolment {
     type Error = ChainError;
 
     fn try_from(text: EnrolmentText) -> Result<Self, ChainError> {
-        let security = SecurityAccount {
-            uri: text.uri,
-            bootstrap: false,
-            mode: SecurityMode::CertificateWithEst,
-            // Key and certificate are the device's own; what the server's certificate must chain to is the factory's decision.
-            public_key_or_identity: Vec::new(),
-            server_public_key: Vec::new(),
-            secret_key: Vec::new(),
-            short_server_id: Some(text.short_server_id),
-        };
+        // What the server's certificate must chain to is the factory's decision.
+        let security = SecurityAccount::managed(text.uri, text.short_server_id);
         let server = ServerAccount {
             short_server_id: text.short_server_id,
             lifetime: text.lifetime_s,

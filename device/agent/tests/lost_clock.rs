@@ -26,7 +26,7 @@ use device_agent::{
 use pki::World;
 use protocol_lwm2m::{
     coap::Code,
-    object::{Accounts, SecurityAccount, SecurityMode, ServerAccount},
+    object::{Accounts, SecurityAccount, ServerAccount},
 };
 use protocol_types::UnixSeconds;
 use rcgen::SigningKey;
@@ -96,15 +96,7 @@ fn simulate(world: &World, wall: u64, bootstrap: &Port, managed_at: Option<&str>
 }
 
 fn enrolment(uri: &str, certificate: CertificateDer<'static>) -> Enrolment {
-    let security = SecurityAccount {
-        uri: uri.to_owned(),
-        bootstrap: false,
-        mode: SecurityMode::CertificateWithEst,
-        public_key_or_identity: Vec::new(),
-        server_public_key: Vec::new(),
-        secret_key: Vec::new(),
-        short_server_id: Some(1),
-    };
+    let security = SecurityAccount::managed(uri.to_owned(), 1);
     let accounts = Accounts { security: [(1, security)].into(), servers: [(1, ServerAccount::default())].into() };
     Enrolment { accounts, chain: vec![certificate] }
 }

@@ -12,7 +12,7 @@ use protocol_lwm2m::{
     client::{Client, Fact, ObjectError, Objects, Reading, Settings, Step, Target, WriteMode},
     coap::{Code, ContentFormat, Message, Token, signal::Capabilities},
     formats::{self, Entry, Value},
-    object::{Accounts, Path, SecurityAccount, SecurityMode, ServerAccount},
+    object::{Accounts, Path, SecurityAccount, ServerAccount},
     time::Millis,
 };
 
@@ -38,13 +38,8 @@ impl Objects for Nothing {
 
 fn accounts(host: &str) -> Accounts {
     let security = SecurityAccount {
-        uri: format!("coaps+tcp://{host}:5685"),
-        bootstrap: false,
-        mode: SecurityMode::CertificateWithEst,
-        public_key_or_identity: Vec::new(),
         server_public_key: vec![1; 20],
-        secret_key: Vec::new(),
-        short_server_id: Some(1),
+        ..SecurityAccount::managed(format!("coaps+tcp://{host}:5685"), 1)
     };
     Accounts { security: [(1, security)].into(), servers: [(1, ServerAccount::default())].into() }
 }

@@ -65,13 +65,8 @@ impl Objects for Device {
 
 fn accounts() -> Accounts {
     let security = SecurityAccount {
-        uri: "coaps+tcp://fleet.example:5685".to_owned(),
-        bootstrap: false,
         mode: SecurityMode::Certificate,
-        public_key_or_identity: Vec::new(),
-        server_public_key: Vec::new(),
-        secret_key: Vec::new(),
-        short_server_id: Some(1),
+        ..SecurityAccount::managed("coaps+tcp://fleet.example:5685".to_owned(), 1)
     };
     Accounts { security: [(1, security)].into(), servers: [(1, ServerAccount::default())].into() }
 }

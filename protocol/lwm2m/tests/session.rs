@@ -12,7 +12,7 @@ use protocol_lwm2m::{
     client::WriteMode,
     coap::{Code, ContentFormat, ExchangeError, Message, OptionNumber, Token, signal::Capabilities},
     formats::{self, Entry, Value},
-    object::{Accounts, Attributes, Path, SecurityAccount, SecurityMode, ServerAccount},
+    object::{Accounts, Attributes, Path, SecurityAccount, ServerAccount},
     server::{
         Answer, BootstrapPlan, Content, Decision, Ended, Fact, Operation, Question, RequestError, Session, Settings,
         Step,
@@ -107,15 +107,7 @@ fn register(lifetime: &str) -> Message {
 }
 
 fn plan() -> BootstrapPlan {
-    let security = SecurityAccount {
-        uri: "coaps+tcp://fleet.example:5685".to_owned(),
-        bootstrap: false,
-        mode: SecurityMode::CertificateWithEst,
-        public_key_or_identity: Vec::new(),
-        server_public_key: Vec::new(),
-        secret_key: Vec::new(),
-        short_server_id: Some(1),
-    };
+    let security = SecurityAccount::managed("coaps+tcp://fleet.example:5685".to_owned(), 1);
     let accounts = Accounts { security: [(1, security)].into(), servers: [(1, ServerAccount::default())].into() };
     BootstrapPlan { delete: vec![Path::object(0), Path::object(1)], accounts, format: ContentFormat::TLV }
 }

@@ -16,7 +16,7 @@ use protocol_lwm2m::{
     client::{self, Client, DialFailure, ObjectError, Objects, Reading, Target, WriteMode},
     coap::{Code, ContentFormat, Limits, Message, tcp},
     formats::{Entry, Value},
-    object::{Accounts, Path, SecurityAccount, SecurityMode, ServerAccount, ids},
+    object::{Accounts, Path, SecurityAccount, ServerAccount, ids},
     server::{self, BootstrapPlan, Content, Decision, Operation, Question, Session},
     time::Millis,
 };
@@ -76,13 +76,8 @@ impl Objects for Device {
 
 fn accounts() -> Accounts {
     let security = SecurityAccount {
-        uri: "coaps+tcp://fleet.example:5685".to_owned(),
-        bootstrap: false,
-        mode: SecurityMode::CertificateWithEst,
-        public_key_or_identity: Vec::new(),
         server_public_key: vec![7; 900],
-        secret_key: Vec::new(),
-        short_server_id: Some(1),
+        ..SecurityAccount::managed("coaps+tcp://fleet.example:5685".to_owned(), 1)
     };
     let server = ServerAccount { lifetime: 300, ..ServerAccount::default() };
     Accounts { security: [(1, security)].into(), servers: [(1, server)].into() }

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use protocol_lwm2m::{
     coap::{Code, ContentFormat, Message, OptionNumber, Token, signal::Capabilities, tcp},
     formats::{self, Entry},
-    object::{Path, SecurityAccount, SecurityMode, ServerAccount},
+    object::{Path, SecurityAccount, ServerAccount},
 };
 use rustls_pki_types::CertificateDer;
 use tokio::{
@@ -172,15 +172,7 @@ impl Peer {
         let request = self.expect(Code::POST, "/bs").await;
         assert_eq!(request.query_value("ep"), Some("gate-42"));
         self.answer(&request, Message::new(Code::CHANGED)).await;
-        let security = SecurityAccount {
-            uri: uri.to_owned(),
-            bootstrap: false,
-            mode: SecurityMode::CertificateWithEst,
-            public_key_or_identity: Vec::new(),
-            server_public_key: Vec::new(),
-            secret_key: Vec::new(),
-            short_server_id: Some(1),
-        };
+        let security = SecurityAccount::managed(uri.to_owned(), 1);
         let server = ServerAccount { lifetime, ..ServerAccount::default() };
         for (path, entries) in [("0/1", security.entries(1)), ("1/1", server.entries(1))] {
             let base: Path = format!("/{path}").parse().unwrap();

@@ -6,7 +6,7 @@ use std::{collections::VecDeque, time::Duration};
 use fleet_store::{FactoryIdentity, Parent};
 use protocol_lwm2m::{
     coap::{Code, ContentFormat, Message},
-    object::{Accounts, SecurityAccount, SecurityMode, ServerAccount},
+    object::{Accounts, SecurityAccount, ServerAccount},
     server::{BootstrapPlan, Decision, Fact, Question, Step},
 };
 use protocol_types::{EndpointName, ReasonCode};
@@ -131,13 +131,8 @@ impl Visit<'_> {
     /// Where the device registers from now on.
     fn accounts(&self) -> Accounts {
         let security = SecurityAccount {
-            uri: self.devices.fleet.management_uri(),
-            bootstrap: false,
-            mode: SecurityMode::CertificateWithEst,
-            public_key_or_identity: Vec::new(),
             server_public_key: self.devices.fleet.authority.service.certificate_der().to_vec(),
-            secret_key: Vec::new(),
-            short_server_id: Some(SHORT_SERVER_ID),
+            ..SecurityAccount::managed(self.devices.fleet.management_uri(), SHORT_SERVER_ID)
         };
         let server = ServerAccount {
             short_server_id: SHORT_SERVER_ID,

@@ -180,6 +180,20 @@ impl Accounts {
 }
 
 impl SecurityAccount {
+    /// A server at `uri` that manages the device over mutual TLS and hands out certificates. Key and certificate are the device's own, so
+    /// none is in the account, and nothing is said of the server's certificate.
+    pub fn managed(uri: String, short_server_id: u16) -> Self {
+        Self {
+            uri,
+            bootstrap: false,
+            mode: SecurityMode::CertificateWithEst,
+            public_key_or_identity: Vec::new(),
+            server_public_key: Vec::new(),
+            secret_key: Vec::new(),
+            short_server_id: Some(short_server_id),
+        }
+    }
+
     /// The values of this account as instance `id` of object 0.
     pub fn entries(&self, id: u16) -> Vec<Entry> {
         let at = |resource, value| Entry::new(Path::resource(0, id, resource), value);
