@@ -6,7 +6,7 @@ use sqlx::{Row, any::AnyRow};
 
 use crate::{
     AccountScope, EventDraft, RequestKey, ServiceWide, Store, StoreError,
-    error::cannot,
+    error::{cannot, formed},
     events, idempotency,
     numbers::{time, to_sql},
     transaction::Transaction,
@@ -25,9 +25,8 @@ pub struct AccountRow {
 
 fn read(row: &AnyRow) -> Result<AccountRow, StoreError> {
     let doing = "read an account";
-    let name: String = row.try_get("name").map_err(cannot(doing))?;
     Ok(AccountRow {
-        name: AccountName::new(name).map_err(|_| StoreError::Damaged { table: "accounts", column: "name" })?,
+        name: formed(row, doing, ("accounts", "name"))?,
         title: row.try_get("title").map_err(cannot(doing))?,
         created: time(row.try_get("created").map_err(cannot(doing))?),
     })

@@ -6,7 +6,7 @@ use sqlx::{Row, any::AnyRow};
 
 use crate::{
     AccountScope, EventDraft, StoreError,
-    error::cannot,
+    error::{cannot, formed},
     events,
     numbers::{from_sql, time, to_sql},
 };
@@ -29,9 +29,8 @@ pub struct ArtifactRow {
 fn read(row: &AnyRow) -> Result<ArtifactRow, StoreError> {
     let doing = "read an artifact";
     let number = |column| row.try_get::<i64, _>(column).map_err(cannot(doing));
-    let digest: String = row.try_get("digest").map_err(cannot(doing))?;
     Ok(ArtifactRow {
-        digest: digest.parse().map_err(|_| StoreError::Damaged { table: "artifacts", column: "digest" })?,
+        digest: formed(row, doing, ("artifacts", "digest"))?,
         size: from_sql(number("size")?),
         received: from_sql(number("received")?),
         complete: number("complete")? != 0,

@@ -6,7 +6,7 @@ use sqlx::{Row, any::AnyRow};
 
 use crate::{
     AccountScope, EventDraft, RequestKey, ServiceWide, StoreError,
-    error::cannot,
+    error::{cannot, formed},
     events, idempotency,
     numbers::{time, to_sql},
 };
@@ -200,10 +200,8 @@ impl ServiceWide {
         .map_err(cannot(doing))?;
         rows.iter()
             .map(|row| {
-                let account: String = row.try_get("account").map_err(cannot(doing))?;
                 Ok(TrustedAuthority {
-                    account: AccountName::new(account)
-                        .map_err(|_| StoreError::Damaged { table: "authorities", column: "account" })?,
+                    account: formed(row, doing, ("authorities", "account"))?,
                     id: row.try_get("id").map_err(cannot(doing))?,
                     certificate: row.try_get("certificate").map_err(cannot(doing))?,
                 })

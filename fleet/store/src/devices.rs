@@ -6,7 +6,7 @@ use sqlx::{Row, any::AnyRow};
 
 use crate::{
     AccountScope, DeviceReport, StoreError,
-    error::cannot,
+    error::{cannot, formed},
     numbers::{from_sql, time, to_sql},
     updates,
 };
@@ -135,8 +135,7 @@ fn read(row: &AnyRow) -> Result<DeviceRow, StoreError> {
     let optional = |column| row.try_get::<Option<String>, _>(column).map_err(cannot(doing));
     let number = |column| row.try_get::<Option<i64>, _>(column).map_err(cannot(doing));
     Ok(DeviceRow {
-        endpoint: EndpointName::new(text("endpoint")?)
-            .map_err(|_| StoreError::Damaged { table: "devices", column: "endpoint" })?,
+        endpoint: formed(row, doing, ("devices", "endpoint"))?,
         standing: Standing::read(&text("standing")?)?,
         standing_reason: optional("standing_reason")?,
         authority: text("authority")?,
@@ -240,13 +239,10 @@ impl AccountScope {
         .map_err(cannot(doing))?;
         rows.iter()
             .map(|row| {
-                let digest: String = row.try_get("digest").map_err(cannot(doing))?;
                 Ok(ComponentRow {
                     name: row.try_get("name").map_err(cannot(doing))?,
                     version: row.try_get("version").map_err(cannot(doing))?,
-                    digest: digest
-                        .parse()
-                        .map_err(|_| StoreError::Damaged { table: "device_components", column: "digest" })?,
+                    digest: formed(row, doing, ("device_components", "digest"))?,
                     state: row.try_get("state").map_err(cannot(doing))?,
                 })
             })

@@ -6,7 +6,7 @@ use sqlx::{Row, any::AnyRow};
 
 use crate::{
     AccountScope, EventDraft, StoreError,
-    error::cannot,
+    error::{cannot, formed},
     events,
     numbers::{from_sql, time, to_sql},
     transaction::Transaction,
@@ -229,10 +229,8 @@ impl AccountScope {
         .map_err(cannot(doing))?;
         rows.iter()
             .map(|row| {
-                let endpoint: String = row.try_get("endpoint").map_err(cannot(doing))?;
                 Ok(DenialRow {
-                    endpoint: EndpointName::new(endpoint)
-                        .map_err(|_| StoreError::Damaged { table: "denials", column: "endpoint" })?,
+                    endpoint: formed(row, doing, ("denials", "endpoint"))?,
                     reason: row.try_get("reason").map_err(cannot(doing))?,
                     first: time(row.try_get("first_time").map_err(cannot(doing))?),
                     last: time(row.try_get("last_time").map_err(cannot(doing))?),

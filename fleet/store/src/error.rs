@@ -1,5 +1,9 @@
 //! What a query can answer instead of a result. Never decides how a person is told.
 
+use std::str::FromStr;
+
+use sqlx::{Row, any::AnyRow};
+
 /// Why the store did not do what it was asked; nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -80,6 +84,16 @@ pub enum StoreError {
         /// Why it failed.
         source: sqlx::Error,
     },
+}
+
+/// The text in a column, in the form that only the store writes there.
+pub(crate) fn formed<T: FromStr>(
+    row: &AnyRow,
+    doing: &'static str,
+    (table, column): (&'static str, &'static str),
+) -> Result<T, StoreError> {
+    let text: String = row.try_get(column).map_err(cannot(doing))?;
+    text.parse().map_err(|_| StoreError::Damaged { table, column })
 }
 
 /// Names what was tried, for use in `map_err`.

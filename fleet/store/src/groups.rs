@@ -6,7 +6,7 @@ use sqlx::{Row, any::AnyRow};
 
 use crate::{
     AccountScope, Change, EventDraft, RequestKey, StoreError,
-    error::cannot,
+    error::{cannot, formed},
     events, idempotency,
     numbers::{from_sql, time, to_sql},
     transaction::Transaction,
@@ -30,9 +30,8 @@ pub struct GroupRow {
 fn read(row: &AnyRow) -> Result<GroupRow, StoreError> {
     let doing = "read a group";
     let number = |column| row.try_get::<i64, _>(column).map_err(cannot(doing));
-    let name: String = row.try_get("name").map_err(cannot(doing))?;
     Ok(GroupRow {
-        name: GroupName::new(name).map_err(|_| StoreError::Damaged { table: "device_groups", column: "name" })?,
+        name: formed(row, doing, ("device_groups", "name"))?,
         title: row.try_get("title").map_err(cannot(doing))?,
         members: from_sql(number("members")?),
         created: time(number("created")?),
@@ -126,13 +125,7 @@ impl AccountScope {
         .fetch_all(self.readers())
         .await
         .map_err(cannot(doing))?;
-        rows.iter()
-            .map(|row| {
-                let endpoint: String = row.try_get("endpoint").map_err(cannot(doing))?;
-                EndpointName::new(endpoint)
-                    .map_err(|_| StoreError::Damaged { table: "group_members", column: "endpoint" })
-            })
-            .collect()
+        rows.iter().map(|row| formed(row, doing, ("group_members", "endpoint"))).collect()
     }
 
     /// Adds and removes members; those that are there, or gone, already are no error. Running rollouts to the group follow.

@@ -6,7 +6,7 @@ use sqlx::{Row, any::AnyRow};
 
 use crate::{
     AccountScope, Change, EventDraft, ServiceWide, StoreError,
-    error::cannot,
+    error::{cannot, formed},
     events,
     numbers::{from_sql, time, to_sql},
     transaction::Transaction,
@@ -349,11 +349,6 @@ impl ServiceWide {
             .fetch_all(self.store.readers())
             .await
             .map_err(cannot(doing))?;
-        rows.iter()
-            .map(|row| {
-                let account: String = row.try_get("account").map_err(cannot(doing))?;
-                AccountName::new(account).map_err(|_| StoreError::Damaged { table: "repositories", column: "account" })
-            })
-            .collect()
+        rows.iter().map(|row| formed(row, doing, ("repositories", "account"))).collect()
     }
 }

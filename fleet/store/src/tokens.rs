@@ -6,7 +6,7 @@ use sqlx::{Row, any::AnyRow};
 
 use crate::{
     AccountScope, EventDraft, RequestKey, ServiceWide, StoreError,
-    error::cannot,
+    error::{cannot, formed},
     events, idempotency,
     numbers::{time, to_sql},
     transaction::Transaction,
@@ -225,12 +225,6 @@ impl ServiceWide {
         .fetch_optional(self.store.readers())
         .await
         .map_err(cannot(doing))?;
-        row.map(|row| {
-            let account: String = row.try_get("account").map_err(cannot(doing))?;
-            let account =
-                AccountName::new(account).map_err(|_| StoreError::Damaged { table: "tokens", column: "account" })?;
-            Ok((account, read(&row)?))
-        })
-        .transpose()
+        row.map(|row| Ok((formed(&row, doing, ("tokens", "account"))?, read(&row)?))).transpose()
     }
 }
