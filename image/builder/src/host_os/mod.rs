@@ -1,7 +1,6 @@
 //! The operating system component of the board `host`: a real read-only root image from Debian packages, made to be shipped,
 //! verified and installed like any board's, though the board simulator does not start the programs in it.
 
-mod packages;
 mod tree;
 
 use std::{
@@ -13,13 +12,13 @@ use std::{
 use protocol_release::document::{Blocks, DocumentError, FormatOne, HostUki, OsIndex, Section, SectionName};
 use protocol_types::{BoardName, NameError, ReleaseVersion};
 
-pub use packages::{PackageCache, PackageError};
 pub use tree::TreeError;
 
 use crate::{
     artifacts::{self, ArtifactError, ArtifactFolder, Stored},
     command::{self, CommandError},
     os_folder::{ARTIFACTS, INDEX_FILE},
+    packages::{PackageCache, PackageError},
 };
 
 /// The packages of the root image, about 44 MB unpacked: the service manager, the C library, TLS, time and a shell.
@@ -103,7 +102,7 @@ pub fn build(
     out: &Path,
 ) -> Result<BuiltOs, HostOsError> {
     let cache = PackageCache::open(cache)?;
-    let unpacked = cache.tree(PACKAGES)?;
+    let unpacked = cache.tree(&cache.machine_packages(PACKAGES)?, &[])?;
     let fresh = cache.scratch()?;
     let layers = [Some(unpacked.as_path()), overlay];
     assemble(layers.into_iter().flatten(), fresh.path(), version, out)
