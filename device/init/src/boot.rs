@@ -112,6 +112,7 @@ fn steps() -> Result<std::convert::Infallible, BootError> {
     open_root(&places, &layout, slot, &cmdline)?;
     mount_factory(&places, &layout);
     fs::create_dir_all("/run/mbl").map_err(io_error("make /run/mbl"))?;
+    pass_on_policy();
     measure(tpm.as_mut(), Phase::EnterInitrd)?;
     let at = format!("{ROOT}/state");
     let (state, reason) = state::provide(cmdline.key_store, &places.node(layout.state()), &at)?;
@@ -128,7 +129,6 @@ fn steps() -> Result<std::convert::Infallible, BootError> {
         reason,
     };
     fs::write(BootRecord::PATH, record.to_json()).map_err(io_error("write the boot record"))?;
-    pass_on_policy();
     say(&format!("starting slot {slot} of {} ({})", layout.disk, outcome(state)));
     kernel::show_life_to_watchdog();
     Ok(hand_over(ROOT)?)
@@ -217,15 +217,17 @@ fn mount_factory(places: &Places, layout: &Layout) {
     }
 }
 
-/// The system needs the image's policy to seal the state anew, for instance before the Secure Boot keys change.
+/// Puts the image's policy where systemd's tools look for it, here and in the system, which needs it to seal the state anew,
+/// for instance before the Secure Boot keys change.
 fn pass_on_policy() {
-    for file in ["tpm2-pcr-public-key.pem", "tpm2-pcr-signature.json"] {
-        let (from, to) = (format!("/.extra/{file}"), format!("/run/systemd/{file}"));
-        let copied = fs::create_dir_all("/run/systemd").and_then(|()| fs::copy(&from, &to));
+    for to in [state::POLICY_KEY, state::POLICY_SIGNATURE] {
+        let to = Path::new(to);
+        let from = Path::new("/.extra").join(to.file_name().unwrap_or_default());
+        let copied = fs::create_dir_all("/run/systemd").and_then(|()| fs::copy(&from, to));
         match copied {
             Ok(_) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => say(&format!("cannot copy {from} to {to}: {e}")),
+            Err(e) => say(&format!("cannot copy {} to {}: {e}", from.display(), to.display())),
         }
     }
 }

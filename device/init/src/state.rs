@@ -31,9 +31,10 @@ const CRYPTSETUP: &str = "/usr/sbin/cryptsetup";
 const CRYPTENROLL: &str = "/usr/bin/systemd-cryptenroll";
 const SYSTEMD_CRYPTSETUP: &str = "/usr/bin/systemd-cryptsetup";
 const MKE2FS: &str = "/usr/sbin/mke2fs";
-/// Where the image's stub leaves the public key and the signed policies for PCR 11.
-const POLICY_KEY: &str = "/.extra/tpm2-pcr-public-key.pem";
-const POLICY_SIGNATURE: &str = "/.extra/tpm2-pcr-signature.json";
+/// The public key of the policies for PCR 11, copied from where the image's stub leaves it.
+pub const POLICY_KEY: &str = "/run/systemd/tpm2-pcr-public-key.pem";
+/// The signed policies for PCR 11, likewise.
+pub const POLICY_SIGNATURE: &str = "/run/systemd/tpm2-pcr-signature.json";
 const MAPPED: &str = "/dev/mapper/state";
 /// In memory only, and for no longer than the TPM takes to seal it.
 const KEY_FILE: &str = "/run/mbl/state.key";
@@ -154,7 +155,7 @@ pub fn provide(key_store: KeyStore, device: &Path, at: &str) -> Result<(StateOut
 }
 
 fn open(device: &Path) -> Result<(), StateError> {
-    let options = format!("luks,headless=1,tries=1,tpm2-device={TPM_DEVICE},tpm2-signature={POLICY_SIGNATURE}");
+    let options = format!("luks,headless=1,tpm2-device={TPM_DEVICE},tpm2-signature={POLICY_SIGNATURE}");
     let device = device.to_string_lossy();
     run(SYSTEMD_CRYPTSETUP, &["attach", "state", &device, "-", &options], SEAL_LIMIT)
         .map_err(|source| StateError::Program { what: "unlock", source })
