@@ -104,8 +104,9 @@ fn steps() -> Result<std::convert::Infallible, BootError> {
     let cmdline = kernel::read_start(Path::new("/proc/cmdline"), Cmdline::MAX_BYTES + 1)
         .map_err(io_error("read the command line"))?;
     let cmdline = Cmdline::parse(&cmdline)?;
-    let entry = kernel::firmware_variable(loader_entry::FILE, loader_entry::MAX_BYTES)
-        .and_then(|variable| loader_entry::parse(&variable));
+    let [selected, counted] =
+        kernel::firmware_variables([loader_entry::SELECTED, loader_entry::COUNTED], loader_entry::MAX_BYTES);
+    let entry = loader_entry::entry(selected.as_deref(), counted.as_deref());
     let places = Places::default();
     let (layout, slot) = find_slot(&announced, &places, &cmdline, entry)?;
     let (floor, mut tpm) = check_floor(&announced, &cmdline, entry)?;

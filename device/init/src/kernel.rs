@@ -13,7 +13,11 @@ use rustix::{
     system::{RebootCommand, finit_module, reboot},
 };
 
-use crate::{console::say, slots::Ending, sys};
+use crate::{
+    console::{in_one_line, say},
+    slots::Ending,
+    sys,
+};
 
 /// A file system that could not be mounted.
 #[derive(Debug, thiserror::Error)]
@@ -61,15 +65,20 @@ pub fn mount_own() -> Result<(), MountError> {
     mount_at("tmpfs", "tmpfs", "/run", MountFlags::NOSUID | MountFlags::NODEV, c"mode=0755,size=20%")
 }
 
-/// Reads one variable of the firmware; `None` without such firmware or variable.
-pub fn firmware_variable(file: &str, limit: usize) -> Option<Vec<u8>> {
+/// Reads variables of the firmware; `None` for each that is not there, or without such firmware.
+pub fn firmware_variables<const N: usize>(files: [&str; N], limit: usize) -> [Option<Vec<u8>>; N] {
     const AT: &str = "/sys/firmware/efi/efivars";
-    if !Path::new(AT).is_dir() {
-        return None;
-    }
     // Read-only, and away again at once: the system mounts it as it needs it.
-    mount_at("efivarfs", "efivarfs", AT, BARE | MountFlags::RDONLY, c"").ok()?;
-    let read = read_start(&Path::new(AT).join(file), limit).ok();
+    let mounted = Path::new(AT).is_dir().then(|| mount_at("efivarfs", "efivarfs", AT, BARE | MountFlags::RDONLY, c""));
+    match mounted {
+        None => return files.map(|_| None),
+        Some(Err(e)) => {
+            say(&in_one_line(&e));
+            return files.map(|_| None);
+        }
+        Some(Ok(())) => {}
+    }
+    let read = files.map(|file| read_start(&Path::new(AT).join(file), limit).ok());
     if let Err(e) = unmount(AT, UnmountFlags::DETACH) {
         say(&format!("cannot unmount {AT}: {e}"));
     }
