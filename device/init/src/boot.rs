@@ -100,7 +100,7 @@ fn steps() -> Result<std::convert::Infallible, BootError> {
     kernel::restart_after_panic();
     let announced = Announcements::listen().map_err(io_error("listen to the kernel's announcements"))?;
     kernel::load_modules(Path::new("/modules"));
-    kernel::show_life_to_watchdog();
+    kernel::arm_watchdog();
     let cmdline = kernel::read_start(Path::new("/proc/cmdline"), Cmdline::MAX_BYTES + 1)
         .map_err(io_error("read the command line"))?;
     let cmdline = Cmdline::parse(&cmdline)?;
@@ -131,7 +131,7 @@ fn steps() -> Result<std::convert::Infallible, BootError> {
     };
     fs::write(BootRecord::PATH, record.to_json()).map_err(io_error("write the boot record"))?;
     say(&format!("starting slot {slot} of {} ({})", layout.disk, outcome(state)));
-    kernel::show_life_to_watchdog();
+    let _ = kernel::show_life_to_watchdog();
     Ok(hand_over(ROOT)?)
 }
 

@@ -128,19 +128,27 @@ pub fn restart_after_panic() {
 const WATCHDOG_SECONDS: i32 = 120;
 const WATCHDOG: &str = "/dev/watchdog0";
 
-/// Arms the hardware watchdog if there is one, or shows it another sign of life. It is left armed: closing it without the
-/// letter that would disarm it is what makes a system restart that hangs before its manager runs.
-pub fn show_life_to_watchdog() {
-    let armed = OpenOptions::new().write(true).open(WATCHDOG).and_then(|mut watchdog| {
+/// Arms the hardware watchdog if there is one. It is left armed: closing it without the letter that would disarm it is what
+/// makes a system restart that hangs before its manager runs.
+pub fn arm_watchdog() {
+    if let Some(seconds) = show_life_to_watchdog() {
+        say(&format!("{WATCHDOG} restarts the machine after {seconds} seconds without a sign of life"));
+    }
+}
+
+/// Begins the watchdog's wait anew; returns its length in seconds, or `None` without a watchdog that works.
+pub fn show_life_to_watchdog() -> Option<i32> {
+    let shown = OpenOptions::new().write(true).open(WATCHDOG).and_then(|mut watchdog| {
         let seconds = sys::set_watchdog_timeout(&watchdog, WATCHDOG_SECONDS)?;
         watchdog.write_all(b"\0")?;
         Ok(seconds)
     });
-    match armed {
-        Ok(seconds) => say(&format!("{WATCHDOG} restarts the machine after {seconds} seconds without a sign of life")),
+    match shown {
+        Ok(seconds) => return Some(seconds),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => say(&format!("cannot arm {WATCHDOG}: {e}")),
     }
+    None
 }
 
 /// Leaves time to read the console, then ends the machine. Returns only if the kernel refuses even that.
