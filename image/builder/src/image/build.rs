@@ -193,7 +193,12 @@ fn report(
         .flat_map(|feature| &feature.packages)
         .map(|(name, reason)| (name.as_str(), reason.as_str()))
         .collect();
-    let (owners, files) = report::owners(root, &from.root, &reasons);
+    let kernel = description.lock.choose(Pool::Device, [description.board.kernel.package.as_str()])?;
+    let mut chosen = from.root.clone();
+    // Only the package that modules come from: what its scripts would need is not there.
+    let owns = |name: &str| root.iter().any(|(_, node)| &*node.owner == name);
+    chosen.extend(kernel.into_iter().filter(|(name, _)| name.starts_with("linux-image-") && owns(name)));
+    let (owners, files) = report::owners(root, &chosen, &reasons);
     let download = parts.iter().map(|part| part.download).sum();
     let download_budget = description.board.budget.download_mib << 20;
     Ok(Report { parts, download, download_budget, owners, files })

@@ -79,6 +79,8 @@ pub struct OwnedFile {
     pub bytes: Option<u64>,
 }
 
+/// How the owner of what a feature of the recipe adds begins.
+const FEATURE: &str = "feature ";
 /// The level at which the size on the way to a device is measured: what one can afford for each release.
 const LEVEL: i32 = 12;
 /// Artifacts travel as independent frames of this many bytes.
@@ -112,6 +114,7 @@ pub(super) fn owners(
         let why = match (reasons.get(owner), package.and_then(|chosen| chosen.needed_by)) {
             (Some(reason), _) => (*reason).to_owned(),
             (None, Some(by)) => format!("needed by {by}"),
+            (None, None) if owner.starts_with(FEATURE) => "programs, files and settings of the recipe".to_owned(),
             (None, None) => "written by the builder".to_owned(),
         };
         let version = package.map(|chosen| chosen.package.version.clone());

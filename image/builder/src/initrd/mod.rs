@@ -26,6 +26,8 @@ pub enum InitrdError {
 
 /// Folders that the first program mounts something on.
 const FOLDERS: [&str; 6] = ["dev", "proc", "run", "sys", "sysroot", "tmp"];
+/// What the kernel starts.
+const INIT: &str = "init";
 const MERGED: [&str; 3] = ["bin", "lib", "sbin"];
 /// Slow to make, quick to read, and made once an image.
 const LEVEL: i32 = 19;
@@ -45,7 +47,11 @@ pub(crate) fn collect(
     for name in MERGED {
         tree.replace(Path::new(name), Node::link(Path::new("usr").join(name), &owner));
     }
-    for (path, node) in libraries::pick(packages, &wanted.programs, &wanted.libraries)? {
+    // Our own program is looked at like those of packages: it needs the C library, too.
+    let mut sources = packages.clone();
+    sources.replace(Path::new(INIT), Node::file(init, 0o755, &wanted.init.as_str().into()));
+    let programs: Vec<String> = [INIT.to_owned()].into_iter().chain(wanted.programs.iter().cloned()).collect();
+    for (path, node) in libraries::pick(&sources, &programs, &wanted.libraries)? {
         tree.replace(&path, node);
     }
     let mut list = String::new();
@@ -55,7 +61,6 @@ pub(crate) fn collect(
         tree.replace(Path::new(&path), Node::file(bytes, 0o644, &"kernel".into()));
     }
     tree.replace(Path::new("modules"), Node::file(list.into_bytes(), 0o644, &owner));
-    tree.replace(Path::new("init"), Node::file(init, 0o755, &wanted.init.as_str().into()));
     tree.add_parents(&owner);
     Ok(tree)
 }
@@ -70,12 +75,27 @@ pub(crate) fn archive(tree: &Tree, time: u64) -> Result<Vec<u8>, InitrdError> {
 mod tests {
     use super::*;
 
+    /// A 64-bit ELF file without segments: a program that needs nothing.
+    fn program() -> Vec<u8> {
+        let mut bytes = vec![0; 64];
+        bytes.splice(0..7, *b"\x7fELF\x02\x01\x01");
+        bytes
+    }
+
+    #[test]
+    fn a_first_program_that_is_none_is_refused() {
+        let wanted =
+            Initrd { init: "mbl-init".into(), programs: vec![], libraries: vec![], packages: Default::default() };
+        let error = collect(&wanted, &Tree::default(), b"#!/bin/sh".to_vec(), vec![]).unwrap_err();
+        assert!(matches!(error, InitrdError::Library(LibraryError::Malformed { .. })), "{error}");
+    }
+
     #[test]
     fn the_first_program_and_the_modules_are_where_they_are_looked_for() {
         let wanted =
             Initrd { init: "mbl-init".into(), programs: vec![], libraries: vec![], packages: Default::default() };
         let modules = vec![("a.ko".to_owned(), b"A".to_vec()), ("b.ko".to_owned(), b"B".to_vec())];
-        let tree = collect(&wanted, &Tree::default(), b"init".to_vec(), modules).unwrap();
+        let tree = collect(&wanted, &Tree::default(), program(), modules).unwrap();
         assert_eq!(&*tree.read(Path::new("modules")).unwrap(), b"/usr/lib/modules/a.ko\n/usr/lib/modules/b.ko\n");
         assert_eq!(&*tree.read(Path::new("lib/modules/b.ko")).unwrap(), b"B");
         assert_eq!(tree.get(Path::new("init")).unwrap().mode, 0o755);
