@@ -115,7 +115,9 @@ pub(crate) struct Place {
 
 pub(crate) fn run(command: Command, session: &Session) -> anyhow::Result<()> {
     match command {
-        Command::HostOs { version, out, overlay, cache } => host_os(session, &version, overlay.as_deref(), (&cache, &out)),
+        Command::HostOs { version, out, overlay, cache } => {
+            host_os(session, &version, overlay.as_deref(), (&cache, &out))
+        }
         Command::Lock { update: _, place } => lock(session, &place),
         Command::Build { board, kind, version, security_version, device_binaries, out, keys, place } => {
             let description = Description::load(&place.description, board.as_str(), kind)?;
@@ -137,7 +139,8 @@ pub(crate) fn run(command: Command, session: &Session) -> anyhow::Result<()> {
         Command::Verify { dir, place } => {
             let (cache, description) = open(&place, &dir)?;
             let files = image::verify(&cache, &description, &dir)?;
-            let text = format!("{} is whole, within its budget, and each of its {files} files has an owner", dir.display());
+            let text =
+                format!("{} is whole, within its budget, and each of its {files} files has an owner", dir.display());
             session.printer.data(&json!({ "folder": dir, "files": files }), text)
         }
         Command::Inspect { dir } => {
@@ -183,7 +186,8 @@ fn open(place: &Place, dir: &Path) -> anyhow::Result<(PackageCache, Description)
 }
 
 fn show(session: &Session, dir: &Path, manifest: &Manifest, report: &Report) -> anyhow::Result<()> {
-    let mut lines = vec![format!("{} {} {} {}", dir.display(), manifest.board, manifest.kind.as_str(), manifest.version)];
+    let mut lines =
+        vec![format!("{} {} {} {}", dir.display(), manifest.board, manifest.kind.as_str(), manifest.version)];
     for part in &report.parts {
         let sizes = [part.bytes, part.budget, part.download].map(bytes);
         lines.push(format!("{:8} {:>9} of {:>9}, {:>9} to download", part.name, sizes[0], sizes[1], sizes[2]));

@@ -283,7 +283,11 @@ pub(crate) mod tests {
             ("label = \"root-b\"", "label = \"root-a\"", "twice"),
             ("label = \"state\"", "label = \"data\"", "no partition `state`"),
             ("kind = \"factory\"", "kind = \"state\"", "of another kind"),
-            ("label = \"root-b\"\nkind = \"root\"\nmib = 128", "label = \"root-b\"\nkind = \"root\"\nmib = 64", "differ"),
+            (
+                "label = \"root-b\"\nkind = \"root\"\nmib = 128",
+                "label = \"root-b\"\nkind = \"root\"\nmib = 64",
+                "differ",
+            ),
             ("mib = 16", "mib = 0", "from 1 MiB"),
             ("root_mib = 96", "root_mib = 129", "above the size"),
             ("uki_mib = 64", "uki_mib = 128", "three unified kernel images"),

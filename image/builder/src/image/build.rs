@@ -9,7 +9,9 @@ use std::{
 use protocol_types::{ReleaseVersion, SecurityVersion};
 
 use super::{
-    component, description::Description, disk,
+    component,
+    description::Description,
+    disk,
     error::{ImageError, file},
     esp,
     manifest::{self, MANIFEST, Manifest, PARTS, part},
@@ -147,11 +149,7 @@ pub(super) fn finish_into(
     let work = tempfile::tempdir_in(out).map_err(file("use", out))?;
     esp::make(&description.board, manifest.time, (loader, uki), tools, work.path())?;
     let (root, verity) = (part(build, ROOT), part(build, VERITY));
-    let contents = [
-        ("esp", work.path().join(esp::ESP)),
-        ("root-a", root.clone()),
-        ("verity-a", verity.clone()),
-    ];
+    let contents = [("esp", work.path().join(esp::ESP)), ("root-a", root.clone()), ("verity-a", verity.clone())];
     let contents: Vec<(&str, &Path)> = contents.iter().map(|(label, path)| (*label, path.as_path())).collect();
     disk::make(&description.board, &contents, &out.join(DISK))?;
     component::make(manifest, [&root, &verity, uki], &out.join(COMPONENT))
@@ -162,9 +160,7 @@ fn keep_parts(work: &Path, out: &Path) -> Result<BTreeMap<String, protocol_types
     let folder = out.join(PARTS);
     fs::create_dir_all(&folder).map_err(file("make", &folder))?;
     let mut digests = BTreeMap::new();
-    for name in
-        [ROOT, VERITY, uki::KERNEL, uki::INITRD, uki::CMDLINE, uki::OSREL, uki::STUB, uki::LOADER, uki::UKI]
-    {
+    for name in [ROOT, VERITY, uki::KERNEL, uki::INITRD, uki::CMDLINE, uki::OSREL, uki::STUB, uki::LOADER, uki::UKI] {
         let (from, to) = (work.join(name), folder.join(name));
         fs::copy(&from, &to).map_err(file("copy", &from))?;
         digests.insert(name.to_owned(), digest_of(&to).map_err(file("read", &to))?);
@@ -172,12 +168,7 @@ fn keep_parts(work: &Path, out: &Path) -> Result<BTreeMap<String, protocol_types
     Ok(digests)
 }
 
-fn report(
-    description: &Description,
-    from: &Packages<'_>,
-    root: &Tree,
-    out: &Path,
-) -> Result<Report, ImageError> {
+fn report(description: &Description, from: &Packages<'_>, root: &Tree, out: &Path) -> Result<Report, ImageError> {
     let mut parts = Vec::new();
     for (name, path) in [("root", part(out, ROOT)), ("verity", part(out, VERITY)), ("uki", part(out, uki::UKI))] {
         parts.push(Part {
@@ -217,8 +208,7 @@ pub(super) struct Packages<'a> {
 impl<'a> Packages<'a> {
     pub(super) fn choose(description: &'a Description) -> Result<Self, ImageError> {
         let named = description.features()?;
-        let named: Vec<&str> =
-            named.values().flat_map(|feature| feature.packages.keys().map(String::as_str)).collect();
+        let named: Vec<&str> = named.values().flat_map(|feature| feature.packages.keys().map(String::as_str)).collect();
         let root = description.lock.choose(Pool::Device, named)?;
         let tools = description.lock.pool(Pool::Tools).cloned().collect();
         Ok(Self { description, root, tools })
@@ -230,9 +220,9 @@ impl<'a> Packages<'a> {
         let initrd = lock.choose(Pool::Device, self.description.recipe.initrd.packages.keys().map(String::as_str))?;
         let kernel = lock.choose(Pool::Device, [board.kernel.package.as_str()])?;
         let kernel = kernel.into_iter().filter(|(name, _)| name.starts_with("linux-image-"));
-        let single = lock.pool(Pool::Device).filter(|package| {
-            package.name == board.loader.package || package.name == board.firmware.package
-        });
+        let single = lock
+            .pool(Pool::Device)
+            .filter(|package| package.name == board.loader.package || package.name == board.firmware.package);
         let mut packages: BTreeMap<&str, &LockedPackage> =
             self.root.iter().map(|(name, chosen)| (*name, chosen.package)).collect();
         packages.extend(initrd.into_iter().chain(kernel).map(|(name, chosen)| (name, chosen.package)));

@@ -105,11 +105,8 @@ pub(super) fn make(board: &Board, contents: &[(&str, &Path)], path: &Path) -> Re
     for (label, from) in contents {
         let full = |bytes| DiskError::Full { label: (*label).to_owned(), bytes };
         let extent = extents.get(label).ok_or_else(|| full(0))?;
-        let bytes = fs::metadata(from).map_err(|source| DiskError::File {
-            doing: "read",
-            path: from.to_path_buf(),
-            source,
-        })?;
+        let bytes =
+            fs::metadata(from).map_err(|source| DiskError::File { doing: "read", path: from.to_path_buf(), source })?;
         if bytes.len() > extent.bytes {
             return Err(full(bytes.len()));
         }
@@ -168,8 +165,7 @@ pub(super) fn check(board: &Board, path: &Path) -> Result<(), DiskError> {
     let (extents, _) = layout(board);
     let mut missing: BTreeMap<&str, Extent> = extents;
     for found in disk.partitions().values() {
-        let extent =
-            Extent { start: found.first_lba * SECTOR, bytes: (found.last_lba + 1 - found.first_lba) * SECTOR };
+        let extent = Extent { start: found.first_lba * SECTOR, bytes: (found.last_lba + 1 - found.first_lba) * SECTOR };
         match missing.remove(found.name.as_str()) {
             Some(expected) if expected == extent => {}
             Some(_) => return Err(DiskError::Layout(format!("`{}` lies elsewhere", found.name))),

@@ -103,7 +103,9 @@ pub enum ImageError {
         source: serde_json::Error,
     },
     /// The image needs more than the board allows.
-    #[error("the {part} needs {needs} bytes, but the board's budget is {allows}; `mbl image inspect` says what needs how much")]
+    #[error(
+        "the {part} needs {needs} bytes, but the board's budget is {allows}; `mbl image inspect` says what needs how much"
+    )]
     Budget {
         /// The part.
         part: &'static str,

@@ -30,7 +30,17 @@ pub(super) fn make_root(tree: &Tree, time: u64, tools: &Sandbox, work: &Path) ->
     let uuid = identity::of_content(&digest_of(&path).map_err(file("read", &path))?).to_string();
     // The compression that was measured to boot fast; inline tails save a block a file.
     let arguments = [
-        "--quiet", "--tar=f", "-zlz4hc,12", "-C65536", "-Eztailpacking", "-T", &time.to_string(), "-U", &uuid, ROOT, "root.tar",
+        "--quiet",
+        "--tar=f",
+        "-zlz4hc,12",
+        "-C65536",
+        "-Eztailpacking",
+        "-T",
+        &time.to_string(),
+        "-U",
+        &uuid,
+        ROOT,
+        "root.tar",
     ];
     tools
         .run(work, "mkfs.erofs", &arguments)
@@ -46,12 +56,22 @@ pub(super) fn make_verity(tools: &Sandbox, work: &Path) -> Result<Digest, ImageE
     let uuid = identity::of_content(&digest).to_string();
     let salt = digest.hex();
     let arguments = [
-        "format", ROOT, VERITY, "--salt", &salt, "--uuid", &uuid, "--hash", "sha256", "--data-block-size", "4096",
-        "--hash-block-size", "4096",
+        "format",
+        ROOT,
+        VERITY,
+        "--salt",
+        &salt,
+        "--uuid",
+        &uuid,
+        "--hash",
+        "sha256",
+        "--data-block-size",
+        "4096",
+        "--hash-block-size",
+        "4096",
     ];
-    let said = tools
-        .run(work, "veritysetup", &arguments)
-        .map_err(|source| ImageError::Tool { what: "hash tree", source })?;
+    let said =
+        tools.run(work, "veritysetup", &arguments).map_err(|source| ImageError::Tool { what: "hash tree", source })?;
     let said = String::from_utf8_lossy(&said).into_owned();
     root_hash(&said).ok_or(ImageError::Said { tool: "veritysetup", said })
 }

@@ -47,8 +47,7 @@ pub fn sign(cache: &PackageCache, description: &Description, keys: &Path, build:
     for (name, kind) in [("db", "key"), (POLICY, "key"), (POLICY, "pub")] {
         copy(&keys.join(name).with_extension(kind), &work.join(name).with_extension(kind))?;
     }
-    let files =
-        SigningFiles { key: "db.key", certificate: "db.pem", policy_key: "pcr.key", policy_public: "pcr.pub" };
+    let files = SigningFiles { key: "db.key", certificate: "db.pem", policy_key: "pcr.key", policy_public: "pcr.pub" };
     uki::make(&description.board, &manifest.kernel_release, Some(files), &tools, work)?;
     let signed_loader = "loader-signed.efi";
     let arguments = ["--key", files.key, "--cert", files.certificate, "--output", signed_loader, uki::LOADER];
@@ -79,8 +78,20 @@ fn firmware(
         fs::write(&to, files.read(path)?).map_err(file("write", &to))?;
     }
     let arguments = [
-        "--input", "variables.fd", "--output", "enrolled.fd", "--set-pk", OWNER, "PK.pem", "--add-kek", OWNER, "KEK.pem",
-        "--add-db", OWNER, "db.pem", "--sb",
+        "--input",
+        "variables.fd",
+        "--output",
+        "enrolled.fd",
+        "--set-pk",
+        OWNER,
+        "PK.pem",
+        "--add-kek",
+        OWNER,
+        "KEK.pem",
+        "--add-db",
+        OWNER,
+        "db.pem",
+        "--sb",
     ];
     tools
         .run(work, "virt-fw-vars", &arguments)

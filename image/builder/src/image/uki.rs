@@ -35,7 +35,12 @@ pub(super) struct SigningFiles {
 }
 
 /// The command line of an image whose root has `root_hash`.
-pub(super) fn command_line(board: &Board, kind: &Kind, root_hash: &Digest, security_version: SecurityVersion) -> String {
+pub(super) fn command_line(
+    board: &Board,
+    kind: &Kind,
+    root_hash: &Digest,
+    security_version: SecurityVersion,
+) -> String {
     let own = [
         format!("roothash={}", root_hash.hex()),
         format!("mbl.board={}", board.name),
@@ -56,8 +61,23 @@ pub(super) fn make(
 ) -> Result<(), ImageError> {
     let [cmdline, osrel] = [CMDLINE, OSREL].map(|name| format!("@{name}"));
     let mut arguments = vec![
-        "build", "--linux", KERNEL, "--initrd", INITRD, "--cmdline", &cmdline, "--os-release", &osrel, "--uname",
-        kernel_release, "--efi-arch", &board.loader.efi_architecture, "--stub", STUB, "--output", UKI,
+        "build",
+        "--linux",
+        KERNEL,
+        "--initrd",
+        INITRD,
+        "--cmdline",
+        &cmdline,
+        "--os-release",
+        &osrel,
+        "--uname",
+        kernel_release,
+        "--efi-arch",
+        &board.loader.efi_architecture,
+        "--stub",
+        STUB,
+        "--output",
+        UKI,
     ];
     if let Some(files) = signing {
         arguments.extend(["--signtool", "sbsign", "--secureboot-private-key", files.key]);
@@ -82,7 +102,8 @@ mod tests {
         let kind = Kind::parse(include_str!("../../../rootfs/production.toml"), Path::new("kind.toml")).unwrap();
         let digest = Digest::of(b"root");
         let line = command_line(&board, &kind, &digest, SecurityVersion(3));
-        let start = format!("roothash={} mbl.board=qemu-arm64-tpm mbl.security_version=3 mbl.key_store=tpm2 ", digest.hex());
+        let start =
+            format!("roothash={} mbl.board=qemu-arm64-tpm mbl.security_version=3 mbl.key_store=tpm2 ", digest.hex());
         assert!(line.starts_with(&start), "{line}");
         assert!(line.ends_with("quiet systemd.show_status=no"), "{line}");
     }

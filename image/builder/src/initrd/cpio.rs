@@ -40,7 +40,11 @@ fn pad(to: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write, path::Path, process::{Command, Stdio}};
+    use std::{
+        io::Write,
+        path::Path,
+        process::{Command, Stdio},
+    };
 
     use super::*;
     use crate::rootfs::tree::Node;

@@ -54,8 +54,7 @@ pub(super) fn pick(
             continue;
         }
         let content = packages.read(&path).map_err(|_| LibraryError::Absent(path.clone()))?;
-        let facts =
-            read(&content).map_err(|source| LibraryError::Malformed { path: path.clone(), source })?;
+        let facts = read(&content).map_err(|source| LibraryError::Malformed { path: path.clone(), source })?;
         for library in facts.needed {
             let found = find(packages, &library, &facts.folders);
             open.push_back(found.ok_or_else(|| LibraryError::Missing { path: path.clone(), library })?);

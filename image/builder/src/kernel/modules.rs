@@ -63,7 +63,8 @@ mod tests {
 
     #[test]
     fn a_module_comes_after_what_it_needs_and_only_once() {
-        let modules = Modules::parse("k/dm-verity.ko.xz: k/dm-bufio.ko.xz k/dm-mod.ko.xz\nk/dm-mod.ko.xz:\n", "k/virtio.ko\n");
+        let modules =
+            Modules::parse("k/dm-verity.ko.xz: k/dm-bufio.ko.xz k/dm-mod.ko.xz\nk/dm-mod.ko.xz:\n", "k/virtio.ko\n");
         let names = ["dm-mod", "virtio", "dm_verity"].map(str::to_owned);
         let order = modules.in_load_order(&names).unwrap();
         assert_eq!(order, ["k/dm-mod.ko.xz", "k/dm-bufio.ko.xz", "k/dm-verity.ko.xz"].map(PathBuf::from));

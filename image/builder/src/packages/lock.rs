@@ -123,14 +123,18 @@ impl Lock {
 
     /// Reads the lock at `path`.
     pub fn load(path: &Path) -> Result<Self, LockError> {
-        let text = fs::read_to_string(path)
-            .map_err(|source| LockError::File { doing: "read", path: path.to_owned(), source })?;
+        let text = fs::read_to_string(path).map_err(|source| LockError::File {
+            doing: "read",
+            path: path.to_owned(),
+            source,
+        })?;
         Self::parse(&text, path)
     }
 
     /// The text that [`Lock::parse`] reads.
     pub fn to_text(&self) -> Result<String, LockError> {
-        let head = "# Exactly which packages an image is made from. Written by `mbl image lock --update`; do not edit.\n";
+        let head =
+            "# Exactly which packages an image is made from. Written by `mbl image lock --update`; do not edit.\n";
         Ok(format!("{head}{}", toml::to_string(self)?))
     }
 

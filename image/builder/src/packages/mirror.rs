@@ -60,7 +60,8 @@ fn deb822(text: &str) -> Vec<(String, Source)> {
         };
         let words = |name: &str| field(name).map(|(_, value)| value.split_whitespace()).into_iter().flatten();
         let disabled = words("Enabled").any(|word| word.eq_ignore_ascii_case("no"));
-        let Some(address) = words("URIs").next().filter(|_| !disabled && words("Types").any(|word| word == "deb")) else {
+        let Some(address) = words("URIs").next().filter(|_| !disabled && words("Types").any(|word| word == "deb"))
+        else {
             continue;
         };
         let keyring = words("Signed-By").next().filter(|path| path.starts_with('/')).map(str::to_owned);

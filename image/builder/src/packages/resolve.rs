@@ -40,8 +40,7 @@ pub(crate) fn resolve(
     if let Some(both) = named.intersection(without).next() {
         return Err(ResolveError::Both((*both).to_owned()));
     }
-    let by_name: BTreeMap<&str, &Control> =
-        candidates.iter().map(|control| (control.name.as_str(), control)).collect();
+    let by_name: BTreeMap<&str, &Control> = candidates.iter().map(|control| (control.name.as_str(), control)).collect();
     let mut providers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for control in by_name.values() {
         for virtual_name in &control.provides {
@@ -65,8 +64,10 @@ pub(crate) fn resolve(
             let met: Vec<&str> = met.collect();
             if let Some(&chosen) = met.iter().find(|&&name| !without.contains(name)) {
                 needs.insert(chosen);
-            } else if let Some(&skipped) =
-                met.iter().chain(group.iter().map(String::as_str).collect::<Vec<_>>().iter()).find(|n| without.contains(**n))
+            } else if let Some(&skipped) = met
+                .iter()
+                .chain(group.iter().map(String::as_str).collect::<Vec<_>>().iter())
+                .find(|n| without.contains(**n))
             {
                 left_out.insert(skipped);
             } else {
@@ -139,7 +140,10 @@ mod tests {
     #[test]
     fn a_virtual_package_is_met_by_its_provider() {
         let all = run(&["service"], &[]).unwrap();
-        assert!(all.contains(&("service".into(), vec!["broker".into(), "library".into(), "scripts".into()])), "{all:?}");
+        assert!(
+            all.contains(&("service".into(), vec!["broker".into(), "library".into(), "scripts".into()])),
+            "{all:?}"
+        );
     }
 
     #[test]

@@ -175,10 +175,7 @@ fn lay(tree: &mut Tree, from: &Path, at: &Path, board: &BoardName, owner: &Arc<s
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::recipe::Description,
-        *,
-    };
+    use super::{super::recipe::Description, *};
 
     struct Place {
         dir: tempfile::TempDir,

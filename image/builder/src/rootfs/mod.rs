@@ -7,8 +7,8 @@ pub(crate) mod tree;
 pub(crate) mod unpack;
 mod users;
 
-pub(crate) use assemble::{Ingredients, assemble};
 pub use assemble::AssembleError;
+pub(crate) use assemble::{Ingredients, assemble};
 pub use recipe::{Description, Feature, ImageKind, Initrd, Kind, Recipe, RecipeError, Tools};
 pub use tree::TreeError;
 pub use unpack::UnpackError;

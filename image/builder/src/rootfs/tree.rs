@@ -111,11 +111,9 @@ impl Tree {
             // A package that still brings `/lib` as a folder means the link.
             Some(there) if node.kind == NodeKind::Folder && matches!(there.kind, NodeKind::Link(_)) => Ok(()),
             Some(there) if there.kind == node.kind => Ok(()),
-            Some(there) => Err(TreeError::Conflict {
-                path: place,
-                first: there.owner.to_string(),
-                second: node.owner.to_string(),
-            }),
+            Some(there) => {
+                Err(TreeError::Conflict { path: place, first: there.owner.to_string(), second: node.owner.to_string() })
+            }
             None => {
                 self.nodes.insert(place, node);
                 Ok(())
@@ -149,9 +147,9 @@ impl Tree {
         let parts: Vec<&str> = pattern.split('/').collect();
         self.nodes.retain(|path, _| {
             let mut names = path.components();
-            let covered = parts.iter().all(|part| {
-                names.next().is_some_and(|name| covers(part, &name.as_os_str().to_string_lossy()))
-            });
+            let covered = parts
+                .iter()
+                .all(|part| names.next().is_some_and(|name| covers(part, &name.as_os_str().to_string_lossy())));
             !covered
         });
     }
@@ -199,9 +197,9 @@ fn resolved(from: &Path, to: &Path) -> PathBuf {
 fn covers(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == name,
-        Some((before, after)) => name.strip_prefix(before).is_some_and(|rest| {
-            (0..=rest.len()).filter_map(|at| rest.get(at..)).any(|rest| covers(after, rest))
-        }),
+        Some((before, after)) => name
+            .strip_prefix(before)
+            .is_some_and(|rest| (0..=rest.len()).filter_map(|at| rest.get(at..)).any(|rest| covers(after, rest))),
     }
 }
 

@@ -79,9 +79,8 @@ impl Users {
         let wanted = |package: &Option<String>| package.as_deref().is_none_or(|name| packages.contains(name));
         let users: Vec<&User> = self.users.iter().filter(|user| wanted(&user.package)).collect();
         let groups: Vec<&Group> = self.groups.iter().filter(|group| wanted(&group.package)).collect();
-        let passwd = |user: &&User| {
-            format!("{}:x:{}:{}::{}:{}\n", user.name, user.uid, user.gid, user.home, user.shell)
-        };
+        let passwd =
+            |user: &&User| format!("{}:x:{}:{}::{}:{}\n", user.name, user.uid, user.gid, user.home, user.shell);
         let shadow_group = groups.iter().find(|group| group.name == "shadow").map_or(0, |group| u64::from(group.gid));
         vec![
             ("etc/passwd", users.iter().map(passwd).collect(), 0o644, 0),
