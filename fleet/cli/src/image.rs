@@ -1,12 +1,15 @@
 //! `mbl image`: operating systems from packages: locked, built, signed with keys in files, checked. Never uploads.
 
-use std::path::{Path, PathBuf};
+use std::{
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use image_builder::{
     host_os,
-    image::{self, Description, Manifest, Order, Report},
+    image::{self, Description, Manifest, Network, Order, Report},
     packages::PackageCache,
     rootfs::ImageKind,
 };
@@ -83,6 +86,23 @@ pub(crate) enum Command {
         #[command(flatten)]
         place: Place,
     },
+    /// Turn a machine with a signed build on, its serial port at this terminal, until it is turned off or interrupted
+    Run {
+        /// Folder of the build
+        dir: PathBuf,
+        /// Folder that stands for the machine: its disk, its firmware's variables, its TPM. Made from the build if it is not there
+        #[arg(long, value_name = "DIR")]
+        machine: PathBuf,
+        /// Make the machine anew, as it comes from the factory line
+        #[arg(long)]
+        fresh: bool,
+        /// Let it reach what this machine reaches, which it knows as 10.0.2.2
+        #[arg(long)]
+        network: bool,
+        /// Folder that says what images are made from
+        #[arg(long, value_name = "DIR", default_value = "image")]
+        description: PathBuf,
+    },
     /// Show what a build needs and why
     Inspect {
         /// Folder of the build
@@ -142,6 +162,17 @@ pub(crate) fn run(command: Command, session: &Session) -> anyhow::Result<()> {
             let text =
                 format!("{} is whole, within its budget, and each of its {files} files has an owner", dir.display());
             session.printer.data(&json!({ "folder": dir, "files": files }), text)
+        }
+        Command::Run { dir, machine, fresh, network, description } => {
+            let manifest = Manifest::load(&dir).with_context(|| format!("{} holds no build", dir.display()))?;
+            let description = Description::load(&description, manifest.board.as_str(), manifest.kind)?;
+            if fresh || !machine.exists() {
+                image::make_machine(&dir, &machine)?;
+            }
+            let network = if network { Network::Open } else { Network::Closed };
+            let mut qemu = image::power_on(&description, &machine, network)?;
+            // Its place is taken, so that whoever stops this command stops the machine. The TPM ends when QEMU is gone.
+            Err(qemu.exec()).with_context(|| format!("cannot run {}", qemu.get_program().to_string_lossy()))
         }
         Command::Inspect { dir } => {
             let (manifest, report) = image::inspect(&dir)?;
