@@ -110,13 +110,14 @@ impl Machine {
             let fresh = text.get(from..).unwrap_or_default();
             let found = words.iter().filter_map(|word| fresh.find(word).map(|at| (at, *word))).min();
             let Some((at, word)) = found else {
+                // Looked at last, so that its last words have been heard.
                 let gone = self.qemu.as_mut().is_none_or(|qemu| !matches!(qemu.try_wait(), Ok(None)));
-                anyhow::ensure!(!gone, "the machine is off");
-                return Ok(None);
+                return Ok(gone.then_some(None));
             };
             let line = fresh.get(at..).and_then(|rest| rest.lines().next()).unwrap_or_default().to_owned();
-            Ok(Some((from + at + word.len(), line)))
+            Ok(Some(Some((from + at + word.len(), line))))
         });
+        let heard = heard.and_then(|heard| heard.context("the machine is off"));
         let (read, line) = heard.with_context(|| self.last_words())?;
         self.read = read;
         Ok(line)
@@ -136,13 +137,13 @@ impl Machine {
     /// If it does not end within `limit`.
     pub fn shell(&mut self, command: &str, limit: Duration) -> anyhow::Result<String> {
         // Quoted apart, so that what is typed is not what is waited for.
-        self.type_line(&format!("{{ {command}; }} 2>&1; echo \"shell-\"\"is-done\""))?;
+        self.type_line(&format!("echo \"shell-\"\"begins\"; {{ {command}; }} 2>&1; echo \"shell-\"\"is-done\""))?;
+        self.until_says("shell-begins", limit)?;
         let before = self.read;
         self.until_says("shell-is-done", limit)?;
-        let text = plain(&fs::read(self.log()).context("cannot read the serial log")?);
+        let text = self.said();
         let said = text.get(before..self.read).unwrap_or_default();
-        let lines: Vec<&str> = said.lines().skip(1).filter(|line| !line.contains("shell-is-done")).collect();
-        Ok(lines.join("\n"))
+        Ok(said.trim_end_matches("shell-is-done").trim().to_owned())
     }
 
     /// Everything that it has said so far, without what only moves a cursor.

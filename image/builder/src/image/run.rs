@@ -87,7 +87,14 @@ pub fn power_on(description: &Description, machine: &Path, network: Network) -> 
 fn start_tpm(machine: &Path) -> Result<(), ImageError> {
     let mut swtpm = Command::new("swtpm");
     swtpm.current_dir(machine).args(["socket", "--daemon", "--tpm2", "--flags", "startup-clear", "--terminate"]);
-    swtpm.args(["--tpmstate", &format!("dir={TPM}"), "--ctrl", &format!("type=unixio,path={TPM_SOCKET}")]);
+    // A daemon leaves its folder.
+    let memory = std::path::absolute(machine.join(TPM)).map_err(file("find", machine))?;
+    swtpm.args([
+        "--tpmstate",
+        &format!("dir={}", memory.display()),
+        "--ctrl",
+        &format!("type=unixio,path={TPM_SOCKET}"),
+    ]);
     swtpm.args(["--log", "file=tpm.log,level=1"]);
     command::output(&mut swtpm, "swtpm")
         .map(drop)
