@@ -2,13 +2,16 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::Slot;
 
 /// A boot entry's file name: `mbl-GENERATION-SLOT.efi`, or with a counter `mbl-GENERATION-SLOT+LEFT[-DONE].efi`.
 ///
 /// The entry with the highest generation that has tries left, or no counter, is booted. The loader moves one try from LEFT to
 /// DONE before it starts an entry that has a counter; a confirmed entry loses its counter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct BootEntry {
     /// Rises by one with each installed release, so that the newest entry is tried first.
     pub generation: u32,
@@ -72,6 +75,19 @@ impl BootEntry {
     #[must_use]
     pub const fn confirmed(self) -> Self {
         Self { tries: None, ..self }
+    }
+}
+
+impl TryFrom<String> for BootEntry {
+    type Error = &'static str;
+    fn try_from(file_name: String) -> Result<Self, &'static str> {
+        Self::parse(&file_name).ok_or("not the file name of a boot entry")
+    }
+}
+
+impl From<BootEntry> for String {
+    fn from(entry: BootEntry) -> Self {
+        entry.to_string()
     }
 }
 

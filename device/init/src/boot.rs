@@ -1,0 +1,233 @@
+//! The sequence from the kernel's first process to the system's manager. Every step that matters for trust comes before
+//! anything is unlocked, and every failure ends in a restart that the loader counts.
+
+use std::{fs, io, path::Path, time::Duration};
+
+use protocol_types::{
+    BootRecord, SecurityVersion, Slot,
+    boot::BootEntry,
+    boot_record::{Format1, StateOutcome},
+};
+use rustix::mount::MountFlags;
+
+use crate::{
+    cmdline::{Cmdline, CmdlineError, KeyStore},
+    console::{attach, in_one_line, say},
+    devices::{Announcements, Places},
+    handover::{HandoverError, hand_over},
+    kernel::{self, MountError, mount_at},
+    key_store::{KeyStoreError, Phase, TPM_DEVICE, Tpm},
+    loader_entry,
+    partitions::Layout,
+    program::{ProgramError, run},
+    slots::{BelowFloor, Candidate, Ending, NoSlot, choose, ending_below_floor, hold_against},
+    state,
+};
+
+const ROOT: &str = "/sysroot";
+const VERITYSETUP: &str = "/usr/sbin/veritysetup";
+/// How long a disk, or the key store, may take to appear.
+const APPEARS_WITHIN: Duration = Duration::from_secs(10);
+const VERITY_LIMIT: Duration = Duration::from_secs(60);
+/// How long a message stays before the machine restarts.
+const READ_FOR: Duration = Duration::from_secs(3);
+
+/// Why this boot ended.
+#[derive(Debug, thiserror::Error)]
+enum BootError {
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    #[error("cannot {what}")]
+    Io { what: &'static str, source: io::Error },
+    #[error("not an image of this system")]
+    Cmdline(#[from] CmdlineError),
+    #[error("cannot find the slot")]
+    NoSlot(#[from] NoSlot),
+    #[error("cannot learn the floor")]
+    KeyStore(#[from] KeyStoreError),
+    #[error("no {TPM_DEVICE} appeared within {} seconds, and the board keeps its floor there", APPEARS_WITHIN.as_secs())]
+    NoKeyStore,
+    #[error("refused")]
+    BelowFloor { refused: BelowFloor, entry: Option<BootEntry> },
+    #[error("cannot open the root file system of slot {slot} on {disk}")]
+    Verity { slot: Slot, disk: String, source: ProgramError },
+    #[error("cannot hand over")]
+    Handover(#[from] HandoverError),
+}
+
+impl BootError {
+    fn line(&self) -> String {
+        match self {
+            Self::BelowFloor { refused, .. } => format!("refused: {refused}"),
+            other => in_one_line(other),
+        }
+    }
+
+    const fn ending(&self) -> Ending {
+        match self {
+            Self::BelowFloor { entry, .. } => ending_below_floor(*entry),
+            Self::Mount(_)
+            | Self::Io { .. }
+            | Self::Cmdline(_)
+            | Self::NoSlot(_)
+            | Self::KeyStore(_)
+            | Self::NoKeyStore
+            | Self::Verity { .. }
+            | Self::Handover(_) => Ending::Restart,
+        }
+    }
+}
+
+/// Boots. Returns only if the machine could neither be handed over nor restarted.
+pub fn boot() {
+    let error = match steps() {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
+    say(&error.line());
+    let ending = error.ending();
+    say(match ending {
+        Ending::Restart => "the machine restarts",
+        Ending::PowerOff => "the machine stops: the loader would choose the same entry again",
+    });
+    kernel::end(ending, READ_FOR);
+}
+
+fn steps() -> Result<std::convert::Infallible, BootError> {
+    let mounted = kernel::mount_own();
+    attach();
+    mounted?;
+    kernel::restart_after_panic();
+    let announced = Announcements::listen().map_err(io_error("listen to the kernel's announcements"))?;
+    kernel::load_modules(Path::new("/modules"));
+    kernel::show_life_to_watchdog();
+    let cmdline = kernel::read_start(Path::new("/proc/cmdline"), Cmdline::MAX_BYTES + 1)
+        .map_err(io_error("read the command line"))?;
+    let cmdline = Cmdline::parse(&cmdline)?;
+    let entry = kernel::firmware_variable(loader_entry::FILE, loader_entry::MAX_BYTES)
+        .and_then(|variable| loader_entry::parse(&variable));
+    let places = Places::default();
+    let (layout, slot) = find_slot(&announced, &places, &cmdline, entry)?;
+    let (floor, mut tpm) = check_floor(&announced, &cmdline, entry)?;
+    open_root(&places, &layout, slot, &cmdline)?;
+    mount_factory(&places, &layout);
+    fs::create_dir_all("/run/mbl").map_err(io_error("make /run/mbl"))?;
+    pass_on_policy();
+    measure(tpm.as_mut(), Phase::EnterInitrd)?;
+    let at = format!("{ROOT}/state");
+    let (state, reason) = state::provide(cmdline.key_store, &places.node(layout.state()), &at)?;
+    // From here on the TPM does not give the state's key again before the next boot.
+    measure(tpm.as_mut(), Phase::LeaveInitrd)?;
+    let record = BootRecord {
+        format: Format1,
+        slot,
+        entry,
+        root_hash: cmdline.root_hash,
+        security_version: cmdline.security_version,
+        floor,
+        state,
+        reason,
+    };
+    fs::write(BootRecord::PATH, record.to_json()).map_err(io_error("write the boot record"))?;
+    say(&format!("starting slot {slot} of {} ({})", layout.disk, outcome(state)));
+    kernel::show_life_to_watchdog();
+    Ok(hand_over(ROOT)?)
+}
+
+const fn outcome(state: StateOutcome) -> &'static str {
+    match state {
+        StateOutcome::Open => "state open",
+        StateOutcome::Created => "state created",
+        StateOutcome::Degraded => "state degraded",
+    }
+}
+
+fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> BootError {
+    move |source| BootError::Io { what, source }
+}
+
+fn find_slot(
+    announced: &Announcements,
+    places: &Places,
+    cmdline: &Cmdline,
+    entry: Option<BootEntry>,
+) -> Result<(Layout, Slot), BootError> {
+    let mut last: Vec<Candidate> = Vec::new();
+    let found = announced.until(APPEARS_WITHIN, || {
+        last = places.candidates()?;
+        // A disk may appear with its partitions one by one, and a second disk later than the first.
+        match choose(&last, cmdline.root_hash, entry) {
+            Err(NoSlot::NoDisk) => Ok(None),
+            decided => Ok(Some(decided.map(|(layout, slot)| (layout.clone(), slot)))),
+        }
+    });
+    match found.map_err(io_error("look for the system's disk"))? {
+        Some(decided) => Ok(decided?),
+        None => Err(NoSlot::NoDisk.into()),
+    }
+}
+
+/// Before anything is unlocked: an image below the floor must not even see the state.
+fn check_floor(
+    announced: &Announcements,
+    cmdline: &Cmdline,
+    entry: Option<BootEntry>,
+) -> Result<(SecurityVersion, Option<Tpm>), BootError> {
+    let (floor, tpm) = match cmdline.key_store {
+        KeyStore::None => (SecurityVersion(0), None),
+        KeyStore::Tpm2 => {
+            let device = Path::new(TPM_DEVICE);
+            announced
+                .until(APPEARS_WITHIN, || Ok(device.exists().then_some(())))
+                .map_err(io_error("wait for the TPM"))?
+                .ok_or(BootError::NoKeyStore)?;
+            let mut tpm = Tpm::open(device)?;
+            (tpm.floor()?, Some(tpm))
+        }
+    };
+    hold_against(floor, cmdline.security_version).map_err(|refused| BootError::BelowFloor { refused, entry })?;
+    Ok((floor, tpm))
+}
+
+fn measure(tpm: Option<&mut Tpm>, phase: Phase) -> Result<(), BootError> {
+    tpm.map_or(Ok(()), |tpm| tpm.measure(phase)).map_err(BootError::from)
+}
+
+fn open_root(places: &Places, layout: &Layout, slot: Slot, cmdline: &Cmdline) -> Result<(), BootError> {
+    let (root, verity) = (places.node(layout.root(slot)), places.node(layout.verity(slot)));
+    let (root, verity) = (root.to_string_lossy(), verity.to_string_lossy());
+    let arguments = ["open", "--panic-on-corruption", &root, "root", &verity, &cmdline.root_hash.hex()];
+    run(VERITYSETUP, &arguments, VERITY_LIMIT).map_err(|source| BootError::Verity {
+        slot,
+        disk: layout.disk.clone(),
+        source,
+    })?;
+    mount_at("erofs", "/dev/mapper/root", ROOT, MountFlags::RDONLY | MountFlags::NODEV, c"")?;
+    Ok(())
+}
+
+/// The factory partition is empty until the factory has written to it; a device without it boots, but does not enrol.
+fn mount_factory(places: &Places, layout: &Layout) {
+    let device = places.node(layout.factory());
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    let at = format!("{ROOT}/factory");
+    let mounted = mount_at("ext4", &device.to_string_lossy(), &at, flags, c"noload");
+    if let Err(e) = mounted {
+        say(&in_one_line(&e));
+    }
+}
+
+/// Puts the image's policy where systemd's tools look for it, here and in the system, which needs it to seal the state anew,
+/// for instance before the Secure Boot keys change.
+fn pass_on_policy() {
+    for to in [state::POLICY_KEY, state::POLICY_SIGNATURE] {
+        let to = Path::new(to);
+        let from = Path::new("/.extra").join(to.file_name().unwrap_or_default());
+        let copied = fs::create_dir_all("/run/systemd").and_then(|()| fs::copy(&from, to));
+        match copied {
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => say(&format!("cannot copy {} to {}: {e}", from.display(), to.display())),
+        }
+    }
+}

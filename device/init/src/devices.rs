@@ -1,0 +1,142 @@
+//! Finds disks and what the slots on them hold, in the kernel's own words and files. Never writes to a disk.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    os::{fd::OwnedFd, unix::fs::FileExt},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use protocol_types::{Digest, Slot};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, netlink, recv, socket_with},
+};
+
+use crate::{
+    partitions::{self, Layout, Partition},
+    slots::Candidate,
+    verity::Superblock,
+};
+
+/// A bound for the number of block devices that are looked at.
+const MOST_DEVICES: usize = 1024;
+
+/// Where the kernel shows its devices.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// One entry a block device, linked to where it hangs.
+    pub class_block: PathBuf,
+    /// The device nodes.
+    pub dev: PathBuf,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self { class_block: "/sys/class/block".into(), dev: "/dev".into() }
+    }
+}
+
+impl Places {
+    /// The disks that are laid out as ours, and the root hashes of their slots.
+    ///
+    /// # Errors
+    /// If the kernel's list of block devices cannot be read.
+    pub fn candidates(&self) -> io::Result<Vec<Candidate>> {
+        let layouts = partitions::layouts(&self.partitions()?);
+        Ok(layouts.into_iter().map(|layout| self.candidate(layout)).collect())
+    }
+
+    /// The node of a device.
+    pub fn node(&self, device: &str) -> PathBuf {
+        self.dev.join(device)
+    }
+
+    fn partitions(&self) -> io::Result<Vec<Partition>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.class_block)?.take(MOST_DEVICES) {
+            // A device may go while it is looked at; it is then not there.
+            if let Some(partition) = entry.ok().and_then(|e| partition(&e.path())) {
+                found.push(partition);
+            }
+        }
+        Ok(found)
+    }
+
+    fn candidate(&self, layout: Layout) -> Candidate {
+        let hash = |slot| root_hash(&self.node(layout.verity(slot)));
+        let (a, b) = (hash(Slot::A), hash(Slot::B));
+        Candidate { layout, a, b }
+    }
+}
+
+/// A labelled partition; `None` for anything else.
+fn partition(entry: &Path) -> Option<Partition> {
+    let path = entry.canonicalize().ok()?;
+    let name = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
+    if !path.join("partition").exists() {
+        return None;
+    }
+    let mut uevent = Vec::new();
+    let limit = u64::try_from(partitions::MAX_UEVENT).unwrap_or(u64::MAX);
+    File::open(path.join("uevent")).ok()?.take(limit).read_to_end(&mut uevent).ok()?;
+    Some(Partition { disk: name(path.parent()?)?, device: name(&path)?, label: partitions::label(&uevent)? })
+}
+
+/// The root hash of the tree on a partition; `None` if there is no tree of ours, or it cannot be read.
+fn root_hash(verity: &Path) -> Option<Digest> {
+    let file = File::open(verity).ok()?;
+    let mut superblock = [0; Superblock::BYTES];
+    file.read_exact_at(&mut superblock, 0).ok()?;
+    let superblock = Superblock::parse(&superblock).ok()?;
+    let mut top = [0; Superblock::BLOCK];
+    file.read_exact_at(&mut top, Superblock::TOP_AT).ok()?;
+    Some(superblock.root_hash(&top))
+}
+
+/// The kernel's announcements of devices that come and go.
+#[derive(Debug)]
+pub struct Announcements(OwnedFd);
+
+impl Announcements {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// If the kernel does not let.
+    pub fn listen() -> io::Result<Self> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(netlink::KOBJECT_UEVENT))?;
+        bind(&socket, &netlink::SocketAddrNetlink::new(0, 1))?;
+        Ok(Self(socket))
+    }
+
+    /// Asks again with each announcement until there is an answer or the time is up.
+    ///
+    /// # Errors
+    /// If asking or waiting fails.
+    pub fn until<T>(&self, limit: Duration, mut ask: impl FnMut() -> io::Result<Option<T>>) -> io::Result<Option<T>> {
+        let start = Instant::now();
+        loop {
+            if let Some(answer) = ask()? {
+                return Ok(Some(answer));
+            }
+            let Some(left) = limit.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) else {
+                return Ok(None);
+            };
+            let left = Timespec::try_from(left).map_err(io::Error::other)?;
+            poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&left))?;
+            self.drain();
+        }
+    }
+
+    /// What is announced does not matter, only that something was; an overrun (`ENOBUFS`) says as much.
+    fn drain(&self) {
+        let mut buffer = [0_u8; 4096];
+        for _ in 0..MOST_DEVICES {
+            if recv(&self.0, &mut buffer[..], RecvFlags::empty()).is_err() {
+                break;
+            }
+        }
+    }
+}
