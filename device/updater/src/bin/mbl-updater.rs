@@ -10,11 +10,18 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use device_updater::{
     board::REBOOT_STATUS,
+    booted,
+    disk::Devices,
     format,
     install::{self, InstallError, Installed},
-    serve::{self, Config},
+    restart,
+    serve::{self, Config, Hardware},
+    tpm, trust,
 };
 use protocol_types::{BoardName, UnixSeconds, UpdateStatus};
+
+/// The board that is made of files.
+const HOST: &str = "host";
 
 /// Installs signed releases, tries them, keeps them or goes back.
 #[derive(Debug, Parser)]
@@ -26,14 +33,17 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs as the device's updater. Exit status 75 asks for a restart of the device.
+    /// Runs as the device's updater. Exit status 75 says that the device must restart, or is about to.
     Run {
         /// The device's folder.
         #[arg(long)]
         device_dir: PathBuf,
-        /// The board.
+        /// The board. On `host` files stand for hardware; any other has a disk with two slots and a TPM 2.0.
         #[arg(long)]
         board: BoardName,
+        /// The TPM, on a board that has one: its device, or the socket of one in software.
+        #[arg(long, default_value = tpm::DEVICE)]
+        tpm: PathBuf,
         /// The user that the agent runs as; by default this process's own.
         #[arg(long)]
         agent_uid: Option<u32>,
@@ -58,6 +68,15 @@ enum Command {
         /// The operating system that the first slot gets: a folder with `os.json` and `artifacts/`.
         #[arg(long)]
         os: PathBuf,
+    },
+    /// The last part of the factory step on a board with a TPM 2.0: records the digest of the factory document in it, for good.
+    RecordFactory {
+        /// The device's folder.
+        #[arg(long)]
+        device_dir: PathBuf,
+        /// The TPM: its device, or the socket of one in software.
+        #[arg(long, default_value = tpm::DEVICE)]
+        tpm: PathBuf,
     },
     /// Says how things stand.
     Status {
@@ -87,10 +106,19 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run { device_dir, board, agent_uid } => {
+        Command::Run { device_dir, board, tpm, agent_uid } => {
             let agent_uid = agent_uid.unwrap_or_else(|| rustix::process::geteuid().as_raw());
             let spread = getrandom::u64().context("cannot draw a random number")?;
-            serve::serve(&Config { device_dir, board, agent_uid, spread }, now)?;
+            let hardware = if board.as_str() == HOST {
+                Hardware::Files
+            } else {
+                Hardware::Devices { devices: Devices::default(), tpm, os_release: booted::OS_RELEASE.into() }
+            };
+            let asks_system = matches!(hardware, Hardware::Devices { .. });
+            serve::serve(&Config { device_dir, board, agent_uid, spread, hardware }, now)?;
+            if asks_system {
+                restart::ask_system()?;
+            }
             return Ok(ExitCode::from(REBOOT_STATUS));
         }
         Command::Install { device_dir, from } => {
@@ -102,6 +130,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Format { device_dir, slot_bytes, os } => {
             let entry = format::format(&device_dir, slot_bytes, &os)?;
             say(&format!("made {} with the boot entry {entry}", device_dir.join("disk.img").display()));
+        }
+        Command::RecordFactory { device_dir, tpm } => {
+            let digest = trust::record_factory(&device_dir, &tpm)?;
+            say(&format!("the key store holds the digest {digest} of the factory document"));
         }
         Command::Status { device_dir, json } => print_status(&device_dir, json)?,
     }
