@@ -5,8 +5,8 @@ use protocol_types::{BootRecord, Slot, boot::BootEntry};
 
 use crate::{cmdline::Cmdline, plan::Running};
 
-/// Where the verified root says which version it is.
-pub const OS_RELEASE: &str = "/usr/lib/os-release";
+/// Where the verified root says which version it is, from its top on.
+pub const OS_RELEASE: &str = "usr/lib/os-release";
 /// The longest os-release that is read.
 pub const MAX_OS_RELEASE: usize = 16 * 1024;
 

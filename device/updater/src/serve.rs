@@ -65,12 +65,10 @@ pub enum Hardware {
     Files,
     /// A disk with two slots, and a TPM 2.0 as key store.
     Devices {
-        /// Where the kernel shows the disk.
-        devices: Devices,
+        /// The root of the running system, with the folders in which the kernel shows the disk.
+        root: PathBuf,
         /// The TPM's device, or the socket of one in software.
         tpm: PathBuf,
-        /// The os-release inside of the root that runs.
-        os_release: PathBuf,
     },
 }
 
@@ -129,11 +127,12 @@ pub fn serve(config: &Config, now: impl Fn() -> UnixSeconds) -> Result<(), Serve
             let cmdline = Cmdline::parse(&account(&device_dir.join("run/cmdline"), Cmdline::MAX_BYTES)?)?;
             serve_on(config, storage, KeyStore::Files, Running::from_cmdline(&cmdline), now)
         }
-        Hardware::Devices { devices, tpm, os_release } => {
+        Hardware::Devices { root, tpm } => {
             let record = account(&device_dir.join("run/boot.json"), BootRecord::MAX_BYTES)?;
             let record = BootRecord::parse(&record)?;
-            let storage = Storage::new(DeviceDisk::open(devices, record.slot, record.root_hash, device_dir)?);
-            let os_release = account(os_release, booted::MAX_OS_RELEASE)?;
+            let devices = Devices::below(root);
+            let storage = Storage::new(DeviceDisk::open(&devices, record.slot, record.root_hash, device_dir)?);
+            let os_release = account(&root.join(booted::OS_RELEASE), booted::MAX_OS_RELEASE)?;
             let running = Running::from_record(&record, &os_release, &storage.entries()?)?;
             serve_on(config, storage, KeyStore::Tpm(Tpm::open(tpm)?), running, now)
         }

@@ -160,89 +160,37 @@ impl Tpm {
 }
 
 #[cfg(test)]
+#[path = "../tests/support/software_tpm.rs"]
+mod software;
+
+#[cfg(test)]
 mod tests {
-    use std::process::{Child, Command, Stdio};
+    use super::{software::Software, *};
 
-    use super::*;
-
-    /// A TPM in software, with a state of its own that outlives its process.
-    struct Software {
-        dir: tempfile::TempDir,
-        process: Child,
-    }
-
-    impl Software {
-        fn start() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let process = Self::spawn(dir.path());
-            Self { dir, process }
-        }
-
-        fn spawn(dir: &Path) -> Child {
-            let server = format!("type=unixio,path={}", dir.join("socket").display());
-            let control = format!("type=unixio,path={}", dir.join("control").display());
-            let state = format!("dir={}", dir.display());
-            let mut process = Command::new("swtpm")
-                .args(["socket", "--tpm2", "--server", &server, "--ctrl", &control, "--tpmstate", &state])
-                .args(["--flags", "not-need-init,startup-clear"])
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .expect("the Debian package `swtpm` is installed");
-            // It listens a moment after it was started.
-            while UnixStream::connect(dir.join("socket")).is_err() {
-                assert_eq!(process.try_wait().unwrap(), None, "swtpm ended");
-                std::thread::yield_now();
-            }
-            process
-        }
-
-        fn open(&self) -> Tpm {
-            Tpm::open(&self.dir.path().join("socket")).unwrap()
-        }
-
-        /// Power fails and returns: only what the TPM keeps for good is left.
-        fn restart(&mut self) {
-            self.stop();
-            for name in ["socket", "control"] {
-                let _gone = fs::remove_file(self.dir.path().join(name));
-            }
-            self.process = Self::spawn(self.dir.path());
-        }
-
-        fn stop(&mut self) {
-            self.process.kill().unwrap();
-            self.process.wait().unwrap();
-        }
-    }
-
-    impl Drop for Software {
-        fn drop(&mut self) {
-            self.stop();
-        }
+    fn open(software: &Software) -> Tpm {
+        Tpm::open(&software.socket()).unwrap()
     }
 
     #[test]
     fn a_tpm_keeps_the_highest_floor_over_restarts() {
         let mut software = Software::start();
-        assert_eq!(software.open().floor().unwrap(), SecurityVersion(0));
+        assert_eq!(open(&software).floor().unwrap(), SecurityVersion(0));
         let mut highest = 0;
         for floor in [0, 1, 3, 2, 3, 64, 7] {
-            software.open().raise_floor(SecurityVersion(floor)).unwrap();
+            open(&software).raise_floor(SecurityVersion(floor)).unwrap();
             highest = highest.max(floor);
-            assert_eq!(software.open().floor().unwrap(), SecurityVersion(highest));
+            assert_eq!(open(&software).floor().unwrap(), SecurityVersion(highest));
             software.restart();
         }
-        let refused = software.open().raise_floor(SecurityVersion(65));
+        let refused = open(&software).raise_floor(SecurityVersion(65));
         assert!(matches!(refused, Err(AskError::Answer { source: TpmError::TooHigh(_), .. })), "{refused:?}");
-        assert_eq!(software.open().floor().unwrap(), SecurityVersion(64));
+        assert_eq!(open(&software).floor().unwrap(), SecurityVersion(64));
     }
 
     #[test]
     fn a_tpm_refuses_to_take_a_bit_off_the_floor_or_to_write_its_index() {
         let software = Software::start();
-        let mut tpm = software.open();
+        let mut tpm = open(&software);
         tpm.raise_floor(SecurityVersion(5)).unwrap();
         let mut write = tpm::write_factory(&Digest::of(b"x"));
         for at in [10, 14] {
@@ -256,10 +204,10 @@ mod tests {
     fn a_tpm_takes_one_factory_document_for_good() {
         let mut software = Software::start();
         let (ours, other) = (Digest::of(b"ours"), Digest::of(b"other"));
-        assert_eq!(software.open().factory().unwrap(), None);
-        software.open().record_factory(&ours).unwrap();
+        assert_eq!(open(&software).factory().unwrap(), None);
+        open(&software).record_factory(&ours).unwrap();
         software.restart();
-        let mut tpm = software.open();
+        let mut tpm = open(&software);
         assert_eq!(tpm.factory().unwrap(), Some(ours));
         tpm.record_factory(&ours).unwrap();
         assert!(matches!(tpm.record_factory(&other), Err(AskError::Recorded(_))));
@@ -276,12 +224,12 @@ mod tests {
         for done in 0..=steps.len() {
             let mut software = Software::start();
             for step in &steps[..done] {
-                software.open().ask(step, tpm::done).unwrap();
+                open(&software).ask(step, tpm::done).unwrap();
             }
             software.restart();
-            assert_eq!(software.open().factory().unwrap(), (done == steps.len()).then_some(digest));
-            software.open().record_factory(&digest).unwrap();
-            assert_eq!(software.open().factory().unwrap(), Some(digest), "after {done} steps");
+            assert_eq!(open(&software).factory().unwrap(), (done == steps.len()).then_some(digest));
+            open(&software).record_factory(&digest).unwrap();
+            assert_eq!(open(&software).factory().unwrap(), Some(digest), "after {done} steps");
         }
     }
 }

@@ -10,8 +10,6 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use device_updater::{
     board::REBOOT_STATUS,
-    booted,
-    disk::Devices,
     format,
     install::{self, InstallError, Installed},
     restart,
@@ -44,6 +42,9 @@ enum Command {
         /// The TPM, on a board that has one: its device, or the socket of one in software.
         #[arg(long, default_value = tpm::DEVICE)]
         tpm: PathBuf,
+        /// The root of the running system, on such a board.
+        #[arg(long, default_value = "/")]
+        root: PathBuf,
         /// The user that the agent runs as; by default this process's own.
         #[arg(long)]
         agent_uid: Option<u32>,
@@ -106,18 +107,14 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run { device_dir, board, tpm, agent_uid } => {
+        Command::Run { device_dir, board, tpm, root, agent_uid } => {
             let agent_uid = agent_uid.unwrap_or_else(|| rustix::process::geteuid().as_raw());
             let spread = getrandom::u64().context("cannot draw a random number")?;
-            let hardware = if board.as_str() == HOST {
-                Hardware::Files
-            } else {
-                Hardware::Devices { devices: Devices::default(), tpm, os_release: booted::OS_RELEASE.into() }
-            };
-            let asks_system = matches!(hardware, Hardware::Devices { .. });
+            let asks = (board.as_str() != HOST).then(|| root.clone());
+            let hardware = if board.as_str() == HOST { Hardware::Files } else { Hardware::Devices { root, tpm } };
             serve::serve(&Config { device_dir, board, agent_uid, spread, hardware }, now)?;
-            if asks_system {
-                restart::ask_system()?;
+            if let Some(root) = asks {
+                restart::ask_system(&root)?;
             }
             return Ok(ExitCode::from(REBOOT_STATUS));
         }

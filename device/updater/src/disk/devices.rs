@@ -33,9 +33,10 @@ pub struct Devices {
     pub dev: PathBuf,
 }
 
-impl Default for Devices {
-    fn default() -> Self {
-        Self { class_block: "/sys/class/block".into(), dev: "/dev".into() }
+impl Devices {
+    /// In the system below `root`.
+    pub fn below(root: &Path) -> Self {
+        Self { class_block: root.join("sys/class/block"), dev: root.join("dev") }
     }
 }
 

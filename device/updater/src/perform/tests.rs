@@ -2,13 +2,12 @@
 
 use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
-use account::{Account, Contents, NOW, image};
+use account::{Account, Contents, NOW, image, verified};
 use protocol_release::document::Span;
 use protocol_types::{
     Digest, Phase, ReasonCode, RolloutId, Slot, TargetPath,
     signed_cmdline::SignedCmdline,
     socket::{ApplicationState, ApplicationStatus, Contact},
-    verity::Superblock,
 };
 
 use super::*;
@@ -122,11 +121,9 @@ fn boot_with_tree(storage: &mut Storage<FaultyDisk>) -> Result<(Running, u64), l
         storage.read(&Place::Verity(entry.slot), 0, &mut tree)?;
         let mut root = vec![0; SLOT_BYTES];
         storage.read(&Place::Slot(entry.slot), 0, &mut root)?;
-        let salted = |block: &[u8]| Digest::of(&[b"salt", block].concat());
-        let blocks = Superblock::parse(&tree[..512]).map_or(0, |superblock| superblock.data_blocks);
-        let mut blocks_of = root.chunks(4096).zip(tree[4096..].chunks(32)).take(usize::try_from(blocks).unwrap());
-        let whole = blocks > 0 && blocks_of.all(|(block, digest)| salted(block).as_bytes() == digest);
-        if whole && salted(&tree[4096..]) == line.root_hash {
+        if let Some((root_hash, blocks)) = verified(&root, &tree)
+            && root_hash == line.root_hash
+        {
             // The version is the number of blocks: it cannot come from anywhere but the verified root.
             let running = Running {
                 slot: entry.slot,

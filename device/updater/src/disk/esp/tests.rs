@@ -168,8 +168,8 @@ fn shrinking(volume: &Volume, bytes: u64) -> Vec<Batch> {
 fn an_entry_comes_into_being_is_tried_is_confirmed_and_gives_way_on_a_volume_that_stays_in_order() {
     let volume = Volume::new();
     assert_eq!(volume.complaints(), None);
-    let mut generation = 2;
-    for (bytes, slot) in [(200_000, 'b'), (90_000, 'a'), (400_123, 'b'), (400_123, 'a')] {
+    let systems = [(200_000, 'b'), (90_000, 'a'), (400_123, 'b'), (400_123, 'a')];
+    for (generation, (bytes, slot)) in (2..).zip(systems) {
         let mut esp = volume.open();
         let retired: Vec<String> = esp
             .list()
@@ -195,7 +195,6 @@ fn an_entry_comes_into_being_is_tried_is_confirmed_and_gives_way_on_a_volume_tha
             assert!(!files.contains_key(&pair[0]) && files[&pair[1]] == content(generation, bytes), "{}", pair[1]);
         }
         assert_eq!(volume.complaints(), None, "generation {generation}");
-        generation += 1;
     }
     let names: Vec<String> = volume.files().into_keys().collect();
     assert_eq!(names, ["mbl-4-b.efi", "mbl-5-a.efi"]);
