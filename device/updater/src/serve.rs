@@ -38,6 +38,8 @@ const WAITING_EVENTS: usize = 32;
 /// Without anything to wait for, the clock is looked at this often.
 const IDLE: Duration = Duration::from_secs(3600);
 
+/// The initrd's account of this boot, on a real board.
+const BOOT_RECORD: &str = "run/boot.json";
 /// Held as long as the updater of a device runs.
 const LOCK: &str = "state/updater/lock";
 /// The newest report, for `mbl-updater status`.
@@ -128,7 +130,7 @@ pub fn serve(config: &Config, now: impl Fn() -> UnixSeconds) -> Result<(), Serve
             serve_on(config, storage, KeyStore::Files, Running::from_cmdline(&cmdline), now)
         }
         Hardware::Devices { root, tpm } => {
-            let record = account(&device_dir.join("run/boot.json"), BootRecord::MAX_BYTES)?;
+            let record = account(&device_dir.join(BOOT_RECORD), BootRecord::MAX_BYTES)?;
             let record = BootRecord::parse(&record)?;
             let devices = Devices::below(root);
             let storage = Storage::new(DeviceDisk::open(&devices, record.slot, record.root_hash, device_dir)?);
@@ -137,6 +139,13 @@ pub fn serve(config: &Config, now: impl Fn() -> UnixSeconds) -> Result<(), Serve
             serve_on(config, storage, KeyStore::Tpm(Tpm::open(tpm)?), running, now)
         }
     }
+}
+
+/// Whether the system that the initrd of a real board opened is on trial, by its account of this boot.
+pub fn is_on_trial(device_dir: &Path) -> bool {
+    let record = account(&device_dir.join(BOOT_RECORD), BootRecord::MAX_BYTES).ok();
+    let record = record.and_then(|bytes| BootRecord::parse(&bytes).ok());
+    record.and_then(|record| record.entry).is_some_and(|entry| entry.tries.is_some())
 }
 
 fn serve_on<D: Disk>(

@@ -384,19 +384,44 @@ fn a_board_whose_factory_document_is_not_the_recorded_one_installs_nothing() {
     assert_eq!(machine.entries(), ["mbl-1-a.efi"]);
 }
 
-#[test]
-fn a_second_disk_with_the_same_system_keeps_the_updater_from_guessing() {
-    let mut machine = Machine::new();
-    for (number, label) in (1..).zip(LABELS) {
-        machine.add_partition("vdb", number, label);
-        let twin = machine.root().join(format!("dev/vdb{number}"));
-        if machine.node(label).exists() {
-            fs::copy(machine.node(label), twin).unwrap();
+impl Machine {
+    /// Adds a disk with the same partitions and the same bytes.
+    fn add_twin(&self) {
+        for (number, label) in (1..).zip(LABELS) {
+            self.add_partition("vdb", number, label);
+            if self.node(label).exists() {
+                fs::copy(self.node(label), self.root().join(format!("dev/vdb{number}"))).unwrap();
+            }
         }
     }
+
+    fn log_says(&self, what: &str) {
+        until(what, Duration::from_secs(20), || {
+            let log = fs::read_to_string(self.root().join("updater.log")).unwrap();
+            log.contains(what).then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_second_disk_with_the_same_system_keeps_the_updater_from_guessing_and_a_confirmed_system_runs_on() {
+    let mut machine = Machine::new();
+    machine.add_twin();
     machine.boot();
-    let ended = until("it gives up", Duration::from_secs(20), || machine.updater.as_mut().unwrap().try_wait().unwrap());
-    assert_eq!(ended.code(), Some(1));
-    let log = fs::read_to_string(machine.root().join("updater.log")).unwrap();
-    assert!(log.contains("2 disks have the partitions of this system"), "{log}");
+    machine.log_says("2 disks have the partitions of this system");
+    assert_eq!(machine.updater.as_mut().unwrap().try_wait().unwrap(), None, "it does not end again and again");
+    assert!(!machine.root().join("asked").exists());
+}
+
+#[test]
+fn a_system_on_trial_whose_updater_cannot_start_uses_up_its_tries() {
+    let mut machine = Machine::new();
+    machine.add_twin();
+    machine.m("mren", &["::/EFI/Linux/mbl-1-a.efi", "::/EFI/Linux/mbl-1-a+3.efi"]);
+    machine.boot();
+    let updater = machine.updater.as_mut().unwrap();
+    let ended = until("it ends", Duration::from_secs(20), || updater.try_wait().unwrap());
+    assert_eq!(ended.code(), Some(75));
+    machine.log_says("2 disks have the partitions of this system");
+    assert_eq!(fs::read_to_string(machine.root().join("asked")).unwrap(), "--no-block reboot\n");
 }

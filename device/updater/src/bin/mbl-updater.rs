@@ -4,6 +4,8 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::mpsc,
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -18,6 +20,8 @@ use device_updater::{
 };
 use protocol_types::{BoardName, UnixSeconds, UpdateStatus};
 
+/// How long an updater that cannot start stays, in a system that was confirmed.
+const HOLD: Duration = Duration::from_secs(60);
 /// The board that is made of files.
 const HOST: &str = "host";
 
@@ -110,11 +114,12 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run { device_dir, board, tpm, root, agent_uid } => {
             let agent_uid = agent_uid.unwrap_or_else(|| rustix::process::geteuid().as_raw());
             let spread = getrandom::u64().context("cannot draw a random number")?;
-            let asks = (board.as_str() != HOST).then(|| root.clone());
-            let hardware = if board.as_str() == HOST { Hardware::Files } else { Hardware::Devices { root, tpm } };
-            serve::serve(&Config { device_dir, board, agent_uid, spread, hardware }, now)?;
-            if let Some(root) = asks {
-                restart::ask_system(&root)?;
+            let config =
+                |hardware| Config { device_dir: device_dir.clone(), board: board.clone(), agent_uid, spread, hardware };
+            if board.as_str() == HOST {
+                serve::serve(&config(Hardware::Files), now)?;
+            } else {
+                serve_on_devices(&config(Hardware::Devices { root: root.clone(), tpm }), &root)?;
             }
             return Ok(ExitCode::from(REBOOT_STATUS));
         }
@@ -135,6 +140,27 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status { device_dir, json } => print_status(&device_dir, json)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Serves, and has the system restarted when that is due. A system on trial whose updater cannot even start has failed it: the
+/// restart uses up one of its tries.
+fn serve_on_devices(config: &Config, root: &Path) -> anyhow::Result<()> {
+    match serve::serve(config, now) {
+        Ok(()) => {}
+        Err(e) if serve::is_on_trial(&config.device_dir) => {
+            say(&format!("error: {:#}", anyhow::Error::from(e)));
+            say("the system is on trial: asking for a restart");
+        }
+        Err(e) => {
+            say(&format!("error: {:#}", anyhow::Error::from(e)));
+            // A device whose system was confirmed does better with what runs than with one restart after the other, which is what a
+            // manager does to a process that keeps ending.
+            let (_never, waits) = mpsc::channel::<()>();
+            let _over = waits.recv_timeout(HOLD);
+            anyhow::bail!("the updater of a confirmed system cannot start");
+        }
+    }
+    Ok(restart::ask_system(root)?)
 }
 
 fn print_status(device_dir: &Path, json: bool) -> anyhow::Result<()> {

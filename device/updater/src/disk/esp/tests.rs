@@ -348,3 +348,38 @@ fn a_volume_of_another_kind_is_refused() {
     fs::write(&path, [0; 100]).unwrap();
     assert!(Esp::new(OpenOptions::new().read(true).write(true).open(&path).unwrap()).is_err());
 }
+
+/// The most memory that this process had at once, in KiB.
+fn peak_kib() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn a_kernel_image_of_64_mib_is_staged_in_little_memory_and_read_back_block_by_block() {
+    let dir = tempfile::tempdir().unwrap();
+    let volume = Volume { dir };
+    let image = volume.path();
+    // Clusters of one sector: the longest chain that there can be.
+    assert!(tool("mkfs.vfat", &["-C", "-F", "32", "-s", "1", image.to_str().unwrap(), "102400"]).0);
+    assert!(tool("mmd", &["-i", image.to_str().unwrap(), "::/EFI", "::/EFI/Linux"]).0);
+    let mut esp = volume.open();
+    let before = peak_kib();
+    let (piece, pieces) = (content(9, 256 * 1024), 256);
+    esp.set_len(STAGED, pieces * 256 * 1024).unwrap();
+    for n in 0..pieces {
+        esp.write_at(STAGED, n * 256 * 1024, &piece).unwrap();
+    }
+    esp.sync().unwrap();
+    let mut block = [0; 4096];
+    for at in (0..pieces * 256 * 1024).step_by(4096) {
+        assert_eq!(esp.read_at(STAGED, at, &mut block).unwrap(), 4096);
+        let expected = usize::try_from(at % (256 * 1024)).unwrap();
+        assert!(block == piece[expected..expected + 4096], "at {at}");
+    }
+    esp.rename(STAGED, "mbl-2-b+3.efi").unwrap();
+    let grown = peak_kib() - before;
+    assert!(grown < 12 * 1024, "{grown} KiB");
+    assert_eq!(volume.complaints(), None);
+}
