@@ -30,6 +30,8 @@ use super::folders::read_full;
 
 /// Where the loader looks for entries.
 const FOLDER: &str = "EFI/Linux";
+/// A bound for the files beside the entries.
+const MOST_NAMES: usize = 1024;
 /// The longest run that is asked of the library at once; its clusters are at most this long.
 const PIECE: usize = 64 * 1024;
 
@@ -74,6 +76,9 @@ impl Esp {
                 let entry = entry?;
                 if entry.is_file() {
                     names.push(entry.file_name());
+                }
+                if names.len() > MOST_NAMES {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "its folder of boot entries has no end"));
                 }
             }
             Ok(names)

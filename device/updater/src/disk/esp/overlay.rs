@@ -12,6 +12,8 @@ use super::geometry::{Geometry, Purpose, SECTOR, Sector};
 
 /// A bound for the reads and writes of one operation: a volume whose chains go in circles ends here.
 const MOST_ACCESSES: u32 = 16_000_000;
+/// A bound for the pieces of one file: 64 MiB in clusters of one sector, twice.
+const MOST_RUNS: usize = 262_144;
 /// Sectors that are remembered as they were read.
 const MOST_REMEMBERED: usize = 4096;
 
@@ -100,8 +102,12 @@ impl<'a> Overlay<'a> {
         let data = self.geometry.is_data(at);
         if let Some(runs) = inner.tracing.as_mut().filter(|_| data) {
             let bytes_long = u64::try_from(bytes).map_err(io::Error::other)?;
+            let full = runs.len() >= MOST_RUNS;
             match runs.last_mut().filter(|last| last.start + last.bytes == at) {
                 Some(last) => last.bytes += bytes_long,
+                None if full => {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "a file is in too many pieces"));
+                }
                 None => runs.push(Run { start: at, bytes: bytes_long }),
             }
             inner.at += bytes_long;

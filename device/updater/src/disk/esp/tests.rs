@@ -349,6 +349,57 @@ fn a_volume_of_another_kind_is_refused() {
     assert!(Esp::new(OpenOptions::new().read(true).write(true).open(&path).unwrap()).is_err());
 }
 
+#[test]
+fn a_volume_that_was_marked_unclean_is_used_and_keeps_its_mark() {
+    let volume = Volume::new();
+    let file = OpenOptions::new().write(true).open(volume.path()).unwrap();
+    file.write_all_at(&[1], 0x41).unwrap();
+    volume.stage(&content(2, 20_000));
+    volume.open().rename(STAGED, "mbl-2-b+3.efi").unwrap();
+    assert_eq!(volume.files()["mbl-2-b+3.efi"], content(2, 20_000));
+    assert_eq!(fs::read(volume.path()).unwrap()[0x41], 1);
+}
+
+#[test]
+fn a_damaged_volume_is_refused_or_used_but_never_a_reason_to_crash() {
+    let volume = Volume::new();
+    volume.stage(&content(2, 20_000));
+    let bytes = fs::read(volume.path()).unwrap();
+    let used: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
+    // What describes the volume, the table and the folders; the files' own bytes do not matter.
+    let first_file = used.iter().position(|at| bytes[*at..].starts_with(&content(1, 30_000)[..64])).unwrap();
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut draw = |below: usize| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        usize::try_from(seed % below as u64).unwrap()
+    };
+    let mut usable = 0;
+    for _ in 0..200 {
+        let copy = volume.copy();
+        let file = OpenOptions::new().read(true).write(true).open(copy.path()).unwrap();
+        for _ in 0..=draw(4) {
+            let at = used[draw(first_file)];
+            file.write_all_at(&[draw(256).to_le_bytes()[0]], at as u64).unwrap();
+        }
+        let Ok(mut esp) = Esp::new(file) else { continue };
+        let mut block = [0; 4096];
+        let done = [
+            esp.size(OLD).is_ok(),
+            esp.read_at(OLD, 4096, &mut block).is_ok(),
+            esp.set_len(STAGED, 50_000).is_ok(),
+            esp.write_at(STAGED, 40_000, &block).is_ok(),
+            esp.rename(STAGED, "mbl-2-b+3.efi").is_ok(),
+            esp.remove(OLD).is_ok(),
+            esp.set_len(STAGED, 10_000).is_ok(),
+            esp.list().is_ok(),
+        ];
+        usable += usize::from(done == [true; 8]);
+    }
+    assert!(usable > 20, "{usable}");
+}
+
 /// The most memory that this process had at once, in KiB.
 fn peak_kib() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
