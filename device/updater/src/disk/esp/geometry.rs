@@ -11,6 +11,17 @@ const LEAST_CLUSTERS: u64 = 65_525;
 /// Entries of the table in a sector.
 pub(super) const ENTRIES: u64 = 128;
 
+/// What an entry of the table is when its cluster is free.
+const FREE: u32 = 0;
+/// From here on an entry of the table leads nowhere: a bad cluster, or the end of a chain.
+const BAD: u32 = 0x0fff_fff7;
+/// Bytes of an entry in a folder.
+pub(super) const NAME: usize = 32;
+/// The first byte of an entry that was removed from a folder.
+pub(super) const REMOVED: u8 = 0xe5;
+/// The attributes of a part of a long name.
+const LONG: u8 = 0x0f;
+
 /// The layout of a volume, in sectors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Geometry {
@@ -72,6 +83,9 @@ impl Geometry {
         if clusters < LEAST_CLUSTERS || table_sectors * ENTRIES < clusters + 2 {
             return Err(GeometryError("a number of clusters that does not fit"));
         }
+        if !(2..clusters + 2).contains(&word(44)) {
+            return Err(GeometryError("its first folder is nowhere"));
+        }
         if total * SECTOR as u64 > medium {
             return Err(GeometryError("longer than its partition"));
         }
@@ -87,6 +101,37 @@ impl Geometry {
             Purpose::Table
         } else {
             Purpose::Data
+        }
+    }
+
+    /// Whether every entry that is not free leads somewhere, in a sector of the table or of a folder. The library takes them for
+    /// good, and would compute places that are none.
+    pub(super) fn leads_somewhere(&self, sector: u64, bytes: &Sector) -> bool {
+        let is_cluster = |number: u32| (2..self.clusters + 2).contains(&u64::from(number));
+        match self.purpose(sector) {
+            Purpose::Info | Purpose::Description => true,
+            Purpose::Table => {
+                let first = (sector - self.table.start) % self.table_sectors * ENTRIES;
+                // The first two entries hold marks of the whole volume.
+                let numbers = (first.max(2)..(first + ENTRIES).min(self.clusters + 2)).map(|number| number - first);
+                numbers.filter_map(|number| usize::try_from(number).ok()).all(|number| {
+                    let entry = entry(bytes, number);
+                    entry == FREE || entry >= BAD || is_cluster(entry)
+                })
+            }
+            Purpose::Data => {
+                let (names, _) = bytes.as_chunks::<NAME>();
+                let names = names.iter().take_while(|name| name.first() != Some(&0));
+                let half = |name: &[u8; NAME], at: usize| {
+                    name.get(at..)
+                        .and_then(|rest| rest.first_chunk())
+                        .map_or(0, |bytes| u32::from(u16::from_le_bytes(*bytes)))
+                };
+                names.filter(|name| name.first() != Some(&REMOVED) && name.get(11) != Some(&LONG)).all(|name| {
+                    let cluster = half(name, 20) << 16 | half(name, 26);
+                    cluster == 0 || is_cluster(cluster)
+                })
+            }
         }
     }
 
@@ -139,6 +184,7 @@ mod tests {
         boot[16] = 2;
         boot[32..36].copy_from_slice(&(32 + 2 * 800 + 100_000 * 8_u32).to_le_bytes());
         boot[36..40].copy_from_slice(&800_u32.to_le_bytes());
+        boot[44] = 2;
         boot[48] = 1;
         boot[510..].copy_from_slice(&[0x55, 0xaa]);
         boot
@@ -166,12 +212,44 @@ mod tests {
     #[test]
     fn a_volume_beyond_its_partition_or_of_another_kind_is_refused() {
         assert!(Geometry::parse(&boot(), 1 << 20).is_err());
-        for (at, byte) in [(13, 3), (16, 0), (22, 1), (17, 1), (40, 0x80), (510, 0), (12, 16), (48, 40), (35, 0)] {
+        for (at, byte) in
+            [(13, 3), (16, 0), (22, 1), (17, 1), (40, 0x80), (510, 0), (12, 16), (48, 40), (44, 1), (47, 1)]
+        {
             let mut other = boot();
             other[at] = byte;
             let changed = other != boot();
             assert!(!changed || Geometry::parse(&other, 1 << 30).is_err(), "{at}");
         }
+    }
+
+    #[test]
+    fn an_entry_that_leads_nowhere_is_noticed_in_the_table_and_in_folders() {
+        let geometry = Geometry::parse(&boot(), 1 << 30).unwrap();
+        let table = |entry: u32| {
+            let mut sector = [0; SECTOR];
+            sector[16..20].copy_from_slice(&entry.to_le_bytes());
+            [32, 33, 832].map(|at| geometry.leads_somewhere(at, &sector))
+        };
+        for good in [0, 2, 100_001, 0x0fff_fff7, 0x0fff_ffff, 0xf000_0002] {
+            assert_eq!(table(good), [true; 3], "{good}");
+        }
+        for bad in [1, 100_002, 0x0fff_fff0] {
+            assert_eq!(table(bad), [false; 3], "{bad}");
+        }
+        let folder = |name: u8, attributes: u8, cluster: u32| {
+            let mut sector = [0; SECTOR];
+            sector[..32].fill(b'.');
+            sector[11] = 0x10;
+            sector[20..22].fill(0);
+            sector[26..28].copy_from_slice(&[2, 0]);
+            (sector[32], sector[32 + 11]) = (name, attributes);
+            let [low, high, higher, highest] = cluster.to_le_bytes();
+            (sector[32 + 26], sector[32 + 27], sector[32 + 20], sector[32 + 21]) = (low, high, higher, highest);
+            geometry.leads_somewhere(2000, &sector)
+        };
+        assert!(folder(b'M', 0x20, 0) && folder(b'M', 0x20, 100_001));
+        assert!(!folder(b'M', 0x20, 1) && !folder(b'M', 0x20, 100_002));
+        assert!(folder(0, 0x20, 1) && folder(REMOVED, 0x20, 1) && folder(b'M', LONG, 1));
     }
 
     proptest! {

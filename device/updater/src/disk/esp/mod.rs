@@ -63,7 +63,7 @@ impl Esp {
     pub(super) fn new(mut medium: File) -> io::Result<Self> {
         let length = medium.seek(SeekFrom::End(0))?;
         let boot = read_sector(&medium, 0)?;
-        let geometry = Geometry::parse(&boot, length).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        let geometry = Geometry::parse(&boot, length).map_err(|e| io::Error::other(e))?;
         let esp = Self { medium, length, geometry, last: RefCell::default() };
         esp.list()?;
         Ok(esp)
@@ -78,7 +78,7 @@ impl Esp {
                     names.push(entry.file_name());
                 }
                 if names.len() > MOST_NAMES {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, "its folder of boot entries has no end"));
+                    return Err(io::Error::other("its folder of boot entries has no end"));
                 }
             }
             Ok(names)
@@ -115,7 +115,8 @@ impl Esp {
         let located = self.locate(name)?.ok_or(io::ErrorKind::NotFound)?;
         let mut rest = bytes;
         for (start, length) in located.pieces(at, bytes.len()) {
-            let (piece, later) = rest.split_at_checked(length).ok_or(io::ErrorKind::InvalidData)?;
+            let (piece, later) =
+                rest.split_at_checked(length).ok_or_else(|| io::Error::other("a piece goes beyond its file"))?;
             self.medium.write_all_at(piece, start)?;
             rest = later;
         }
@@ -280,7 +281,7 @@ impl Esp {
         let mapped: u64 = runs.iter().map(|run| run.bytes).sum();
         let inside = runs.iter().all(|run| run.start + run.bytes <= self.length);
         if mapped != bytes || !inside {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "its chain of clusters is broken"));
+            return Err(io::Error::other("its chain of clusters is broken"));
         }
         let located = Arc::new(Located { name: name.to_owned(), bytes, runs });
         self.last.replace(Some(Arc::clone(&located)));

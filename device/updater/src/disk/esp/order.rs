@@ -37,7 +37,7 @@ pub(super) fn batches(
 ) -> io::Result<Vec<Batch>> {
     let of = |purpose| changes.iter().filter(move |change| geometry.purpose(change.sector) == purpose);
     if of(Purpose::Description).next().is_some() {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the description of the boot partition would change"));
+        return Err(io::Error::other("the description of the boot partition would change"));
     }
     let whole = |changes: Vec<&Change>| changes.into_iter().map(|c| (c.sector, c.after)).collect::<Batch>();
     let alone = |change: &Change| vec![(change.sector, change.after)];

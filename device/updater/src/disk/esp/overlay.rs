@@ -8,7 +8,7 @@ use std::{
     os::unix::fs::FileExt as _,
 };
 
-use super::geometry::{Geometry, Purpose, SECTOR, Sector};
+use super::geometry::{Geometry, NAME, Purpose, REMOVED, SECTOR, Sector};
 
 /// A bound for the reads and writes of one operation: a volume whose chains go in circles ends here.
 const MOST_ACCESSES: u32 = 16_000_000;
@@ -96,7 +96,7 @@ impl<'a> Overlay<'a> {
         let mut inner = self.inner.borrow_mut();
         inner.accesses += 1;
         if inner.accesses > MOST_ACCESSES {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the volume goes in circles"));
+            return Err(io::Error::other("the volume goes in circles"));
         }
         let at = inner.at;
         let data = self.geometry.is_data(at);
@@ -106,7 +106,7 @@ impl<'a> Overlay<'a> {
             match runs.last_mut().filter(|last| last.start + last.bytes == at) {
                 Some(last) => last.bytes += bytes_long,
                 None if full => {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, "a file is in too many pieces"));
+                    return Err(io::Error::other("a file is in too many pieces"));
                 }
                 None => runs.push(Run { start: at, bytes: bytes_long }),
             }
@@ -126,6 +126,12 @@ impl<'a> Overlay<'a> {
             return Ok(*found);
         }
         let mut read = read_sector(self.medium, sector)?;
+        if !self.geometry.leads_somewhere(sector, &read) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "an entry in its table or in a folder leads nowhere",
+            ));
+        }
         if inner.is_fixed
             && self.places_in.is_some_and(|only| only != sector)
             && self.geometry.purpose(sector) == Purpose::Data
@@ -146,14 +152,9 @@ pub(super) fn read_sector(medium: &File, sector: u64) -> io::Result<Sector> {
     Ok(bytes)
 }
 
-/// Bytes of an entry in a folder.
-const ENTRY: usize = 32;
-/// The first byte of an entry that was removed.
-pub(super) const REMOVED: u8 = 0xe5;
-
 /// Lets removed entries look like ones in use. What is only looked at is never written, so the medium does not see this.
 fn take_free_places(sector: &mut Sector) {
-    for first in sector.iter_mut().step_by(ENTRY).filter(|first| **first == REMOVED) {
+    for first in sector.iter_mut().step_by(NAME).filter(|first| **first == REMOVED) {
         *first = b'X';
     }
 }
@@ -161,7 +162,7 @@ fn take_free_places(sector: &mut Sector) {
 impl Change {
     /// Whether entries of a folder were removed here.
     pub(super) fn removes(&self) -> bool {
-        let firsts = self.before.iter().zip(&self.after).step_by(ENTRY);
+        let firsts = self.before.iter().zip(&self.after).step_by(NAME);
         firsts.into_iter().any(|(before, after)| *before != REMOVED && *after == REMOVED)
     }
 }
