@@ -14,8 +14,8 @@ use crate::{
     record::Goal,
 };
 
-/// Blocks that are read in one turn.
-const BLOCKS_A_TURN: usize = 1024;
+/// Blocks that are read in one turn; they are in memory at once.
+const BLOCKS_A_TURN: usize = 256;
 
 /// The file beside the state file that says where the bytes of the newest image came from.
 const TRAFFIC: &str = "traffic.json";

@@ -63,7 +63,7 @@ impl Esp {
     pub(super) fn new(mut medium: File) -> io::Result<Self> {
         let length = medium.seek(SeekFrom::End(0))?;
         let boot = read_sector(&medium, 0)?;
-        let geometry = Geometry::parse(&boot, length).map_err(|e| io::Error::other(e))?;
+        let geometry = Geometry::parse(&boot, length).map_err(io::Error::other)?;
         let esp = Self { medium, length, geometry, last: RefCell::default() };
         esp.list()?;
         Ok(esp)

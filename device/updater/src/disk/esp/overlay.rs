@@ -127,10 +127,7 @@ impl<'a> Overlay<'a> {
         }
         let mut read = read_sector(self.medium, sector)?;
         if !self.geometry.leads_somewhere(sector, &read) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "an entry in its table or in a folder leads nowhere",
-            ));
+            return Err(io::Error::other("an entry in its table or in a folder leads nowhere"));
         }
         if inner.is_fixed
             && self.places_in.is_some_and(|only| only != sector)
