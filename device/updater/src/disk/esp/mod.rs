@@ -1,7 +1,7 @@
 //! The boot partition of a real board: a FAT32 volume that is never mounted. Never touches the content of a boot entry: bytes go
 //! into the staged file only.
 //!
-//! The library `fatfs` does each change in memory, on top of an [`overlay`]; [`order`] then says in which order the changed
+//! The library `fatfs` does each change in memory, on top of an `overlay`; `order` then says in which order the changed
 //! sectors reach the medium, with a flush after each batch. Bytes of the staged file go straight to its clusters, whose places are
 //! looked up once. So no more than the changed part of the table is ever in memory, and no chain is walked once for every block.
 
