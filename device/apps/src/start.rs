@@ -5,10 +5,14 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread,
+    time::{Duration, Instant},
 };
 
 use protocol_types::Architecture;
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, Timespec, flock},
+    io::Errno,
+};
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
@@ -125,14 +129,26 @@ fn workshop(settings: &Settings, places: &Places, random: fn() -> u32) -> Result
     })
 }
 
+/// How long a predecessor that was killed may take to be gone. A child that it had just made holds its lock until it becomes
+/// another program.
+const PREDECESSOR: Duration = Duration::from_secs(5);
+
 /// Held as long as the process lives: two of them would remove each other's containers.
 fn lock(state: &Path) -> Result<fs::File, StartError> {
     let path = state.join("lock");
     let file = fs::File::create(&path).map_err(system("make the lock file"))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(StartError::Locked(path)),
-        Err(errno) => Err(system("lock the state")(errno.into())),
+    let until = Instant::now() + PREDECESSOR;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(Errno::WOULDBLOCK) if Instant::now() >= until => return Err(StartError::Locked(path)),
+            Err(Errno::WOULDBLOCK) => {
+                let pause = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+                // Woken early by a signal, it only looks earlier.
+                let _rest = rustix::thread::nanosleep(&pause);
+            }
+            Err(errno) => return Err(system("lock the state")(errno.into())),
+        }
     }
 }
 

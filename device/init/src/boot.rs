@@ -100,12 +100,13 @@ fn steps() -> Result<std::convert::Infallible, BootError> {
     kernel::restart_after_panic();
     let announced = Announcements::listen().map_err(io_error("listen to the kernel's announcements"))?;
     kernel::load_modules(Path::new("/modules"));
-    kernel::show_life_to_watchdog();
+    kernel::arm_watchdog();
     let cmdline = kernel::read_start(Path::new("/proc/cmdline"), SignedCmdline::MAX_BYTES + 1)
         .map_err(io_error("read the command line"))?;
     let cmdline = SignedCmdline::parse(&cmdline)?;
-    let entry = kernel::firmware_variable(loader_entry::FILE, loader_entry::MAX_BYTES)
-        .and_then(|variable| loader_entry::parse(&variable));
+    let [selected, counted] =
+        kernel::firmware_variables([loader_entry::SELECTED, loader_entry::COUNTED], loader_entry::MAX_BYTES);
+    let entry = loader_entry::entry(selected.as_deref(), counted.as_deref());
     let places = Places::default();
     let (layout, slot) = find_slot(&announced, &places, &cmdline, entry)?;
     let (floor, mut tpm) = check_floor(&announced, &cmdline, entry)?;
@@ -130,7 +131,7 @@ fn steps() -> Result<std::convert::Infallible, BootError> {
     };
     fs::write(BootRecord::PATH, record.to_json()).map_err(io_error("write the boot record"))?;
     say(&format!("starting slot {slot} of {} ({})", layout.disk, outcome(state)));
-    kernel::show_life_to_watchdog();
+    let _ = kernel::show_life_to_watchdog();
     Ok(hand_over(ROOT)?)
 }
 

@@ -13,7 +13,11 @@ use rustix::{
     system::{RebootCommand, finit_module, reboot},
 };
 
-use crate::{console::say, slots::Ending, sys};
+use crate::{
+    console::{in_one_line, say},
+    slots::Ending,
+    sys,
+};
 
 /// A file system that could not be mounted.
 #[derive(Debug, thiserror::Error)]
@@ -61,15 +65,20 @@ pub fn mount_own() -> Result<(), MountError> {
     mount_at("tmpfs", "tmpfs", "/run", MountFlags::NOSUID | MountFlags::NODEV, c"mode=0755,size=20%")
 }
 
-/// Reads one variable of the firmware; `None` without such firmware or variable.
-pub fn firmware_variable(file: &str, limit: usize) -> Option<Vec<u8>> {
+/// Reads variables of the firmware; `None` for each that is not there, or without such firmware.
+pub fn firmware_variables<const N: usize>(files: [&str; N], limit: usize) -> [Option<Vec<u8>>; N] {
     const AT: &str = "/sys/firmware/efi/efivars";
-    if !Path::new(AT).is_dir() {
-        return None;
-    }
     // Read-only, and away again at once: the system mounts it as it needs it.
-    mount_at("efivarfs", "efivarfs", AT, BARE | MountFlags::RDONLY, c"").ok()?;
-    let read = read_start(&Path::new(AT).join(file), limit).ok();
+    let mounted = Path::new(AT).is_dir().then(|| mount_at("efivarfs", "efivarfs", AT, BARE | MountFlags::RDONLY, c""));
+    match mounted {
+        None => return files.map(|_| None),
+        Some(Err(e)) => {
+            say(&in_one_line(&e));
+            return files.map(|_| None);
+        }
+        Some(Ok(())) => {}
+    }
+    let read = files.map(|file| read_start(&Path::new(AT).join(file), limit).ok());
     if let Err(e) = unmount(AT, UnmountFlags::DETACH) {
         say(&format!("cannot unmount {AT}: {e}"));
     }
@@ -119,19 +128,27 @@ pub fn restart_after_panic() {
 const WATCHDOG_SECONDS: i32 = 120;
 const WATCHDOG: &str = "/dev/watchdog0";
 
-/// Arms the hardware watchdog if there is one, or shows it another sign of life. It is left armed: closing it without the
-/// letter that would disarm it is what makes a system restart that hangs before its manager runs.
-pub fn show_life_to_watchdog() {
-    let armed = OpenOptions::new().write(true).open(WATCHDOG).and_then(|mut watchdog| {
+/// Arms the hardware watchdog if there is one. It is left armed: closing it without the letter that would disarm it is what
+/// makes a system restart that hangs before its manager runs.
+pub fn arm_watchdog() {
+    if let Some(seconds) = show_life_to_watchdog() {
+        say(&format!("{WATCHDOG} restarts the machine after {seconds} seconds without a sign of life"));
+    }
+}
+
+/// Begins the watchdog's wait anew; returns its length in seconds, or `None` without a watchdog that works.
+pub fn show_life_to_watchdog() -> Option<i32> {
+    let shown = OpenOptions::new().write(true).open(WATCHDOG).and_then(|mut watchdog| {
         let seconds = sys::set_watchdog_timeout(&watchdog, WATCHDOG_SECONDS)?;
         watchdog.write_all(b"\0")?;
         Ok(seconds)
     });
-    match armed {
-        Ok(seconds) => say(&format!("{WATCHDOG} restarts the machine after {seconds} seconds without a sign of life")),
+    match shown {
+        Ok(seconds) => return Some(seconds),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => say(&format!("cannot arm {WATCHDOG}: {e}")),
     }
+    None
 }
 
 /// Leaves time to read the console, then ends the machine. Returns only if the kernel refuses even that.

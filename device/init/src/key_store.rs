@@ -58,7 +58,7 @@ impl Phase {
 
 /// A TPM 2.0 that was opened.
 #[derive(Debug)]
-pub struct Tpm(File);
+pub struct Tpm<D = File>(D);
 
 impl Tpm {
     /// Opens the TPM.
@@ -67,7 +67,14 @@ impl Tpm {
     /// If there is none.
     pub fn open(device: &Path) -> Result<Self, KeyStoreError> {
         let opened = OpenOptions::new().read(true).write(true).open(device);
-        opened.map(Self).map_err(|source| KeyStoreError::Device { what: "open", source })
+        opened.map(Self).map_err(|source| KeyStoreError::Device { what: "open itself", source })
+    }
+}
+
+impl<D: Read + Write> Tpm<D> {
+    /// The TPM behind a stream that gives one whole answer a read.
+    pub const fn behind(stream: D) -> Self {
+        Self(stream)
     }
 
     /// The floor; 0 if it was never raised.
@@ -94,7 +101,10 @@ impl Tpm {
     }
 
     /// One command, one answer: the device file keeps them apart.
-    fn ask(&mut self, what: &'static str, command: &[u8]) -> Result<Vec<u8>, KeyStoreError> {
+    ///
+    /// # Errors
+    /// If the device cannot be written or read.
+    pub fn ask(&mut self, what: &'static str, command: &[u8]) -> Result<Vec<u8>, KeyStoreError> {
         let device = |source| KeyStoreError::Device { what, source };
         self.0.write_all(command).map_err(device)?;
         let mut answer = vec![0; tpm::MAX_ANSWER];

@@ -64,7 +64,7 @@ pub const fn plan(key_store: KeyStore, header: Header, policy: bool) -> Plan {
     let because = match (key_store, header) {
         (KeyStore::None, _) => return Plan::Without { because: "the board has no key store that could keep its key" },
         (KeyStore::Tpm2, Header::Present) => return Plan::Open,
-        (KeyStore::Tpm2, Header::None) => "the partition was empty",
+        (KeyStore::Tpm2, Header::None) => "the partition held none",
         (KeyStore::Tpm2, Header::Unfinished) => "the making of an earlier one was cut short",
         (KeyStore::Tpm2, Header::Reset) => "a factory reset was asked for",
     };

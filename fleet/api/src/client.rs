@@ -66,6 +66,9 @@ impl ClientError {
 
 /// Longest silence of the service in the middle of an answer. Event streams send a sign of life more often than that.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a connection may rest before it is no longer used: less than the service waits for the next request, so that no request
+/// meets a connection that is being closed.
+const IDLE_CONNECTION: Duration = Duration::from_secs(20);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Asks the service. Cheap to clone.
@@ -92,6 +95,7 @@ impl Client {
             .https_only(true)
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(READ_TIMEOUT)
+            .pool_idle_timeout(IDLE_CONNECTION)
             .build()
             .map_err(ClientError::Authority)?;
         let address = config.address.trim_end_matches('/').to_owned();

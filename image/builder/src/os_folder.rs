@@ -5,10 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use protocol_release::document::{DocumentError, OsIndex};
+use protocol_release::document::{Blocks, DocumentError, OsIndex, Section, SectionName};
 use protocol_types::Digest;
 
-use crate::artifacts::{ArtifactFile, Stored};
+use crate::artifacts::{self, ArtifactError, ArtifactFile, ArtifactFolder, Stored};
 
 /// The file of an OS folder that holds the OS index.
 pub const INDEX_FILE: &str = "os.json";
@@ -63,4 +63,15 @@ impl OsFolder {
         }
         Ok(Self { index, stored, artifacts })
     }
+}
+
+/// The section `name` whose content was stored before; its block list is stored beside it.
+pub(crate) fn section(artifacts: &ArtifactFolder, name: SectionName, stored: Stored) -> Result<Section, ArtifactError> {
+    let path = artifacts.path_of(&stored.digest);
+    let list = fs::File::open(&path)
+        .and_then(|file| artifacts::block_list(io::BufReader::with_capacity(1 << 20, file)))
+        .map_err(|source| ArtifactError::Read { path, source })?;
+    let blocks = artifacts.add_bytes(&list)?;
+    let blocks = Blocks { digest: blocks.digest, size: blocks.size };
+    Ok(Section { name, digest: stored.digest, size: stored.size, blocks })
 }

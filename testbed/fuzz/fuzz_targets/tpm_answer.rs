@@ -1,12 +1,19 @@
-//! Any bytes are an answer of a TPM to one of our questions, or none.
+//! Any answer of a TPM is a floor within its index, or is refused; only the two right codes stand for no floor yet.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use protocol_types::tpm;
+use protocol_types::{SecurityVersion, tpm};
 
 fuzz_target!(|data: &[u8]| {
     if let Ok(floor) = tpm::floor(data) {
         assert!(floor <= tpm::HIGHEST_FLOOR);
+        assert!(floor == SecurityVersion(0) || data.len() >= 24);
     }
-    drop((tpm::about_floor(data), tpm::about_factory(data), tpm::factory(data), tpm::done(data)));
+    if tpm::about_floor(data).is_ok() {
+        assert!(data.len() <= tpm::MAX_ANSWER);
+    }
+    if tpm::done(data).is_ok() {
+        assert!(tpm::about_floor(data).is_err(), "an answer has one tag");
+    }
+    drop((tpm::about_factory(data), tpm::factory(data)));
 });

@@ -147,6 +147,8 @@ fn fleet_waits_for_slow_senders_no_longer_than_it_says_and_serves_the_others_mea
     }
     assert!(begun.elapsed() < Duration::from_secs(20), "it took {:?}", begun.elapsed());
 
+    // The client's connection has rested for longer than this service allows, and may be closed under its next request.
+    let client = client_of(service.addresses().api, service.data_dir());
     let digest = Digest::of(b"slow bytes");
     runtime.block_on(client.begin_artifact(digest, 10)).unwrap();
     let mut upload = dial(&service);

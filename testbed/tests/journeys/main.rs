@@ -6,5 +6,6 @@ mod app;
 mod cli;
 mod fleet;
 mod identity;
+mod os;
 mod update;
 mod world;

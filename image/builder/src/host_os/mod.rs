@@ -1,7 +1,6 @@
 //! The operating system component of the board `host`: a real read-only root image from Debian packages, made to be shipped,
 //! verified and installed like any board's, though the board simulator does not start the programs in it.
 
-mod packages;
 mod tree;
 
 use std::{
@@ -10,16 +9,16 @@ use std::{
     process::Command,
 };
 
-use protocol_release::document::{Blocks, DocumentError, FormatOne, HostUki, OsIndex, Section, SectionName};
+use protocol_release::document::{DocumentError, FormatOne, HostUki, OsIndex, SectionName};
 use protocol_types::{BoardName, NameError, ReleaseVersion};
 
-pub use packages::{PackageCache, PackageError};
 pub use tree::TreeError;
 
 use crate::{
-    artifacts::{self, ArtifactError, ArtifactFolder, Stored},
+    artifacts::{ArtifactError, ArtifactFolder, Stored},
     command::{self, CommandError},
-    os_folder::{ARTIFACTS, INDEX_FILE},
+    os_folder::{self, ARTIFACTS, INDEX_FILE},
+    packages::{PackageCache, PackageError},
 };
 
 /// The packages of the root image, about 44 MB unpacked: the service manager, the C library, TLS, time and a shell.
@@ -103,7 +102,7 @@ pub fn build(
     out: &Path,
 ) -> Result<BuiltOs, HostOsError> {
     let cache = PackageCache::open(cache)?;
-    let unpacked = cache.tree(PACKAGES)?;
+    let unpacked = cache.tree(&cache.machine_packages(PACKAGES)?, &[])?;
     let fresh = cache.scratch()?;
     let layers = [Some(unpacked.as_path()), overlay];
     assemble(layers.into_iter().flatten(), fresh.path(), version, out)
@@ -126,12 +125,12 @@ fn assemble<'a>(
     make_erofs(tree, image.path())?;
 
     let root = artifacts.add_file(image.path())?;
-    let root = section(&artifacts, SectionName::Root, root)?;
+    let root = os_folder::section(&artifacts, SectionName::Root, root)?;
     let os_release = [("ID", "mbl".to_owned()), ("VERSION_ID", version.to_string())];
     let os_release = os_release.map(|(key, value)| (key.to_owned(), value)).into();
     let boot = HostUki { root: root.blocks.digest, size: root.size, os_release };
     let boot = artifacts.add_bytes(&boot.to_bytes()?)?;
-    let uki = section(&artifacts, SectionName::Uki, boot)?;
+    let uki = os_folder::section(&artifacts, SectionName::Uki, boot)?;
 
     let board = BoardName::new("host")?;
     let index =
@@ -164,22 +163,12 @@ fn make_erofs(tree: &Path, image: &Path) -> Result<(), CommandError> {
     command::output(&mut mkfs, "erofs-utils").map(|_| ())
 }
 
-fn section(artifacts: &ArtifactFolder, name: SectionName, stored: Stored) -> Result<Section, HostOsError> {
-    let path = artifacts.path_of(&stored.digest);
-    let list = fs::File::open(&path)
-        .and_then(|file| artifacts::block_list(io::BufReader::with_capacity(1 << 20, file)))
-        .map_err(|source| ArtifactError::Read { path, source })?;
-    let blocks = artifacts.add_bytes(&list)?;
-    let blocks = Blocks { digest: blocks.digest, size: blocks.size };
-    Ok(Section { name, digest: stored.digest, size: stored.size, blocks })
-}
-
 #[cfg(test)]
 mod tests {
     use protocol_types::Digest;
 
     use super::*;
-    use crate::os_folder::OsFolder;
+    use crate::{artifacts, os_folder::OsFolder};
 
     fn small_tree(at: &Path) -> PathBuf {
         let tree = at.join("tree");

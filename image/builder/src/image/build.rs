@@ -1,0 +1,256 @@
+//! From a description to an unsigned build: packages, root file system, hash tree, initrd, unified kernel image, disk, component.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use protocol_types::{ReleaseVersion, SecurityVersion};
+
+use super::{
+    component,
+    description::Description,
+    disk,
+    error::{ImageError, file},
+    esp,
+    manifest::{self, MANIFEST, Manifest, PARTS, part},
+    programs,
+    report::{self, Part, REPORT, Report},
+    root_image::{self, ROOT, VERITY},
+    uki,
+};
+use crate::{
+    initrd,
+    kernel::KernelPackage,
+    packages::{Chosen, LockedPackage, PackageCache, Pool, digest_of},
+    rootfs::{self, Ingredients, tree::Tree, unpack},
+    sandbox::Sandbox,
+};
+
+/// What to build.
+#[derive(Clone, Debug)]
+pub struct Order<'a> {
+    /// Version of the operating system.
+    pub version: &'a ReleaseVersion,
+    /// What the initrd holds against the device's floor.
+    pub security_version: SecurityVersion,
+    /// The folder with the programs of ours and their digests.
+    pub programs: &'a Path,
+    /// The folder to write the build into.
+    pub out: &'a Path,
+}
+
+/// The disk image in the folder of a build.
+pub const DISK: &str = "disk.img";
+/// The component that a release takes, in the folder of a build.
+pub const COMPONENT: &str = "os";
+
+/// Builds an unsigned image and returns what it is and what it needs.
+pub fn build(
+    cache: &PackageCache,
+    description: &Description,
+    order: &Order<'_>,
+) -> Result<(Manifest, Report), ImageError> {
+    let from = Packages::choose(description)?;
+    from.fetch(cache)?;
+    let features = description.features()?;
+    let own = features.values().flat_map(|feature| &feature.programs).map(String::as_str);
+    programs::check(order.programs, own.chain([description.recipe.initrd.init.as_str()]))?;
+
+    let scratch = cache.scratch()?;
+    let work = scratch.path();
+    let (mut root, mut time) = (Tree::default(), 0);
+    for chosen in from.root.values() {
+        time = time.max(unpack::unpack(cache, chosen.package, &mut root)?);
+    }
+    let tools = Sandbox::open(cache, &from.tools, time)?;
+    let board = &description.board;
+    let kernel = from.unpack(cache, &[&board.kernel.package], |name| name.starts_with("linux-image-"))?;
+    let kernel = KernelPackage::open(&board.kernel.package, kernel, &tools, work)?;
+    let ingredients = Ingredients {
+        features: &features,
+        users: &description.users,
+        overlay: &description.folder.join("rootfs/overlay"),
+        programs: order.programs,
+        packages: from.root.keys().copied().collect(),
+        board: &board.name,
+        kind: description.kind.kind.as_str(),
+        version: order.version,
+    };
+    rootfs::assemble(&mut root, &ingredients)?;
+    kernel.add_to_root(&board.kernel.root_modules, &mut root, &tools, work)?;
+    root.add_parents(&"image-builder".into());
+    root_image::make_root(&root, time, &tools, work)?;
+    let root_hash = root_image::make_verity(&tools, work)?;
+
+    let modules = kernel.for_initrd(&board.kernel.initrd_modules, &tools, work)?;
+    let init = order.programs.join(&description.recipe.initrd.init);
+    let init = fs::read(&init).map_err(file("read", &init))?;
+    let for_initrd: Vec<&str> = description.recipe.initrd.packages.keys().map(String::as_str).collect();
+    let packages = from.unpack(cache, &for_initrd, |_| true)?;
+    let initrd = initrd::collect(&description.recipe.initrd, &packages, init, modules)?;
+    let loader = from.unpack(cache, &[&board.loader.package], |_| true)?;
+    let cmdline = uki::command_line(board, &description.kind, &root_hash, order.security_version);
+    let texts: [(&str, &[u8]); 6] = [
+        (uki::KERNEL, &kernel.image),
+        (uki::INITRD, &initrd::archive(&initrd, time)?),
+        (uki::CMDLINE, cmdline.as_bytes()),
+        (uki::OSREL, uki::OS_RELEASE.as_bytes()),
+        (uki::STUB, &loader.read(&board.loader.stub)?),
+        (uki::LOADER, &loader.read(&board.loader.loader)?),
+    ];
+    for (name, bytes) in texts {
+        let path = work.join(name);
+        fs::write(&path, bytes).map_err(file("write", &path))?;
+    }
+    uki::make(board, &kernel.release, None, &tools, work)?;
+
+    let parts = keep_parts(work, order.out)?;
+    let manifest = Manifest {
+        format: 1,
+        board: board.name.clone(),
+        kind: description.kind.kind,
+        version: order.version.clone(),
+        security_version: order.security_version,
+        root_hash,
+        kernel_release: kernel.release.clone(),
+        time,
+        parts,
+    };
+    manifest::write_json(order.out, MANIFEST, &manifest)?;
+    let report = report(description, &from, &root, order.out)?;
+    manifest::write_json(order.out, REPORT, &report)?;
+    report.check()?;
+    finish(description, &manifest, (&part(order.out, uki::LOADER), &part(order.out, uki::UKI)), &tools, order.out)?;
+    Ok((manifest, report))
+}
+
+/// Makes disk and component of the build in `build` from its root file system and the loader and unified kernel image given, into
+/// the folder of `out` that they belong to.
+pub(super) fn finish(
+    description: &Description,
+    manifest: &Manifest,
+    boot: (&Path, &Path),
+    tools: &Sandbox,
+    build: &Path,
+) -> Result<(), ImageError> {
+    finish_into(description, manifest, boot, tools, (build, build))
+}
+
+/// As [`finish`], with the disk and the component in another folder than the parts.
+pub(super) fn finish_into(
+    description: &Description,
+    manifest: &Manifest,
+    (loader, uki): (&Path, &Path),
+    tools: &Sandbox,
+    (build, out): (&Path, &Path),
+) -> Result<(), ImageError> {
+    let work = tempfile::tempdir_in(out).map_err(file("use", out))?;
+    esp::make(&description.board, manifest.time, (loader, uki), tools, work.path())?;
+    let (root, verity) = (part(build, ROOT), part(build, VERITY));
+    let contents = [("esp", work.path().join(esp::ESP)), ("root-a", root.clone()), ("verity-a", verity.clone())];
+    let contents: Vec<(&str, &Path)> = contents.iter().map(|(label, path)| (*label, path.as_path())).collect();
+    disk::make(&description.board, &contents, &out.join(DISK))?;
+    component::make(manifest, [&root, &verity, uki], &out.join(COMPONENT))
+}
+
+/// Moves what was built into the folder of parts and returns the digest of each.
+fn keep_parts(work: &Path, out: &Path) -> Result<BTreeMap<String, protocol_types::Digest>, ImageError> {
+    let folder = out.join(PARTS);
+    fs::create_dir_all(&folder).map_err(file("make", &folder))?;
+    let mut digests = BTreeMap::new();
+    for name in [ROOT, VERITY, uki::KERNEL, uki::INITRD, uki::CMDLINE, uki::OSREL, uki::STUB, uki::LOADER, uki::UKI] {
+        let (from, to) = (work.join(name), folder.join(name));
+        fs::copy(&from, &to).map_err(file("copy", &from))?;
+        digests.insert(name.to_owned(), digest_of(&to).map_err(file("read", &to))?);
+    }
+    Ok(digests)
+}
+
+fn report(description: &Description, from: &Packages<'_>, root: &Tree, out: &Path) -> Result<Report, ImageError> {
+    let mut parts = Vec::new();
+    for (name, path) in [("root", part(out, ROOT)), ("verity", part(out, VERITY)), ("uki", part(out, uki::UKI))] {
+        parts.push(Part {
+            name: name.to_owned(),
+            bytes: fs::metadata(&path).map_err(file("read", &path))?.len(),
+            download: report::download_size(&path).map_err(file("read", &path))?,
+            budget: Report::budget(&description.board, name),
+        });
+    }
+    let features = description.features()?;
+    let reasons: BTreeMap<&str, &str> = features
+        .values()
+        .flat_map(|feature| &feature.packages)
+        .map(|(name, reason)| (name.as_str(), reason.as_str()))
+        .collect();
+    let kernel = description.lock.choose(Pool::Device, [description.board.kernel.package.as_str()])?;
+    let mut chosen = from.root.clone();
+    // Only the package that modules come from: what its scripts would need is not there.
+    let owns = |name: &str| root.iter().any(|(_, node)| &*node.owner == name);
+    chosen.extend(kernel.into_iter().filter(|(name, _)| name.starts_with("linux-image-") && owns(name)));
+    let (owners, files) = report::owners(root, &chosen, &reasons);
+    let download = parts.iter().map(|part| part.download).sum();
+    let download_budget = description.board.budget.download_mib << 20;
+    Ok(Report { parts, download, download_budget, owners, files })
+}
+
+/// The locked packages that a build takes.
+#[derive(Debug)]
+pub(super) struct Packages<'a> {
+    description: &'a Description,
+    /// Of the root file system.
+    root: BTreeMap<&'a str, Chosen<'a>>,
+    /// Of the build tools.
+    pub(super) tools: Vec<LockedPackage>,
+}
+
+impl<'a> Packages<'a> {
+    pub(super) fn choose(description: &'a Description) -> Result<Self, ImageError> {
+        let named = description.features()?;
+        let named: Vec<&str> = named.values().flat_map(|feature| feature.packages.keys().map(String::as_str)).collect();
+        let root = description.lock.choose(Pool::Device, named)?;
+        let tools = description.lock.pool(Pool::Tools).cloned().collect();
+        Ok(Self { description, root, tools })
+    }
+
+    /// Makes sure that the cache holds everything.
+    pub(super) fn fetch(&self, cache: &PackageCache) -> Result<(), ImageError> {
+        let (lock, board) = (&self.description.lock, &self.description.board);
+        let initrd = lock.choose(Pool::Device, self.description.recipe.initrd.packages.keys().map(String::as_str))?;
+        let kernel = lock.choose(Pool::Device, [board.kernel.package.as_str()])?;
+        let kernel = kernel.into_iter().filter(|(name, _)| name.starts_with("linux-image-"));
+        let single = lock
+            .pool(Pool::Device)
+            .filter(|package| package.name == board.loader.package || package.name == board.firmware.package);
+        let mut packages: BTreeMap<&str, &LockedPackage> =
+            self.root.iter().map(|(name, chosen)| (*name, chosen.package)).collect();
+        packages.extend(initrd.into_iter().chain(kernel).map(|(name, chosen)| (name, chosen.package)));
+        packages.extend(single.map(|package| (package.name.as_str(), package)));
+        let packages: Vec<LockedPackage> = packages.into_values().cloned().collect();
+        cache.fetch_locked(&board.debian_architecture, &packages)?;
+        cache.fetch_locked(&self.description.tools.debian_architecture, &self.tools)?;
+        Ok(())
+    }
+
+    /// The files of `named` and of what they need, as far as `wanted` says.
+    pub(super) fn unpack(
+        &self,
+        cache: &PackageCache,
+        named: &[&str],
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Tree, ImageError> {
+        let mut tree = Tree::default();
+        for (name, chosen) in self.description.lock.choose(Pool::Device, named.iter().copied())? {
+            if wanted(name) {
+                unpack::unpack(cache, chosen.package, &mut tree)?;
+            }
+        }
+        Ok(tree)
+    }
+}
+
+/// The folder that holds the signed form of a build.
+pub(super) fn signed_folder(build: &Path) -> PathBuf {
+    build.join("signed")
+}

@@ -1,0 +1,64 @@
+//! The ESP: a FAT file system with the loader, its settings and the first boot entry. The loader never asks and never shows a menu.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use protocol_types::{Slot, boot::BootEntry};
+
+use super::error::{ImageError, file};
+use crate::{board::Board, sandbox::Sandbox};
+
+/// The name in the work folder.
+pub(super) const ESP: &str = "esp.img";
+/// No menu, nobody at the keyboard edits the command line, and no entries but ours.
+const LOADER_CONF: &str = "timeout 0\neditor no\nauto-firmware no\nauto-entries no\nconsole-mode keep\n";
+/// Every ESP's, so that builds agree: it identifies nothing that is looked for.
+const VOLUME: &str = "4d424c01";
+
+/// Makes [`ESP`] in the work folder from the loader and the unified kernel image given.
+pub(super) fn make(
+    board: &Board,
+    time: u64,
+    (loader, uki): (&Path, &Path),
+    tools: &Sandbox,
+    work: &Path,
+) -> Result<(), ImageError> {
+    let first = BootEntry { generation: 1, slot: Slot::A, tries: None };
+    let staging = work.join("esp");
+    let mut made = Vec::new();
+    let mut place = |path: PathBuf, content: Content<'_>| -> Result<(), ImageError> {
+        let path = staging.join(path);
+        let above = path.parent().unwrap_or(&staging);
+        fs::create_dir_all(above).map_err(file("make", above))?;
+        match content {
+            Content::Copy(from) => fs::copy(from, &path).map(|_| ()).map_err(file("copy", from))?,
+            Content::Text(text) => fs::write(&path, text).map_err(file("write", &path))?,
+        }
+        made.extend(path.ancestors().take_while(|above| *above != staging.as_path()).map(Path::to_owned));
+        Ok(())
+    };
+    place(board.loader.boot_path.clone(), Content::Copy(loader))?;
+    place("loader/loader.conf".into(), Content::Text(LOADER_CONF))?;
+    place(Path::new("EFI/Linux").join(first.to_string()), Content::Copy(uki))?;
+    // Children before the folders that they change.
+    made.sort_by(|a, b| b.cmp(a));
+    for path in &made {
+        let times = SystemTime::UNIX_EPOCH + Duration::from_secs(time);
+        File::open(path).and_then(|f| f.set_modified(times)).map_err(file("set the time of", path))?;
+    }
+    let image = work.join(ESP);
+    let bytes = board.partition_bytes("esp").unwrap_or_default();
+    File::create(&image).and_then(|f| f.set_len(bytes)).map_err(file("make", &image))?;
+    let failed = |source| ImageError::Tool { what: "ESP", source };
+    tools.run(work, "mkfs.vfat", &["--invariant", "-i", VOLUME, "-n", "ESP", "-F", "32", ESP]).map_err(failed)?;
+    tools.run(work, "mcopy", &["-s", "-m", "-Q", "-i", ESP, "esp/EFI", "esp/loader", "::"]).map_err(failed)?;
+    fs::remove_dir_all(&staging).map_err(file("remove", &staging))
+}
+
+enum Content<'a> {
+    Copy(&'a Path),
+    Text(&'a str),
+}

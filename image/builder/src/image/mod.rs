@@ -1,0 +1,31 @@
+//! The image of a board that starts by itself: from the folder `image/` of the tree to parts, disk and component, and their signed
+//! form. The same description, lock and programs give the same bytes before signing.
+
+mod build;
+mod check;
+mod component;
+mod description;
+mod disk;
+mod error;
+mod esp;
+mod identity;
+mod keys;
+mod manifest;
+mod programs;
+mod report;
+mod root_image;
+mod run;
+mod sign;
+mod uki;
+
+pub use build::{COMPONENT, DISK, Order, build};
+pub use check::{inspect, verify};
+pub use description::{Description, load_board, update_lock};
+pub use disk::DiskError;
+pub use error::ImageError;
+pub use keys::init as init_keys;
+pub use manifest::{MANIFEST, Manifest, PARTS};
+pub use programs::ProgramsError;
+pub use report::{OwnedFile, OwnerShare, Part, REPORT, Report};
+pub use run::{Network, control_socket, make_machine, power_on};
+pub use sign::{FIRMWARE_CODE, FIRMWARE_VARIABLES, sign};

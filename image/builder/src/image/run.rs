@@ -1,0 +1,100 @@
+//! A board's machine under QEMU: what a developer runs on the desk and what the tests run. Never changes a build; a machine has its
+//! own copy of disk, firmware variables and TPM, in a folder that stands for it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use super::{
+    build::{DISK, signed_folder},
+    description::Description,
+    error::{ImageError, file},
+    sign::{FIRMWARE_CODE, FIRMWARE_VARIABLES},
+};
+use crate::{board::KeyStore, command};
+
+/// The folder of the TPM's memory in the folder of a machine.
+const TPM: &str = "tpm";
+/// The socket between QEMU and the TPM, named from within the folder: a socket's path is short.
+const TPM_SOCKET: &str = "tpm.sock";
+/// The socket that takes QEMU's machine protocol.
+const CONTROL_SOCKET: &str = "control.sock";
+
+/// What a machine is allowed to reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// Nothing: it has an interface and an address, and nobody answers.
+    Closed,
+    /// What this machine reaches; it is called 10.0.2.2 from within.
+    Open,
+}
+
+/// Makes the folder of a machine from the signed form of the build in `build`, as it comes from the factory line: nothing was ever
+/// written. An older machine in the folder is thrown away.
+pub fn make_machine(build: &Path, machine: &Path) -> Result<(), ImageError> {
+    let signed = signed_folder(build);
+    if machine.exists() {
+        fs::remove_dir_all(machine).map_err(file("clear", machine))?;
+    }
+    fs::create_dir_all(machine.join(TPM)).map_err(file("make", machine))?;
+    // `cp` keeps the holes of a disk image, which is mostly holes.
+    let mut copy = Command::new("cp");
+    copy.args(["--sparse=always", "--reflink=auto", "--"]);
+    copy.args([DISK, FIRMWARE_CODE, FIRMWARE_VARIABLES].map(|name| signed.join(name))).arg(machine);
+    command::output(&mut copy, "coreutils")
+        .map(drop)
+        .map_err(|source| ImageError::Tool { what: "copy of the disk", source })
+}
+
+/// The command that turns the machine in `machine` on, with its serial port on standard input and output.
+///
+/// The TPM is a program of its own, which is started here; it ends with QEMU.
+pub fn power_on(description: &Description, machine: &Path, network: Network) -> Result<Command, ImageError> {
+    let board = &description.board;
+    if board.key_store == KeyStore::Tpm2 {
+        start_tpm(machine)?;
+    }
+    let mut qemu = Command::new(&board.machine.program);
+    qemu.current_dir(machine).args(&board.machine.arguments);
+    // Fewer threads and a small translation buffer: several machines share a desk.
+    qemu.args(["-accel", "tcg,thread=multi,tb-size=256", "-nodefaults", "-no-user-config", "-nographic"]);
+    qemu.args(["-serial", "stdio", "-monitor", "none"]);
+    qemu.args(["-qmp", &format!("unix:{CONTROL_SOCKET},server=on,wait=off")]);
+    qemu.args(["-drive", &format!("if=pflash,format=raw,unit=0,readonly=on,file={FIRMWARE_CODE}")]);
+    qemu.args(["-drive", &format!("if=pflash,format=raw,unit=1,file={FIRMWARE_VARIABLES}")]);
+    qemu.args(["-drive", &format!("if=none,id=disk,format=raw,cache=writeback,file={DISK}")]);
+    qemu.args(["-device", "virtio-blk-pci,drive=disk,bootindex=0", "-device", "virtio-rng-pci"]);
+    let restrict = match network {
+        Network::Closed => "on",
+        Network::Open => "off",
+    };
+    qemu.args([
+        "-netdev",
+        &format!("user,id=net,restrict={restrict}"),
+        "-device",
+        "virtio-net-pci,netdev=net,romfile=",
+    ]);
+    if board.key_store == KeyStore::Tpm2 {
+        qemu.args(["-chardev", &format!("socket,id=tpm,path={TPM_SOCKET}")]);
+        qemu.args(["-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", "tpm-tis-device,tpmdev=tpm"]);
+    }
+    Ok(qemu)
+}
+
+/// Starts the TPM; it listens when this returns, and ends when QEMU lets go of it.
+fn start_tpm(machine: &Path) -> Result<(), ImageError> {
+    let mut swtpm = Command::new("swtpm");
+    swtpm.current_dir(machine).args(["socket", "--daemon", "--tpm2", "--flags", "startup-clear", "--terminate"]);
+    swtpm.args(["--tpmstate", &format!("dir={TPM}"), "--ctrl", &format!("type=unixio,path={TPM_SOCKET}")]);
+    swtpm.args(["--log", "file=tpm.log,level=1"]);
+    command::output(&mut swtpm, "swtpm")
+        .map(drop)
+        .map_err(|source| ImageError::Tool { what: "TPM of the machine", source })
+}
+
+/// The socket of the machine in `machine` that takes QEMU's machine protocol while it is on.
+pub fn control_socket(machine: &Path) -> PathBuf {
+    machine.join(CONTROL_SOCKET)
+}

@@ -1,0 +1,250 @@
+//! `image/rootfs`: what the root image and the initrd are made from, and how the kinds of image differ. Parsing opens no file.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// `recipe.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// The version of this format: 1.
+    format: u32,
+    /// By name; a kind says which ones it has.
+    pub features: BTreeMap<String, Feature>,
+    /// What the initrd has.
+    pub initrd: Initrd,
+    /// Packages that no image has though something depends on them, each with a reason.
+    pub without: BTreeMap<String, String>,
+}
+
+/// A group of packages and settings that an image has or has not.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Feature {
+    /// Packages, each with a reason.
+    pub packages: BTreeMap<String, String>,
+    /// Programs of ours, which end up in `/usr/bin`.
+    pub programs: Vec<String>,
+    /// Folders that are there though no package has them.
+    pub folders: Vec<String>,
+    /// Units that are started, and by what.
+    pub units: BTreeMap<String, Vec<String>>,
+    /// Symbolic links by path.
+    pub links: BTreeMap<String, String>,
+    /// Files made of all files of a folder, which is left out then.
+    pub bundles: BTreeMap<String, String>,
+    /// What is left out of the packages: paths in which `*` stands for any part of a name.
+    pub prune: Vec<String>,
+}
+
+/// What the initrd has.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Initrd {
+    /// Our program that the kernel starts.
+    pub init: String,
+    /// Programs of packages.
+    pub programs: Vec<String>,
+    /// Libraries that a program loads by name while it runs.
+    pub libraries: Vec<String>,
+    /// The packages that programs and libraries come from, each with a reason.
+    pub packages: BTreeMap<String, String>,
+}
+
+/// A kind of image.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kind {
+    /// Its name.
+    pub kind: ImageKind,
+    /// The features that it has.
+    pub features: Vec<String>,
+    /// Words at the end of the command line.
+    pub arguments: Vec<String>,
+}
+
+/// The name of a kind of image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageKind {
+    /// For developers.
+    Development,
+    /// For customers.
+    Production,
+    /// For a first look.
+    Evaluation,
+}
+
+impl ImageKind {
+    /// The name as the kind's file writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Development => "development",
+            Self::Production => "production",
+            Self::Evaluation => "evaluation",
+        }
+    }
+}
+
+impl std::str::FromStr for ImageKind {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Development, Self::Production, Self::Evaluation]
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+            .ok_or_else(|| format!("`{text}` is no kind of image; use development, production or evaluation"))
+    }
+}
+
+/// `image/tools.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tools {
+    /// The version of this format: 1.
+    format: u32,
+    /// Debian's name of the architecture of the machine that builds.
+    pub debian_architecture: String,
+    /// Packages, each with a reason.
+    pub packages: BTreeMap<String, String>,
+    /// Packages that are left out though something depends on them, each with a reason.
+    pub without: BTreeMap<String, String>,
+}
+
+/// A description that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RecipeError {
+    /// The file could not be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The file is not in its form.
+    #[error("{} is not in its form", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        source: Box<toml::de::Error>,
+    },
+    /// A rule is broken.
+    #[error("{}: {rule}", path.display())]
+    Rule {
+        /// The file.
+        path: PathBuf,
+        /// The rule.
+        rule: String,
+    },
+}
+
+/// A description that can be read from a file.
+pub trait Description: DeserializeOwned {
+    /// The rule that it breaks, if it breaks one.
+    fn broken_rule(&self) -> Option<String>;
+
+    /// Reads the text of a description; `path` is for messages only.
+    fn parse(text: &str, path: &Path) -> Result<Self, RecipeError> {
+        let read: Self = toml::from_str(text)
+            .map_err(|source| RecipeError::Malformed { path: path.to_owned(), source: Box::new(source) })?;
+        match read.broken_rule() {
+            Some(rule) => Err(RecipeError::Rule { path: path.to_owned(), rule }),
+            None => Ok(read),
+        }
+    }
+
+    /// Reads the description at `path`.
+    fn load(path: &Path) -> Result<Self, RecipeError> {
+        let text = fs::read_to_string(path).map_err(|source| RecipeError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
+    }
+}
+
+/// Only format 1 is known.
+pub(super) fn unknown_format(format: u32) -> Option<String> {
+    (format != 1).then(|| format!("format {format} is not known, only format 1 is"))
+}
+
+/// A package without a reason.
+fn without_reason<'a>(mut packages: impl Iterator<Item = (&'a String, &'a String)>) -> Option<String> {
+    packages.find(|(_, reason)| reason.trim().is_empty()).map(|(name, _)| format!("`{name}` has no reason"))
+}
+
+impl Description for Recipe {
+    fn broken_rule(&self) -> Option<String> {
+        let packages = self.features.values().flat_map(|feature| &feature.packages);
+        unknown_format(self.format)
+            .or_else(|| without_reason(packages.chain(&self.initrd.packages).chain(&self.without)))
+    }
+}
+
+impl Description for Tools {
+    fn broken_rule(&self) -> Option<String> {
+        unknown_format(self.format).or_else(|| without_reason(self.packages.iter().chain(&self.without)))
+    }
+}
+
+impl Description for Kind {
+    fn broken_rule(&self) -> Option<String> {
+        let unique: BTreeSet<&String> = self.features.iter().collect();
+        (unique.len() != self.features.len()).then(|| "a feature stands twice".to_owned())
+    }
+}
+
+impl Recipe {
+    /// Every package that the recipe names, whatever the kind of image.
+    pub fn every_package(&self) -> BTreeSet<&str> {
+        let packages = self.features.values().flat_map(|feature| feature.packages.keys());
+        packages.chain(self.initrd.packages.keys()).map(String::as_str).collect()
+    }
+
+    /// The features of a kind by name; an unknown one is returned as the error.
+    pub fn features_of<'a>(&'a self, names: &'a [String]) -> Result<BTreeMap<&'a str, &'a Feature>, String> {
+        let feature = |name: &'a String| match self.features.get(name) {
+            Some(feature) => Ok((name.as_str(), feature)),
+            None => Err(format!("there is no feature `{name}`")),
+        };
+        names.iter().map(feature).collect()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) const RECIPE: &str = include_str!("../../../rootfs/recipe.toml");
+
+    #[test]
+    fn the_committed_descriptions_are_in_their_form() {
+        let recipe = Recipe::parse(RECIPE, Path::new("recipe.toml")).unwrap();
+        for (text, kind) in [
+            (include_str!("../../../rootfs/development.toml"), ImageKind::Development),
+            (include_str!("../../../rootfs/production.toml"), ImageKind::Production),
+            (include_str!("../../../rootfs/evaluation.toml"), ImageKind::Evaluation),
+        ] {
+            let read = Kind::parse(text, Path::new("kind.toml")).unwrap();
+            assert_eq!(read.kind, kind);
+            recipe.features_of(&read.features).unwrap();
+        }
+        Tools::parse(include_str!("../../../tools.toml"), Path::new("tools.toml")).unwrap();
+    }
+
+    #[test]
+    fn a_package_without_a_reason_is_refused() {
+        let text = RECIPE.replace("\"the service manager\"", "\" \"");
+        let error = Recipe::parse(&text, Path::new("recipe.toml")).unwrap_err().to_string();
+        assert!(error.contains("`systemd` has no reason"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_feature_is_named() {
+        let recipe = Recipe::parse(RECIPE, Path::new("recipe.toml")).unwrap();
+        assert_eq!(recipe.features_of(&["radio".to_owned()]).unwrap_err(), "there is no feature `radio`");
+    }
+}

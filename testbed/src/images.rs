@@ -1,0 +1,161 @@
+//! Images of boards for the tests: built once by `mbl image` from this tree, kept in `target/os` by the digest of what they are made
+//! from. Never touches an image that a test uses.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, ensure};
+use protocol_types::{Digest, Hasher};
+use rustix::fs::{FlockOperation, flock};
+
+use crate::programs::program;
+
+/// What kind of image, and which.
+#[derive(Clone, Copy, Debug)]
+pub struct Order {
+    /// `development`, `production` or `evaluation`.
+    pub kind: &'static str,
+    /// Version of the operating system.
+    pub version: &'static str,
+    /// Its security version.
+    pub security_version: u32,
+}
+
+impl Order {
+    /// Version 1.0.0 of security version 1.
+    pub const fn first(kind: &'static str) -> Self {
+        Self { kind, version: "1.0.0", security_version: 1 }
+    }
+}
+
+/// Whose keys sign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signer {
+    /// The one whose certificates are in the machine's firmware.
+    Owner,
+    /// Somebody else, with keys of the same kinds.
+    Stranger,
+}
+
+/// The tree that is under test.
+pub fn tree() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The signed build of an image for the board `qemu-arm64-tpm`.
+///
+/// # Errors
+/// If the programs of the device were not built, or `mbl image` fails.
+pub fn image(order: Order, signer: Signer) -> anyhow::Result<PathBuf> {
+    let workshop = workshop()?;
+    // Two tests that need the same image build it once.
+    let lock = File::create(workshop.join("lock")).context("cannot make the lock of the image builds")?;
+    flock(&lock, FlockOperation::LockExclusive).context("cannot lock the image builds")?;
+
+    let programs = workshop.join("programs");
+    ensure!(
+        programs.join("SHA256SUMS").exists(),
+        "the programs of the device are not built; run `image/device-binaries {}`",
+        programs.display()
+    );
+    let Order { kind, version, security_version } = order;
+    let digest = ingredients(&programs)?;
+    let signed_by = match signer {
+        Signer::Owner => "owner",
+        Signer::Stranger => "stranger",
+    };
+    let name = format!("{kind}-{version}-{security_version}-{signed_by}-{}", &digest.hex()[..16]);
+    let build = workshop.join("builds").join(name);
+    let done = build.join("done");
+    if done.exists() {
+        return Ok(build);
+    }
+    if build.exists() {
+        fs::remove_dir_all(&build).with_context(|| format!("cannot clear {}", build.display()))?;
+    }
+    fs::create_dir_all(&build).with_context(|| format!("cannot make {}", build.display()))?;
+    let keys = workshop.join(format!("keys-{signed_by}"));
+    let path = |path: &Path| path.display().to_string();
+    if !keys.exists() {
+        mbl(&["image", "keys", "init", &path(&keys)])?;
+    }
+    let (description, cache) = (path(&tree().join("image")), path(&workshop.join("cache")));
+    let security_version = security_version.to_string();
+    mbl(&[
+        "image",
+        "build",
+        "--board",
+        "qemu-arm64-tpm",
+        "--kind",
+        kind,
+        "--version",
+        version,
+        "--security-version",
+        &security_version,
+        "--device-binaries",
+        &path(&programs),
+        "--out",
+        &path(&build),
+        "--keys",
+        &path(&keys),
+        "--description",
+        &description,
+        "--cache",
+        &cache,
+    ])?;
+    File::create(&done).context("cannot note that the image is built")?;
+    Ok(build)
+}
+
+/// Where images are built and kept: beside what cargo builds.
+fn workshop() -> anyhow::Result<PathBuf> {
+    let mbl = program("mbl")?;
+    let target = mbl.ancestors().nth(2).context("mbl lies in no folder of cargo's")?;
+    let workshop = target.join("os");
+    fs::create_dir_all(&workshop).with_context(|| format!("cannot make {}", workshop.display()))?;
+    Ok(workshop)
+}
+
+/// The digest of everything that an image is made from, the builder included.
+fn ingredients(programs: &Path) -> anyhow::Result<Digest> {
+    let mut files = vec![programs.join("SHA256SUMS"), program("mbl")?];
+    for folder in ["boards", "rootfs"] {
+        collect(&tree().join("image").join(folder), &mut files)?;
+    }
+    files.extend(["lock.toml", "tools.toml"].map(|name| tree().join("image").join(name)));
+    files.sort();
+    let mut hasher = Hasher::new();
+    for file in files {
+        let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        hasher.update(Digest::of(&bytes).as_bytes());
+    }
+    Ok(hasher.finish())
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            collect(&entry.path(), files)?;
+        } else if kind.is_file() {
+            files.push(entry.path());
+        }
+    }
+    Ok(())
+}
+
+fn mbl(arguments: &[&str]) -> anyhow::Result<()> {
+    let output = Command::new(program("mbl")?).args(arguments).output().context("cannot run mbl")?;
+    ensure!(
+        output.status.success(),
+        "mbl {} ended with {}\n{}",
+        arguments.join(" "),
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}

@@ -1,0 +1,225 @@
+//! A machine with an image in it, under QEMU: turned on and off, read and typed at through its serial port. Every wait has a limit.
+
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+
+use crate::{images::tree, programs::program, until};
+
+/// A machine. Dropping it turns it off at once.
+#[derive(Debug)]
+pub struct Machine {
+    build: PathBuf,
+    folder: PathBuf,
+    qemu: Option<Child>,
+    /// How much of the log earlier waits have read.
+    read: usize,
+}
+
+impl Machine {
+    /// A new machine, in a folder that is not there yet, with the signed build in `build`. It is off.
+    ///
+    /// # Errors
+    /// If the build cannot be copied.
+    pub fn new(build: &Path, folder: &Path) -> anyhow::Result<Self> {
+        image_builder::image::make_machine(build, folder).context("cannot make the machine")?;
+        Ok(Self { build: build.to_owned(), folder: folder.to_owned(), qemu: None, read: 0 })
+    }
+
+    /// Its disk, which may be looked at and bent while it is off.
+    pub fn disk(&self) -> PathBuf {
+        self.folder.join("disk.img")
+    }
+
+    /// Gives it the firmware of the machine that `build` was signed for: code, and the certificates that it trusts.
+    ///
+    /// # Errors
+    /// If the files cannot be copied.
+    pub fn trust_like(&self, build: &Path) -> anyhow::Result<()> {
+        let name = "firmware-variables.fd";
+        fs::copy(build.join("signed").join(name), self.folder.join(name)).context("cannot copy the firmware")?;
+        Ok(())
+    }
+
+    /// Turns it on.
+    ///
+    /// # Errors
+    /// If QEMU cannot be started.
+    pub fn power_on(&mut self) -> anyhow::Result<()> {
+        let log = File::options().create(true).append(true).open(self.log()).context("cannot open the serial log")?;
+        let mut command = Command::new(program("mbl")?);
+        command.args(["image", "run"]).arg(&self.build).arg("--machine").arg(&self.folder);
+        command.arg("--description").arg(tree().join("image"));
+        let errors = log.try_clone().context("cannot share the serial log")?;
+        command.stdin(Stdio::piped()).stdout(log).stderr(errors);
+        self.qemu = Some(command.spawn().context("cannot run mbl image run")?);
+        Ok(())
+    }
+
+    /// Cuts the power.
+    ///
+    /// # Errors
+    /// If the process cannot be ended.
+    pub fn cut_power(&mut self) -> anyhow::Result<()> {
+        if let Some(mut qemu) = self.qemu.take() {
+            qemu.kill().context("cannot end QEMU")?;
+            qemu.wait().context("cannot wait for QEMU")?;
+        }
+        Ok(())
+    }
+
+    /// Waits until it has turned itself off.
+    ///
+    /// # Errors
+    /// After `limit`.
+    pub fn until_off(&mut self, limit: Duration) -> anyhow::Result<()> {
+        let mut qemu = self.qemu.take().context("the machine is off")?;
+        let off = until(limit, "the machine to turn itself off", || Ok(qemu.try_wait()?));
+        if off.is_err() {
+            qemu.kill().context("cannot end QEMU")?;
+            qemu.wait().context("cannot wait for QEMU")?;
+        }
+        off.map(drop).with_context(|| self.last_words())
+    }
+
+    /// Types a line at its serial port.
+    ///
+    /// # Errors
+    /// If it is off.
+    pub fn type_line(&mut self, line: &str) -> anyhow::Result<()> {
+        let input = self.qemu.as_mut().and_then(|qemu| qemu.stdin.as_mut()).context("the machine is off")?;
+        input.write_all(format!("{line}\n").as_bytes()).context("cannot type at the serial port")
+    }
+
+    /// Waits until its serial port says one of `words` after what earlier waits have heard; says which, with the rest of its line.
+    ///
+    /// # Errors
+    /// After `limit`, or if the machine is gone, with the last lines that it said.
+    pub fn until_says_one(&mut self, words: &[&str], limit: Duration) -> anyhow::Result<String> {
+        let what = format!("the machine to say one of {words:?}");
+        let (log, from) = (self.log(), self.read);
+        let heard = until(limit, &what, || {
+            let text = plain(&fs::read(&log)?);
+            let fresh = text.get(from..).unwrap_or_default();
+            let found = words.iter().filter_map(|word| fresh.find(word).map(|at| (at, *word))).min();
+            let Some((at, word)) = found else {
+                let gone = self.qemu.as_mut().is_none_or(|qemu| !matches!(qemu.try_wait(), Ok(None)));
+                anyhow::ensure!(!gone, "the machine is off");
+                return Ok(None);
+            };
+            let line = fresh.get(at..).and_then(|rest| rest.lines().next()).unwrap_or_default().to_owned();
+            Ok(Some((from + at + word.len(), line)))
+        });
+        let (read, line) = heard.with_context(|| self.last_words())?;
+        self.read = read;
+        Ok(line)
+    }
+
+    /// As [`Machine::until_says_one`], for one word.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn until_says(&mut self, word: &str, limit: Duration) -> anyhow::Result<String> {
+        self.until_says_one(&[word], limit)
+    }
+
+    /// Runs a command in the shell of a development image and gives back what it printed.
+    ///
+    /// # Errors
+    /// If it does not end within `limit`.
+    pub fn shell(&mut self, command: &str, limit: Duration) -> anyhow::Result<String> {
+        // Quoted apart, so that what is typed is not what is waited for.
+        self.type_line(&format!("{{ {command}; }} 2>&1; echo \"shell-\"\"is-done\""))?;
+        let before = self.read;
+        self.until_says("shell-is-done", limit)?;
+        let text = plain(&fs::read(self.log()).context("cannot read the serial log")?);
+        let said = text.get(before..self.read).unwrap_or_default();
+        let lines: Vec<&str> = said.lines().skip(1).filter(|line| !line.contains("shell-is-done")).collect();
+        Ok(lines.join("\n"))
+    }
+
+    /// Everything that it has said so far, without what only moves a cursor.
+    pub fn said(&self) -> String {
+        plain(&fs::read(self.log()).unwrap_or_default())
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.join("serial.log")
+    }
+
+    fn last_words(&self) -> String {
+        let text = self.said();
+        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        let from = lines.len().saturating_sub(25);
+        format!("the serial port said last:\n{}", lines.get(from..).unwrap_or_default().join("\n"))
+    }
+
+    /// Flips one bit of the disk, `offset` bytes behind the place where `content` begins; the machine is off.
+    ///
+    /// # Errors
+    /// If the content is not on the disk.
+    pub fn flip_bit_in(&self, content: &[u8], offset: u64) -> anyhow::Result<()> {
+        let mark = content.get(..4096).context("the content is shorter than a block")?;
+        let disk = File::options().read(true).write(true).open(self.disk()).context("cannot open the disk")?;
+        let length = disk.metadata().context("cannot look at the disk")?.len();
+        let mut block = [0; 4096];
+        // Partitions, clusters and files all begin at sectors.
+        for at in (0..length.saturating_sub(4096)).step_by(512) {
+            disk.read_exact_at(&mut block[..512], at).context("cannot read the disk")?;
+            if block[..512] != mark[..512] {
+                continue;
+            }
+            disk.read_exact_at(&mut block, at).context("cannot read the disk")?;
+            if block == mark {
+                let mut byte = [0];
+                disk.read_exact_at(&mut byte, at + offset).context("cannot read the disk")?;
+                byte[0] ^= 1;
+                return disk.write_all_at(&byte, at + offset).context("cannot write the disk");
+            }
+        }
+        anyhow::bail!("what should be bent is not on the disk")
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // Nothing can be told from a destructor; a process that is gone already is what was wanted.
+        drop(self.cut_power());
+    }
+}
+
+/// Text without escape sequences and carriage returns.
+fn plain(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let (mut plain, mut characters) = (String::with_capacity(text.len()), text.chars());
+    while let Some(character) = characters.next() {
+        match character {
+            '\r' => {}
+            // A control sequence ends with a letter (ECMA-48, 5.4).
+            '\u{1b}' => {
+                if characters.next() == Some('[') {
+                    characters.by_ref().find(char::is_ascii_alphabetic);
+                }
+            }
+            other => plain.push(other),
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_moves_a_cursor_is_no_text() {
+        assert_eq!(plain(b"\x1b[0;32m  OK  \x1b[0m] done\r\n\x1b[K"), "  OK  ] done\n");
+    }
+}

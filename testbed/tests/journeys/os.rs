@@ -1,0 +1,128 @@
+//! The operating system on the reference board with a TPM, under QEMU: what starts, and what must not.
+
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+
+use serde_json::Value;
+use testbed::{
+    Machine,
+    images::{self, Order, Signer, tree},
+};
+
+/// Without hardware virtualisation everything takes its time, and other tests run beside it.
+const BOOT: Duration = Duration::from_secs(300);
+const ANSWER: Duration = Duration::from_secs(60);
+
+const DEVELOPMENT: Order = Order::first("development");
+const PRODUCTION: Order = Order::first("production");
+
+/// What the firmware or the loader says when it starts nothing that is not signed by the owner.
+const REFUSED: &[&str] = &["Access Denied", "Access denied", "Security Violation"];
+/// What only a system that started says.
+const STARTED: &str = "mbl-init: starting slot";
+
+fn machine(build: &Path, folder: &tempfile::TempDir) -> Machine {
+    Machine::new(build, &folder.path().join("machine")).unwrap()
+}
+
+fn owners(order: Order) -> std::path::PathBuf {
+    images::image(order, Signer::Owner).unwrap()
+}
+
+/// What the initrd left about this boot.
+fn boot_record(machine: &mut Machine) -> Value {
+    let text = machine.shell("cat /run/mbl/boot.json", ANSWER).unwrap();
+    let from = text.find('{').unwrap();
+    serde_json::from_str(&text[from..=text.rfind('}').unwrap()]).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[test]
+fn os_an_image_starts_verified_seals_its_state_in_the_tpm_and_opens_it_again() {
+    let (build, folder) = (owners(DEVELOPMENT), tempfile::tempdir().unwrap());
+    let mut machine = machine(&build, &folder);
+    machine.power_on().unwrap();
+    assert!(machine.until_says(STARTED, BOOT).unwrap().contains("slot a"));
+    machine.until_says("bash-", BOOT).unwrap();
+    let first = boot_record(&mut machine);
+    let manifest: Value = serde_json::from_slice(&fs::read(build.join("image.json")).unwrap()).unwrap();
+    assert_eq!(first["root_hash"], manifest["root_hash"], "{first}");
+    assert_eq!((&first["slot"], &first["state"]), (&"a".into(), &"created".into()), "{first}");
+    assert_eq!(first["entry"], "mbl-1-a.efi", "{first}");
+    let secure = machine.shell("od -An -t u1 /sys/firmware/efi/efivars/SecureBoot-*", ANSWER).unwrap();
+    assert!(secure.trim().ends_with('1'), "Secure Boot is on: {secure}");
+    let root = machine.shell("findmnt -no SOURCE,FSTYPE,OPTIONS /", ANSWER).unwrap();
+    assert!(root.contains("/dev/mapper/root") && root.contains("erofs") && root.contains("ro"), "{root}");
+    let written = machine.shell("touch /usr/new /etc/new; echo kept > /state/note && sync", ANSWER).unwrap();
+    assert_eq!(written.matches("Read-only file system").count(), 2, "{written}");
+    machine.cut_power().unwrap();
+
+    machine.power_on().unwrap();
+    machine.until_says(STARTED, BOOT).unwrap();
+    machine.until_says("bash-", BOOT).unwrap();
+    assert_eq!(boot_record(&mut machine)["state"], "open");
+    assert!(machine.shell("cat /state/note", ANSWER).unwrap().contains("kept"));
+    let failed = machine.shell("systemctl --failed --no-legend --plain", ANSWER).unwrap();
+    assert_eq!(failed.trim(), "", "no unit fails");
+}
+
+/// Bends one bit, turns the machine on and asserts that it says one of `words` before anything of ours started.
+fn refuses(part: &str, offset: u64, words: &[&str]) {
+    let (build, folder) = (owners(PRODUCTION), tempfile::tempdir().unwrap());
+    let mut machine = machine(&build, &folder);
+    machine.flip_bit_in(&fs::read(build.join(part)).unwrap(), offset).unwrap();
+    machine.power_on().unwrap();
+    let expected = [words, &[STARTED]].concat();
+    let said = machine.until_says_one(&expected, BOOT).unwrap();
+    assert!(!said.contains(STARTED), "{part} is bent and starts all the same");
+}
+
+#[test]
+fn os_a_loader_with_one_flipped_bit_is_refused_by_the_firmware() {
+    refuses("signed/loader.efi", 30_000, REFUSED);
+}
+
+#[test]
+fn os_a_kernel_image_with_one_flipped_bit_is_refused_by_the_loader() {
+    refuses("signed/uki.efi", 20_000_000, REFUSED);
+}
+
+#[test]
+fn os_a_root_file_system_with_one_flipped_bit_stops_the_kernel() {
+    refuses("parts/root.erofs", 1_100, &["dm-verity device corrupted"]);
+}
+
+#[test]
+fn os_a_hash_tree_with_one_flipped_bit_leads_to_no_slot() {
+    // The second block is the top of the tree.
+    refuses("parts/root.verity", 4_096 + 40, &["no slot has the root hash"]);
+}
+
+#[test]
+fn os_an_image_that_a_stranger_signed_is_refused_by_the_firmware() {
+    let (owner, folder) = (owners(PRODUCTION), tempfile::tempdir().unwrap());
+    let stranger = images::image(PRODUCTION, Signer::Stranger).unwrap();
+    let mut machine = machine(&stranger, &folder);
+    machine.trust_like(&owner).unwrap();
+    machine.power_on().unwrap();
+    let said = machine.until_says_one(&[REFUSED, &[STARTED]].concat(), BOOT).unwrap();
+    assert!(!said.contains(STARTED), "{said}");
+}
+
+#[test]
+fn os_a_production_image_holds_exactly_the_committed_programs_and_no_shell() {
+    let build = owners(PRODUCTION);
+    let report: Value = serde_json::from_slice(&fs::read(build.join("report.json")).unwrap()).unwrap();
+    let is_program = |path: &&str| path.starts_with("usr/bin/") || path.starts_with("usr/sbin/");
+    let files = report["files"].as_array().unwrap().iter().map(|file| file["path"].as_str().unwrap());
+    let found: BTreeSet<&str> = files.filter(is_program).collect();
+    let list = tree().join("image/rootfs/production.programs");
+    if std::env::var_os("UPDATE_PROGRAMS").is_some() {
+        fs::write(&list, found.iter().map(|path| format!("{path}\n")).collect::<String>()).unwrap();
+    }
+    let committed = fs::read_to_string(&list).unwrap();
+    let committed: BTreeSet<&str> = committed.lines().collect();
+    let news: Vec<_> = found.symmetric_difference(&committed).collect();
+    assert!(news.is_empty(), "programs differ from {}; renew it with UPDATE_PROGRAMS=1: {news:?}", list.display());
+    for shell in ["sh", "bash", "dash", "busybox", "python3", "perl", "sshd", "ssh", "login", "su", "sudo"] {
+        assert!(!found.iter().any(|path| path.rsplit('/').next() == Some(shell)), "{shell} is in the image");
+    }
+}
