@@ -7,18 +7,18 @@ use protocol_types::{
     BootRecord, SecurityVersion, Slot,
     boot::BootEntry,
     boot_record::{Format1, StateOutcome},
+    partitions::Layout,
+    signed_cmdline::{CmdlineError, KeyStore, SignedCmdline},
 };
 use rustix::mount::MountFlags;
 
 use crate::{
-    cmdline::{Cmdline, CmdlineError, KeyStore},
     console::{attach, in_one_line, say},
     devices::{Announcements, Places},
     handover::{HandoverError, hand_over},
     kernel::{self, MountError, mount_at},
     key_store::{KeyStoreError, Phase, TPM_DEVICE, Tpm},
     loader_entry,
-    partitions::Layout,
     program::{ProgramError, run},
     slots::{BelowFloor, Candidate, Ending, NoSlot, choose, ending_below_floor, hold_against},
     state,
@@ -40,7 +40,7 @@ enum BootError {
     #[error("cannot {what}")]
     Io { what: &'static str, source: io::Error },
     #[error("not an image of this system")]
-    Cmdline(#[from] CmdlineError),
+    SignedCmdline(#[from] CmdlineError),
     #[error("cannot find the slot")]
     NoSlot(#[from] NoSlot),
     #[error("cannot learn the floor")]
@@ -68,7 +68,7 @@ impl BootError {
             Self::BelowFloor { entry, .. } => ending_below_floor(*entry),
             Self::Mount(_)
             | Self::Io { .. }
-            | Self::Cmdline(_)
+            | Self::SignedCmdline(_)
             | Self::NoSlot(_)
             | Self::KeyStore(_)
             | Self::NoKeyStore
@@ -101,9 +101,9 @@ fn steps() -> Result<std::convert::Infallible, BootError> {
     let announced = Announcements::listen().map_err(io_error("listen to the kernel's announcements"))?;
     kernel::load_modules(Path::new("/modules"));
     kernel::arm_watchdog();
-    let cmdline = kernel::read_start(Path::new("/proc/cmdline"), Cmdline::MAX_BYTES + 1)
+    let cmdline = kernel::read_start(Path::new("/proc/cmdline"), SignedCmdline::MAX_BYTES + 1)
         .map_err(io_error("read the command line"))?;
-    let cmdline = Cmdline::parse(&cmdline)?;
+    let cmdline = SignedCmdline::parse(&cmdline)?;
     let [selected, counted] =
         kernel::firmware_variables([loader_entry::SELECTED, loader_entry::COUNTED], loader_entry::MAX_BYTES);
     let entry = loader_entry::entry(selected.as_deref(), counted.as_deref());
@@ -150,7 +150,7 @@ fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> BootError {
 fn find_slot(
     announced: &Announcements,
     places: &Places,
-    cmdline: &Cmdline,
+    cmdline: &SignedCmdline,
     entry: Option<BootEntry>,
 ) -> Result<(Layout, Slot), BootError> {
     let mut last: Vec<Candidate> = Vec::new();
@@ -171,7 +171,7 @@ fn find_slot(
 /// Before anything is unlocked: an image below the floor must not even see the state.
 fn check_floor(
     announced: &Announcements,
-    cmdline: &Cmdline,
+    cmdline: &SignedCmdline,
     entry: Option<BootEntry>,
 ) -> Result<(SecurityVersion, Option<Tpm>), BootError> {
     let (floor, tpm) = match cmdline.key_store {
@@ -194,7 +194,7 @@ fn measure(tpm: Option<&mut Tpm>, phase: Phase) -> Result<(), BootError> {
     tpm.map_or(Ok(()), |tpm| tpm.measure(phase)).map_err(BootError::from)
 }
 
-fn open_root(places: &Places, layout: &Layout, slot: Slot, cmdline: &Cmdline) -> Result<(), BootError> {
+fn open_root(places: &Places, layout: &Layout, slot: Slot, cmdline: &SignedCmdline) -> Result<(), BootError> {
     let (root, verity) = (places.node(layout.root(slot)), places.node(layout.verity(slot)));
     let (root, verity) = (root.to_string_lossy(), verity.to_string_lossy());
     let arguments = ["open", "--panic-on-corruption", &root, "root", &verity, &cmdline.root_hash.hex()];

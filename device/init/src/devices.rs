@@ -8,17 +8,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use protocol_types::{Digest, Slot};
+use protocol_types::{
+    Digest, Slot,
+    partitions::{self, Layout, Partition},
+    verity::Superblock,
+};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, netlink, recv, socket_with},
 };
 
-use crate::{
-    partitions::{self, Layout, Partition},
-    slots::Candidate,
-    verity::Superblock,
-};
+use crate::slots::Candidate;
 
 /// A bound for the number of block devices that are looked at.
 const MOST_DEVICES: usize = 1024;

@@ -1,8 +1,6 @@
 //! Decides which slot is the booted one, and whether it may go on. Never touches a disk or a key store.
 
-use protocol_types::{Digest, SecurityVersion, Slot, boot::BootEntry};
-
-use crate::partitions::Layout;
+use protocol_types::{Digest, SecurityVersion, Slot, boot::BootEntry, partitions::Layout};
 
 /// A disk of ours with the root hash that each slot's tree has; none if the slot holds no readable tree.
 #[derive(Clone, Debug)]
@@ -98,9 +96,18 @@ pub const fn ending_below_floor(entry: Option<BootEntry>) -> Ending {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use protocol_types::partitions::{LABELS, Partition, layouts};
 
     use super::*;
-    use crate::partitions::{layouts, tests::disk};
+
+    fn disk(name: &str) -> Vec<Partition> {
+        let partition = |label: &&str| Partition {
+            disk: name.to_owned(),
+            device: format!("{name}-{label}"),
+            label: (*label).to_owned(),
+        };
+        LABELS.iter().map(partition).collect()
+    }
 
     fn candidate(name: &str, a: Option<&str>, b: Option<&str>) -> Candidate {
         let hash = |text: Option<&str>| text.map(|t| Digest::of(t.as_bytes()));

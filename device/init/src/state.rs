@@ -12,14 +12,13 @@ use std::{
     time::Duration,
 };
 
-use protocol_types::boot_record::StateOutcome;
+use protocol_types::{boot_record::StateOutcome, signed_cmdline::KeyStore};
 use rustix::{
     mount::MountFlags,
     rand::{GetRandomFlags, getrandom},
 };
 
 use crate::{
-    cmdline::KeyStore,
     console::{in_one_line, say},
     kernel::{MountError, mount_at},
     key_store::TPM_DEVICE,

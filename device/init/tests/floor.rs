@@ -91,7 +91,7 @@ fn an_index_that_could_be_lowered_is_refused() {
     tpm.does(&ordinary).unwrap();
     assert!(matches!(
         tpm.tpm.floor(),
-        Err(KeyStoreError::Answer { source: TpmError::Foreign { attributes: 0x0204_0004 }, .. })
+        Err(KeyStoreError::Answer { source: TpmError::Foreign { index: _, attributes: 0x0204_0004 }, .. })
     ));
     tpm.stop();
 }

@@ -10,10 +10,9 @@ use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
 
 use device_init::{
     devices::Places,
-    partitions::LABELS,
     slots::{NoSlot, choose},
 };
-use protocol_types::{Digest, Slot, boot::BootEntry};
+use protocol_types::{Digest, Slot, boot::BootEntry, partitions::LABELS};
 use tempfile::TempDir;
 
 /// A machine with one disk, as its kernel would show it.

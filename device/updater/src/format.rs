@@ -97,7 +97,7 @@ pub fn format(device_dir: &Path, slot_bytes: u64, os: &Path) -> Result<BootEntry
 fn write_section<D: Disk>(storage: &mut Storage<D>, section: &Section, os: &Path) -> Result<(), FormatError> {
     let name = section.name.as_str();
     let place = match section.name {
-        SectionName::Root if section.size <= storage.slot_bytes() => Place::Slot(Slot::A),
+        SectionName::Root if section.size <= storage.room().root => Place::Slot(Slot::A),
         SectionName::Uki => Place::file(Folder::Esp, STAGED),
         SectionName::Root | SectionName::Verity => return Err(FormatError::NoRoom(name)),
     };

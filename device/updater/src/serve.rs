@@ -11,21 +11,25 @@ use std::{
 };
 
 use protocol_types::{
-    AppName, BoardName, Reason, ReasonCode, UnixSeconds, UpdateStatus,
+    AppName, BoardName, BootRecord, Reason, ReasonCode, UnixSeconds, UpdateStatus,
+    boot_record::BootRecordError,
     socket::{AgentToUpdater, AppsToUpdater, Fetch, Fetched, UpdaterToAgent, UpdaterToApps},
 };
 use rustix::fs::{FlockOperation, flock};
 use tracing::{error, info, warn};
 
 use crate::{
+    booted::{self, BootedError},
     cmdline::{Cmdline, CmdlineError},
-    disk::{Disk, FileDisk, OpenError},
+    disk::{DeviceDisk, Devices, DevicesError, Disk, FileDisk, OpenError},
     files::read_at_most,
+    key_store::KeyStore,
     perform::{Peers, Turn, Updater},
-    plan::Fact,
+    plan::{Fact, Running},
     record::{Origin, Wish},
     socket::{Event, LinkError, Links, Listener, Peer, keep_apps},
     storage::{Storage, StorageError},
+    tpm::{AskError, Tpm},
     trust::{Trust, factory_document},
 };
 
@@ -34,6 +38,8 @@ const WAITING_EVENTS: usize = 32;
 /// Without anything to wait for, the clock is looked at this often.
 const IDLE: Duration = Duration::from_secs(3600);
 
+/// The initrd's account of this boot, on a real board.
+const BOOT_RECORD: &str = "run/boot.json";
 /// Held as long as the updater of a device runs.
 const LOCK: &str = "state/updater/lock";
 /// The newest report, for `mbl-updater status`.
@@ -50,6 +56,22 @@ pub struct Config {
     pub agent_uid: u32,
     /// A random number.
     pub spread: u64,
+    /// What the board is made of.
+    pub hardware: Hardware,
+}
+
+/// What a board is made of.
+#[derive(Clone, Debug)]
+pub enum Hardware {
+    /// Files: the board `host`.
+    Files,
+    /// A disk with two slots, and a TPM 2.0 as key store.
+    Devices {
+        /// The root of the running system, with the folders in which the kernel shows the disk.
+        root: PathBuf,
+        /// The TPM's device, or the socket of one in software.
+        tpm: PathBuf,
+    },
 }
 
 /// A process that cannot start.
@@ -61,9 +83,15 @@ pub enum ServeError {
     /// Another one is at work on this device.
     #[error("another mbl-updater works on this device")]
     Locked(#[source] io::Error),
-    /// The loader left no account of what it booted.
+    /// The board has no usable disk.
+    #[error("cannot open the disk of the board")]
+    Devices(#[from] DevicesError),
+    /// The board has no key store.
+    #[error("cannot open the key store of the board")]
+    KeyStore(#[from] AskError),
+    /// There is no account of what was booted.
     #[error("cannot read {}", path.display())]
-    Cmdline {
+    Account {
         /// The file.
         path: PathBuf,
         /// Why not.
@@ -72,6 +100,12 @@ pub enum ServeError {
     /// The loader's account cannot be understood.
     #[error("cannot tell what was booted")]
     Booted(#[from] CmdlineError),
+    /// The initrd's account cannot be understood.
+    #[error("cannot tell from {} what was booted", BootRecord::PATH)]
+    Record(#[from] BootRecordError),
+    /// The initrd's account does not fit the boot partition.
+    #[error("cannot tell which boot entry was booted")]
+    Entry(#[from] BootedError),
     /// The state cannot be read.
     #[error("cannot read the state of the device")]
     Storage(#[from] StorageError),
@@ -89,10 +123,41 @@ pub enum ServeError {
 /// If the process cannot start.
 pub fn serve(config: &Config, now: impl Fn() -> UnixSeconds) -> Result<(), ServeError> {
     let device_dir = &config.device_dir;
-    let storage = Storage::new(FileDisk::open(device_dir)?);
+    match &config.hardware {
+        Hardware::Files => {
+            let storage = Storage::new(FileDisk::open(device_dir)?);
+            let cmdline = Cmdline::parse(&account(&device_dir.join("run/cmdline"), Cmdline::MAX_BYTES)?)?;
+            serve_on(config, storage, KeyStore::Files, Running::from_cmdline(&cmdline), now)
+        }
+        Hardware::Devices { root, tpm } => {
+            let record = account(&device_dir.join(BOOT_RECORD), BootRecord::MAX_BYTES)?;
+            let record = BootRecord::parse(&record)?;
+            let devices = Devices::below(root);
+            let storage = Storage::new(DeviceDisk::open(&devices, record.slot, record.root_hash, device_dir)?);
+            let os_release = account(&root.join(booted::OS_RELEASE), booted::MAX_OS_RELEASE)?;
+            let running = Running::from_record(&record, &os_release, &storage.entries()?)?;
+            serve_on(config, storage, KeyStore::Tpm(Tpm::open(tpm)?), running, now)
+        }
+    }
+}
+
+/// Whether the system that the initrd of a real board opened is on trial, by its account of this boot.
+pub fn is_on_trial(device_dir: &Path) -> bool {
+    let record = account(&device_dir.join(BOOT_RECORD), BootRecord::MAX_BYTES).ok();
+    let record = record.and_then(|bytes| BootRecord::parse(&bytes).ok());
+    record.and_then(|record| record.entry).is_some_and(|entry| entry.tries.is_some())
+}
+
+fn serve_on<D: Disk>(
+    config: &Config,
+    storage: Storage<D>,
+    keys: KeyStore,
+    running: Running,
+    now: impl Fn() -> UnixSeconds,
+) -> Result<(), ServeError> {
+    let device_dir = &config.device_dir;
     let _lock = lock(&device_dir.join(LOCK)).map_err(ServeError::Locked)?;
-    let cmdline = read_cmdline(device_dir)?;
-    let trust = load_trust(&storage, config);
+    let trust = load_trust(&storage, keys, config);
     if let Err(reason) = &trust {
         error!(%reason, "this device installs nothing");
     }
@@ -103,30 +168,28 @@ pub fn serve(config: &Config, now: impl Fn() -> UnixSeconds) -> Result<(), Serve
         status_file: device_dir.join(STATUS),
         configuration_dir: device_dir.join("run/configuration"),
     };
-    let updater = Updater::start(storage, speakers, trust, &cmdline, config.spread)?;
+    info!(slot = %running.slot, generation = running.generation, root = %running.root, "updater started");
+    let updater = Updater::start(storage, speakers, trust, running, config.spread)?;
     let listener = Listener::bind(&device_dir.join("run/updater.sock"), config.agent_uid)?;
     // Dropped at the end of this function, which is how the dialling thread learns of it; the process ends right after.
     let (_running, stop) = mpsc::channel();
     start_threads((listener, device_dir.join("run/apps.sock")), &links, &events, stop).map_err(ServeError::Thread)?;
-    info!(entry = %cmdline.entry, root = %cmdline.root, "updater started");
     work(updater, &arrivals, now);
     Ok(())
 }
 
-/// The account of the loader.
-fn read_cmdline(device_dir: &Path) -> Result<Cmdline, ServeError> {
-    let path = device_dir.join("run/cmdline");
-    let text = read_at_most(&path, Cmdline::MAX_BYTES).map_err(|source| ServeError::Cmdline { path, source })?;
-    Ok(Cmdline::parse(&text)?)
+/// An account of what was booted.
+fn account(path: &Path, limit: usize) -> Result<Vec<u8>, ServeError> {
+    read_at_most(path, limit).map_err(|source| ServeError::Account { path: path.to_owned(), source })
 }
 
-fn load_trust<D: Disk>(storage: &Storage<D>, config: &Config) -> Result<Trust, Reason> {
-    let factory = factory_document(storage, &config.device_dir)?;
+fn load_trust<D: Disk>(storage: &Storage<D>, mut keys: KeyStore, config: &Config) -> Result<Trust, Reason> {
+    let factory = factory_document(storage, &mut keys, &config.device_dir)?;
     if factory.board != config.board {
         let text = format!("the factory document is for the board {}, this is {}", factory.board, config.board);
         return Err(Reason::new(ReasonCode::StateDamaged, text));
     }
-    Trust::load(storage, &factory)
+    Trust::load(storage, keys, &factory)
 }
 
 fn lock(path: &Path) -> io::Result<File> {

@@ -10,7 +10,7 @@ use protocol_types::{
     boot::{BootEntry, Tries},
 };
 
-use crate::disk::{Disk, Folder, Place};
+use crate::disk::{Disk, Folder, Place, Room};
 
 /// The file in the boot partition that a new entry grows in; the loader ignores the name.
 pub const STAGED: &str = "mbl-staged.tmp";
@@ -41,6 +41,7 @@ impl From<&StorageError> for Reason {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
                 ReasonCode::NoRoom
             }
+            io::ErrorKind::InvalidData => ReasonCode::StateDamaged,
             _ => ReasonCode::StorageFailed,
         };
         // A reason travels alone, so it takes its cause along.
@@ -60,9 +61,9 @@ impl<D: Disk> Storage<D> {
         Self { disk }
     }
 
-    /// Bytes in each slot.
-    pub fn slot_bytes(&self) -> u64 {
-        self.disk.slot_bytes()
+    /// How much each slot has room for.
+    pub fn room(&self) -> Room {
+        self.disk.room()
     }
 
     /// All boot entries; other files in the boot partition are not ours and are left alone.
@@ -173,7 +174,7 @@ impl<D: Disk> Storage<D> {
         self.disk.write_at(place, at, bytes).map_err(StorageError::on("write", place))
     }
 
-    /// Gives the staged entry its final length.
+    /// Gives the staged entry its final length, so that its room is there before its bytes come; what lies in an extension is any bytes.
     ///
     /// # Errors
     /// If the medium refuses.

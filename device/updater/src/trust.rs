@@ -1,27 +1,33 @@
 //! The only store of trusted metadata on the device, and the floor. Never fetches; never forgets what was once trusted.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use protocol_release::workflow::{Clock, Device, TrustedState};
-use protocol_types::{Digest, FactoryDocument, Reason, ReasonCode, SecurityVersion, UnixSeconds};
+use protocol_types::{
+    Digest, FactoryDocument, Reason, ReasonCode, SecurityVersion, UnixSeconds, factory::FactoryError,
+};
 
 use crate::{
     disk::{Disk, Folder},
+    key_store::KeyStore,
     storage::{Storage, StorageError},
+    tpm::{AskError, Tpm},
 };
 
 /// The generation of this updater; a release may ask for a later one. It rises when the updater learns something that a release
 /// can depend on.
 pub const UPDATER_GENERATION: u32 = 1;
 
+/// The factory document in a device's folder.
+pub const FACTORY_DOCUMENT: &str = "factory/factory.json";
 const TRUSTED: &str = "trusted.json";
-const FLOOR: &str = "floor";
 /// Each of the eleven dozen files inside is at most 256 KiB; what is larger was not written by this program.
 const MAX_TRUSTED_BYTES: usize = 64 * 1024 * 1024;
 
 /// What this device trusts, and what it is.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Trust {
+    keys: KeyStore,
     state: TrustedState,
     device: Device,
     not_before: UnixSeconds,
@@ -33,25 +39,21 @@ impl Trust {
     /// # Errors
     /// With [`ReasonCode::StateDamaged`] if what was stored cannot be read back: starting afresh would forget every rollback
     /// protection, so the device then installs nothing.
-    pub fn load<D: Disk>(storage: &Storage<D>, factory: &FactoryDocument) -> Result<Self, Reason> {
-        let damaged = |what: &str| Reason::new(ReasonCode::StateDamaged, what);
+    pub fn load<D: Disk>(storage: &Storage<D>, mut keys: KeyStore, factory: &FactoryDocument) -> Result<Self, Reason> {
         let stored = storage.load(Folder::State, TRUSTED, MAX_TRUSTED_BYTES).map_err(|e| Reason::from(&e))?;
         let mut state = match stored {
             Some(bytes) => TrustedState::parse(&bytes).map_err(Reason::from)?,
             None => TrustedState::from_root(factory.tuf_root.as_bytes())?,
         };
         // The key store outlives a factory reset, and with it the floor.
-        if let Some(bytes) = storage.load(Folder::Keys, FLOOR, 64).map_err(|e| Reason::from(&e))? {
-            let text = std::str::from_utf8(&bytes).map_err(|_| damaged("the floor in the key store is no text"))?;
-            let floor = text.trim_end().parse().map_err(|_| damaged("the floor in the key store is no number"))?;
-            state.raise_floor(SecurityVersion(floor));
-        }
+        state.raise_floor(keys.floor(storage).map_err(|e| Reason::from(&e))?);
         let device = Device {
             board: factory.board.clone(),
             architecture: factory.architecture.clone(),
             updater: UPDATER_GENERATION,
+            highest_floor: keys.highest_floor(),
         };
-        Ok(Self { state, device, not_before: factory.provisioned })
+        Ok(Self { keys, state, device, not_before: factory.provisioned })
     }
 
     /// Releases below this are refused.
@@ -67,6 +69,11 @@ impl Trust {
     /// What the device is.
     pub const fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Where the floor is kept.
+    pub const fn keys(&self) -> &KeyStore {
+        &self.keys
     }
 
     /// The time of a check at `now`, never before the provisioning or `saved`.
@@ -96,7 +103,7 @@ impl Trust {
     ) -> Result<(), StorageError> {
         let mut state = self.state.clone();
         state.raise_floor(floor);
-        storage.replace(Folder::Keys, FLOOR, format!("{}\n", state.floor()).as_bytes())?;
+        self.keys.raise_floor(storage, state.floor())?;
         self.advance(storage, state)
     }
 }
@@ -105,17 +112,57 @@ impl Trust {
 ///
 /// # Errors
 /// With [`ReasonCode::StateDamaged`]: the device then boots, but installs nothing.
-pub fn factory_document<D: Disk>(storage: &Storage<D>, device_dir: &Path) -> Result<FactoryDocument, Reason> {
+pub fn factory_document<D: Disk>(
+    storage: &Storage<D>,
+    keys: &mut KeyStore,
+    device_dir: &Path,
+) -> Result<FactoryDocument, Reason> {
     let damaged = |text: String| Reason::new(ReasonCode::StateDamaged, text);
-    let path = device_dir.join("factory/factory.json");
+    let path = device_dir.join(FACTORY_DOCUMENT);
     let bytes = crate::files::read_at_most(&path, FactoryDocument::MAX_BYTES)
         .map_err(|e| damaged(format!("the factory document cannot be read: {e}")))?;
-    let recorded = storage.load(Folder::Keys, "factory.sha256", 256).map_err(|e| Reason::from(&e))?;
-    let recorded: Option<Digest> = recorded.and_then(|text| std::str::from_utf8(&text).ok()?.trim_end().parse().ok());
-    match recorded {
+    match keys.factory_digest(storage).map_err(|e| Reason::from(&e))? {
         Some(digest) if digest == Digest::of(&bytes) => {}
         Some(_) => return Err(damaged("the factory document is not the one that the key store recorded".to_owned())),
         None => return Err(damaged("the key store records no digest of the factory document".to_owned())),
     }
     FactoryDocument::parse(&bytes).map_err(|e| damaged(e.to_string()))
+}
+
+/// A factory step that did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordFactoryError {
+    /// There is no factory document.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// Where it should be.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// It is no factory document.
+    #[error("{} is no factory document", path.display())]
+    Malformed {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: FactoryError,
+    },
+    /// The TPM did not take it.
+    #[error("cannot record the digest of the factory document")]
+    Tpm(#[from] AskError),
+}
+
+/// Records the digest of the factory document in the TPM, for good; the same document may be recorded again.
+///
+/// # Errors
+/// If there is no such document, or the TPM does not take it.
+pub fn record_factory(device_dir: &Path, tpm: &Path) -> Result<Digest, RecordFactoryError> {
+    let path = device_dir.join(FACTORY_DOCUMENT);
+    let bytes = crate::files::read_at_most(&path, FactoryDocument::MAX_BYTES)
+        .map_err(|source| RecordFactoryError::Read { path: path.clone(), source })?;
+    FactoryDocument::parse(&bytes).map_err(|source| RecordFactoryError::Malformed { path, source })?;
+    let digest = Digest::of(&bytes);
+    Tpm::open(tpm)?.record_factory(&digest)?;
+    Ok(digest)
 }

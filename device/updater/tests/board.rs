@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "whatever fails here fails the test")]
 
+#[expect(dead_code, reason = "the tests of real boards use more of it")]
 mod support;
 
 use std::{fs, time::Duration};

@@ -56,6 +56,8 @@ codes! {
     UpdaterTooOld = "updater_too_old", "install a release in between that brings a newer updater";
     /// The release's security version lies below the device's floor.
     BelowSecurityFloor = "below_security_floor", "choose a release whose security version is at least the floor of the device";
+    /// Confirming the release would raise the floor beyond what the device's key store can hold.
+    FloorTooHigh = "floor_too_high", "raise the floor to a security version that the key store of the board can hold";
     /// A component stands in the release but not, with the same digest, in the role delegated for its path.
     NotDelegated = "not_delegated", "let the owner of the component sign it into their role";
     /// Fewer bytes arrived than the signed length.

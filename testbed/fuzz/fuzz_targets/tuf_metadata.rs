@@ -9,7 +9,7 @@ use protocol_release::{
     signing::{RootDraft, TargetsDraft},
     workflow::{Check, Clock, Device, Step, TrustedState, Wish},
 };
-use protocol_types::{Digest, UnixSeconds};
+use protocol_types::{Digest, SecurityVersion, UnixSeconds};
 
 /// A root whose keys nobody holds any more.
 static STATE: LazyLock<TrustedState> = LazyLock::new(|| {
@@ -29,8 +29,12 @@ fuzz_target!(|data: &[u8]| {
 /// Hands out `data` in pieces, cut at line ends.
 fn answer(data: &[u8]) {
     let wish = Wish { release: "releases/1.0.0.json".parse().expect("a path"), digest: Digest::of(b"") };
-    let device =
-        Device { board: "host".parse().expect("a name"), architecture: "x86_64".parse().expect("a name"), updater: 1 };
+    let device = Device {
+        board: "host".parse().expect("a name"),
+        architecture: "x86_64".parse().expect("a name"),
+        updater: 1,
+        highest_floor: SecurityVersion(64),
+    };
     let clock = Clock { now: NOW, not_before: NOW };
     let (mut check, mut step) = Check::begin(STATE.clone(), wish, device, clock);
     for piece in data.split(|b| *b == b'\n') {

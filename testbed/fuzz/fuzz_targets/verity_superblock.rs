@@ -1,8 +1,8 @@
 //! Any bytes are a dm-verity super block with a salt within its field, or are refused.
 #![no_main]
 
-use device_init::verity::Superblock;
 use libfuzzer_sys::fuzz_target;
+use protocol_types::verity::Superblock;
 
 fuzz_target!(|data: &[u8]| {
     if let Ok(superblock) = Superblock::parse(data) {

@@ -4,6 +4,8 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::mpsc,
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -12,9 +14,16 @@ use device_updater::{
     board::REBOOT_STATUS,
     format,
     install::{self, InstallError, Installed},
-    serve::{self, Config},
+    restart,
+    serve::{self, Config, Hardware},
+    tpm, trust,
 };
 use protocol_types::{BoardName, UnixSeconds, UpdateStatus};
+
+/// How long an updater that cannot start stays, in a system that was confirmed.
+const HOLD: Duration = Duration::from_secs(60);
+/// The board that is made of files.
+const HOST: &str = "host";
 
 /// Installs signed releases, tries them, keeps them or goes back.
 #[derive(Debug, Parser)]
@@ -26,14 +35,20 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs as the device's updater. Exit status 75 asks for a restart of the device.
+    /// Runs as the device's updater. Exit status 75 says that the device must restart, or is about to.
     Run {
         /// The device's folder.
         #[arg(long)]
         device_dir: PathBuf,
-        /// The board.
+        /// The board. On `host` files stand for hardware; any other has a disk with two slots and a TPM 2.0.
         #[arg(long)]
         board: BoardName,
+        /// The TPM, on a board that has one: its device, or the socket of one in software.
+        #[arg(long, default_value = tpm::DEVICE)]
+        tpm: PathBuf,
+        /// The root of the running system, on such a board.
+        #[arg(long, default_value = "/")]
+        root: PathBuf,
         /// The user that the agent runs as; by default this process's own.
         #[arg(long)]
         agent_uid: Option<u32>,
@@ -58,6 +73,15 @@ enum Command {
         /// The operating system that the first slot gets: a folder with `os.json` and `artifacts/`.
         #[arg(long)]
         os: PathBuf,
+    },
+    /// The last part of the factory step on a board with a TPM 2.0: records the digest of the factory document in it, for good.
+    RecordFactory {
+        /// The device's folder.
+        #[arg(long)]
+        device_dir: PathBuf,
+        /// The TPM: its device, or the socket of one in software.
+        #[arg(long, default_value = tpm::DEVICE)]
+        tpm: PathBuf,
     },
     /// Says how things stand.
     Status {
@@ -87,10 +111,16 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run { device_dir, board, agent_uid } => {
+        Command::Run { device_dir, board, tpm, root, agent_uid } => {
             let agent_uid = agent_uid.unwrap_or_else(|| rustix::process::geteuid().as_raw());
             let spread = getrandom::u64().context("cannot draw a random number")?;
-            serve::serve(&Config { device_dir, board, agent_uid, spread }, now)?;
+            let config =
+                |hardware| Config { device_dir: device_dir.clone(), board: board.clone(), agent_uid, spread, hardware };
+            if board.as_str() == HOST {
+                serve::serve(&config(Hardware::Files), now)?;
+            } else {
+                serve_on_devices(&config(Hardware::Devices { root: root.clone(), tpm }), &root)?;
+            }
             return Ok(ExitCode::from(REBOOT_STATUS));
         }
         Command::Install { device_dir, from } => {
@@ -103,9 +133,34 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let entry = format::format(&device_dir, slot_bytes, &os)?;
             say(&format!("made {} with the boot entry {entry}", device_dir.join("disk.img").display()));
         }
+        Command::RecordFactory { device_dir, tpm } => {
+            let digest = trust::record_factory(&device_dir, &tpm)?;
+            say(&format!("the key store holds the digest {digest} of the factory document"));
+        }
         Command::Status { device_dir, json } => print_status(&device_dir, json)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Serves, and has the system restarted when that is due. A system on trial whose updater cannot even start has failed it: the
+/// restart uses up one of its tries.
+fn serve_on_devices(config: &Config, root: &Path) -> anyhow::Result<()> {
+    match serve::serve(config, now) {
+        Ok(()) => {}
+        Err(e) if serve::is_on_trial(&config.device_dir) => {
+            say(&format!("error: {:#}", anyhow::Error::from(e)));
+            say("the system is on trial: asking for a restart");
+        }
+        Err(e) => {
+            say(&format!("error: {:#}", anyhow::Error::from(e)));
+            // A device whose system was confirmed does better with what runs than with one restart after the other, which is what a
+            // manager does to a process that keeps ending.
+            let (_never, waits) = mpsc::channel::<()>();
+            let _over = waits.recv_timeout(HOLD);
+            anyhow::bail!("the updater of a confirmed system cannot start");
+        }
+    }
+    Ok(restart::ask_system(root)?)
 }
 
 fn print_status(device_dir: &Path, json: bool) -> anyhow::Result<()> {

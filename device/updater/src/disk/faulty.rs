@@ -8,7 +8,7 @@ use std::{
 
 use protocol_types::Slot;
 
-use super::{Disk, Folder, Place};
+use super::{Disk, Folder, Place, Room};
 
 /// What happens to what was written but not flushed when power fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ type Names = BTreeMap<String, usize>;
 
 #[derive(Clone, Debug, Default)]
 struct Inner {
-    slots: BTreeMap<Slot, Content>,
+    slots: BTreeMap<Place, Content>,
     contents: Vec<Content>,
     names: BTreeMap<Folder, Names>,
     durable_names: BTreeMap<Folder, Names>,
@@ -55,7 +55,7 @@ struct Inner {
 #[derive(Clone, Debug)]
 pub(crate) struct FaultyDisk {
     inner: Arc<Mutex<Inner>>,
-    slot_bytes: u64,
+    room: Room,
 }
 
 fn next(state: &mut u64) -> bool {
@@ -84,15 +84,28 @@ fn apply(names: &mut Names, change: Change) {
 
 impl FaultyDisk {
     pub(crate) fn new(slot_bytes: usize) -> Self {
-        let blank = Content { volatile: vec![0; slot_bytes], durable: Some(vec![0; slot_bytes]) };
-        let slots = [(Slot::A, blank.clone()), (Slot::B, blank)].into();
+        Self::with_partitions(slot_bytes, None)
+    }
+
+    /// A disk whose slots have partitions for hash trees.
+    pub(crate) fn with_trees(slot_bytes: usize, tree_bytes: usize) -> Self {
+        Self::with_partitions(slot_bytes, Some(tree_bytes))
+    }
+
+    fn with_partitions(slot_bytes: usize, tree_bytes: Option<usize>) -> Self {
+        let blank = |bytes: usize| Content { volatile: vec![0; bytes], durable: Some(vec![0; bytes]) };
+        let mut slots = BTreeMap::new();
+        for slot in [Slot::A, Slot::B] {
+            slots.insert(Place::Slot(slot), blank(slot_bytes));
+            slots.extend(tree_bytes.map(|bytes| (Place::Verity(slot), blank(bytes))));
+        }
         let inner = Arc::new(Mutex::new(Inner { slots, ..Inner::default() }));
-        Self { inner, slot_bytes: slot_bytes as u64 }
+        Self { inner, room: Room { root: slot_bytes as u64, verity: tree_bytes.map(|bytes| bytes as u64) } }
     }
 
     /// A disk of its own with the same bytes.
     pub(crate) fn fork(&self) -> Self {
-        Self { inner: Arc::new(Mutex::new(self.lock().clone())), slot_bytes: self.slot_bytes }
+        Self { inner: Arc::new(Mutex::new(self.lock().clone())), room: self.room }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -188,14 +201,14 @@ impl Inner {
 
     fn find(&self, place: &Place) -> Option<&Content> {
         match place {
-            Place::Slot(slot) => self.slots.get(slot),
+            Place::Slot(_) | Place::Verity(_) => self.slots.get(place),
             Place::File(folder, name) => self.contents.get(*self.names.get(folder)?.get(name)?),
         }
     }
 
     fn open(&mut self, place: &Place) -> &mut Content {
         match place {
-            Place::Slot(slot) => self.slots.get_mut(slot).unwrap(),
+            Place::Slot(_) | Place::Verity(_) => self.slots.get_mut(place).unwrap(),
             Place::File(folder, name) => {
                 let known = self.names.get(folder).and_then(|names| names.get(name)).copied();
                 let content = known.unwrap_or_else(|| {
@@ -211,8 +224,8 @@ impl Inner {
 }
 
 impl Disk for FaultyDisk {
-    fn slot_bytes(&self) -> u64 {
-        self.slot_bytes
+    fn room(&self) -> Room {
+        self.room
     }
 
     fn list(&self, folder: Folder) -> io::Result<Vec<String>> {
@@ -254,14 +267,13 @@ impl Disk for FaultyDisk {
         if inner.full {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        if matches!(place, Place::Slot(_)) {
+        if !matches!(place, Place::File(..)) {
             inner.slot_writes += bytes.len() as u64;
         }
         let at = usize::try_from(at).unwrap();
-        let limit = usize::try_from(self.slot_bytes).unwrap();
         let content = inner.open(place);
         if content.volatile.len() < at + bytes.len() {
-            assert!(matches!(place, Place::File(..)) || at + bytes.len() <= limit, "a write leaves its slot");
+            assert!(matches!(place, Place::File(..)), "a write leaves its slot");
             content.volatile.resize(at + bytes.len(), 0);
         }
         content.volatile[at..at + bytes.len()].copy_from_slice(bytes);

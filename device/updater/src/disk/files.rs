@@ -1,7 +1,7 @@
 //! The disk of the board `host`: a partitioned image file and folders of files. Never caches and never retries.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{File, OpenOptions},
     io,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
@@ -11,7 +11,8 @@ use protocol_types::Slot;
 use rustix::fs::{Advice, fadvise};
 
 use super::{
-    Disk, Folder, ImageError, Place,
+    Disk, Folder, ImageError, Place, Room,
+    folders::{Folders, read_full},
     gpt_image::{Extent, find_slots},
 };
 
@@ -20,7 +21,7 @@ use super::{
 pub struct FileDisk {
     image: File,
     slots: [Extent; 2],
-    folders: [PathBuf; 3],
+    folders: Folders,
 }
 
 /// A device folder that cannot be used.
@@ -52,24 +53,9 @@ impl FileDisk {
             source,
         })?;
         let slots = find_slots(&path, &image)?;
-        let folders = ["esp", "state/updater", "keys"].map(|name| device_dir.join(name));
-        for path in &folders {
-            fs::create_dir_all(path).map_err(|source| OpenError::Folder { path: path.clone(), source })?;
-        }
+        let folders = Folders::open(device_dir, &[Folder::Esp, Folder::State, Folder::Keys])
+            .map_err(|(path, source)| OpenError::Folder { path, source })?;
         Ok(Self { image, slots, folders })
-    }
-
-    fn folder(&self, folder: Folder) -> &Path {
-        let [esp, state, keys] = &self.folders;
-        match folder {
-            Folder::Esp => esp,
-            Folder::State => state,
-            Folder::Keys => keys,
-        }
-    }
-
-    fn path(&self, folder: Folder, name: &str) -> PathBuf {
-        self.folder(folder).join(name)
     }
 
     fn extent(&self, slot: Slot) -> Extent {
@@ -79,37 +65,22 @@ impl FileDisk {
             Slot::B => b,
         }
     }
-
-    /// Opens a file for changes, private to root: state and keys are nobody else's business.
-    fn open_to_write(&self, folder: Folder, name: &str) -> io::Result<File> {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(self.path(folder, name))
-    }
 }
 
 impl Disk for FileDisk {
-    fn slot_bytes(&self) -> u64 {
-        self.extent(Slot::A).bytes
+    fn room(&self) -> Room {
+        Room { root: self.extent(Slot::A).bytes, verity: None }
     }
 
     fn list(&self, folder: Folder) -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(self.folder(folder))? {
-            if let Ok(name) = entry?.file_name().into_string() {
-                names.push(name);
-            }
-        }
-        Ok(names)
+        self.folders.list(folder)
     }
 
     fn size(&self, place: &Place) -> io::Result<Option<u64>> {
         match place {
             Place::Slot(slot) => Ok(Some(self.extent(*slot).bytes)),
-            Place::File(folder, name) => match fs::symlink_metadata(self.path(*folder, name)) {
-                Ok(found) => Ok(Some(found.len())),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-                Err(e) => Err(e),
-            },
+            Place::Verity(_) => Ok(None),
+            Place::File(folder, name) => self.folders.size(*folder, name),
         }
     }
 
@@ -120,7 +91,8 @@ impl Disk for FileDisk {
                 let room = usize::try_from(extent.bytes.saturating_sub(at)).unwrap_or(usize::MAX).min(into.len());
                 read_full(&self.image, extent.start + at, into.get_mut(..room).unwrap_or_default())
             }
-            Place::File(folder, name) => read_full(&File::open(self.path(*folder, name))?, at, into),
+            Place::Verity(_) => Err(io::ErrorKind::NotFound.into()),
+            Place::File(folder, name) => self.folders.read_at(*folder, name, at, into),
         }
     }
 
@@ -135,14 +107,16 @@ impl Disk for FileDisk {
                 }
                 self.image.write_all_at(bytes, extent.start + at)
             }
-            Place::File(folder, name) => self.open_to_write(*folder, name)?.write_all_at(bytes, at),
+            Place::Verity(_) => Err(no_tree()),
+            Place::File(folder, name) => self.folders.write_at(*folder, name, at, bytes),
         }
     }
 
     fn set_len(&mut self, place: &Place, bytes: u64) -> io::Result<()> {
         match place {
             Place::Slot(_) => Err(io::Error::new(io::ErrorKind::InvalidInput, "a slot has a fixed length")),
-            Place::File(folder, name) => self.open_to_write(*folder, name)?.set_len(bytes),
+            Place::Verity(_) => Err(no_tree()),
+            Place::File(folder, name) => self.folders.set_len(*folder, name, bytes),
         }
     }
 
@@ -155,50 +129,32 @@ impl Disk for FileDisk {
                 fadvise(&self.image, extent.start, std::num::NonZeroU64::new(extent.bytes), Advice::DontNeed)?;
                 Ok(())
             }
-            Place::File(folder, name) => {
-                let file = File::open(self.path(*folder, name))?;
-                file.sync_all()?;
-                fadvise(&file, 0, None, Advice::DontNeed)?;
-                Ok(())
-            }
+            Place::Verity(_) => Err(no_tree()),
+            Place::File(folder, name) => self.folders.sync(*folder, name),
         }
     }
 
     fn rename(&mut self, folder: Folder, from: &str, to: &str) -> io::Result<()> {
-        fs::rename(self.path(folder, from), self.path(folder, to))
+        self.folders.rename(folder, from, to)
     }
 
     fn remove(&mut self, folder: Folder, name: &str) -> io::Result<()> {
-        match fs::remove_file(self.path(folder, name)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-            Ok(()) | Err(_) => Ok(()),
-        }
+        self.folders.remove(folder, name)
     }
 
     fn sync_folder(&mut self, folder: Folder) -> io::Result<()> {
-        File::open(self.folder(folder))?.sync_all()
+        self.folders.sync_folder(folder)
     }
 }
 
-/// Reads until `into` is full or the file ends.
-fn read_full(file: &File, mut at: u64, into: &mut [u8]) -> io::Result<usize> {
-    let mut done = 0;
-    while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, at) {
-            Ok(0) => break,
-            Ok(n) => {
-                done += n;
-                at += u64::try_from(n).map_err(io::Error::other)?;
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(done)
+fn no_tree() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "this board has no partition for a hash tree")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::disk::create_image;
 
@@ -212,7 +168,7 @@ mod tests {
     #[test]
     fn both_slots_hold_their_own_bytes_to_the_last_one() {
         let (dir, mut disk) = disk(64 * 4096);
-        assert_eq!(disk.slot_bytes(), 64 * 4096);
+        assert_eq!(disk.room().root, 64 * 4096);
         for (slot, byte) in [(Slot::A, 0xaa), (Slot::B, 0xbb)] {
             disk.write_at(&Place::Slot(slot), 0, &vec![byte; 64 * 4096]).unwrap();
             disk.sync(&Place::Slot(slot)).unwrap();

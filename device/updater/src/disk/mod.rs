@@ -1,9 +1,12 @@
 //! The primitive operations that the updater and the loader perform on storage. Never decides what is written, or when.
 //!
-//! A real board's files and the test disk that loses power implement the same trait, so that the order of writes, flushes and
+//! Files, block devices and the test disk that loses power implement the same trait, so that the order of writes, flushes and
 //! renames that [`crate::storage`] composes is exactly the one that the power-cut sweep cuts into pieces.
 
+mod devices;
+pub mod esp;
 mod files;
+mod folders;
 mod gpt_image;
 
 #[cfg(test)]
@@ -11,6 +14,7 @@ pub(crate) mod faulty;
 
 use std::{fmt, io};
 
+pub use devices::{DeviceDisk, Devices, DevicesError};
 pub use files::{FileDisk, OpenError};
 pub use gpt_image::{ImageError, create_image};
 use protocol_types::Slot;
@@ -31,6 +35,8 @@ pub enum Folder {
 pub enum Place {
     /// The root partition of a slot.
     Slot(Slot),
+    /// The hash tree partition of a slot.
+    Verity(Slot),
     /// A file in a folder.
     File(Folder, String),
 }
@@ -56,16 +62,26 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Slot(slot) => write!(f, "slot {slot}"),
+            Self::Verity(slot) => write!(f, "the hash tree of slot {slot}"),
             Self::File(folder, name) => write!(f, "{folder}/{name}"),
         }
     }
 }
 
+/// How many bytes of an image fit into a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Its root partition.
+    pub root: u64,
+    /// Its hash tree partition; none on a board without one.
+    pub verity: Option<u64>,
+}
+
 /// What storage can do. Only [`Disk::sync`] and [`Disk::sync_folder`] make anything last: until then a power cut may keep, lose or
 /// tear each write, and keep or lose each change of a folder.
 pub trait Disk {
-    /// Bytes in each slot.
-    fn slot_bytes(&self) -> u64;
+    /// How much each slot has room for.
+    fn room(&self) -> Room;
     /// Names of the files in `folder`, in no order; names that are not UTF-8 are left out.
     fn list(&self, folder: Folder) -> io::Result<Vec<String>>;
     /// Length of the file, or `None` if there is none.
@@ -74,13 +90,13 @@ pub trait Disk {
     fn read_at(&self, place: &Place, at: u64, into: &mut [u8]) -> io::Result<usize>;
     /// Writes all of `bytes` from byte `at` on; makes the file if there is none.
     fn write_at(&mut self, place: &Place, at: u64, bytes: &[u8]) -> io::Result<()>;
-    /// Cuts or extends a file to `bytes` bytes; makes it if there is none.
+    /// Cuts or extends a file to `bytes` bytes; makes it if there is none. What lies in an extension is any bytes.
     fn set_len(&mut self, place: &Place, bytes: u64) -> io::Result<()>;
     /// Makes the bytes last, and lets go of cached copies so that the next read asks the medium.
     fn sync(&mut self, place: &Place) -> io::Result<()>;
     /// Gives a file another name, replacing a file of that name.
     fn rename(&mut self, folder: Folder, from: &str, to: &str) -> io::Result<()>;
-    /// Removes a file; it is no error if there is none.
+    /// Removes a file, or where that is safer gives it a name that means nothing; it is no error if there is none.
     fn remove(&mut self, folder: Folder, name: &str) -> io::Result<()>;
     /// Makes names and removals in `folder` last.
     fn sync_folder(&mut self, folder: Folder) -> io::Result<()>;

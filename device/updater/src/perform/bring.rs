@@ -70,15 +70,25 @@ enum Awaited {
 pub(super) fn place_of(name: SectionName, slot: Slot) -> Place {
     match name {
         SectionName::Root => Place::Slot(slot),
-        // The plan refuses a section `verity` on this board; a staged file that nothing arms harms nobody.
-        SectionName::Uki | SectionName::Verity => Place::file(Folder::Esp, STAGED),
+        SectionName::Verity => Place::Verity(slot),
+        SectionName::Uki => Place::file(Folder::Esp, STAGED),
     }
 }
 
 impl<D: Disk, P: Peers> Updater<D, P> {
-    pub(super) fn begin_transfer(&mut self, goal: &Goal, slot: Slot, (index, from): (usize, u64)) {
+    pub(super) fn begin_transfer(
+        &mut self,
+        goal: &Goal,
+        slot: Slot,
+        (index, from): (usize, u64),
+    ) -> Result<(), StorageError> {
         let sections = goal.os.as_ref().map(|os| os.sections.as_slice()).unwrap_or_default();
-        let Some(section) = sections.get(index).cloned() else { return };
+        let Some(section) = sections.get(index).cloned() else { return Ok(()) };
+        let target = place_of(section.name, slot);
+        if section.name == SectionName::Uki && from == 0 {
+            // All of its room at once: a boot partition that is too full says so before a byte travels, and allocates only once.
+            self.storage.cut_to(&target, section.size)?;
+        }
         let (lists, traffic) = match std::mem::replace(&mut self.work, Work::None) {
             Work::Paused(before) if before.release == goal.note.digest => (before.lists, before.traffic),
             Work::Paused(_)
@@ -90,8 +100,8 @@ impl<D: Disk, P: Peers> Updater<D, P> {
                 (BTreeMap::new(), Traffic { image: sections.iter().map(|s| s.size).sum(), ..Traffic::default() })
             }
         };
-        let target = place_of(section.name, slot);
-        let sibling = (section.name == SectionName::Root).then_some(Place::Slot(slot.other()));
+        // A running entry goes by a name of its own, so the staged one starts from what was left in its place.
+        let sibling = (section.name != SectionName::Uki).then(|| place_of(section.name, slot.other()));
         self.asked = None;
         self.work = Work::Transfer(Box::new(Transfer {
             release: goal.note.digest,
@@ -105,6 +115,7 @@ impl<D: Disk, P: Peers> Updater<D, P> {
             awaited: Awaited::Nothing,
             to_ask: None,
         }));
+        Ok(())
     }
 
     pub(super) fn go_on_bringing(&mut self, mut transfer: Box<Transfer>, answer: Option<Result<Vec<u8>, FetchError>>) {

@@ -3,6 +3,7 @@
 //! Everything happens on one thread, in pieces of at most a few hundred kilobytes, so that a newer wish or a restart never waits
 //! for a transfer. Nothing is kept in memory that a power cut may not take.
 
+mod bootable;
 mod bring;
 mod configuration;
 mod metadata;
@@ -25,7 +26,6 @@ use read_back::ReadBack;
 use tracing::{error, info, warn};
 
 use crate::{
-    cmdline::Cmdline,
     disk::{Disk, Folder},
     plan::{Fact, Plan, Running, Step, may_pass},
     record::{Origin, Record},
@@ -122,7 +122,7 @@ struct Asked {
 }
 
 impl<D: Disk, P: Peers> Updater<D, P> {
-    /// The updater in the system that the loader booted with `cmdline`. `trust` is what [`Trust::load`] gave; without it, every wish is
+    /// The updater in the system that `running` describes. `trust` is what [`Trust::load`] gave; without it, every wish is
     /// refused with its reason. `spread` is a random number.
     ///
     /// # Errors
@@ -131,18 +131,12 @@ impl<D: Disk, P: Peers> Updater<D, P> {
         storage: Storage<D>,
         peers: P,
         trust: Result<Trust, Reason>,
-        cmdline: &Cmdline,
+        running: Running,
         spread: u64,
     ) -> Result<Self, StorageError> {
         let record = load_record(&storage)?;
-        let running = Running {
-            slot: cmdline.entry.slot,
-            root: cmdline.root,
-            os_version: cmdline.os_version().to_owned(),
-            generation: cmdline.entry.generation,
-        };
         let entries = storage.entries()?;
-        let (plan, steps) = Plan::start(record, running, &entries, storage.slot_bytes(), spread);
+        let (plan, steps) = Plan::start(record, running, &entries, storage.room(), spread);
         let mut updater = Self {
             plan,
             storage,
@@ -272,7 +266,9 @@ impl<D: Disk, P: Peers> Updater<D, P> {
     fn perform_one(&mut self, step: Step) -> Result<(), StorageError> {
         match step {
             Step::Check(wish) => self.begin_check(wish),
-            Step::Bring { goal, slot, section, from_block } => self.begin_transfer(&goal, slot, (section, from_block)),
+            Step::Bring { goal, slot, section, from_block } => {
+                self.begin_transfer(&goal, slot, (section, from_block))?
+            }
             Step::ReadBack { goal, slot } => self.begin_read_back(&goal, slot),
             Step::Drop => self.forget_work(),
             Step::Prepare { set, applications } => {

@@ -1,7 +1,7 @@
 //! Reads back what was written: flushes it, lets the medium give it again and compares every block and the whole. Never repairs.
 
-use protocol_release::document::{HostUki, OsIndex, Section, SectionName};
-use protocol_types::{Hasher, Reason, ReasonCode, Slot};
+use protocol_release::document::{OsIndex, SectionName};
+use protocol_types::{Hasher, Reason, ReasonCode, SecurityVersion, Slot};
 use tracing::{info, warn};
 
 use super::{
@@ -12,11 +12,10 @@ use crate::{
     blocks::{BLOCK, BlockList},
     disk::Folder,
     record::Goal,
-    storage::STAGED,
 };
 
-/// Blocks that are read in one turn.
-const BLOCKS_A_TURN: usize = 1024;
+/// Blocks that are read in one turn; they are in memory at once.
+const BLOCKS_A_TURN: usize = 256;
 
 /// The file beside the state file that says where the bytes of the newest image came from.
 const TRAFFIC: &str = "traffic.json";
@@ -24,8 +23,9 @@ const TRAFFIC: &str = "traffic.json";
 /// A read back under way.
 #[derive(Debug)]
 pub(super) struct ReadBack {
-    os: OsIndex,
-    slot: Slot,
+    pub(super) os: OsIndex,
+    pub(super) security_version: SecurityVersion,
+    pub(super) slot: Slot,
     transfer: Box<Transfer>,
     section: usize,
     next_block: u64,
@@ -36,8 +36,8 @@ impl<D: Disk, P: Peers> Updater<D, P> {
     pub(super) fn begin_read_back(&mut self, goal: &Goal, slot: Slot) {
         match (std::mem::replace(&mut self.work, Work::None), &goal.os) {
             (Work::Paused(transfer), Some(os)) => {
-                let (os, hasher) = (os.clone(), Hasher::new());
-                let read_back = ReadBack { os, slot, transfer, section: 0, next_block: 0, hasher };
+                let (os, security_version, hasher) = (os.clone(), goal.note.security_version, Hasher::new());
+                let read_back = ReadBack { os, security_version, slot, transfer, section: 0, next_block: 0, hasher };
                 self.work = Work::ReadBack(Box::new(read_back));
             }
             _ => self.conclude(Err(Reason::new(ReasonCode::Internal, "nothing was brought that could be read back"))),
@@ -88,23 +88,9 @@ impl<D: Disk, P: Peers> Updater<D, P> {
             let text = format!("section `{name}` has the listed blocks but not the signed digest");
             return Err(Reason::new(ReasonCode::DigestMismatch, text));
         }
-        if section.name == SectionName::Uki {
-            self.check_uki(&read_back.os, &section)?;
-        }
+        self.check_bootable(read_back, &section)?;
         (read_back.section, read_back.next_block) = (read_back.section + 1, 0);
         Ok(read_back.section == read_back.os.sections.len())
-    }
-
-    /// An entry that names another root than the one beside it would only fail to boot, so it is refused before it is armed.
-    fn check_uki(&self, os: &OsIndex, section: &Section) -> Result<(), Reason> {
-        let text = self.storage.load(Folder::Esp, STAGED, HostUki::MAX_BYTES).map_err(|e| Reason::from(&e))?;
-        let uki = HostUki::parse(&text.unwrap_or_default()).map_err(Reason::from)?;
-        let root = os.section(SectionName::Root);
-        if root.is_some_and(|root| (root.blocks.digest, root.size) == (uki.root, uki.size)) && section.size > 0 {
-            Ok(())
-        } else {
-            Err(Reason::new(ReasonCode::MalformedRelease, "the boot entry names another root than the index"))
-        }
     }
 
     /// For logs and measurements; an update does not fail for the lack of it.

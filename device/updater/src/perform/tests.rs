@@ -2,9 +2,11 @@
 
 use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
-use account::{Account, Contents, NOW, image};
+use account::{Account, Contents, NOW, image, verified};
+use protocol_release::document::Span;
 use protocol_types::{
     Digest, Phase, ReasonCode, RolloutId, Slot, TargetPath,
+    signed_cmdline::SignedCmdline,
     socket::{ApplicationState, ApplicationStatus, Contact},
 };
 
@@ -14,6 +16,7 @@ use crate::{
         Place,
         faulty::{FaultyDisk, Luck},
     },
+    key_store::KeyStore,
     loader,
     record::Wish,
 };
@@ -100,16 +103,72 @@ fn new_image() -> Vec<u8> {
     image(12, &[1, 2, 6], 7)
 }
 
+/// The command line of images with hash trees, behind the root hash.
+const WORDS: &str = "mbl.security_version=1 mbl.key_store=none mbl.board=host quiet";
+
+/// Boots as loader, initrd and kernel do on a real board: by the root hash in the chosen entry, and not without every block of the
+/// root having its digest in the tree.
+fn boot_with_tree(storage: &mut Storage<FaultyDisk>) -> Result<(Running, u64), loader::BootError> {
+    loop {
+        let chosen = BootEntry::choose(storage.entries()?).ok_or(loader::BootError::NothingBoots)?;
+        let entry = chosen.after_try();
+        storage.recount(chosen, entry.tries)?;
+        let uki = storage.load(Folder::Esp, &entry.to_string(), 1 << 20)?.unwrap();
+        let span = Span::of_cmdline(&uki).unwrap();
+        let start = usize::try_from(span.start).unwrap();
+        let line = SignedCmdline::parse(&uki[start..start + span.bytes]).unwrap();
+        let mut tree = vec![0; 2 * 4096];
+        storage.read(&Place::Verity(entry.slot), 0, &mut tree)?;
+        let mut root = vec![0; SLOT_BYTES];
+        storage.read(&Place::Slot(entry.slot), 0, &mut root)?;
+        if let Some((root_hash, blocks)) = verified(&root, &tree)
+            && root_hash == line.root_hash
+        {
+            // The version is the number of blocks: it cannot come from anywhere but the verified root.
+            let running = Running {
+                slot: entry.slot,
+                root: line.root_hash,
+                os_version: blocks.to_string(),
+                generation: entry.generation,
+            };
+            return Ok((running, blocks * 4096));
+        }
+        assert!(entry.tries.is_some(), "an entry that was confirmed does not boot");
+    }
+}
+
+/// An image as long as a file system is: a whole number of blocks.
+fn padded(mut image: Vec<u8>) -> Vec<u8> {
+    image.resize(image.len().next_multiple_of(4096), 0);
+    image
+}
+
 impl Device {
     /// A device with the old image in slot A.
     fn new() -> Self {
+        Self::made(FaultyDisk::new(SLOT_BYTES), Account::new())
+    }
+
+    /// One whose slots have hash trees.
+    fn with_trees() -> Self {
         let mut account = Account::new();
-        let disk = FaultyDisk::new(SLOT_BYTES);
+        account.trees = Some(WORDS);
+        Self::made(FaultyDisk::with_trees(SLOT_BYTES, 2 * 4096), account)
+    }
+
+    fn made(disk: FaultyDisk, mut account: Account) -> Self {
         let mut storage = Storage::new(disk.clone());
         let index = account.os_index("1.0.0", &old_image());
-        storage.write(&Place::Slot(Slot::A), 0, &old_image()).unwrap();
-        storage.flush(&Place::Slot(Slot::A)).unwrap();
-        storage.replace(Folder::Esp, "mbl-1-a.efi", &account.artifacts[&index.sections[1].digest].clone()).unwrap();
+        for section in &index.sections {
+            let bytes = account.artifacts[&section.digest].clone();
+            match bring::place_of(section.name, Slot::A) {
+                Place::File(..) => storage.replace(Folder::Esp, "mbl-1-a.efi", &bytes).unwrap(),
+                place => {
+                    storage.write(&place, 0, &bytes).unwrap();
+                    storage.flush(&place).unwrap();
+                }
+            }
+        }
         Self {
             disk,
             account,
@@ -150,20 +209,28 @@ impl Device {
     /// The image that boots now, read as the loader reads it.
     fn booted_image(&self) -> Vec<u8> {
         let disk = self.disk.fork();
-        let cmdline = loader::boot(&mut Storage::new(disk.clone())).expect("nothing boots");
-        let mut bytes = vec![0; usize::try_from(cmdline.size).unwrap()];
-        disk.read_at(&Place::Slot(cmdline.entry.slot), 0, &mut bytes).unwrap();
+        let (running, size) = self.boot(&mut Storage::new(disk.clone())).expect("nothing boots");
+        let mut bytes = vec![0; usize::try_from(size).unwrap()];
+        disk.read_at(&Place::Slot(running.slot), 0, &mut bytes).unwrap();
         bytes
+    }
+
+    /// What boots, and how long its root is.
+    fn boot(&self, storage: &mut Storage<FaultyDisk>) -> Result<(Running, u64), loader::BootError> {
+        if self.account.trees.is_some() {
+            return boot_with_tree(storage);
+        }
+        loader::boot(storage).map(|cmdline| (Running::from_cmdline(&cmdline), cmdline.size))
     }
 
     /// From power-on until the power is gone, a restart is due or nothing more happens.
     fn session(&mut self) -> End {
         let mut storage = Storage::new(self.disk.clone());
-        let booted = loader::boot(&mut storage);
-        let Some(cmdline) = self.unless_off(booted) else { return End::PowerCut };
-        let trust = Trust::load(&storage, &self.account.factory_document());
+        let booted = self.boot(&mut storage);
+        let Some((running, _)) = self.unless_off(booted) else { return End::PowerCut };
+        let trust = Trust::load(&storage, KeyStore::Files, &self.account.factory_document());
         let mouth = Mouth::default();
-        let started = Updater::start(storage, mouth.clone(), trust, &cmdline, 0);
+        let started = Updater::start(storage, mouth.clone(), trust, running, 0);
         let Some(mut updater) = self.unless_off(started) else { return End::PowerCut };
         updater.tell(Fact::Contact(Some(ONLINE)));
         updater.tell(Fact::AppsConnected);
@@ -282,6 +349,64 @@ fn a_cut_at_any_write_of_a_good_update_ends_in_the_new_system() {
         let entries = device.entries();
         assert!(entries == ["mbl-1-a.efi", "mbl-2-b.efi"] || entries == ["mbl-1-a.efi", "mbl-3-b.efi"], "{entries:?}");
     });
+}
+
+#[test]
+fn a_cut_at_any_write_of_an_update_with_a_hash_tree_ends_in_the_new_system_or_for_a_bad_one_in_the_old() {
+    let contents = Contents { application: Some("{}"), ..Contents::new("1.1.0", padded(new_image())) };
+    for sick in [false, true] {
+        let mut device = Device::with_trees();
+        device.want(&contents);
+        device.sick = device.wish.as_ref().map(|wish| wish.digest).filter(|_| sick);
+        sweep(&device, |device, status| {
+            assert_eq!(status.phase, if sick { Phase::RolledBack } else { Phase::Succeeded }, "{status:?}");
+            let (version, slot) = if sick { ("11", Slot::A) } else { ("13", Slot::B) };
+            assert_eq!((status.running.os_version.as_str(), status.running.slot), (version, slot));
+            runs(device, &padded(if sick { old_image() } else { new_image() }));
+        });
+    }
+}
+
+#[test]
+fn a_kernel_image_that_is_not_for_this_release_on_this_board_is_refused_before_it_is_armed() {
+    for (words, wrong) in [
+        ("mbl.security_version=2 mbl.key_store=none mbl.board=host", "security version"),
+        ("mbl.security_version=1 mbl.key_store=none mbl.board=rpi4", "board"),
+        ("mbl.security_version=1 mbl.key_store=none", "board"),
+        ("mbl.security_version=1 mbl.key_store=tpm2 mbl.board=host", "key store"),
+        ("mbl.key_store=none mbl.board=host", "mbl.security_version"),
+        ("roothash=0 mbl.security_version=1 mbl.key_store=none mbl.board=host", "twice"),
+    ] {
+        let mut device = Device::with_trees();
+        device.account.trees = Some(words);
+        device.want(&Contents::new("1.1.0", padded(new_image())));
+        let status = device.settle(Luck::None);
+        let reason = status.reason.unwrap();
+        assert_eq!((status.phase, reason.code), (Phase::Failed, ReasonCode::MalformedRelease));
+        assert!(reason.text.contains(wrong), "{words}: {reason}");
+        assert_eq!(device.entries(), ["mbl-1-a.efi"]);
+        runs(&device, &padded(old_image()));
+    }
+}
+
+#[test]
+fn an_image_with_a_hash_tree_is_not_for_a_board_without_one_and_the_other_way_round() {
+    let mut plain = Device::new();
+    plain.account.trees = Some(WORDS);
+    plain.want(&Contents::new("1.1.0", padded(new_image())));
+    let mut with_trees = Device::with_trees();
+    with_trees.account.trees = None;
+    with_trees.want(&Contents::new("1.1.0", padded(new_image())));
+    for (mut device, trees) in [(plain, None), (with_trees, Some(WORDS))] {
+        device.account.trees = trees;
+        let status = device.settle(Luck::None);
+        assert_eq!((status.phase, status.reason.unwrap().code), (Phase::Failed, ReasonCode::WrongBoard));
+        assert_eq!(
+            device.disk.slot_bytes_written(),
+            if trees.is_some() { 49_252 } else { 41_060 },
+            "the old image alone"
+        );
+    }
 }
 
 #[test]
@@ -429,9 +554,9 @@ fn an_agent_that_never_answers_costs_time_and_nothing_else() {
     device.lie = |_, _| Err(FetchError::Unreachable);
     let mut storage = Storage::new(device.disk.clone());
     let cmdline = loader::boot(&mut storage).unwrap();
-    let trust = Trust::load(&storage, &device.account.factory_document());
+    let trust = Trust::load(&storage, KeyStore::Files, &device.account.factory_document());
     let mouth = Mouth::default();
-    let mut updater = Updater::start(storage, mouth.clone(), trust, &cmdline, 0).unwrap();
+    let mut updater = Updater::start(storage, mouth.clone(), trust, Running::from_cmdline(&cmdline), 0).unwrap();
     updater.tell(Fact::Desired(device.wish.clone().unwrap()));
     let mut asked = 0;
     let mut elapsed = Duration::ZERO;
@@ -452,9 +577,9 @@ fn a_full_disk_is_said_so_and_tried_again_when_there_is_room() {
     let mut device = Device::wanting(&Contents::new("1.1.0", new_image()));
     let mut storage = Storage::new(device.disk.clone());
     let cmdline = loader::boot(&mut storage).unwrap();
-    let trust = Trust::load(&storage, &device.account.factory_document());
+    let trust = Trust::load(&storage, KeyStore::Files, &device.account.factory_document());
     let mouth = Mouth::default();
-    let mut updater = Updater::start(storage, mouth.clone(), trust, &cmdline, 0).unwrap();
+    let mut updater = Updater::start(storage, mouth.clone(), trust, Running::from_cmdline(&cmdline), 0).unwrap();
     updater.tell(Fact::Contact(Some(ONLINE)));
     updater.tell(Fact::Desired(device.wish.clone().unwrap()));
     device.disk.set_full(true);

@@ -24,6 +24,7 @@ pub use facts::{Fact, Running, Step};
 use protocol_types::{Digest, Reason, ReasonCode, Slot, socket::Contact};
 
 use crate::{
+    disk::Room,
     record::{Goal, Note, Origin, Outcome, Pending, Record, Wish},
     trial::Trial,
 };
@@ -33,7 +34,7 @@ use crate::{
 pub struct Plan {
     record: Record,
     running: Running,
-    slot_bytes: u64,
+    room: Room,
     spread: u64,
     now: Duration,
     service: Option<Wish>,

@@ -12,6 +12,7 @@ use protocol_types::{
 use super::{BOOT_TRIES, Hindrance, Job, PREPARE_LIMIT, Plan, Stage, Step, may_pass};
 use crate::{
     blocks::BlockList,
+    disk::Room,
     record::{Goal, Installed, Origin, Outcome, Pending, Wish},
 };
 
@@ -124,7 +125,7 @@ impl Plan {
         let job = Job { wish: wish.clone(), goal };
         match &job.goal.os {
             Some(index) if !self.running.is_os(&job.goal) => {
-                if let Err(reason) = fits(index, self.slot_bytes) {
+                if let Err(reason) = fits(index, self.room) {
                     return self.refused(reason, steps);
                 }
                 // What the idle slot holds stops being a system with the first block.
@@ -292,18 +293,27 @@ impl Plan {
 }
 
 /// Refuses an OS that this device has no place for.
-fn fits(index: &OsIndex, slot_bytes: u64) -> Result<(), Reason> {
+fn fits(index: &OsIndex, room: Room) -> Result<(), Reason> {
+    let refuse = |code, text: String| Err(Reason::new(code, text));
     for section in &index.sections {
-        match section.name {
-            SectionName::Root if section.size > slot_bytes => {
-                let text = format!("the root section needs {} bytes, a slot has {slot_bytes}", section.size);
-                return Err(Reason::new(ReasonCode::NoRoom, text));
-            }
-            SectionName::Root | SectionName::Uki => {}
-            SectionName::Verity => {
-                return Err(Reason::new(ReasonCode::WrongBoard, "this board has no place for a section `verity`"));
-            }
+        let (name, size) = (section.name.as_str(), section.size);
+        let room = match section.name {
+            SectionName::Root => room.root,
+            SectionName::Verity => match room.verity {
+                Some(room) => room,
+                None => {
+                    return refuse(ReasonCode::WrongBoard, format!("this board has no place for a section `{name}`"));
+                }
+            },
+            // The boot partition says itself whether it has room, before anything is written to it.
+            SectionName::Uki => u64::MAX,
+        };
+        if size > room {
+            return refuse(ReasonCode::NoRoom, format!("section `{name}` needs {size} bytes, its place has {room}"));
         }
+    }
+    if room.verity.is_some() && index.root_hash.is_none() {
+        return refuse(ReasonCode::WrongBoard, "this board boots only a system with a section `verity`".to_owned());
     }
     Ok(())
 }

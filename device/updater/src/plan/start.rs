@@ -6,18 +6,19 @@ use protocol_types::{Reason, ReasonCode, boot::BootEntry};
 
 use super::{Plan, Running, Stage, Step};
 use crate::{
+    disk::Room,
     record::{Outcome, Pending, Record, Verdict},
     trial::{MAX_STARTS, Trial},
 };
 
 impl Plan {
-    /// Begins in the system that the loader booted. `entries` are all boot entries as they are now, `slot_bytes` the room in a
+    /// Begins in the system that the loader booted. `entries` are all boot entries as they are now, `room` that of a
     /// slot, and `spread` a random number that keeps this device from doing what every other does at the same moment.
     pub fn start(
         record: Record,
         running: Running,
         entries: &[BootEntry],
-        slot_bytes: u64,
+        room: Room,
         spread: u64,
     ) -> (Self, Vec<Step>) {
         let pending = record.pending.clone();
@@ -26,7 +27,7 @@ impl Plan {
         let mut plan = Self {
             record,
             running,
-            slot_bytes,
+            room,
             spread,
             now: Duration::ZERO,
             service: None,

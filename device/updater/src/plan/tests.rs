@@ -9,11 +9,16 @@ use protocol_types::{
 };
 
 use super::*;
-use crate::record::{
-    Verdict,
-    tests::{application, note, wish},
+use crate::{
+    disk::Room,
+    record::{
+        Verdict,
+        tests::{application, note, wish},
+    },
 };
 
+/// The room of the board `host`.
+const ROOM: Room = Room { root: 1 << 20, verity: None };
 const ONLINE: Contact = Contact { registered: true, network: true };
 const SILENT: Contact = Contact { registered: false, network: false };
 
@@ -28,6 +33,7 @@ fn goal(minor: u64) -> Box<Goal> {
         board: BoardName::new("host").unwrap(),
         version: note.version.clone(),
         sections: vec![section(SectionName::Root), section(SectionName::Uki)],
+        root_hash: None,
     };
     Box::new(Goal { note, os: Some(os) })
 }
@@ -68,7 +74,7 @@ impl World {
     fn new() -> Self {
         let entries = vec![BootEntry { generation: 1, slot: Slot::A, tries: None }];
         let slots = [Some(root(0)), None];
-        let (plan, steps) = Plan::start(Record::default(), running(entries[0], slots), &entries, 1 << 20, 0);
+        let (plan, steps) = Plan::start(Record::default(), running(entries[0], slots), &entries, ROOM, 0);
         let mut world = Self {
             plan,
             disk: Record::default(),
@@ -170,7 +176,7 @@ impl World {
     fn restart(&mut self, entry: BootEntry) {
         self.asked = None;
         self.elapsed = 0;
-        let (plan, steps) = Plan::start(self.disk.clone(), running(entry, self.slots), &self.entries, 1 << 20, 0);
+        let (plan, steps) = Plan::start(self.disk.clone(), running(entry, self.slots), &self.entries, ROOM, 0);
         self.plan = plan;
         self.boots_in_trial = if self.disk.pending.is_some() { self.boots_in_trial + 1 } else { 0 };
         assert!(self.boots_in_trial < 40, "a trial goes on for ever");
@@ -481,12 +487,29 @@ fn a_restart_that_the_service_asks_for_waits_for_the_end_of_an_update() {
 #[test]
 fn a_slot_that_is_too_small_is_said_so_before_anything_is_written() {
     let mut world = World::new();
-    world.plan.slot_bytes = 4096;
+    world.plan.room.root = 4096;
     world.tell(Fact::Desired(wish("1.2.0", "r1")));
     world.answer(9);
     let status = world.plan.status(SecurityVersion(0));
     assert_eq!((status.phase, status.reason.unwrap().code), (Phase::Failed, ReasonCode::NoRoom));
     assert_eq!(world.slots[1], None);
+}
+
+#[test]
+fn a_hash_tree_beyond_its_partition_is_said_so_before_anything_is_written() {
+    for (verity, code) in [(None, ReasonCode::WrongBoard), (Some(4096), ReasonCode::NoRoom)] {
+        let mut world = World::new();
+        world.plan.room.verity = verity;
+        world.tell(Fact::Desired(wish("1.2.0", "r1")));
+        let mut goal = goal(2);
+        let os = goal.os.as_mut().unwrap();
+        os.sections.push(Section { name: SectionName::Verity, ..os.sections[0].clone() });
+        os.root_hash = Some(Digest::of(b"root hash"));
+        world.tell(Fact::Checked(goal));
+        let status = world.plan.status(SecurityVersion(0));
+        assert_eq!((status.phase, status.reason.unwrap().code), (Phase::Failed, code));
+        assert_eq!(world.slots[1], None);
+    }
 }
 
 #[test]

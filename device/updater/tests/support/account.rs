@@ -64,6 +64,10 @@ pub(crate) struct Account {
     os: TargetsDraft,
     app: TargetsDraft,
     last: u64,
+    /// The board of its devices.
+    pub(crate) board: BoardName,
+    /// Its images have hash trees and unified kernel images, whose command line is this one behind the root hash.
+    pub(crate) trees: Option<&'static str>,
     pub(crate) metadata: BTreeMap<String, Vec<u8>>,
     pub(crate) artifacts: BTreeMap<Digest, Vec<u8>>,
 }
@@ -95,6 +99,8 @@ impl Account {
             os: TargetsDraft::new(0, FAR),
             app: TargetsDraft::new(0, FAR),
             last: 0,
+            board: BoardName::new("host").unwrap(),
+            trees: None,
             metadata: BTreeMap::new(),
             artifacts: BTreeMap::new(),
         };
@@ -117,7 +123,7 @@ impl Account {
             format: 1,
             endpoint: EndpointName::new("test-1").unwrap(),
             account: AccountName::new("test").unwrap(),
-            board: BoardName::new("host").unwrap(),
+            board: self.board.clone(),
             architecture: Architecture::new("x86_64").unwrap(),
             bootstrap_uri: "coaps+tcp://127.0.0.1:1".to_owned(),
             service_authority: String::new(),
@@ -143,11 +149,19 @@ impl Account {
     /// The sections of an operating system, as an image builder makes them.
     pub(crate) fn os_index(&mut self, version: &str, image: &[u8]) -> OsIndex {
         let root = self.section(SectionName::Root, image.to_vec());
-        let os_release = [("VERSION_ID".to_owned(), version.to_owned())].into();
-        let uki = HostUki { root: root.blocks.digest, size: root.size, os_release }.to_bytes().unwrap();
-        let uki = self.section(SectionName::Uki, uki);
-        let board = BoardName::new("host").unwrap();
-        OsIndex { format: FormatOne, board, version: version.parse().unwrap(), sections: vec![root, uki] }
+        let board = self.board.clone();
+        let (mut sections, mut root_hash) = (vec![root], None);
+        let uki = if let Some(words) = self.trees {
+            let (tree, hash) = hash_tree(image);
+            sections.push(self.section(SectionName::Verity, tree));
+            root_hash = Some(hash);
+            unified_kernel_image(&format!("roothash={} {words}", hash.hex()))
+        } else {
+            let os_release = [("VERSION_ID".to_owned(), version.to_owned())].into();
+            HostUki { root: sections[0].blocks.digest, size: sections[0].size, os_release }.to_bytes().unwrap()
+        };
+        sections.push(self.section(SectionName::Uki, uki));
+        OsIndex { format: FormatOne, board, version: version.parse().unwrap(), sections, root_hash }
     }
 
     fn component(&mut self, kind: Kind, path: &str, version: &str, bytes: Vec<u8>) -> Component {
@@ -169,7 +183,7 @@ impl Account {
         let version = contents.version;
         if let Some(image) = &contents.os {
             let index = self.os_index(version, image).to_bytes().unwrap();
-            components.push(self.component(Kind::Os, &format!("os/host/{version}.json"), version, index));
+            components.push(self.component(Kind::Os, &format!("os/{}/{version}.json", self.board), version, index));
         }
         if let Some(index) = contents.application {
             let run = RunSettings { network: Network::None, memory_bytes: 1 << 20, pids: 8, ready: None };
@@ -281,6 +295,57 @@ fn block_list(section: &[u8]) -> Vec<u8> {
         list.extend_from_slice(Digest::of(&padded).as_bytes());
     }
     list
+}
+
+/// A dm-verity tree of one level over `image`, with its super block, and its root hash; once more from the words of the kernel's
+/// documentation.
+fn hash_tree(image: &[u8]) -> (Vec<u8>, Digest) {
+    let salted = |block: &[u8]| Digest::of(&[b"salt", block].concat());
+    let mut tree = b"verity\0\0".to_vec();
+    tree.extend([1, 0, 0, 0, 1, 0, 0, 0]);
+    tree.extend([7; 16]);
+    tree.extend(b"sha256");
+    tree.resize(64, 0);
+    tree.extend([0, 16, 0, 0, 0, 16, 0, 0]);
+    tree.extend((image.len() as u64).div_ceil(4096).to_le_bytes());
+    tree.extend([4, 0, 0, 0, 0, 0, 0, 0]);
+    tree.extend(b"salt");
+    tree.resize(4096, 0);
+    for block in image.chunks(4096) {
+        let mut padded = block.to_vec();
+        padded.resize(4096, 0);
+        tree.extend_from_slice(salted(&padded).as_bytes());
+    }
+    tree.resize(8192, 0);
+    let root_hash = salted(&tree[4096..]);
+    (tree, root_hash)
+}
+
+/// The root hash of the tree that a slot holds, and how many blocks of its root have their digest in there; none if one has not.
+pub(crate) fn verified(root: &[u8], tree: &[u8]) -> Option<(Digest, u64)> {
+    let blocks = u64::from_le_bytes(tree.get(72..80)?.try_into().ok()?);
+    let top = tree.get(4096..8192).filter(|_| tree.starts_with(b"verity\0\0"))?;
+    let salted = |block: &[u8]| Digest::of(&[b"salt", block].concat());
+    let mut pairs = root.chunks(4096).zip(top.chunks(32)).take(usize::try_from(blocks).ok()?);
+    let whole = blocks > 0 && pairs.all(|(block, digest)| salted(block).as_bytes() == digest);
+    whole.then(|| (salted(top), blocks))
+}
+
+/// A PE file with a section `.cmdline`, as far as anybody but the firmware looks at it.
+fn unified_kernel_image(cmdline: &str) -> Vec<u8> {
+    let mut bytes = b"MZ".to_vec();
+    bytes.resize(0x3c, 0);
+    bytes.extend([0x40, 0, 0, 0]);
+    bytes.extend(b"PE\0\0\x64\xaa\x01\0");
+    bytes.resize(0x40 + 24, 0);
+    bytes.extend(b".cmdline");
+    for field in [cmdline.len(), 0x1000, 4096, 4096] {
+        bytes.extend(u32::try_from(field).unwrap().to_le_bytes());
+    }
+    bytes.resize(4096, 0);
+    bytes.extend(cmdline.as_bytes());
+    bytes.resize(9000, 0);
+    bytes
 }
 
 /// An image of `blocks` blocks and a bit, whose blocks `changed` differ from the one with another `seed`.

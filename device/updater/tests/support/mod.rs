@@ -3,3 +3,4 @@
 pub(crate) mod account;
 pub(crate) mod bench;
 pub(crate) mod peers;
+pub(crate) mod software_tpm;

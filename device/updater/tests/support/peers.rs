@@ -197,7 +197,7 @@ fn listen_as_apps(run: &Path, world: &Mutex<World>, stop: &AtomicBool) {
     let path = run.join("apps.sock");
     while !stop.load(Ordering::Relaxed) {
         // A restart empties `run/`, and the socket with it.
-        if run.join("cmdline").exists()
+        if (run.join("cmdline").exists() || run.join("boot.json").exists())
             && !path.exists()
             && let Ok(listener) = UnixListener::bind(&path)
         {

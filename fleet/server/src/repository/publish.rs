@@ -10,7 +10,7 @@ use protocol_release::{
     workflow::{Check, Clock, Device, Step, TrustedState, Wish},
 };
 use protocol_types::{
-    Architecture, BoardName, Digest, Reason, ReasonCode, TargetPath, UnixSeconds, socket::FetchError,
+    Architecture, BoardName, Digest, Reason, ReasonCode, SecurityVersion, TargetPath, UnixSeconds, socket::FetchError,
 };
 
 use super::{
@@ -205,6 +205,7 @@ fn prove(
         board: BoardName::new("none").map_err(|_| internal("the probe has no board"))?,
         architecture: Architecture::new("none").map_err(|_| internal("the probe has no architecture"))?,
         updater: u32::MAX,
+        highest_floor: SecurityVersion(u32::MAX),
     };
     let clock = Clock { now, not_before: now };
     let (mut check, mut step) = Check::begin(TrustedState::from_root(root)?, wish, device, clock);

@@ -133,7 +133,8 @@ fn assemble<'a>(
     let uki = os_folder::section(&artifacts, SectionName::Uki, boot)?;
 
     let board = BoardName::new("host")?;
-    let index = OsIndex { format: FormatOne, board, version: version.clone(), sections: vec![root, uki] };
+    let index =
+        OsIndex { format: FormatOne, board, version: version.clone(), sections: vec![root, uki], root_hash: None };
     let text = index.to_bytes()?;
     let stored = artifacts.add_bytes(&text)?;
     fs::write(out.join(INDEX_FILE), &text).map_err(wrote)?;

@@ -25,7 +25,8 @@ pub(super) fn make(manifest: &Manifest, [root, verity, uki]: [&Path; 3], out: &P
         sections.push(os_folder::section(&artifacts, name, artifacts.add_file(path)?)?);
     }
     let (board, version) = (manifest.board.clone(), manifest.version.clone());
-    let text = OsIndex { format: FormatOne, board, version, sections }.to_bytes()?;
+    let text =
+        OsIndex { format: FormatOne, board, version, root_hash: Some(manifest.root_hash), sections }.to_bytes()?;
     artifacts.add_bytes(&text)?;
     let path = out.join(INDEX_FILE);
     fs::write(&path, text).map_err(file("write", &path))

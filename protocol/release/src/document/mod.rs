@@ -6,12 +6,14 @@ mod host_uki;
 mod json;
 mod os_index;
 mod release;
+mod uki;
 
 pub use component::{Component, Kind};
 pub use error::DocumentError;
 pub use host_uki::HostUki;
 pub use os_index::{BLOCK_BYTES, Blocks, OsIndex, Section, SectionName};
 pub use release::{Health, Release};
+pub use uki::Span;
 
 use serde::{Deserialize, Serialize};
 

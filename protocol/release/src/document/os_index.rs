@@ -27,6 +27,9 @@ pub struct OsIndex {
     pub version: ReleaseVersion,
     /// The sections, each written to its own place in the idle slot.
     pub sections: Vec<Section>,
+    /// The root hash of the hash tree in section `verity`; there exactly if that section is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_hash: Option<Digest>,
 }
 
 /// One section of an operating system image.
@@ -111,9 +114,10 @@ impl OsIndex {
         self.sections.iter().find(|section| section.name == name)
     }
 
-    /// What a booted system names itself by: the digest of the root section's block list.
+    /// What a booted system names itself by: the root hash that its kernel enforces, or on a board without a hash tree the digest
+    /// of the root section's block list.
     pub fn root_digest(&self) -> Option<Digest> {
-        self.section(SectionName::Root).map(|root| root.blocks.digest)
+        self.root_hash.or_else(|| self.section(SectionName::Root).map(|root| root.blocks.digest))
     }
 }
 
@@ -141,6 +145,9 @@ impl JsonDocument for OsIndex {
             if !names.contains(&needed) {
                 return Err(DocumentError::rule(KIND, format!("there is no section `{}`", needed.as_str())));
             }
+        }
+        if names.contains(&SectionName::Verity) != self.root_hash.is_some() {
+            return Err(DocumentError::rule(KIND, "a section `verity` and a root hash must be there together"));
         }
         Ok(())
     }

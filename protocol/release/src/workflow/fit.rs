@@ -13,6 +13,8 @@ pub struct Device {
     pub architecture: Architecture,
     /// The generation of the updater that runs.
     pub updater: u32,
+    /// The highest floor that its key store can hold.
+    pub highest_floor: SecurityVersion,
 }
 
 impl Device {
@@ -23,11 +25,16 @@ impl Device {
             let text = format!("release {} has security version {found}, the floor is {floor}", release.version);
             return Err(Reason::new(ReasonCode::BelowSecurityFloor, text));
         }
+        if release.raises_floor && found > self.highest_floor {
+            let (version, highest) = (&release.version, self.highest_floor);
+            let text = format!("release {version} raises the floor to {found}, this device can hold at most {highest}");
+            return Err(Reason::new(ReasonCode::FloorTooHigh, text));
+        }
         release.components.iter().try_for_each(|component| self.accept_component(component))
     }
 
     fn accept_component(&self, component: &Component) -> Result<(), Reason> {
-        let (path, Self { board, architecture, updater }) = (&component.path, self);
+        let (path, Self { board, architecture, updater, highest_floor: _ }) = (&component.path, self);
         let refuse = |code, why: String| Err(Reason::new(code, format!("`{path}` {why}")));
         if !component.boards.is_empty() && !component.boards.contains(board) {
             return refuse(ReasonCode::WrongBoard, format!("is not for the board {board}"));

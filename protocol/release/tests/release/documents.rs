@@ -141,6 +141,34 @@ fn the_index_of_the_format_page_reads_back_as_itself() {
     assert_eq!(parsed.root_digest().unwrap().to_string(), DIGEST);
 }
 
+/// The index of a board whose kernel holds each block against a hash tree.
+fn verified_index() -> Value {
+    let mut value = index();
+    let mut verity = value["sections"][0].clone();
+    verity["name"] = json!("verity");
+    value["sections"].as_array_mut().unwrap().push(verity);
+    value["root_hash"] = json!(Digest::of(b"root hash").to_string());
+    value
+}
+
+#[test]
+fn a_system_with_a_hash_tree_names_itself_by_its_root_hash() {
+    let parsed = OsIndex::parse(&serde_json::to_vec(&verified_index()).unwrap()).unwrap();
+    assert_eq!(parsed.root_digest(), Some(Digest::of(b"root hash")));
+    assert_eq!(serde_json::from_slice::<Value>(&parsed.to_bytes().unwrap()).unwrap(), verified_index());
+}
+
+#[test]
+fn a_hash_tree_without_its_root_hash_is_refused_and_so_is_the_hash_alone() {
+    let mut no_hash = verified_index();
+    no_hash.as_object_mut().unwrap().remove("root_hash");
+    let mut no_tree = verified_index();
+    no_tree["sections"].as_array_mut().unwrap().pop();
+    for value in [no_hash, no_tree] {
+        assert!(OsIndex::parse(&serde_json::to_vec(&value).unwrap()).is_err(), "{value}");
+    }
+}
+
 #[test]
 fn an_index_that_breaks_a_rule_is_refused() {
     let broken: &[Broken] = &[

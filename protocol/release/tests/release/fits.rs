@@ -43,6 +43,18 @@ fn a_release_is_for_the_boards_architectures_and_updaters_that_it_names() {
 }
 
 #[test]
+fn a_floor_that_the_key_store_cannot_hold_is_refused_before_anything_is_brought() {
+    let sixty_four = || Device { highest_floor: SecurityVersion(64), ..device() };
+    let raising =
+        |release: &mut Release| (release.security_version, release.raises_floor) = (SecurityVersion(65), true);
+    assert_eq!(verdict(sixty_four(), raising), "floor_too_high");
+    assert_eq!(verdict(sixty_four(), |release| release.security_version = SecurityVersion(65)), "verified");
+    let highest =
+        |release: &mut Release| (release.security_version, release.raises_floor) = (SecurityVersion(64), true);
+    assert_eq!(verdict(sixty_four(), highest), "verified");
+}
+
+#[test]
 fn an_index_for_another_board_is_refused_although_the_release_says_nothing_of_boards() {
     let other = Device { board: "rpi4".parse().unwrap(), ..device() };
     assert_eq!(verdict(other, |release| release.components[0].boards.clear()), "wrong_board");

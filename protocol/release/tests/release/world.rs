@@ -61,7 +61,12 @@ pub(crate) fn hello() -> Delegate {
 }
 
 pub(crate) fn device() -> Device {
-    Device { board: "host".parse().unwrap(), architecture: "x86_64".parse().unwrap(), updater: 1 }
+    Device {
+        board: "host".parse().unwrap(),
+        architecture: "x86_64".parse().unwrap(),
+        updater: 1,
+        highest_floor: SecurityVersion(u32::MAX),
+    }
 }
 
 impl World {
@@ -352,5 +357,6 @@ fn os_index(version: &str) -> OsIndex {
         board: "host".parse().unwrap(),
         version: version.parse().unwrap(),
         sections: vec![section(SectionName::Root, 41_943_040), section(SectionName::Uki, 412)],
+        root_hash: None,
     }
 }

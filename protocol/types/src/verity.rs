@@ -3,7 +3,7 @@
 //! Nothing here is trusted: the super block is unsigned, and it only serves to find the slot whose tree has the root hash of
 //! the signed command line. The kernel checks every block against that hash again.
 
-use protocol_types::{Digest, digest::Hasher};
+use crate::{Digest, Hasher};
 
 /// The super block as `veritysetup format` writes it, format version 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,12 +75,12 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], SuperblockError> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    pub(crate) fn superblock(salt: &[u8]) -> Vec<u8> {
+    fn superblock(salt: &[u8]) -> Vec<u8> {
         let mut bytes = b"verity\0\0".to_vec();
         bytes.extend([1, 0, 0, 0, 1, 0, 0, 0]);
         bytes.extend([7; 16]);

@@ -1,17 +1,18 @@
-//! The words of the kernel's command line that are for us. The line is part of the signed image. Never touches a disk.
+//! The words of the kernel's command line that are for us. The line is part of the signed image: the updater reads it there before
+//! it arms an image, the initrd where the kernel shows it. Never touches a disk.
 
-use protocol_types::{BoardName, Digest, SecurityVersion};
+use crate::{BoardName, Digest, SecurityVersion};
 
 /// What the signed command line says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cmdline {
+pub struct SignedCmdline {
     /// `roothash=`: the root of the hash tree over the root file system.
     pub root_hash: Digest,
     /// `mbl.security_version=`: what is held against the floor.
     pub security_version: SecurityVersion,
     /// `mbl.key_store=`: where the floor and the key of the state are.
     pub key_store: KeyStore,
-    /// `mbl.board=`: for messages only.
+    /// `mbl.board=`: the board that the image was built for.
     pub board: Option<BoardName>,
 }
 
@@ -28,7 +29,7 @@ pub enum KeyStore {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CmdlineError {
     /// Longer than the kernel's own limit on any architecture.
-    #[error("the command line has more than {} bytes", Cmdline::MAX_BYTES)]
+    #[error("the command line has more than {} bytes", SignedCmdline::MAX_BYTES)]
     TooLong,
     /// A byte outside of ASCII.
     #[error("the command line is not ASCII")]
@@ -54,11 +55,11 @@ const SECURITY_VERSION: &str = "mbl.security_version";
 const KEY_STORE: &str = "mbl.key_store";
 const BOARD: &str = "mbl.board";
 
-impl Cmdline {
+impl SignedCmdline {
     /// Upper bound for the text in bytes.
     pub const MAX_BYTES: usize = 8192;
 
-    /// Reads `/proc/cmdline`; words of others are passed over.
+    /// Reads the line; words of others are passed over.
     ///
     /// # Errors
     /// If a word of ours is missing, stands twice or has a value that it may not have.
@@ -111,10 +112,11 @@ mod tests {
 
     #[test]
     fn the_words_of_others_are_passed_over() {
-        let cmdline = Cmdline::parse(line("console=ttyAMA0 panic=5 roothashes=1 mbl.board=qemu-arm64-tpm").as_bytes());
+        let cmdline =
+            SignedCmdline::parse(line("console=ttyAMA0 panic=5 roothashes=1 mbl.board=qemu-arm64-tpm").as_bytes());
         assert_eq!(
             cmdline,
-            Ok(Cmdline {
+            Ok(SignedCmdline {
                 root_hash: Digest::of(b"root"),
                 security_version: SecurityVersion(7),
                 key_store: KeyStore::Tpm2,
@@ -126,14 +128,14 @@ mod tests {
     #[test]
     fn a_word_that_stands_twice_is_refused() {
         let twice = line("mbl.security_version=9");
-        assert_eq!(Cmdline::parse(twice.as_bytes()), Err(CmdlineError::Twice(SECURITY_VERSION)));
+        assert_eq!(SignedCmdline::parse(twice.as_bytes()), Err(CmdlineError::Twice(SECURITY_VERSION)));
     }
 
     #[test]
     fn a_line_without_any_of_the_needed_words_is_refused() {
         for word in [ROOT_HASH, SECURITY_VERSION, KEY_STORE] {
             let without = line("").replace(word, "other");
-            assert_eq!(Cmdline::parse(without.as_bytes()), Err(CmdlineError::Missing(word)));
+            assert_eq!(SignedCmdline::parse(without.as_bytes()), Err(CmdlineError::Missing(word)));
         }
     }
 
@@ -141,21 +143,21 @@ mod tests {
     fn a_security_version_with_a_sign_or_beyond_its_type_is_refused() {
         for number in ["+7", "-1", "4294967296", ""] {
             let text = line("").replace("version=7", &format!("version={number}"));
-            assert!(Cmdline::parse(text.as_bytes()).is_err(), "{number}");
+            assert!(SignedCmdline::parse(text.as_bytes()).is_err(), "{number}");
         }
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_read_without_panic(bytes: Vec<u8>) {
-            drop(Cmdline::parse(&bytes));
+            drop(SignedCmdline::parse(&bytes));
         }
 
         #[test]
         fn any_text_after_a_good_line_cannot_change_what_it_says(extra in "[ -~]{0,64}") {
-            let plain = Cmdline::parse(line("").as_bytes()).unwrap();
-            if let Ok(read) = Cmdline::parse(line(&extra).as_bytes()) {
-                prop_assert_eq!(Cmdline { board: None, ..read }, plain);
+            let plain = SignedCmdline::parse(line("").as_bytes()).unwrap();
+            if let Ok(read) = SignedCmdline::parse(line(&extra).as_bytes()) {
+                prop_assert_eq!(SignedCmdline { board: None, ..read }, plain);
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol_types::Slot;
+use crate::Slot;
 
 /// A partition in the kernel's words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +42,11 @@ impl Layout {
             Slot::A => "verity-a",
             Slot::B => "verity-b",
         })
+    }
+
+    /// The device of the boot partition.
+    pub fn esp(&self) -> &str {
+        self.device("esp")
     }
 
     /// The device of the factory's data.
@@ -91,12 +96,12 @@ fn layout(disk: &str, partitions: &[&Partition]) -> Option<Layout> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    pub(crate) fn disk(name: &str) -> Vec<Partition> {
+    fn disk(name: &str) -> Vec<Partition> {
         let partition = |(number, label): (usize, &&str)| Partition {
             disk: name.to_owned(),
             device: format!("{name}{}", number + 1),

@@ -1,0 +1,279 @@
+//! The disk of a real board: partitions as block devices, the boot partition without mounting it, the state as files. Never writes
+//! a byte outside of the idle slot's partitions and the boot partition, and never opens the running slot for writing.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Seek as _, SeekFrom},
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+};
+
+use protocol_types::{
+    Digest, Slot,
+    partitions::{self, Layout, Partition},
+    verity::Superblock,
+};
+use rustix::fs::{Advice, fadvise};
+
+use super::{
+    Disk, Folder, Place, Room,
+    esp::Esp,
+    folders::{Folders, read_full},
+};
+
+/// A bound for the number of block devices that are looked at.
+const MOST_DEVICES: usize = 1024;
+
+/// Where the kernel shows its block devices.
+#[derive(Clone, Debug)]
+pub struct Devices {
+    /// One entry a block device, linked to where it hangs.
+    pub class_block: PathBuf,
+    /// The device nodes.
+    pub dev: PathBuf,
+}
+
+impl Devices {
+    /// In the system below `root`.
+    pub fn below(root: &Path) -> Self {
+        Self { class_block: root.join("sys/class/block"), dev: root.join("dev") }
+    }
+}
+
+/// A board whose disk cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DevicesError {
+    /// A device or folder cannot be used.
+    #[error("cannot {doing} {}", path.display())]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// No disk, or more than one, holds the system that runs.
+    #[error("{found} disks have the partitions of this system and a slot {slot} with the root hash that was booted")]
+    NotOneDisk {
+        /// How many do.
+        found: usize,
+        /// The booted slot.
+        slot: Slot,
+    },
+}
+
+impl Devices {
+    /// The one disk that holds the booted system, found as the initrd finds it.
+    fn find(&self, slot: Slot, root_hash: Digest) -> Result<Layout, DevicesError> {
+        let path = self.class_block.clone();
+        let listed = fs::read_dir(&path).map_err(|source| DevicesError::Io { doing: "list", path, source })?;
+        let entries = listed.take(MOST_DEVICES).filter_map(Result::ok);
+        let partitions: Vec<Partition> = entries.filter_map(|entry| partition(&entry.path())).collect();
+        let is_booted = |layout: &Layout| self.root_hash(layout, slot).is_some_and(|found| found == root_hash);
+        let mut found: Vec<Layout> = partitions::layouts(&partitions).into_iter().filter(is_booted).collect();
+        match (found.pop(), found.len()) {
+            (Some(layout), 0) => Ok(layout),
+            (None, _) => Err(DevicesError::NotOneDisk { found: 0, slot }),
+            (Some(_), others) => Err(DevicesError::NotOneDisk { found: others + 1, slot }),
+        }
+    }
+
+    /// The root hash of the tree in a slot; `None` if there is no tree of ours, or it cannot be read.
+    fn root_hash(&self, layout: &Layout, slot: Slot) -> Option<Digest> {
+        let file = File::open(self.dev.join(layout.verity(slot))).ok()?;
+        let (mut superblock, mut top) = ([0; Superblock::BYTES], [0; Superblock::BLOCK]);
+        file.read_exact_at(&mut superblock, 0).ok()?;
+        file.read_exact_at(&mut top, Superblock::TOP_AT).ok()?;
+        Some(Superblock::parse(&superblock).ok()?.root_hash(&top))
+    }
+}
+
+/// A labelled partition; `None` for anything else, and for a device that went while it was looked at.
+fn partition(entry: &Path) -> Option<Partition> {
+    let path = entry.canonicalize().ok()?;
+    let name = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
+    if !path.join("partition").exists() {
+        return None;
+    }
+    let mut uevent = Vec::new();
+    let limit = u64::try_from(partitions::MAX_UEVENT).unwrap_or(u64::MAX);
+    File::open(path.join("uevent")).ok()?.take(limit).read_to_end(&mut uevent).ok()?;
+    Some(Partition { disk: name(path.parent()?)?, device: name(&path)?, label: partitions::label(&uevent)? })
+}
+
+/// An open partition of a slot.
+#[derive(Debug)]
+struct Extent {
+    file: File,
+    bytes: u64,
+}
+
+/// Both partitions of a slot.
+#[derive(Debug)]
+struct SlotDevices {
+    slot: Slot,
+    root: Extent,
+    verity: Extent,
+}
+
+/// Storage of a real board, as `docs/formats/board.md` lays it out.
+#[derive(Debug)]
+pub struct DeviceDisk {
+    running: SlotDevices,
+    idle: SlotDevices,
+    esp: Esp,
+    folders: Folders,
+}
+
+impl DeviceDisk {
+    /// Opens the disk that holds the booted system: slot `slot`, whose hash tree has the root hash `root_hash`. Files are kept below
+    /// `device_dir`.
+    ///
+    /// # Errors
+    /// If there is no such disk or more than one, or a part of it cannot be used.
+    pub fn open(devices: &Devices, slot: Slot, root_hash: Digest, device_dir: &Path) -> Result<Self, DevicesError> {
+        let layout = devices.find(slot, root_hash)?;
+        let open = |device: &str, write: bool| {
+            let path = devices.dev.join(device);
+            let opened = OpenOptions::new().read(true).write(write).open(&path);
+            let file = opened.map_err(|source| DevicesError::Io { doing: "open", path: path.clone(), source })?;
+            Ok((file, path))
+        };
+        let extent = |device: &str, write: bool| {
+            let (mut file, path) = open(device, write)?;
+            // The metadata of a block device has no length.
+            let bytes = file.seek(SeekFrom::End(0));
+            let bytes = bytes.map_err(|source| DevicesError::Io { doing: "find the end of", path, source })?;
+            Ok(Extent { file, bytes })
+        };
+        let slot_devices = |slot, write| {
+            Ok(SlotDevices {
+                slot,
+                root: extent(layout.root(slot), write)?,
+                verity: extent(layout.verity(slot), write)?,
+            })
+        };
+        let (file, path) = open(layout.esp(), true)?;
+        let esp =
+            Esp::new(file).map_err(|source| DevicesError::Io { doing: "use the boot partition", path, source })?;
+        let folders = Folders::open(device_dir, &[Folder::State]).map_err(|(path, source)| DevicesError::Io {
+            doing: "make the folder",
+            path,
+            source,
+        })?;
+        Ok(Self { running: slot_devices(slot, false)?, idle: slot_devices(slot.other(), true)?, esp, folders })
+    }
+
+    fn slot(&self, slot: Slot) -> &SlotDevices {
+        if slot == self.idle.slot { &self.idle } else { &self.running }
+    }
+
+    /// The partition, if the place is one.
+    fn extent(&self, place: &Place) -> Option<&Extent> {
+        match place {
+            Place::Slot(slot) => Some(&self.slot(*slot).root),
+            Place::Verity(slot) => Some(&self.slot(*slot).verity),
+            Place::File(..) => None,
+        }
+    }
+
+    fn write_extent(&self, place: &Place, slot: Slot, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let refuse = |kind, why| Err(io::Error::new(kind, why));
+        let Some(extent) = self.extent(place) else { return Err(io::ErrorKind::NotFound.into()) };
+        if slot != self.idle.slot {
+            return refuse(io::ErrorKind::PermissionDenied, "it is part of the running system");
+        }
+        let end = u64::try_from(bytes.len()).ok().and_then(|length| at.checked_add(length));
+        if end.is_none_or(|end| end > extent.bytes) {
+            return refuse(io::ErrorKind::InvalidInput, "write beyond the end of the partition");
+        }
+        extent.file.write_all_at(bytes, at)
+    }
+}
+
+impl Disk for DeviceDisk {
+    fn room(&self) -> Room {
+        // An image that fits into one slot only could never be followed by the next one.
+        let both = |a: &Extent, b: &Extent| a.bytes.min(b.bytes);
+        let (running, idle) = (&self.running, &self.idle);
+        Room { root: both(&running.root, &idle.root), verity: Some(both(&running.verity, &idle.verity)) }
+    }
+
+    fn list(&self, folder: Folder) -> io::Result<Vec<String>> {
+        match folder {
+            Folder::Esp => self.esp.list(),
+            Folder::State | Folder::Keys => self.folders.list(folder),
+        }
+    }
+
+    fn size(&self, place: &Place) -> io::Result<Option<u64>> {
+        match place {
+            Place::Slot(_) | Place::Verity(_) => Ok(self.extent(place).map(|extent| extent.bytes)),
+            Place::File(Folder::Esp, name) => self.esp.size(name),
+            Place::File(folder, name) => self.folders.size(*folder, name),
+        }
+    }
+
+    fn read_at(&self, place: &Place, at: u64, into: &mut [u8]) -> io::Result<usize> {
+        match place {
+            Place::Slot(_) | Place::Verity(_) => match self.extent(place) {
+                Some(extent) => read_full(&extent.file, at, into),
+                None => Err(io::ErrorKind::NotFound.into()),
+            },
+            Place::File(Folder::Esp, name) => self.esp.read_at(name, at, into),
+            Place::File(folder, name) => self.folders.read_at(*folder, name, at, into),
+        }
+    }
+
+    fn write_at(&mut self, place: &Place, at: u64, bytes: &[u8]) -> io::Result<()> {
+        match place {
+            Place::Slot(slot) | Place::Verity(slot) => self.write_extent(place, *slot, at, bytes),
+            Place::File(Folder::Esp, name) => self.esp.write_at(name, at, bytes),
+            Place::File(folder, name) => self.folders.write_at(*folder, name, at, bytes),
+        }
+    }
+
+    fn set_len(&mut self, place: &Place, bytes: u64) -> io::Result<()> {
+        match place {
+            Place::Slot(_) | Place::Verity(_) => {
+                Err(io::Error::new(io::ErrorKind::InvalidInput, "a partition has a fixed length"))
+            }
+            Place::File(Folder::Esp, name) => self.esp.set_len(name, bytes),
+            Place::File(folder, name) => self.folders.set_len(*folder, name, bytes),
+        }
+    }
+
+    fn sync(&mut self, place: &Place) -> io::Result<()> {
+        match place {
+            Place::Slot(_) | Place::Verity(_) => {
+                let Some(extent) = self.extent(place) else { return Err(io::ErrorKind::NotFound.into()) };
+                extent.file.sync_data()?;
+                Ok(fadvise(&extent.file, 0, None, Advice::DontNeed)?)
+            }
+            Place::File(Folder::Esp, _) => self.esp.sync(),
+            Place::File(folder, name) => self.folders.sync(*folder, name),
+        }
+    }
+
+    fn rename(&mut self, folder: Folder, from: &str, to: &str) -> io::Result<()> {
+        match folder {
+            Folder::Esp => self.esp.rename(from, to),
+            Folder::State | Folder::Keys => self.folders.rename(folder, from, to),
+        }
+    }
+
+    fn remove(&mut self, folder: Folder, name: &str) -> io::Result<()> {
+        match folder {
+            Folder::Esp => self.esp.remove(name),
+            Folder::State | Folder::Keys => self.folders.remove(folder, name),
+        }
+    }
+
+    fn sync_folder(&mut self, folder: Folder) -> io::Result<()> {
+        match folder {
+            Folder::Esp => self.esp.sync(),
+            Folder::State | Folder::Keys => self.folders.sync_folder(folder),
+        }
+    }
+}
