@@ -18,6 +18,8 @@ use crate::{images::tree, programs::program, until};
 pub struct Machine {
     build: PathBuf,
     folder: PathBuf,
+    /// Ports of this machine's loopback that it reaches.
+    ports: Vec<u16>,
     qemu: Option<Child>,
     /// How much of the log earlier waits have read.
     read: usize,
@@ -30,7 +32,7 @@ impl Machine {
     /// If the build cannot be copied.
     pub fn new(build: &Path, folder: &Path) -> anyhow::Result<Self> {
         image_builder::image::make_machine(build, folder).context("cannot make the machine")?;
-        Ok(Self { build: build.to_owned(), folder: folder.to_owned(), qemu: None, read: 0 })
+        Ok(Self { build: build.to_owned(), folder: folder.to_owned(), ports: Vec::new(), qemu: None, read: 0 })
     }
 
     /// Its disk, which may be looked at and bent while it is off.
@@ -48,15 +50,32 @@ impl Machine {
         Ok(())
     }
 
+    /// Lets it reach these ports of this machine's loopback, from the next time that it is turned on.
+    pub fn reach(&mut self, ports: &[u16]) {
+        self.ports = ports.to_vec();
+    }
+
+    /// The command that turns it on.
+    ///
+    /// # Errors
+    /// If `mbl` was not built.
+    pub fn command(&self) -> anyhow::Result<Command> {
+        let mut command = Command::new(program("mbl")?);
+        command.args(["image", "run"]).arg(&self.build).arg("--machine").arg(&self.folder);
+        command.arg("--description").arg(tree().join("image"));
+        for port in &self.ports {
+            command.args(["--reach", &port.to_string()]);
+        }
+        Ok(command)
+    }
+
     /// Turns it on.
     ///
     /// # Errors
     /// If QEMU cannot be started.
     pub fn power_on(&mut self) -> anyhow::Result<()> {
         let log = File::options().create(true).append(true).open(self.log()).context("cannot open the serial log")?;
-        let mut command = Command::new(program("mbl")?);
-        command.args(["image", "run"]).arg(&self.build).arg("--machine").arg(&self.folder);
-        command.arg("--description").arg(tree().join("image"));
+        let mut command = self.command()?;
         let errors = log.try_clone().context("cannot share the serial log")?;
         command.stdin(Stdio::piped()).stdout(log).stderr(errors);
         self.qemu = Some(command.spawn().context("cannot run mbl image run")?);

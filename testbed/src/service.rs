@@ -67,7 +67,7 @@ impl Service {
             _ => {}
         }
         let mut command = Command::new(program("mbl-service")?);
-        command.arg("run").arg("--data-dir").arg(data_dir).args(["--public-host", "127.0.0.1"]).args(flags);
+        command.arg("run").arg("--data-dir").arg(data_dir).args(flags).args(["--public-host", "127.0.0.1"]);
         for (flag, address) in [
             ("--listen-api", listen.api),
             ("--listen-bootstrap", listen.bootstrap),

@@ -7,5 +7,6 @@ mod cli;
 mod fleet;
 mod identity;
 mod os;
+mod site;
 mod update;
 mod world;

@@ -8,6 +8,8 @@ use testbed::{
     images::{self, Order, Signer, tree},
 };
 
+use crate::site::Site;
+
 /// Without hardware virtualisation everything takes its time, and other tests run beside it.
 const BOOT: Duration = Duration::from_secs(300);
 const ANSWER: Duration = Duration::from_secs(60);
@@ -105,6 +107,17 @@ fn os_an_image_that_a_stranger_signed_is_refused_by_the_firmware() {
     machine.power_on().unwrap();
     let said = machine.until_says_one(&[REFUSED, &[STARTED]].concat(), BOOT).unwrap();
     assert!(!said.contains(STARTED), "{said}");
+}
+
+#[test]
+fn os_a_board_gets_its_identity_at_its_serial_port_registers_and_updates_into_the_other_slot() {
+    let mut site = Site::provisioned(&owners(DEVELOPMENT));
+    site.machine.power_on().unwrap();
+    site.until_runs("1.0.0", "a");
+    let newer = images::image(Order { version: "1.1.0", ..DEVELOPMENT }, Signer::Owner).unwrap();
+    let rollout = site.roll_out("1.1.0", &newer);
+    site.until_rollout(&rollout, "succeeded");
+    site.until_runs("1.1.0", "b");
 }
 
 #[test]

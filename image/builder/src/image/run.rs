@@ -22,14 +22,8 @@ const TPM_SOCKET: &str = "tpm.sock";
 /// The socket that takes QEMU's machine protocol.
 const CONTROL_SOCKET: &str = "control.sock";
 
-/// What a machine is allowed to reach.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Network {
-    /// Nothing: it has an interface and an address, and nobody answers.
-    Closed,
-    /// What this machine reaches; it is called 10.0.2.2 from within.
-    Open,
-}
+/// What a machine calls the one who runs it.
+pub const HOST_ADDRESS: &str = "10.0.2.100";
 
 /// Makes the folder of a machine from the signed form of the build in `build`, as it comes from the factory line: nothing was ever
 /// written. An older machine in the folder is thrown away.
@@ -50,8 +44,9 @@ pub fn make_machine(build: &Path, machine: &Path) -> Result<(), ImageError> {
 
 /// The command that turns the machine in `machine` on, with its serial port on standard input and output.
 ///
-/// The TPM is a program of its own, which is started here; it ends with QEMU.
-pub fn power_on(description: &Description, machine: &Path, network: Network) -> Result<Command, ImageError> {
+/// It has a network in which nobody answers but `ports` of this machine's loopback, under [`HOST_ADDRESS`]. The TPM is a program of
+/// its own, which is started here; it ends with QEMU.
+pub fn power_on(description: &Description, machine: &Path, ports: &[u16]) -> Result<Command, ImageError> {
     let board = &description.board;
     if board.key_store == KeyStore::Tpm2 {
         start_tpm(machine)?;
@@ -66,16 +61,11 @@ pub fn power_on(description: &Description, machine: &Path, network: Network) -> 
     qemu.args(["-drive", &format!("if=pflash,format=raw,unit=1,file={FIRMWARE_VARIABLES}")]);
     qemu.args(["-drive", &format!("if=none,id=disk,format=raw,cache=writeback,file={DISK}")]);
     qemu.args(["-device", "virtio-blk-pci,drive=disk,bootindex=0", "-device", "virtio-rng-pci"]);
-    let restrict = match network {
-        Network::Closed => "on",
-        Network::Open => "off",
-    };
-    qemu.args([
-        "-netdev",
-        &format!("user,id=net,restrict={restrict}"),
-        "-device",
-        "virtio-net-pci,netdev=net,romfile=",
-    ]);
+    let mut network = "user,id=net,restrict=on".to_owned();
+    for port in ports {
+        network += &format!(",guestfwd=tcp:{HOST_ADDRESS}:{port}-cmd:socat STDIO TCP:127.0.0.1:{port}");
+    }
+    qemu.args(["-netdev", &network, "-device", "virtio-net-pci,netdev=net,romfile="]);
     if board.key_store == KeyStore::Tpm2 {
         qemu.args(["-chardev", &format!("socket,id=tpm,path={TPM_SOCKET}")]);
         qemu.args(["-tpmdev", "emulator,id=tpm,chardev=tpm", "-device", "tpm-tis-device,tpmdev=tpm"]);
