@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use device_agent::{
     agent,
     config::{self, ConfigError},
-    factory::{Begun, FactoryStep},
+    factory::{Begun, FactoryStep, FactoryStepError},
     key_store::KeyStore,
     layout::DeviceFolder,
     line::{Heard, Line},
@@ -60,8 +60,8 @@ impl DeviceArguments {
     }
 }
 
-/// The status of a factory step that a person ended: whoever started it need not try again.
-const GIVEN_UP: u8 = 3;
+/// The status of a factory step that a person ended, or that was done before: whoever started it need not try again.
+const NOT_AGAIN: u8 = 3;
 
 fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
@@ -109,7 +109,15 @@ fn factory(device: DeviceArguments, who: Option<(AccountName, EndpointName)>) ->
         // A program that has what it wants need not listen to the end; the status says it too.
         tracing::warn!(%error, "nobody hears how the factory step ended");
     }
-    Ok(if outcome?.is_some() { ExitCode::SUCCESS } else { ExitCode::from(GIVEN_UP) })
+    match outcome {
+        Ok(Some(_)) => Ok(ExitCode::SUCCESS),
+        Ok(None) => Ok(ExitCode::from(NOT_AGAIN)),
+        Err(done) if matches!(done.downcast_ref(), Some(FactoryStepError::Done)) => {
+            tracing::error!("{done:#}");
+            Ok(ExitCode::from(NOT_AGAIN))
+        }
+        Err(other) => Err(other),
+    }
 }
 
 /// Runs the process until it is told to stop.
