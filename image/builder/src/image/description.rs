@@ -114,3 +114,33 @@ pub fn update_lock(cache: &PackageCache, folder: &Path) -> Result<Vec<String>, I
     new.save(&path)?;
     Ok(changes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The folder `image/` of the tree.
+    fn here() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    }
+
+    #[test]
+    fn the_committed_lock_explains_every_package_of_every_kind() {
+        for kind in [ImageKind::Development, ImageKind::Production, ImageKind::Evaluation] {
+            let description = Description::load(&here(), "qemu-arm64-tpm", kind).unwrap();
+            assert_eq!(description.kind.kind, kind);
+            description.features().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_production_image_has_no_shell() {
+        let description = Description::load(&here(), "qemu-arm64-tpm", ImageKind::Production).unwrap();
+        let features = description.features().unwrap();
+        let named = features.values().flat_map(|feature| feature.packages.keys().map(String::as_str));
+        let chosen = description.lock.choose(Pool::Device, named).unwrap();
+        for shell in ["bash", "dash", "busybox", "busybox-static", "openssh-server", "perl-base", "python3-minimal"] {
+            assert!(!chosen.contains_key(shell), "{shell}");
+        }
+    }
+}

@@ -70,11 +70,10 @@ pub(super) fn pick(
 
 /// The path of a library where the dynamic linker of Debian looks, links not followed.
 fn find(packages: &Tree, library: &str, folders: &[PathBuf]) -> Option<PathBuf> {
-    let usual = packages
-        .iter()
-        .map(|(path, _)| path)
-        .filter(|path| path.parent().and_then(Path::parent) == Some(Path::new("usr/lib")))
-        .find(|path| path.file_name().is_some_and(|name| name == library));
+    // `usr/lib/TRIPLET/LIBRARY`; what a program loads by name may lie in a folder below.
+    let usual = packages.iter().map(|(path, _)| path).find(|path| {
+        path.strip_prefix("usr/lib").is_ok_and(|inside| inside.components().skip(1).eq(Path::new(library).components()))
+    });
     let special = folders.iter().map(|folder| folder.join(library)).find(|path| packages.get(path).is_some());
     special.or_else(|| usual.map(Path::to_owned))
 }

@@ -34,3 +34,38 @@ pub(crate) fn write(tree: &Tree, time: u64, to: impl Write) -> io::Result<()> {
     }
     tar.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::rootfs::tree::Node;
+
+    #[test]
+    fn the_order_of_building_does_not_show_and_owners_and_times_are_as_given() {
+        let owner = "test".into();
+        let nodes = [
+            ("b", Node { mode: 0o640, gid: 42, ..Node::file(*b"secret", 0, &owner) }),
+            ("a", Node::folder(&owner)),
+            ("a/link", Node::link("../b", &owner)),
+        ];
+        let archive = |order: [usize; 3]| {
+            let mut tree = Tree::default();
+            for at in order {
+                let (path, node) = nodes[at].clone();
+                tree.replace(Path::new(path), node);
+            }
+            let mut bytes = Vec::new();
+            write(&tree, 7, &mut bytes).unwrap();
+            bytes
+        };
+        let bytes = archive([0, 1, 2]);
+        assert_eq!(bytes, archive([2, 1, 0]));
+        let mut read = tar::Archive::new(&*bytes);
+        let headers: Vec<_> = read.entries().unwrap().map(|entry| entry.unwrap().header().clone()).collect();
+        assert!(headers.iter().all(|header| header.mtime().unwrap() == 7 && header.uid().unwrap() == 0));
+        let secret = headers.iter().find(|header| header.path().unwrap() == Path::new("b")).unwrap();
+        assert_eq!((secret.mode().unwrap(), secret.gid().unwrap()), (0o640, 42));
+    }
+}
