@@ -1,8 +1,8 @@
 //! A PKCS#11 token of a TPM or TEE. The device key is born in it and cannot be taken out; the digest of the factory document is a
 //! private object beside it. Never holds private key bytes.
 //!
-//! Calls block: a TPM signs in about a tenth of a second, and a connection or a certificate request needs one signature. rustls
-//! asks for signatures in the middle of a handshake and cannot wait for another thread, so the agent's loop stands still that long.
+//! Calls block for as long as a TPM signs, a fraction of a second, and a connection or a certificate request needs one signature.
+//! rustls asks for it in the middle of a handshake and cannot wait for another thread, so the agent's loop stands still that long.
 
 use std::{
     path::PathBuf,
