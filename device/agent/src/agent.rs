@@ -18,6 +18,7 @@ use crate::{
     durable::{self, DurableError},
     facts::Facts,
     identity::{Identity, IdentityError},
+    key_store::KeyStore,
     layout::DeviceFolder,
     objects::About,
     relay::{Source, relay},
@@ -53,12 +54,12 @@ pub enum RunError {
     Ended,
 }
 
-/// Runs the agent of the device in `folder` until `stop`.
-pub async fn run(folder: &DeviceFolder, stop: CancellationToken) -> Result<(), RunError> {
+/// Runs the agent of the device in `folder`, whose key is in `store`, until `stop`.
+pub async fn run(folder: &DeviceFolder, store: &KeyStore, stop: CancellationToken) -> Result<(), RunError> {
     durable::make_folder(&folder.state(), true)?;
     let config = config::load(&folder.config())?;
     let state = StateFolder::new(folder.state());
-    let identity = match Identity::load(folder) {
+    let identity = match Identity::load(folder, store) {
         Ok(identity) => Some(identity),
         Err(unprovisioned @ IdentityError::Missing(_)) if !folder.is_provisioned() => {
             return Err(RunError::Unprovisioned(unprovisioned));

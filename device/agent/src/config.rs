@@ -1,6 +1,9 @@
-//! The agent's settings: one optional TOML file, unknown keys refused. Never reads the environment.
+//! The agent's settings and those of its board: two TOML files, unknown keys refused. Never reads the environment.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::Deserialize;
 
@@ -24,6 +27,28 @@ impl Default for AgentConfig {
     }
 }
 
+/// What a board says about itself, in its read-only root: a factory reset and the service leave it alone.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BoardConfig {
+    /// The token that holds the device key.
+    pub key_store: TokenConfig,
+}
+
+/// A token that is reached through PKCS#11.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenConfig {
+    /// The library that speaks for the token.
+    pub module: PathBuf,
+    /// The token's label, 1 to 32 printable ASCII characters.
+    pub token: String,
+    /// The file whose first line is the PIN; the factory step makes it.
+    pub pin_file: PathBuf,
+    /// The TPM behind the token, if it is one: the factory step turns its lockout off.
+    pub tpm: Option<PathBuf>,
+}
+
 /// Settings that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -36,6 +61,9 @@ pub enum ConfigError {
     /// The text is not UTF-8.
     #[error("the settings are not UTF-8 text")]
     Encoding(#[from] std::string::FromUtf8Error),
+    /// The file of the board is missing, although it was named.
+    #[error("there are no settings of the board in {}", .0.display())]
+    NoBoard(PathBuf),
     /// A value that is out of its range.
     #[error("the setting `{0}` is out of its range: it must be {1}")]
     Range(&'static str, &'static str),
@@ -69,6 +97,30 @@ pub fn load(path: &Path) -> Result<AgentConfig, ConfigError> {
         None => Ok(AgentConfig::default()),
         Some(bytes) => parse(&String::from_utf8(bytes)?),
     }
+}
+
+/// Reads the settings of a board from their text.
+pub fn parse_board(text: &str) -> Result<BoardConfig, ConfigError> {
+    let config: BoardConfig = toml::from_str(text)?;
+    let TokenConfig { module, token, pin_file, tpm } = &config.key_store;
+    // A library by a bare name would be searched for in places that are not part of the verified root.
+    for (name, path) in [("module", Some(module)), ("pin_file", Some(pin_file)), ("tpm", tpm.as_ref())] {
+        if path.is_some_and(|path| !path.is_absolute()) {
+            return Err(ConfigError::Range(name, "an absolute path"));
+        }
+    }
+    let printable = token.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+    // Tokens pad their labels with spaces.
+    if !(1..=32).contains(&token.len()) || !printable || token.ends_with(' ') {
+        return Err(ConfigError::Range("token", "1 to 32 printable ASCII characters, the last one no space"));
+    }
+    Ok(config)
+}
+
+/// Reads the settings of a board from a file.
+pub fn load_board(path: &Path) -> Result<BoardConfig, ConfigError> {
+    let bytes = durable::read(path, MAX_BYTES)?.ok_or_else(|| ConfigError::NoBoard(path.to_owned()))?;
+    parse_board(&String::from_utf8(bytes)?)
 }
 
 impl AgentConfig {
@@ -106,6 +158,20 @@ mod tests {
         ] {
             assert!(page.contains(&format!("| `{key}` | `{default}` |")), "{key}");
         }
+    }
+
+    const BOARD: &str = "[key_store]\nmodule = '/usr/lib/pkcs11.so'\ntoken = 'mbl'\npin_file = '/factory/pin'\n";
+
+    #[test]
+    fn a_board_that_leaves_its_key_store_open_is_refused() {
+        assert_eq!(parse_board(BOARD).unwrap().key_store.tpm, None);
+        for (from, to) in [("module", "modul"), ("token = 'mbl'", ""), ("[key_store]", "[keystore]")] {
+            assert!(matches!(parse_board(&BOARD.replace(from, to)), Err(ConfigError::Malformed(_))), "{to}");
+        }
+        for (from, to) in [("'/usr", "'usr"), ("'/factory", "'factory"), ("'mbl'", "''"), ("'mbl'", "'mbl '")] {
+            assert!(matches!(parse_board(&BOARD.replace(from, to)), Err(ConfigError::Range(..))), "{to}");
+        }
+        assert!(matches!(load_board(Path::new("/nonexistent/board.toml")), Err(ConfigError::NoBoard(_))));
     }
 
     #[test]

@@ -41,6 +41,12 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableError>
     sync_folder(path)
 }
 
+/// Gives a file another name in the same folder, durably; what had the name is replaced.
+pub fn rename(from: &Path, to: &Path) -> Result<(), DurableError> {
+    fs::rename(from, to).map_err(at("rename", from))?;
+    sync_folder(to)
+}
+
 /// Removes `path` durably; it is no error if there is none.
 pub fn remove(path: &Path) -> Result<(), DurableError> {
     match fs::remove_file(path) {

@@ -1,7 +1,7 @@
 //! The factory step: the device key is born, a request goes out, one document and one certificate come in, and that is that.
 //! Accepts once, ever; never prints or returns the key.
 
-use std::io::{Read, Write};
+use std::io::Read;
 
 use protocol_types::{AccountName, Digest, EndpointName, FactoryDocument};
 use serde::Deserialize;
@@ -9,7 +9,7 @@ use serde::Deserialize;
 use crate::{
     durable::{self, DurableError},
     identity::{Identity, IdentityError, MAX_CHAIN_BYTES},
-    key_store::{KeyStore, KeyStoreError},
+    key_store::{DeviceKey, KeyStore, KeyStoreError},
     layout::DeviceFolder,
 };
 
@@ -34,9 +34,6 @@ pub enum FactoryStepError {
     /// The key store does not answer.
     #[error("cannot use the key store")]
     KeyStore(#[from] KeyStoreError),
-    /// The request cannot be handed out.
-    #[error("cannot hand out the certificate request")]
-    Output(#[source] std::io::Error),
     /// The package is not the expected JSON.
     #[error("the package is not a JSON object with `document` and `certificate` of the expected form")]
     Package(#[source] serde_json::Error),
@@ -56,43 +53,87 @@ pub enum FactoryStepError {
     Store(#[from] DurableError),
 }
 
-/// Does the factory step for `endpoint` of `account`: writes a PEM request to `output`, then reads one JSON text from `input`.
-pub fn provision(
-    folder: &DeviceFolder,
-    (account, endpoint): (&AccountName, &EndpointName),
-    input: impl Read,
-    mut output: impl Write,
-) -> Result<(), FactoryStepError> {
-    let store = KeyStore::new(folder.keys());
-    if store.accepted_document()?.is_some() {
+/// A device in its factory step.
+#[derive(Debug)]
+pub struct FactoryStep {
+    folder: DeviceFolder,
+    store: KeyStore,
+    key: DeviceKey,
+    /// Who the device is to be, if it was told so beforehand.
+    who: Option<(AccountName, EndpointName)>,
+}
+
+/// What is left to do.
+#[derive(Debug)]
+pub enum Begun {
+    /// A package is to come.
+    Waiting(FactoryStep),
+    /// A package had been accepted when power failed; now it is in place.
+    Finished(Digest),
+}
+
+impl FactoryStep {
+    /// Begins, or goes on where a cut of power ended it: the key is there after this.
+    pub fn begin(
+        folder: DeviceFolder,
+        store: KeyStore,
+        who: Option<(AccountName, EndpointName)>,
+    ) -> Result<Begun, FactoryStepError> {
+        store.prepare()?;
+        if let Some(recorded) = store.accepted_document()? {
+            return finish(&folder, recorded).map(Begun::Finished);
+        }
+        // A key without an accepted document is left from a step that was interrupted; it never left the device, so it stays.
+        let key = match store.device_key()? {
+            Some(key) => key,
+            None => store.create_device_key()?,
+        };
+        Ok(Begun::Waiting(Self { folder, store, key, who }))
+    }
+
+    /// The request for a certificate as PEM.
+    pub fn request(&self) -> Result<String, FactoryStepError> {
+        let request = match &self.who {
+            Some((account, endpoint)) => self.key.request(account, endpoint),
+            None => self.key.unnamed_request(),
+        }?;
+        Ok(pem::encode_config(
+            &pem::Pem::new("CERTIFICATE REQUEST", request.as_ref()),
+            pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF),
+        ))
+    }
+
+    /// Reads one JSON text from `input` and, if it fits this device, keeps it for good.
+    pub fn accept(self, input: impl Read) -> Result<Digest, FactoryStepError> {
+        let Self { folder, store, key, who } = self;
+        let mut input = serde_json::Deserializer::from_reader(input.take(MAX_PACKAGE_BYTES));
+        let Package { document, certificate } = Package::deserialize(&mut input).map_err(FactoryStepError::Package)?;
+        if who.is_some_and(|who| who != (document.account.clone(), document.endpoint.clone())) {
+            return Err(FactoryStepError::OtherDevice { account: document.account, endpoint: document.endpoint });
+        }
+        let bytes = serde_json::to_vec_pretty(&document).map_err(FactoryStepError::Package)?;
+        let document = FactoryDocument::parse(&bytes).map_err(IdentityError::from)?;
+        let identity = Identity::check(document, &certificate, key)?;
+
+        durable::make_folder(&folder.factory(), false)?;
+        durable::replace(&folder.factory_certificate(), certificate.as_bytes(), 0o444)?;
+        durable::replace(&folder.staged_document(), &bytes, 0o444)?;
+        // This is what ends the step: a power cut before it leaves a device that still takes a package, one after it leaves only
+        // the document to be put in its place.
+        let digest = Digest::of(&bytes);
+        store.accept_document(digest)?;
+        finish(&folder, digest)?;
+        tracing::info!(endpoint = %identity.document().endpoint, "factory document accepted");
+        Ok(digest)
+    }
+}
+
+/// Puts the document that was recorded in its place, which is last since its being there says that a device is provisioned.
+fn finish(folder: &DeviceFolder, recorded: Digest) -> Result<Digest, FactoryStepError> {
+    let staged = durable::read(&folder.staged_document(), FactoryDocument::MAX_BYTES)?;
+    if staged.is_none_or(|bytes| Digest::of(&bytes) != recorded) {
         return Err(FactoryStepError::Done);
     }
-    // A key without an accepted document is left from a step that was interrupted; it never left the device, so it stays.
-    let key = match store.device_key()? {
-        Some(key) => key,
-        None => store.create_device_key()?,
-    };
-    let request = key.request(account, endpoint)?;
-    let request = pem::encode_config(
-        &pem::Pem::new("CERTIFICATE REQUEST", request.as_ref()),
-        pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF),
-    );
-    output.write_all(request.as_bytes()).and_then(|()| output.flush()).map_err(FactoryStepError::Output)?;
-
-    let mut input = serde_json::Deserializer::from_reader(input.take(MAX_PACKAGE_BYTES));
-    let Package { document, certificate } = Package::deserialize(&mut input).map_err(FactoryStepError::Package)?;
-    if (&document.account, &document.endpoint) != (account, endpoint) {
-        return Err(FactoryStepError::OtherDevice { account: document.account, endpoint: document.endpoint });
-    }
-    let bytes = serde_json::to_vec_pretty(&document).map_err(FactoryStepError::Package)?;
-    let document = FactoryDocument::parse(&bytes).map_err(IdentityError::from)?;
-    let identity = Identity::check(document, &certificate, key)?;
-
-    durable::make_folder(&folder.factory(), false)?;
-    durable::replace(&folder.factory_certificate(), certificate.as_bytes(), 0o444)?;
-    durable::replace(&folder.factory_document(), &bytes, 0o444)?;
-    // Last, since this is what ends the step: a power cut before it leaves a device that still takes a package.
-    store.accept_document(Digest::of(&bytes))?;
-    tracing::info!(endpoint = %identity.document().endpoint, "factory document accepted");
-    Ok(())
+    durable::rename(&folder.staged_document(), &folder.factory_document())?;
+    Ok(recorded)
 }

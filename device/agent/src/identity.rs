@@ -128,8 +128,7 @@ impl Identity {
     }
 
     /// Loads the identity of a provisioned device and checks it against what the key store recorded.
-    pub fn load(folder: &DeviceFolder) -> Result<Self, IdentityError> {
-        let store = KeyStore::new(folder.keys());
+    pub fn load(folder: &DeviceFolder, store: &KeyStore) -> Result<Self, IdentityError> {
         let recorded = store.accepted_document()?.ok_or(IdentityError::Missing("the recorded digest"))?;
         let bytes = durable::read(&folder.factory_document(), FactoryDocument::MAX_BYTES)?
             .ok_or(IdentityError::Missing("the factory document"))?;

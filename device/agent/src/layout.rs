@@ -30,6 +30,11 @@ impl DeviceFolder {
         self.0.join("factory/factory.json")
     }
 
+    /// The document between its record in the key store and its place.
+    pub(crate) fn staged_document(&self) -> PathBuf {
+        self.0.join("factory/factory.staged.json")
+    }
+
     pub(crate) fn factory_certificate(&self) -> PathBuf {
         self.0.join("factory/factory-cert.pem")
     }

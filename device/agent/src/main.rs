@@ -2,8 +2,16 @@
 
 use std::{path::PathBuf, pin::pin, process::ExitCode};
 
-use clap::{Parser, Subcommand};
-use device_agent::{agent, factory, layout::DeviceFolder};
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use device_agent::{
+    agent,
+    config::{self, ConfigError},
+    factory::{Begun, FactoryStep, FactoryStepError},
+    key_store::KeyStore,
+    layout::DeviceFolder,
+    line::{Heard, Line},
+};
 use protocol_types::{AccountName, EndpointName};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -19,29 +27,46 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Verb {
     /// Run the process.
-    Run {
-        /// Folder of the device.
-        #[arg(long)]
-        device_dir: PathBuf,
-    },
+    Run(DeviceArguments),
     /// The factory step: print a certificate request, then read the factory document and certificate from standard input.
     Factory {
-        /// Folder of the device.
-        #[arg(long)]
-        device_dir: PathBuf,
-        /// Endpoint name of the device.
-        #[arg(long)]
-        endpoint: EndpointName,
+        #[command(flatten)]
+        device: DeviceArguments,
+        /// Endpoint name of the device; without it, the document says who the device is.
+        #[arg(long, requires = "account")]
+        endpoint: Option<EndpointName>,
         /// Account that the device belongs to.
-        #[arg(long)]
-        account: AccountName,
+        #[arg(long, requires = "endpoint")]
+        account: Option<AccountName>,
     },
 }
+
+#[derive(Args)]
+struct DeviceArguments {
+    /// Folder of the device.
+    #[arg(long)]
+    device_dir: PathBuf,
+    /// File with the settings of the board; without one, the device key is a file.
+    #[arg(long)]
+    board_settings: Option<PathBuf>,
+}
+
+impl DeviceArguments {
+    fn open(self) -> Result<(DeviceFolder, KeyStore), ConfigError> {
+        let folder = DeviceFolder::new(self.device_dir);
+        let token = self.board_settings.map(|path| config::load_board(&path)).transpose()?.map(|board| board.key_store);
+        let store = KeyStore::of(&folder, token);
+        Ok((folder, store))
+    }
+}
+
+/// The status of a factory step that a person ended, or that was done before: whoever started it need not try again.
+const NOT_AGAIN: u8 = 3;
 
 fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     match start(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
@@ -49,26 +74,57 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(Arguments { verb }: Arguments) -> anyhow::Result<()> {
+fn start(Arguments { verb }: Arguments) -> anyhow::Result<ExitCode> {
     match verb {
-        Verb::Run { device_dir } => {
+        Verb::Run(device) => {
+            let (folder, store) = device.open()?;
             // One thread: the agent waits for the network nearly all of its time, and each thread costs memory.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-            runtime.block_on(run(&DeviceFolder::new(device_dir)))
+            runtime.block_on(run(&folder, &store))?;
         }
-        Verb::Factory { device_dir, endpoint, account } => {
-            let folder = DeviceFolder::new(device_dir);
-            factory::provision(&folder, (&account, &endpoint), std::io::stdin().lock(), std::io::stdout().lock())?;
-            Ok(())
+        Verb::Factory { device, endpoint, account } => return factory(device, account.zip(endpoint)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Does the factory step with whoever is at the other end of standard input and output.
+fn factory(device: DeviceArguments, who: Option<(AccountName, EndpointName)>) -> anyhow::Result<ExitCode> {
+    let mut line = Line::open().context("cannot use the line to whoever provisions")?;
+    let outcome = device.open().map_err(anyhow::Error::from).and_then(|(folder, store)| {
+        let step = match FactoryStep::begin(folder, store, who)? {
+            Begun::Finished(digest) => return Ok(Some(digest)),
+            Begun::Waiting(step) => step,
+        };
+        match line.offer(&step.request()?).context("cannot hand out the certificate request")? {
+            Heard::GivenUp => Ok(None),
+            Heard::Package => Ok(Some(step.accept(line.input())?)),
         }
+    });
+    let said = match &outcome {
+        Ok(Some(digest)) => line.report(Ok(*digest)),
+        Ok(None) => line.report(Err(&"given up; it begins again with the next start")),
+        Err(why) => line.report(Err(&format_args!("{why:#}"))),
+    };
+    if let Err(error) = said {
+        // A program that has what it wants need not listen to the end; the status says it too.
+        tracing::warn!(%error, "nobody hears how the factory step ended");
+    }
+    match outcome {
+        Ok(Some(_)) => Ok(ExitCode::SUCCESS),
+        Ok(None) => Ok(ExitCode::from(NOT_AGAIN)),
+        Err(done) if matches!(done.downcast_ref(), Some(FactoryStepError::Done)) => {
+            tracing::error!("{done:#}");
+            Ok(ExitCode::from(NOT_AGAIN))
+        }
+        Err(other) => Err(other),
     }
 }
 
 /// Runs the process until it is told to stop.
-async fn run(folder: &DeviceFolder) -> anyhow::Result<()> {
+async fn run(folder: &DeviceFolder, store: &KeyStore) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let mut process = pin!(agent::run(folder, stop.clone()));
+    let mut process = pin!(agent::run(folder, store, stop.clone()));
     tokio::select! {
         ended = &mut process => return Ok(ended?),
         _ = interrupt.recv() => {}

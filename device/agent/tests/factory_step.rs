@@ -3,13 +3,20 @@
 
 mod pki;
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use device_agent::{
     identity::{Identity, IdentityError},
+    key_store::KeyStore,
     layout::DeviceFolder,
 };
-use pki::{Step, World, begin_factory_step, package, provisioned};
+use pki::{Step, World, begin_factory_step, begin_step, package, provisioned};
+
+fn load(folder: &Path) -> Result<Identity, IdentityError> {
+    let folder = DeviceFolder::new(folder);
+    let store = KeyStore::of(&folder, None);
+    Identity::load(&folder, &store)
+}
 
 const BOOTSTRAP: &str = "coaps+tcp://127.0.0.1:5684";
 
@@ -35,7 +42,7 @@ fn refuses(world: &World, make: impl FnOnce(&Step) -> String, because: &str) {
 fn a_device_provisioned_by_the_program_has_a_sound_identity() {
     let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
     let document = provisioned(&world, folder.path(), BOOTSTRAP);
-    let identity = Identity::load(&DeviceFolder::new(folder.path())).unwrap();
+    let identity = load(folder.path()).unwrap();
     assert_eq!(identity.document(), &document);
     let mode = |path: &str| fs::metadata(folder.path().join(path)).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode("keys/device-key.pem"), 0o600);
@@ -48,7 +55,7 @@ fn a_second_factory_step_is_refused_and_changes_nothing() {
     provisioned(&world, folder.path(), BOOTSTRAP);
     let key = fs::read(folder.path().join("keys/device-key.pem")).unwrap();
     let step = begin(folder.path());
-    assert_eq!(step.request, "", "no second request is handed out");
+    assert!(step.request.starts_with("mbl-factory: refused: this device was provisioned before"), "{}", step.request);
     let output = step.finish("{}");
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("provisioned before"));
@@ -70,6 +77,30 @@ fn an_interrupted_step_goes_on_with_the_same_key() {
     let again = begin(folder.path());
     assert_eq!(key(&again), first);
     drop(again.finish(""));
+}
+
+#[test]
+fn a_device_that_was_told_nothing_becomes_who_the_document_says() {
+    let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mbl-agent"));
+    command.args(["factory", "--device-dir"]).arg(folder.path());
+    let step = begin_step(command);
+    let certificate = world.factory.sign_unnamed(&step.request, ("acme", "gate-42"));
+    let output = step.finish(&package(&world.document("gate-42", "acme", BOOTSTRAP), &certificate));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(load(folder.path()).unwrap().document().endpoint.as_str(), "gate-42");
+}
+
+#[test]
+fn a_step_that_lost_power_after_its_record_ends_without_another_package() {
+    let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
+    let document = provisioned(&world, folder.path(), BOOTSTRAP);
+    let factory = folder.path().join("factory");
+    fs::rename(factory.join("factory.json"), factory.join("factory.staged.json")).unwrap();
+    let step = begin(folder.path());
+    assert!(step.request.starts_with("mbl-factory: accepted sha256:"), "{}", step.request);
+    assert!(step.finish("").status.success());
+    assert_eq!(load(folder.path()).unwrap().document(), &document);
 }
 
 #[test]
@@ -144,6 +175,6 @@ fn an_altered_document_is_noticed_on_every_later_start() {
     let text = fs::read_to_string(&path).unwrap();
     fs::remove_file(&path).unwrap();
     fs::write(&path, text.replace("127.0.0.1", "127.0.0.2")).unwrap();
-    let refused = Identity::load(&DeviceFolder::new(folder.path()));
+    let refused = load(folder.path());
     assert!(matches!(refused, Err(IdentityError::Altered { .. })), "{refused:?}");
 }

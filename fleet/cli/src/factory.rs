@@ -8,13 +8,14 @@ use fleet_api::{CreateEnrolment, ServiceFacts, UploadAuthority};
 use protocol_types::{AccountName, Architecture, BoardName, EndpointName, FactoryDocument};
 use serde_json::json;
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     process::{ChildStdout, Command as Program},
     time::timeout,
 };
 
 use crate::{
     factory_authority::FactoryAuthority,
+    factory_line::{Heard, Outcome},
     failure::{Exit, Failure},
     keyring::Keyring,
     repository::MetadataFolder,
@@ -30,8 +31,9 @@ pub(crate) enum Command {
     /// Give a new device its identity
     ///
     /// Runs the given program on the device's side: it makes the device's key and prints a certificate request, and reads the
-    /// factory package on its standard input. `mbl-agent factory` is such a program; on a real line it runs through a serial or
-    /// network connection to the device.
+    /// factory package on its standard input. `mbl-agent factory` is such a program; for a board, it is one that connects to the
+    /// serial port, such as `socat - /dev/ttyUSB0,b115200,rawer`: an image without an identity waits there, and what else is
+    /// printed on the port does not disturb.
     Provision(ProvisionArgs),
 }
 
@@ -151,52 +153,76 @@ fn document(args: &ProvisionArgs, service: &ServiceFacts, tuf_root: String, sess
 struct Device {
     name: String,
     child: tokio::process::Child,
+    output: ChildStdout,
 }
 
-/// No certificate request for a P-256 key is longer.
-const MAX_REQUEST: u64 = 16 * 1024;
-const END_OF_REQUEST: &str = "-----END CERTIFICATE REQUEST-----";
+/// How long a program may take to end after the device accepted its package; one that only connects to a port does not end.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 impl Device {
     fn start(program: &[String]) -> anyhow::Result<Self> {
         let (name, arguments) = program.split_first().context("no program was given")?;
-        let child = Program::new(name)
+        let mut child = Program::new(name)
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("cannot start `{name}`"))?;
-        Ok(Self { name: name.clone(), child })
+        let output = child.stdout.take().context("the program has no standard output")?;
+        Ok(Self { name: name.clone(), child, output })
     }
 
     /// Reads the certificate request that the program prints.
     async fn request(&mut self, patience: Duration) -> anyhow::Result<String> {
-        let output = self.child.stdout.take().context("the program has no standard output")?;
-        match timeout(patience, read_request(output)).await {
-            Err(_) => Err(self.failed(format!("printed no certificate request within {} s", patience.as_secs()))),
-            Ok(Ok(Some(request))) => Ok(request),
-            Ok(Ok(None)) => Err(self.failed("ended without printing a certificate request")),
-            Ok(Err(error)) => Err(error).with_context(|| format!("cannot read what `{}` prints", self.name)),
+        let mut heard = Heard::default();
+        let listen = async {
+            while heard.request().is_none() && hear(&mut self.output, &mut heard).await? {}
+            std::io::Result::Ok(())
+        };
+        match timeout(patience, listen).await {
+            Err(_) => {
+                return Err(self.failed(format!("printed no certificate request within {} s", patience.as_secs())));
+            }
+            Ok(listened) => listened.with_context(|| format!("cannot read what `{}` prints", self.name))?,
+        }
+        match (heard.request(), heard.outcome()) {
+            (Some(request), _) => Ok(request),
+            (None, Some(Outcome::Refused(why))) => Err(self.failed(format!("asks for no certificate: {why}"))),
+            (None, _) => Err(self.failed("ended without printing a certificate request")),
         }
     }
 
-    /// Hands over the package and waits until the program has stored it.
+    /// Hands over the package and waits until the device has stored it.
     async fn finish(mut self, package: &str, patience: Duration) -> anyhow::Result<()> {
         let mut input = self.child.stdin.take().context("the program has no standard input")?;
+        let mut heard = Heard::default();
         let hand_over = async {
             // A program that ends early says why by its status, not by a broken pipe.
-            drop(input.write_all(package.as_bytes()).await);
-            drop(input.shutdown().await);
-            drop(input);
-            self.child.wait().await
+            drop(input.write_all(format!("{package}\n").as_bytes()).await);
+            drop(input.flush().await);
         };
-        let ended = timeout(patience, hand_over).await;
-        match ended {
-            Err(_) => Err(self.failed(format!("did not store the package within {} s", patience.as_secs()))),
-            Ok(Ok(status)) if status.success() => Ok(()),
-            Ok(Ok(status)) => Err(self.failed(format!("refused the package: {status}"))),
-            Ok(Err(error)) => Err(error).with_context(|| format!("cannot wait for `{}`", self.name)),
+        let listen = async {
+            while heard.outcome().is_none() && hear(&mut self.output, &mut heard).await? {}
+            std::io::Result::Ok(())
+        };
+        match timeout(patience, async { tokio::join!(hand_over, listen).1 }).await {
+            Err(_) => return Err(self.failed(format!("did not store the package within {} s", patience.as_secs()))),
+            Ok(listened) => listened.with_context(|| format!("cannot read what `{}` prints", self.name))?,
+        }
+        // Only now: a program that connects to a port ends with its input.
+        drop(input);
+        let ended = timeout(FAREWELL, self.child.wait()).await;
+        match (heard.outcome(), ended) {
+            (Some(Outcome::Refused(why)), _) => Err(self.failed(format!("refused the package: {why}"))),
+            (Some(Outcome::Accepted), Ok(Ok(status))) if !status.success() => {
+                Err(self.failed(format!("accepted the package, but then ended with {status}")))
+            }
+            (Some(Outcome::Accepted), _) => Ok(()),
+            (None, Ok(Ok(status))) if status.success() => Ok(()),
+            (None, Ok(Ok(status))) => Err(self.failed(format!("refused the package: {status}"))),
+            (None, Ok(Err(error))) => Err(error).with_context(|| format!("cannot wait for `{}`", self.name)),
+            (None, Err(_)) => Err(self.failed("closed its output and did not say how the factory step ended")),
         }
     }
 
@@ -207,13 +233,10 @@ impl Device {
     }
 }
 
-async fn read_request(output: ChildStdout) -> std::io::Result<Option<String>> {
-    let mut lines = BufReader::new(output.take(MAX_REQUEST));
-    let mut text = String::new();
-    while lines.read_line(&mut text).await? != 0 {
-        if text.trim_end().ends_with(END_OF_REQUEST) {
-            return Ok(Some(text));
-        }
-    }
-    Ok(None)
+/// Hears more of a program; false if it closed its output.
+async fn hear(output: &mut ChildStdout, heard: &mut Heard) -> std::io::Result<bool> {
+    let mut piece = [0; 4096];
+    let length = output.read(&mut piece).await?;
+    heard.push(piece.get(..length).unwrap_or_default());
+    Ok(length > 0)
 }

@@ -82,7 +82,8 @@ impl FactoryAuthority {
         &self.folder
     }
 
-    /// A factory certificate for the key in `request`, whose subject must be exactly this device.
+    /// A factory certificate for the key in `request`, whose subject must be exactly this device, or nobody: a board learns who it is
+    /// from the factory.
     pub(crate) fn certify(
         &self,
         request: &str,
@@ -123,7 +124,7 @@ impl FactoryAuthority {
     }
 }
 
-/// Whether the subject of the request is this device and nothing more, however its strings are encoded.
+/// Whether the subject of the request is this device and nothing more, however its strings are encoded, or empty.
 fn asks_for(request: &str, account: &AccountName, endpoint: &EndpointName) -> bool {
     let Ok(pem) = pem::parse(request) else { return false };
     let Ok((_, request)) = X509CertificationRequest::from_der(pem.contents()) else { return false };
@@ -135,7 +136,8 @@ fn asks_for(request: &str, account: &AccountName, endpoint: &EndpointName) -> bo
     parts.is_some_and(|mut parts| {
         parts.sort_unstable();
         // Organization is 2.5.4.10, common name 2.5.4.3 (X.520).
-        parts == [("2.5.4.10".to_owned(), account.as_str()), ("2.5.4.3".to_owned(), endpoint.as_str())]
+        parts.is_empty()
+            || parts == [("2.5.4.10".to_owned(), account.as_str()), ("2.5.4.3".to_owned(), endpoint.as_str())]
     })
 }
 
@@ -186,16 +188,17 @@ mod tests {
         let secret = Secret::new("correct horse".to_owned());
         let (account, endpoint) = names();
         let authority = FactoryAuthority::create(dir.path(), &account, &secret, NOW).unwrap();
-        let asked = request(&[(DnType::OrganizationName, "default"), (DnType::CommonName, "gate-42")]);
-        let certificate = authority.certify(&asked, (&account, &endpoint), &secret, NOW).unwrap();
-
-        let [own, issued] = [authority.certificate().unwrap(), certificate].map(|text| pem::parse(text).unwrap());
-        let (_, own) = x509_parser::parse_x509_certificate(own.contents()).unwrap();
-        let (_, issued) = x509_parser::parse_x509_certificate(issued.contents()).unwrap();
-        assert_eq!(issued.issuer(), own.subject());
-        assert_eq!(issued.subject().to_string(), "O=default, CN=gate-42");
-        assert!(!issued.is_ca() && own.is_ca());
-        issued.verify_signature(Some(own.public_key())).unwrap();
+        let named = request(&[(DnType::OrganizationName, "default"), (DnType::CommonName, "gate-42")]);
+        for asked in [named, request(&[])] {
+            let certificate = authority.certify(&asked, (&account, &endpoint), &secret, NOW).unwrap();
+            let [own, issued] = [authority.certificate().unwrap(), certificate].map(|text| pem::parse(text).unwrap());
+            let (_, own) = x509_parser::parse_x509_certificate(own.contents()).unwrap();
+            let (_, issued) = x509_parser::parse_x509_certificate(issued.contents()).unwrap();
+            assert_eq!(issued.issuer(), own.subject());
+            assert_eq!(issued.subject().to_string(), "O=default, CN=gate-42");
+            assert!(!issued.is_ca() && own.is_ca());
+            issued.verify_signature(Some(own.public_key())).unwrap();
+        }
         assert!(
             FactoryAuthority::create(dir.path(), &account, &secret, NOW).is_err(),
             "an authority is never overwritten"

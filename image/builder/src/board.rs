@@ -23,6 +23,8 @@ pub struct Board {
     pub debian_architecture: String,
     /// Where it keeps the floor and the key of its state.
     pub key_store: KeyStore,
+    /// Features of the recipe that every image of it has, beside those of the kind.
+    pub features: Vec<String>,
     /// The kernel.
     pub kernel: Kernel,
     /// The boot loader.

@@ -7,6 +7,8 @@
 //! pure Rust ones cover the whole specification and change with each release, the others bind the C library of the TSS.
 //! Numbers are from "TPM 2.0 Library, Part 2: Structures" and "Part 3: Commands".
 
+pub mod lockout;
+
 use crate::{Digest, SecurityVersion};
 
 /// The handle of the floor's index, in the range that owners may use freely.

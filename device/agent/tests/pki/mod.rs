@@ -33,6 +33,19 @@ impl Authority {
         Self { pem: certificate.pem(), der: certificate.der().clone(), issuer: Issuer::new(params, key) }
     }
 
+    /// A certificate for a PKCS#10 request in PEM that names nobody.
+    pub(crate) fn sign_unnamed(&self, request: &str, (account, endpoint): (&str, &str)) -> String {
+        let mut request = CertificateSigningRequestParams::from_pem(request).unwrap();
+        let subject = &mut request.params.distinguished_name;
+        assert_eq!(subject.iter().count(), 0, "{subject:?}");
+        subject.push(DnType::OrganizationName, account);
+        subject.push(DnType::CommonName, endpoint);
+        (request.params.not_before, request.params.not_after) =
+            (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(2120, 1, 1));
+        request.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        request.signed_by(&self.issuer).unwrap().pem()
+    }
+
     /// A certificate for a PKCS#10 request in PEM, valid between two years.
     pub(crate) fn sign_request(&self, request: &str, (from, to): (i32, i32)) -> String {
         let mut request = CertificateSigningRequestParams::from_pem(request).unwrap();
@@ -133,14 +146,14 @@ pub(crate) struct Step {
 }
 
 pub(crate) fn begin_factory_step(device_dir: &Path, endpoint: &str, account: &str) -> Step {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_mbl-agent"))
-        .args(["factory", "--endpoint", endpoint, "--account", account, "--device-dir"])
-        .arg(device_dir)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mbl-agent"));
+    command.args(["factory", "--endpoint", endpoint, "--account", account, "--device-dir"]).arg(device_dir);
+    begin_step(command)
+}
+
+/// A factory step as the given command runs it.
+pub(crate) fn begin_step(mut command: Command) -> Step {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap());
     let mut request = String::new();
     while !request.contains("END CERTIFICATE REQUEST") && lines.read_line(&mut request).unwrap() > 0 {}

@@ -48,10 +48,11 @@ impl Description {
         Ok(description)
     }
 
-    /// The features of the kind.
+    /// The features of kind and board.
     pub(super) fn features(&self) -> Result<BTreeMap<&str, &Feature>, ImageError> {
         let kind = self.kind.kind.as_str();
-        self.recipe.features_of(&self.kind.features).map_err(|rule| ImageError::Kind { kind, rule })
+        let names = self.kind.features.iter().chain(&self.board.features);
+        self.recipe.features_of(names).map_err(|rule| ImageError::Kind { kind, rule })
     }
 
     /// Refuses a lock that holds what nothing explains, or lacks what is named.

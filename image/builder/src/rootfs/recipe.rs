@@ -205,12 +205,15 @@ impl Recipe {
     }
 
     /// The features of a kind by name; an unknown one is returned as the error.
-    pub fn features_of<'a>(&'a self, names: &'a [String]) -> Result<BTreeMap<&'a str, &'a Feature>, String> {
+    pub fn features_of<'a>(
+        &'a self,
+        names: impl IntoIterator<Item = &'a String>,
+    ) -> Result<BTreeMap<&'a str, &'a Feature>, String> {
         let feature = |name: &'a String| match self.features.get(name) {
             Some(feature) => Ok((name.as_str(), feature)),
             None => Err(format!("there is no feature `{name}`")),
         };
-        names.iter().map(feature).collect()
+        names.into_iter().map(feature).collect()
     }
 }
 
@@ -223,6 +226,9 @@ pub(crate) mod tests {
     #[test]
     fn the_committed_descriptions_are_in_their_form() {
         let recipe = Recipe::parse(RECIPE, Path::new("recipe.toml")).unwrap();
+        let board = include_str!("../../../boards/qemu-arm64-tpm.toml");
+        let board = crate::board::Board::parse(board, Path::new("qemu-arm64-tpm.toml")).unwrap();
+        recipe.features_of(&board.features).unwrap();
         for (text, kind) in [
             (include_str!("../../../rootfs/development.toml"), ImageKind::Development),
             (include_str!("../../../rootfs/production.toml"), ImageKind::Production),
