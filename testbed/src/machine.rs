@@ -113,8 +113,16 @@ impl Machine {
     /// # Errors
     /// If it is off.
     pub fn type_line(&mut self, line: &str) -> anyhow::Result<()> {
+        self.type_text(&format!("{line}\n"))
+    }
+
+    /// Types at its serial port, control characters as they are.
+    ///
+    /// # Errors
+    /// If it is off.
+    pub fn type_text(&mut self, text: &str) -> anyhow::Result<()> {
         let input = self.qemu.as_mut().and_then(|qemu| qemu.stdin.as_mut()).context("the machine is off")?;
-        input.write_all(format!("{line}\n").as_bytes()).context("cannot type at the serial port")
+        input.write_all(text.as_bytes()).context("cannot type at the serial port")
     }
 
     /// Waits until its serial port says one of `words` after what earlier waits have heard; says which, with the rest of its line.

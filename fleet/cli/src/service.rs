@@ -36,6 +36,9 @@ pub(crate) struct TokenArgs {
     /// Data directory of the service, on this machine
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
+    /// Name or address of the service as it is reached from here; without it the first one that the service gives to devices
+    #[arg(long)]
+    host: Option<String>,
     /// What the token is called
     #[arg(long, default_value = "mbl")]
     name: String,
@@ -70,7 +73,7 @@ async fn token(args: &TokenArgs, session: &Session) -> anyhow::Result<()> {
     let first = first_token(&args.data_dir)?;
     let addresses: Addresses = serde_json::from_slice(&read(&args.data_dir.join("addresses.json"))?)
         .context("the service left its addresses in an unknown form")?;
-    let host = addresses.public_hosts.first().map_or("localhost", String::as_str);
+    let host = args.host.as_deref().or(addresses.public_hosts.first().map(String::as_str)).unwrap_or("localhost");
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     let authority =
         String::from_utf8(read(&args.data_dir.join("service-authority.pem"))?).context("the authority is not text")?;

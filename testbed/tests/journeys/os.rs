@@ -26,6 +26,13 @@ fn machine(build: &Path, folder: &tempfile::TempDir) -> Machine {
     Machine::new(build, &folder.path().join("machine")).unwrap()
 }
 
+/// Waits for the shell of a development image. Without an identity it asks for one first, until a person says no.
+fn until_shell(machine: &mut Machine) {
+    machine.until_says("BEGIN CERTIFICATE REQUEST", BOOT).unwrap();
+    machine.type_text("\u{3}").unwrap();
+    machine.until_says("bash-", BOOT).unwrap();
+}
+
 fn owners(order: Order) -> std::path::PathBuf {
     images::image(order, Signer::Owner).unwrap()
 }
@@ -43,7 +50,7 @@ fn os_an_image_starts_verified_seals_its_state_in_the_tpm_and_opens_it_again() {
     let mut machine = machine(&build, &folder);
     machine.power_on().unwrap();
     assert!(machine.until_says(STARTED, BOOT).unwrap().contains("slot a"));
-    machine.until_says("bash-", BOOT).unwrap();
+    until_shell(&mut machine);
     let first = boot_record(&mut machine);
     let manifest: Value = serde_json::from_slice(&fs::read(build.join("image.json")).unwrap()).unwrap();
     assert_eq!(first["root_hash"], manifest["root_hash"], "{first}");
@@ -59,11 +66,12 @@ fn os_an_image_starts_verified_seals_its_state_in_the_tpm_and_opens_it_again() {
 
     machine.power_on().unwrap();
     machine.until_says(STARTED, BOOT).unwrap();
-    machine.until_says("bash-", BOOT).unwrap();
+    until_shell(&mut machine);
     assert_eq!(boot_record(&mut machine)["state"], "open");
     assert!(machine.shell("cat /state/note", ANSWER).unwrap().contains("kept"));
-    let failed = machine.shell("systemctl --failed --no-legend --plain", ANSWER).unwrap();
-    assert_eq!(failed.trim(), "", "no unit fails");
+    // But for the factory step, which was interrupted.
+    let failed = machine.shell("systemctl --failed --no-legend --plain | grep -v mbl-factory", ANSWER).unwrap();
+    assert_eq!(failed, "", "no unit fails");
 }
 
 /// Bends one bit, turns the machine on and asserts that it says one of `words` before anything of ours started.

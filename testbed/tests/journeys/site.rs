@@ -31,7 +31,7 @@ impl Site {
         let at = service.addresses();
         machine.reach(&[at.bootstrap, at.lwm2m, at.artifacts].map(|address| address.port()));
         let site = Self { machine, operator, _service: service, folder };
-        site.mbl("service token --data-dir ../service");
+        site.mbl("service token --data-dir ../service --host 127.0.0.1");
         site.mbl("keys init --dir keys");
         site.mbl("keys publish --dir keys");
         site.mbl("factory authority init --dir authority");
