@@ -41,7 +41,7 @@ impl Site {
             [device.get_program()].into_iter().chain(device.get_args()).map(|word| word.to_str().unwrap()).collect();
         site.mbl(&format!(
             "factory provision --endpoint {ENDPOINT} --authority authority --keys keys --board qemu-arm64-tpm \
-             --architecture aarch64 --time-limit 500 -- {}",
+             --architecture aarch64 --patience 500 -- {}",
             device.join(" ")
         ));
         site
