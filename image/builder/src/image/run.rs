@@ -1,11 +1,7 @@
 //! A board's machine under QEMU: what a developer runs on the desk and what the tests run. Never changes a build; a machine has its
 //! own copy of disk, firmware variables and TPM, in a folder that stands for it.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::Path, process::Command};
 
 use super::{
     build::{DISK, signed_folder},
@@ -19,8 +15,6 @@ use crate::{board::KeyStore, command};
 const TPM: &str = "tpm";
 /// The socket between QEMU and the TPM, named from within the folder: a socket's path is short.
 const TPM_SOCKET: &str = "tpm.sock";
-/// The socket that takes QEMU's machine protocol.
-const CONTROL_SOCKET: &str = "control.sock";
 
 /// What a machine calls the one who runs it.
 pub const HOST_ADDRESS: &str = "10.0.2.100";
@@ -53,10 +47,9 @@ pub fn power_on(description: &Description, machine: &Path, ports: &[u16]) -> Res
     }
     let mut qemu = Command::new(&board.machine.program);
     qemu.current_dir(machine).args(&board.machine.arguments);
-    // Fewer threads and a small translation buffer: several machines share a desk.
+    // A small translation buffer: several machines share a desk.
     qemu.args(["-accel", "tcg,thread=multi,tb-size=256", "-nodefaults", "-no-user-config", "-nographic"]);
     qemu.args(["-serial", "stdio", "-monitor", "none"]);
-    qemu.args(["-qmp", &format!("unix:{CONTROL_SOCKET},server=on,wait=off")]);
     qemu.args(["-drive", &format!("if=pflash,format=raw,unit=0,readonly=on,file={FIRMWARE_CODE}")]);
     qemu.args(["-drive", &format!("if=pflash,format=raw,unit=1,file={FIRMWARE_VARIABLES}")]);
     qemu.args(["-drive", &format!("if=none,id=disk,format=raw,cache=writeback,file={DISK}")]);
@@ -89,9 +82,4 @@ fn start_tpm(machine: &Path) -> Result<(), ImageError> {
     command::output(&mut swtpm, "swtpm")
         .map(drop)
         .map_err(|source| ImageError::Tool { what: "TPM of the machine", source })
-}
-
-/// The socket of the machine in `machine` that takes QEMU's machine protocol while it is on.
-pub fn control_socket(machine: &Path) -> PathBuf {
-    machine.join(CONTROL_SOCKET)
 }
