@@ -104,14 +104,21 @@ pub fn image(order: Order, signer: Signer) -> anyhow::Result<PathBuf> {
         ];
         mbl(&arguments.split(' ').chain(paths).collect::<Vec<_>>())
     };
-    let committed = tree().join("image");
+    let (committed, note) = (tree().join("image"), workshop.join(NOTE));
     match build_from(&committed) {
         // The mirror has current packages only, so a lock grows old by itself: what is tested then is what a new lock gives.
         Err(error) if error.to_string().contains(LOCK_IS_OLD) => {
-            let renewed = renew_lock(&committed, &workshop.join("description"), &cache)?;
+            let renewed = workshop.join("description");
+            let changes = renew_lock(&committed, &renewed, &cache)?;
+            fs::write(&note, changes).with_context(|| format!("cannot write {}", note.display()))?;
             build_from(&renewed)?;
         }
-        built => drop(built?),
+        built => {
+            built?;
+            if note.exists() {
+                fs::remove_file(&note).with_context(|| format!("cannot remove {}", note.display()))?;
+            }
+        }
     }
     File::create(&done).context("cannot note that the image is built")?;
     Ok(build)
@@ -120,9 +127,11 @@ pub fn image(order: Order, signer: Signer) -> anyhow::Result<PathBuf> {
 /// What `mbl image build` says when a locked package is gone from the mirror.
 const LOCK_IS_OLD: &str = "the mirror no longer has what is locked";
 
-/// A copy of the description `committed` with a lock of what the mirror has now; says what is different.
-#[expect(clippy::print_stderr, reason = "whoever reads the test's output must learn that the lock is old")]
-fn renew_lock(committed: &Path, renewed: &Path, cache: &str) -> anyhow::Result<PathBuf> {
+/// Where it stands what a renewed lock changed; `./test` prints it, for the output of a test that passes is not shown.
+const NOTE: &str = "lock-is-old";
+
+/// Makes `renewed` a copy of the description `committed` with a lock of what the mirror has now; says what is different.
+fn renew_lock(committed: &Path, renewed: &Path, cache: &str) -> anyhow::Result<String> {
     if renewed.exists() {
         fs::remove_dir_all(renewed).with_context(|| format!("cannot clear {}", renewed.display()))?;
     }
@@ -134,9 +143,7 @@ fn renew_lock(committed: &Path, renewed: &Path, cache: &str) -> anyhow::Result<P
         .status();
     ensure!(copied.context("cannot run cp")?.success(), "cannot copy {}", committed.display());
     let description = renewed.display().to_string();
-    let changes = mbl(&["image", "lock", "--update", "--description", &description, "--cache", cache])?;
-    eprintln!("image/lock.toml is old; tested with\n{changes}");
-    Ok(renewed.to_owned())
+    mbl(&["image", "lock", "--update", "--description", &description, "--cache", cache])
 }
 
 /// Where images are built and kept: beside what cargo builds.
