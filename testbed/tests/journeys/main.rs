@@ -7,6 +7,8 @@ mod cli;
 mod fleet;
 mod identity;
 mod os;
+mod os_long;
+mod os_power;
 mod site;
 mod update;
 mod world;
