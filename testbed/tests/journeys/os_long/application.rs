@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// Seconds that a release here has for its proof.
-const TIME_LIMIT: u32 = 240;
+const TIME_LIMIT: u32 = 150;
 
 #[test]
 fn os_an_application_runs_confined_and_one_that_is_not_ready_takes_its_system_back() {

@@ -28,7 +28,7 @@ fn os_a_confirmed_release_raises_the_floor_and_nothing_below_it_starts_again() {
 
     site.arm_fault("agent");
     let raising =
-        Release { raises_floor: true, security_version: 2, time_limit: 240, ..Release::of_os("1.2.0", &safer) };
+        Release { raises_floor: true, security_version: 2, time_limit: 150, ..Release::of_os("1.2.0", &safer) };
     let rollout = site.roll_out(&raising);
     site.until_rollout(&rollout, "rolled_back");
     site.until_runs(FIRST, "a");

@@ -10,13 +10,14 @@ use crate::{
 };
 
 /// Seconds that a release here has for its proof, from the start of the updater.
-const TIME_LIMIT: u32 = 240;
+const TIME_LIMIT: u32 = 150;
 /// What only a system that was tried says.
 const TRIED: &str = "mbl-init: starting slot b";
 
 /// Rolls out a system that fails in the way of `fault`, and waits until the board has left it for this reason; all that it said.
 fn returns(fault: &str, reason: &str) -> String {
-    let (mut site, newer) = (Site::registered(&owners(DEVELOPMENT)), owners(NEWER));
+    let (first, newer) = (owners(DEVELOPMENT), owners(NEWER));
+    let mut site = Site::registered(&first);
     site.power_on();
     site.arm_fault(fault);
     let began = Instant::now();

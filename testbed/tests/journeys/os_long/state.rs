@@ -12,7 +12,8 @@ const DATA_AT: u64 = 16 << 20;
 
 #[test]
 fn os_a_board_whose_state_is_full_says_so_and_updates_once_there_is_room() {
-    let (mut site, newer) = (Site::registered(&owners(DEVELOPMENT)), owners(NEWER));
+    let (first, newer) = (owners(DEVELOPMENT), owners(NEWER));
+    let mut site = Site::registered(&first);
     site.power_on();
     // Quickly first, then to the last byte.
     let filled = site.shell(
