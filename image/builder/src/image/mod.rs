@@ -1,6 +1,7 @@
 //! The image of a board that starts by itself: from the folder `image/` of the tree to parts, disk and component, and their signed
 //! form. The same description, lock and programs give the same bytes before signing.
 
+mod bill;
 mod build;
 mod check;
 mod component;
@@ -8,7 +9,6 @@ mod description;
 mod disk;
 mod error;
 mod esp;
-mod identity;
 mod keys;
 mod manifest;
 mod programs;
