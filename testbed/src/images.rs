@@ -82,34 +82,14 @@ pub fn image(order: Order, signer: Signer) -> anyhow::Result<PathBuf> {
     if !keys.exists() {
         mbl(&["image", "keys", "init", &path(&keys)])?;
     }
-    let cache = path(&workshop.join("cache"));
-    let security_version = security_version.to_string();
-    let (programs, out, keys) = (path(&programs), path(&build), path(&keys));
-    let build_from = |description: &Path| {
-        let arguments = format!(
-            "image build --board qemu-arm64-tpm --kind {kind} --version {version} --security-version {security_version}"
-        );
-        let description = path(description);
-        let paths = [
-            "--device-binaries",
-            &programs,
-            "--out",
-            &out,
-            "--keys",
-            &keys,
-            "--description",
-            &description,
-            "--cache",
-            &cache,
-        ];
-        mbl(&arguments.split(' ').chain(paths).collect::<Vec<_>>())
-    };
+    let cache = workshop.join("cache");
+    let build_from = |description: &Path| run_build(order, description, &build, Some(&keys));
     let (committed, note) = (tree().join("image"), workshop.join(NOTE));
     match build_from(&committed) {
         // The mirror has current packages only, so a lock grows old by itself: what is tested then is what a new lock gives.
         Err(error) if error.to_string().contains(LOCK_IS_OLD) => {
             let renewed = workshop.join("description");
-            let changes = renew_lock(&committed, &renewed, &cache)?;
+            let changes = renew_lock(&committed, &renewed, &path(&cache))?;
             fs::write(&note, changes).with_context(|| format!("cannot write {}", note.display()))?;
             build_from(&renewed)?;
         }
@@ -124,6 +104,40 @@ pub fn image(order: Order, signer: Signer) -> anyhow::Result<PathBuf> {
     Ok(build)
 }
 
+/// Builds an image again in `folder/build`, unsigned, from a copy of the description and by somebody with another umask and time zone.
+///
+/// # Errors
+/// As [`image`], which must have built it before.
+pub fn build_again(order: Order, folder: &Path) -> anyhow::Result<()> {
+    let workshop = workshop()?;
+    let lock = File::create(workshop.join("lock")).context("cannot make the lock of the image builds")?;
+    flock(&lock, FlockOperation::LockExclusive).context("cannot lock the image builds")?;
+    let is_old = workshop.join(NOTE).exists();
+    let description = if is_old { workshop.join("description") } else { tree().join("image") };
+    let copy = folder.join("description");
+    copy_description(&description, &copy)?;
+    run_build(order, &copy, &folder.join("build"), None)
+}
+
+/// Runs `mbl image build` from `description` into `out`.
+fn run_build(order: Order, description: &Path, out: &Path, keys: Option<&Path>) -> anyhow::Result<()> {
+    let workshop = workshop()?;
+    let mut command = Command::new(program("mbl")?);
+    if keys.is_none() {
+        // Built again, to be compared: whose clock and rights they are must not show.
+        command = Command::new("sh");
+        command.args(["-c", "umask 077; exec \"$@\"", "sh"]).arg(program("mbl")?).env("TZ", "Asia/Kathmandu");
+    }
+    command.args(["image", "build", "--board", "qemu-arm64-tpm", "--kind", order.kind, "--version", order.version]);
+    command.arg("--security-version").arg(order.security_version.to_string());
+    command.arg("--device-binaries").arg(workshop.join("programs")).arg("--cache").arg(workshop.join("cache"));
+    command.arg("--description").arg(description).arg("--out").arg(out);
+    if let Some(keys) = keys {
+        command.arg("--keys").arg(keys);
+    }
+    finish(&mut command).map(drop)
+}
+
 /// What `mbl image build` says when a locked package is gone from the mirror.
 const LOCK_IS_OLD: &str = "the mirror no longer has what is locked";
 
@@ -135,15 +149,18 @@ fn renew_lock(committed: &Path, renewed: &Path, cache: &str) -> anyhow::Result<S
     if renewed.exists() {
         fs::remove_dir_all(renewed).with_context(|| format!("cannot clear {}", renewed.display()))?;
     }
-    fs::create_dir_all(renewed).with_context(|| format!("cannot make {}", renewed.display()))?;
-    let copied = Command::new("cp")
-        .arg("-r")
-        .args(["boards", "rootfs", "lock.toml", "tools.toml"].map(|name| committed.join(name)))
-        .arg(renewed)
-        .status();
-    ensure!(copied.context("cannot run cp")?.success(), "cannot copy {}", committed.display());
+    copy_description(committed, renewed)?;
     let description = renewed.display().to_string();
     mbl(&["image", "lock", "--update", "--description", &description, "--cache", cache])
+}
+
+/// Copies the description in `from` to the folder `to`, which is not there yet.
+fn copy_description(from: &Path, to: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
+    let parts = ["boards", "rootfs", "lock.toml", "tools.toml"].map(|name| from.join(name));
+    let copied = Command::new("cp").arg("-r").args(parts).arg(to).status();
+    ensure!(copied.context("cannot run cp")?.success(), "cannot copy {}", from.display());
+    Ok(())
 }
 
 /// Where images are built and kept: beside what cargo builds.
@@ -184,12 +201,19 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn mbl(arguments: &[&str]) -> anyhow::Result<String> {
-    let output = Command::new(program("mbl")?).args(arguments).output().context("cannot run mbl")?;
+/// Runs `mbl ARGUMENTS`, which must succeed; returns what it printed.
+///
+/// # Errors
+/// With what it said if it does not.
+pub fn mbl(arguments: &[&str]) -> anyhow::Result<String> {
+    finish(Command::new(program("mbl")?).args(arguments))
+}
+
+fn finish(command: &mut Command) -> anyhow::Result<String> {
+    let output = command.output().context("cannot run mbl")?;
     ensure!(
         output.status.success(),
-        "mbl {} ended with {}\n{}",
-        arguments.join(" "),
+        "{command:?} ended with {}\n{}",
         output.status,
         String::from_utf8_lossy(&output.stderr)
     );

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use image_builder::{
     host_os,
-    image::{self, Description, Manifest, Order, Report},
+    image::{self, Description, FileChange, Manifest, Order, Report},
     packages::PackageCache,
     rootfs::ImageKind,
 };
@@ -108,6 +108,13 @@ pub(crate) enum Command {
         /// Folder of the build
         dir: PathBuf,
     },
+    /// Show what changes from one build to another: packages, files, sizes, and how much a device would have to fetch at least
+    Diff {
+        /// Folder of the old build
+        old: PathBuf,
+        /// Folder of the new build
+        new: PathBuf,
+    },
     /// Keys of a developer's own Secure Boot
     #[command(subcommand)]
     Keys(KeysCommand),
@@ -177,6 +184,7 @@ pub(crate) fn run(command: Command, session: &Session) -> anyhow::Result<()> {
             let (manifest, report) = image::inspect(&dir)?;
             show(session, &dir, &manifest, &report)
         }
+        Command::Diff { old, new } => diff(session, &old, &new),
         Command::Keys(KeysCommand::Init { dir }) => {
             image::init_keys(&dir)?;
             session.printer.data(&json!({ "folder": dir }), dir.display())
@@ -232,4 +240,27 @@ fn show(session: &Session, dir: &Path, manifest: &Manifest, report: &Report) -> 
         "download_budget": report.download_budget, "owners": report.owners,
     });
     session.printer.data(&value, lines.join("\n"))
+}
+
+fn diff(session: &Session, old: &Path, new: &Path) -> anyhow::Result<()> {
+    let found = image::diff(old, new)?;
+    let mut lines: Vec<String> =
+        found.facts.iter().map(|(name, change)| format!("{name}: {} -> {}", change.old, change.new)).collect();
+    for (name, change) in &found.sizes {
+        lines.push(format!("{name}: {} -> {}", bytes(change.old), bytes(change.new)));
+    }
+    for (name, change) in &found.packages {
+        let [old, new] = [&change.old, &change.new].map(|version| version.as_deref().unwrap_or("none"));
+        lines.push(format!("package {name}: {old} -> {new}"));
+    }
+    for (path, change) in &found.files {
+        let sign = match change {
+            FileChange::Added => '+',
+            FileChange::Changed => '~',
+            FileChange::Removed => '-',
+        };
+        lines.push(format!("{sign} {}", path.display()));
+    }
+    lines.push(format!("{} of {} are in no block of the old image", bytes(found.new_bytes), bytes(found.all_bytes)));
+    session.printer.data(&serde_json::to_value(&found)?, lines.join("\n"))
 }

@@ -6,6 +6,7 @@ mod app;
 mod cli;
 mod fleet;
 mod identity;
+mod image;
 mod os;
 mod site;
 mod update;
