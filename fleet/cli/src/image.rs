@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use image_builder::{
     host_os,
-    image::{self, Description, FileChange, Manifest, Order, Report},
+    image::{self, Description, FileChange, Manifest, Order, Reach, Report},
     packages::PackageCache,
     rootfs::ImageKind,
 };
@@ -96,12 +96,16 @@ pub(crate) enum Command {
         /// Make the machine anew, as it comes from the factory line
         #[arg(long)]
         fresh: bool,
-        /// Let it reach this port of this machine's loopback, as 10.0.2.100; may be given several times. It reaches nothing else
+        /// Let it reach this port of this machine's loopback, as 10.0.2.100; may be given several times. It reaches nothing else.
+        /// With `=` and a second port that one answers in its place
         #[arg(long, value_name = "PORT")]
-        reach: Vec<u16>,
+        reach: Vec<Reach>,
         /// Folder that says what images are made from
         #[arg(long, value_name = "DIR", default_value = "image")]
         description: PathBuf,
+        /// Further arguments of QEMU, as in `-- -rtc base=2030-01-01`
+        #[arg(last = true, value_name = "ARGUMENT")]
+        further: Vec<String>,
     },
     /// Show what a build needs and why
     Inspect {
@@ -170,13 +174,14 @@ pub(crate) fn run(command: Command, session: &Session) -> anyhow::Result<()> {
                 format!("{} is whole, within its budget, and each of its {files} files has an owner", dir.display());
             session.printer.data(&json!({ "folder": dir, "files": files }), text)
         }
-        Command::Run { dir, machine, fresh, reach, description } => {
+        Command::Run { dir, machine, fresh, reach, description, further } => {
             let manifest = Manifest::load(&dir).with_context(|| format!("{} holds no build", dir.display()))?;
             let description = Description::load(&description, manifest.board.as_str(), manifest.kind)?;
             if fresh || !machine.exists() {
                 image::make_machine(&dir, &machine)?;
             }
             let mut qemu = image::power_on(&description, &machine, &reach)?;
+            qemu.args(further);
             // Its place is taken, so that whoever stops this command stops the machine. The TPM ends when QEMU is gone.
             Err(qemu.exec()).with_context(|| format!("cannot run {}", qemu.get_program().to_string_lossy()))
         }

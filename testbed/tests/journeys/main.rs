@@ -8,6 +8,8 @@ mod fleet;
 mod identity;
 mod image;
 mod os;
+mod os_long;
+mod os_power;
 mod site;
 mod update;
 mod world;

@@ -29,5 +29,5 @@ pub use keys::init as init_keys;
 pub use manifest::{MANIFEST, Manifest, PARTS};
 pub use programs::ProgramsError;
 pub use report::{OwnedFile, OwnerShare, Part, REPORT, Report};
-pub use run::{HOST_ADDRESS, make_machine, power_on};
+pub use run::{HOST_ADDRESS, NoPort, Reach, make_machine, power_on};
 pub use sign::{FIRMWARE_CODE, FIRMWARE_VARIABLES, sign};
