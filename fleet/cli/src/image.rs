@@ -100,6 +100,9 @@ pub(crate) enum Command {
         /// With `=` and a second port that one answers in its place
         #[arg(long, value_name = "PORT")]
         reach: Vec<Reach>,
+        /// Let a port of this machine's loopback be answered by a port of the board, as in `8080` or `18080=8080`
+        #[arg(long, value_name = "PORT")]
+        forward: Vec<Reach>,
         /// Folder that says what images are made from
         #[arg(long, value_name = "DIR", default_value = "image")]
         description: PathBuf,
@@ -174,13 +177,13 @@ pub(crate) fn run(command: Command, session: &Session) -> anyhow::Result<()> {
                 format!("{} is whole, within its budget, and each of its {files} files has an owner", dir.display());
             session.printer.data(&json!({ "folder": dir, "files": files }), text)
         }
-        Command::Run { dir, machine, fresh, reach, description, further } => {
+        Command::Run { dir, machine, fresh, reach, forward, description, further } => {
             let manifest = Manifest::load(&dir).with_context(|| format!("{} holds no build", dir.display()))?;
             let description = Description::load(&description, manifest.board.as_str(), manifest.kind)?;
             if fresh || !machine.exists() {
                 image::make_machine(&dir, &machine)?;
             }
-            let mut qemu = image::power_on(&description, &machine, &reach)?;
+            let mut qemu = image::power_on(&description, &machine, &reach, &forward)?;
             qemu.args(further);
             // Its place is taken, so that whoever stops this command stops the machine. The TPM ends when QEMU is gone.
             Err(qemu.exec()).with_context(|| format!("cannot run {}", qemu.get_program().to_string_lossy()))
