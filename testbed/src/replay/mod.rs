@@ -75,7 +75,7 @@ pub struct Report {
     pub outcomes: BTreeMap<String, usize>,
     /// States that start nothing, or something that may not start: where the cut was, and what happens.
     pub faults: Vec<String>,
-    /// States from all of the history.
+    /// States of every kind: with each release under way, and each entry that the loader may choose.
     pub samples: Vec<Sample>,
 }
 
@@ -85,6 +85,13 @@ struct Counted {
     name: String,
     /// What the firmware writes for that, in any order, with one flush behind.
     writes: Vec<(usize, Sector)>,
+}
+
+/// States with one release under way in which the loader chooses one entry.
+#[derive(Debug, Default)]
+struct Kind {
+    seen: usize,
+    kept: Vec<Sample>,
 }
 
 /// What holds at one moment of the history.
@@ -246,6 +253,8 @@ impl Recording {
         let moments = self.moments();
         let (mut checker, mut report) = (self.checker(), Report::default());
         let mut dice = Dice::new(extent.seed ^ 1);
+        let mut kinds: BTreeMap<(usize, String), Kind> = BTreeMap::new();
+        let most_of_a_kind = extent.samples.div_ceil(4);
         states::explore(&self.start, &self.events, extent, |state| {
             let moment = &moments[state.events];
             let verdict = checker.check(state.disk, history::floor(&moment.files));
@@ -271,17 +280,23 @@ impl Recording {
                     version(&verdict.last)
                 ));
             }
-            // Each state is kept with the same likelihood.
-            let place =
-                if report.samples.len() < extent.samples { report.samples.len() } else { dice.below(report.states) };
-            if place < extent.samples {
+            let kind = kinds.entry((moment.update, verdict.entry.clone())).or_default();
+            kind.seen += 1;
+            // Of one kind, each state is kept with the same likelihood.
+            let place = if kind.kept.len() < most_of_a_kind { kind.kept.len() } else { dice.below(kind.seen) };
+            if place < most_of_a_kind {
                 let files = if dice.below(2) == 0 { &moment.files } else { &moment.lasting };
                 let (disk, files, update, events) =
                     (state.disk.clone(), Arc::clone(files), moment.update, state.events);
                 let sample = Sample { disk, files, update, verdict, events };
-                if place < report.samples.len() { report.samples[place] = sample } else { report.samples.push(sample) }
+                if place < kind.kept.len() { kind.kept[place] = sample } else { kind.kept.push(sample) }
             }
         });
+        // One of each kind after the other: the rare ones are in, too.
+        for round in 0..most_of_a_kind {
+            report.samples.extend(kinds.values().filter_map(|kind| kind.kept.get(round).cloned()));
+        }
+        report.samples.truncate(extent.samples);
         report
     }
 
@@ -340,19 +355,6 @@ impl Recording {
             return Ok(());
         }
         bail!("the update does not come to an end")
-    }
-
-    /// States that differ in what the loader sees, as far as there are so many.
-    pub fn differing<'s>(&self, samples: &'s [Sample], most: usize) -> Vec<&'s Sample> {
-        let mut kinds: BTreeMap<(usize, &str), Vec<&Sample>> = BTreeMap::new();
-        for sample in samples {
-            kinds.entry((sample.update, sample.verdict.entry.as_str())).or_default().push(sample);
-        }
-        let longest = kinds.values().map(Vec::len).max().unwrap_or(0);
-        (0..longest)
-            .flat_map(|round| kinds.values().filter_map(move |kind| kind.get(round).copied()))
-            .take(most)
-            .collect()
     }
 
     /// Turns a machine on under QEMU whose ESP is in this state: firmware and loader must start the same kernel image as the rules
