@@ -76,6 +76,7 @@ pub async fn run(folder: &DeviceFolder, store: &KeyStore, stop: CancellationToke
     // A damaged device wishes nothing, so it gets none of the orders of before.
     let orders = if identity.is_some() { or_anew("orders", state.orders()) } else { Default::default() };
     let (facts, restarts) = Facts::new(orders);
+    facts.reset.send_replace(or_anew("order of a factory reset", state.reset()));
     let facts = Arc::new(facts);
     let (asker, relay_task) = relay(facts.source.subscribe());
 

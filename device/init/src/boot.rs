@@ -21,7 +21,7 @@ use crate::{
     loader_entry,
     program::{ProgramError, run},
     slots::{BelowFloor, Candidate, Ending, NoSlot, choose, ending_below_floor, hold_against},
-    state,
+    state::{self, StateError},
 };
 
 const ROOT: &str = "/sysroot";
@@ -51,6 +51,10 @@ enum BootError {
     BelowFloor { refused: BelowFloor, entry: Option<BootEntry> },
     #[error("cannot open the root file system of slot {slot} on {disk}")]
     Verity { slot: Slot, disk: String, source: ProgramError },
+    #[error("cannot do a factory reset")]
+    State(#[from] StateError),
+    #[error("factory reset: the next start makes a new state")]
+    FactoryReset,
     #[error("cannot hand over")]
     Handover(#[from] HandoverError),
 }
@@ -73,6 +77,8 @@ impl BootError {
             | Self::KeyStore(_)
             | Self::NoKeyStore
             | Self::Verity { .. }
+            | Self::State(_)
+            | Self::FactoryReset
             | Self::Handover(_) => Ending::Restart,
         }
     }
@@ -110,6 +116,10 @@ fn steps() -> Result<std::convert::Infallible, BootError> {
     let places = Places::default();
     let (layout, slot) = find_slot(&announced, &places, &cmdline, entry)?;
     let (floor, mut tpm) = check_floor(&announced, &cmdline, entry)?;
+    if cmdline.factory_reset {
+        state::forget(&places.node(layout.state()))?;
+        return Err(BootError::FactoryReset);
+    }
     open_root(&places, &layout, slot, &cmdline)?;
     mount_factory(&places, &layout);
     fs::create_dir_all("/run/mbl").map_err(io_error("make /run/mbl"))?;

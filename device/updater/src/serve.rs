@@ -306,6 +306,7 @@ fn hear_agent<D: Disk>(updater: &mut Updater<D, Speakers>, peer: Peer, message: 
         (AgentToUpdater::Contact(contact), Origin::Service) => updater.tell(Fact::Contact(Some(contact))),
         (AgentToUpdater::TrustedTime(time), Origin::Service) => updater.tell(Fact::TrustedTime(time)),
         (AgentToUpdater::Restart, Origin::Service) => updater.tell(Fact::RestartAsked),
+        (AgentToUpdater::FactoryReset, _) => updater.tell(Fact::ResetAsked),
         (AgentToUpdater::Contact(_) | AgentToUpdater::TrustedTime(_) | AgentToUpdater::Restart, Origin::Folder) => {
             warn!("an installer says what only the agent can know; ignored");
         }

@@ -111,6 +111,7 @@ pub fn build(
         let path = work.join(name);
         fs::write(&path, bytes).map_err(file("write", &path))?;
     }
+    uki::make_reset_profile(board, &loader, &tools, (work, &cmdline))?;
     uki::make(board, &kernel.release, None, &tools, work)?;
 
     let parts = keep_parts(work, order.out)?;
@@ -176,7 +177,18 @@ fn keep_parts(work: &Path, out: &Path) -> Result<BTreeMap<String, protocol_types
     let folder = out.join(PARTS);
     fs::create_dir_all(&folder).map_err(file("make", &folder))?;
     let mut digests = BTreeMap::new();
-    for name in [ROOT, VERITY, uki::KERNEL, uki::INITRD, uki::CMDLINE, uki::OSREL, uki::STUB, uki::LOADER, uki::UKI] {
+    for name in [
+        ROOT,
+        VERITY,
+        uki::KERNEL,
+        uki::INITRD,
+        uki::CMDLINE,
+        uki::OSREL,
+        uki::STUB,
+        uki::RESET_PROFILE,
+        uki::LOADER,
+        uki::UKI,
+    ] {
         let (from, to) = (work.join(name), folder.join(name));
         fs::copy(&from, &to).map_err(file("copy", &from))?;
         digests.insert(name.to_owned(), digest_of(&to).map_err(file("read", &to))?);
