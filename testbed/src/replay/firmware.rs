@@ -84,9 +84,6 @@ fn make_disk(path: &str, esp: &[Sector]) -> anyhow::Result<()> {
     let disk = File::create(path).context("cannot make the disk")?;
     let sectors = ESP_AT + esp.len() + BEHIND;
     disk.set_len((sectors * SECTOR) as u64).context("cannot make the disk")?;
-    for (number, sector) in esp.iter().enumerate().filter(|(_, sector)| **sector != [0; SECTOR]) {
-        disk.write_all_at(sector, ((ESP_AT + number) * SECTOR) as u64).context("cannot write the disk")?;
-    }
     let table = format!("label: gpt\nstart={ESP_AT}, size={}, type=uefi, name=esp\n", esp.len());
     let mut sfdisk = Command::new("/usr/sbin/sfdisk");
     let mut sfdisk = sfdisk.args(["--quiet", path]).stdin(Stdio::piped()).spawn();
@@ -94,6 +91,9 @@ fn make_disk(path: &str, esp: &[Sector]) -> anyhow::Result<()> {
         sfdisk.as_mut().map_err(|e| anyhow::anyhow!("cannot run sfdisk, of the Debian package `fdisk`: {e}"))?;
     sfdisk.stdin.take().context("sfdisk hears nothing")?.write_all(table.as_bytes())?;
     ensure!(sfdisk.wait()?.success(), "sfdisk cannot write the partition table");
+    for (number, sector) in esp.iter().enumerate().filter(|(_, sector)| **sector != [0; SECTOR]) {
+        disk.write_all_at(sector, ((ESP_AT + number) * SECTOR) as u64).context("cannot write the disk")?;
+    }
     Ok(())
 }
 
@@ -103,6 +103,10 @@ fn parse_log(log: &[u8]) -> anyhow::Result<(Vec<usize>, bool)> {
         let bytes = log.get(at..).and_then(|rest| rest.first_chunk()).context("the log of writes is too short")?;
         anyhow::Ok(u64::from_le_bytes(*bytes))
     };
+    if word(0)? == 0 {
+        // It begins with the first write.
+        return Ok((Vec::new(), true));
+    }
     ensure!(word(0)? == LOG_MAGIC, "no log of writes");
     let entries = word(16)?;
     let (mut at, mut written, mut flushes) = (SECTOR, Vec::new(), Vec::new());
@@ -116,6 +120,6 @@ fn parse_log(log: &[u8]) -> anyhow::Result<(Vec<usize>, bool)> {
         }
         at += (1 + count) * SECTOR;
     }
-    let flushed_behind = flushes == [written.len()] || (written.is_empty() && flushes.is_empty());
+    let flushed_behind = flushes == [written.len()];
     Ok((written, flushed_behind))
 }
