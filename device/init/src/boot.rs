@@ -15,6 +15,7 @@ use rustix::mount::MountFlags;
 use crate::{
     console::{attach, in_one_line, say},
     devices::{Announcements, Places},
+    growth::grow_state,
     handover::{HandoverError, hand_over},
     kernel::{self, MountError, mount_at},
     key_store::{KeyStoreError, Phase, TPM_DEVICE, Tpm},
@@ -125,6 +126,9 @@ fn steps() -> Result<std::convert::Infallible, BootError> {
     fs::create_dir_all("/run/mbl").map_err(io_error("make /run/mbl"))?;
     pass_on_policy();
     measure(tpm.as_mut(), Phase::EnterInitrd)?;
+    if cmdline.key_store != KeyStore::None {
+        grow_state(&places, &layout);
+    }
     let at = format!("{ROOT}/state");
     let (state, reason) = state::provide(cmdline.key_store, &places.node(layout.state()), &at)?;
     // From here on the TPM does not give the state's key again before the next boot.
