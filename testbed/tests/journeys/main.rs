@@ -7,6 +7,7 @@ mod cli;
 mod fleet;
 mod identity;
 mod os;
+mod os_reset;
 mod site;
 mod update;
 mod world;
