@@ -47,6 +47,7 @@ fn check(text: &str) -> Result<(), &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rootfs::Description;
 
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGm1lZ2PzZq3cJ8nBhdmmLXV0r2KTWJ3mVwGZ8bH5JqO dev@desk\n";
 
