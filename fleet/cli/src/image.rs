@@ -63,6 +63,9 @@ pub(crate) enum Command {
         /// Folder to write the build into
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
+        /// Let whoever holds the private half of a key in this file log in by SSH; only a development image can
+        #[arg(long, value_name = "FILE")]
+        ssh_key: Option<PathBuf>,
         /// Sign the build with the keys in this folder, too
         #[arg(long, value_name = "DIR")]
         keys: Option<PathBuf>,
@@ -153,11 +156,12 @@ pub(crate) fn run(command: Command, session: &Session) -> anyhow::Result<()> {
             host_os(session, &version, overlay.as_deref(), (&cache, &out))
         }
         Command::Lock { update: _, place } => lock(session, &place),
-        Command::Build { board, kind, version, security_version, device_binaries, out, keys, place } => {
+        Command::Build { board, kind, version, security_version, device_binaries, out, ssh_key, keys, place } => {
             let description = Description::load(&place.description, board.as_str(), kind)?;
             let cache = PackageCache::open(&place.cache)?;
             let security_version = SecurityVersion(security_version);
-            let order = Order { version: &version, security_version, programs: &device_binaries, out: &out };
+            let ssh_keys = ssh_key.as_deref();
+            let order = Order { version: &version, security_version, programs: &device_binaries, out: &out, ssh_keys };
             session.printer.say(format_args!("building the {} image {version} for {board}", kind.as_str()));
             let (manifest, report) = image::build(&cache, &description, &order)?;
             if let Some(keys) = keys {

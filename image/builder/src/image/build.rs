@@ -18,7 +18,7 @@ use super::{
     programs,
     report::{self, Part, REPORT, Report},
     root_image::{self, ROOT, VERITY},
-    uki,
+    ssh, uki,
 };
 use crate::{
     initrd,
@@ -40,6 +40,8 @@ pub struct Order<'a> {
     pub programs: &'a Path,
     /// The folder to write the build into.
     pub out: &'a Path,
+    /// Public keys of the developers who may log in, as a file of OpenSSH; none for an image that nobody logs into.
+    pub ssh_keys: Option<&'a Path>,
 }
 
 /// The disk image in the folder of a build.
@@ -84,6 +86,9 @@ pub fn build(
         version: order.version,
     };
     rootfs::assemble(&mut root, &ingredients)?;
+    if let Some(path) = order.ssh_keys {
+        ssh::allow(&mut root, &description.kind, path)?;
+    }
     kernel.add_to_root(&board.kernel.root_modules, &mut root, &tools, work)?;
     root.add_parents(&"image-builder".into());
     root_image::make_root(&root, time, &tools, work)?;
