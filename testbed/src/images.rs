@@ -92,37 +92,18 @@ pub fn image(order: Order, signer: Signer) -> anyhow::Result<PathBuf> {
     if !keys.exists() {
         mbl(&["image", "keys", "init", &path(&keys)])?;
     }
-    let cache = path(&workshop.join("cache"));
-    let security_version = security_version.to_string();
-    let (programs, out, keys) = (path(&programs), path(&build), path(&keys));
+    let cache = workshop.join("cache");
     let build_from = |description: &Path| {
         let extended =
             with.map(|name| with_feature(description, &workshop.join("extended"), kind, name)).transpose()?;
-        let description = extended.as_deref().unwrap_or(description);
-        let arguments = format!(
-            "image build --board qemu-arm64-tpm --kind {kind} --version {version} --security-version {security_version}"
-        );
-        let description = path(description);
-        let paths = [
-            "--device-binaries",
-            &programs,
-            "--out",
-            &out,
-            "--keys",
-            &keys,
-            "--description",
-            &description,
-            "--cache",
-            &cache,
-        ];
-        mbl(&arguments.split(' ').chain(paths).collect::<Vec<_>>())
+        run_build(order, extended.as_deref().unwrap_or(description), &build, Some(&keys))
     };
     let (committed, note) = (tree().join("image"), workshop.join(NOTE));
     match build_from(&committed) {
         // The mirror has current packages only, so a lock grows old by itself: what is tested then is what a new lock gives.
         Err(error) if error.to_string().contains(LOCK_IS_OLD) => {
             let renewed = workshop.join("description");
-            let changes = renew_lock(&committed, &renewed, &cache)?;
+            let changes = renew_lock(&committed, &renewed, &path(&cache))?;
             fs::write(&note, changes).with_context(|| format!("cannot write {}", note.display()))?;
             build_from(&renewed)?;
         }
@@ -135,6 +116,40 @@ pub fn image(order: Order, signer: Signer) -> anyhow::Result<PathBuf> {
     }
     File::create(&done).context("cannot note that the image is built")?;
     Ok(build)
+}
+
+/// Builds an image again in `folder/build`, unsigned, from a copy of the description and by somebody with another umask and time zone.
+///
+/// # Errors
+/// As [`image`], which must have built it before.
+pub fn build_again(order: Order, folder: &Path) -> anyhow::Result<()> {
+    let workshop = workshop()?;
+    let lock = File::create(workshop.join("lock")).context("cannot make the lock of the image builds")?;
+    flock(&lock, FlockOperation::LockExclusive).context("cannot lock the image builds")?;
+    let is_old = workshop.join(NOTE).exists();
+    let description = if is_old { workshop.join("description") } else { tree().join("image") };
+    let copy = folder.join("description");
+    copy_description(&description, &copy)?;
+    run_build(order, &copy, &folder.join("build"), None)
+}
+
+/// Runs `mbl image build` from `description` into `out`.
+fn run_build(order: Order, description: &Path, out: &Path, keys: Option<&Path>) -> anyhow::Result<()> {
+    let workshop = workshop()?;
+    let mut command = Command::new(program("mbl")?);
+    if keys.is_none() {
+        // Built again, to be compared: whose clock and rights they are must not show.
+        command = Command::new("sh");
+        command.args(["-c", "umask 077; exec \"$@\"", "sh"]).arg(program("mbl")?).env("TZ", "Asia/Kathmandu");
+    }
+    command.args(["image", "build", "--board", "qemu-arm64-tpm", "--kind", order.kind, "--version", order.version]);
+    command.arg("--security-version").arg(order.security_version.to_string());
+    command.arg("--device-binaries").arg(workshop.join("programs")).arg("--cache").arg(workshop.join("cache"));
+    command.arg("--description").arg(description).arg("--out").arg(out);
+    if let Some(keys) = keys {
+        command.arg("--keys").arg(keys);
+    }
+    finish(&mut command).map(drop)
 }
 
 /// What `mbl image build` says when a locked package is gone from the mirror.
@@ -150,14 +165,14 @@ fn renew_lock(committed: &Path, renewed: &Path, cache: &str) -> anyhow::Result<S
     mbl(&["image", "lock", "--update", "--description", &description, "--cache", cache])
 }
 
-/// The program of the application for tests (`testbed/applications/confined.rs`), for the board.
+/// The program of an application of `testbed/applications`, for the board.
 ///
 /// # Errors
 /// If Debian's compiler cannot build it; `image/device-binaries` installs what that needs.
-pub fn application() -> anyhow::Result<PathBuf> {
-    let source = tree().join("testbed/applications/confined.rs");
+pub fn application(name: &str) -> anyhow::Result<PathBuf> {
+    let source = tree().join("testbed/applications").join(name).with_extension("rs");
     let text = fs::read(&source).with_context(|| format!("cannot read {}", source.display()))?;
-    let program = workshop()?.join(format!("application-{}", &Digest::of(&text).hex()[..16]));
+    let program = workshop()?.join(format!("application-{name}-{}", &Digest::of(&text).hex()[..16]));
     if !program.exists() {
         // Under a name of its own, so that two tests may build it at a time.
         let unfinished = program.with_extension(std::process::id().to_string());
@@ -266,12 +281,19 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn mbl(arguments: &[&str]) -> anyhow::Result<String> {
-    let output = Command::new(program("mbl")?).args(arguments).output().context("cannot run mbl")?;
+/// Runs `mbl ARGUMENTS`, which must succeed; returns what it printed.
+///
+/// # Errors
+/// With what it said if it does not.
+pub fn mbl(arguments: &[&str]) -> anyhow::Result<String> {
+    finish(Command::new(program("mbl")?).args(arguments))
+}
+
+fn finish(command: &mut Command) -> anyhow::Result<String> {
+    let output = command.output().context("cannot run mbl")?;
     ensure!(
         output.status.success(),
-        "mbl {} ended with {}\n{}",
-        arguments.join(" "),
+        "{command:?} ended with {}\n{}",
         output.status,
         String::from_utf8_lossy(&output.stderr)
     );

@@ -9,7 +9,7 @@ use std::{
 use protocol_types::{ReleaseVersion, SecurityVersion};
 
 use super::{
-    component,
+    bill, component,
     description::Description,
     disk,
     error::{ImageError, file},
@@ -18,7 +18,7 @@ use super::{
     programs,
     report::{self, Part, REPORT, Report},
     root_image::{self, ROOT, VERITY},
-    uki,
+    ssh, uki,
 };
 use crate::{
     initrd,
@@ -26,6 +26,7 @@ use crate::{
     packages::{Chosen, LockedPackage, PackageCache, Pool, digest_of},
     rootfs::{self, Ingredients, tree::Tree, unpack},
     sandbox::Sandbox,
+    sbom::{CRATES, CRATES_LICENCES, Copyrights},
 };
 
 /// What to build.
@@ -39,6 +40,8 @@ pub struct Order<'a> {
     pub programs: &'a Path,
     /// The folder to write the build into.
     pub out: &'a Path,
+    /// Public keys of the developers who may log in, as a file of OpenSSH; none for an image that nobody logs into.
+    pub ssh_keys: Option<&'a Path>,
 }
 
 /// The disk image in the folder of a build.
@@ -56,7 +59,8 @@ pub fn build(
     from.fetch(cache)?;
     let features = description.features()?;
     let own = features.values().flat_map(|feature| &feature.programs).map(String::as_str);
-    programs::check(order.programs, own.chain([description.recipe.initrd.init.as_str()]))?;
+    let programs = programs::check(order.programs, own.chain([description.recipe.initrd.init.as_str()]))?;
+    programs::check(order.programs, [CRATES, CRATES_LICENCES])?;
 
     let scratch = cache.scratch()?;
     let work = scratch.path();
@@ -64,9 +68,12 @@ pub fn build(
     for chosen in from.root.values() {
         time = time.max(unpack::unpack(cache, chosen.package, &mut root)?);
     }
+    let mut copyrights = Copyrights::default();
+    copyrights.keep(&root);
     let tools = Sandbox::open(cache, &from.tools, time)?;
     let board = &description.board;
     let kernel = from.unpack(cache, &[&board.kernel.package], |name| name.starts_with("linux-image-"))?;
+    copyrights.keep(&kernel);
     let kernel = KernelPackage::open(&board.kernel.package, kernel, &tools, work)?;
     let ingredients = Ingredients {
         features: &features,
@@ -79,6 +86,9 @@ pub fn build(
         version: order.version,
     };
     rootfs::assemble(&mut root, &ingredients)?;
+    if let Some(path) = order.ssh_keys {
+        ssh::allow(&mut root, &description.kind, path)?;
+    }
     kernel.add_to_root(&board.kernel.root_modules, &mut root, &tools, work)?;
     root.add_parents(&"image-builder".into());
     root_image::make_root(&root, time, &tools, work)?;
@@ -89,8 +99,10 @@ pub fn build(
     let init = fs::read(&init).map_err(file("read", &init))?;
     let for_initrd: Vec<&str> = description.recipe.initrd.packages.keys().map(String::as_str).collect();
     let packages = from.unpack(cache, &for_initrd, |_| true)?;
+    copyrights.keep(&packages);
     let initrd = initrd::collect(&description.recipe.initrd, &packages, init, modules)?;
     let loader = from.unpack(cache, &[&board.loader.package], |_| true)?;
+    copyrights.keep(&loader);
     let cmdline = uki::command_line(board, &description.kind, &root_hash, order.security_version);
     let texts: [(&str, &[u8]); 6] = [
         (uki::KERNEL, &kernel.image),
@@ -104,6 +116,7 @@ pub fn build(
         let path = work.join(name);
         fs::write(&path, bytes).map_err(file("write", &path))?;
     }
+    uki::make_reset_profile(board, &loader, &tools, (work, &cmdline))?;
     uki::make(board, &kernel.release, None, &tools, work)?;
 
     let parts = keep_parts(work, order.out)?;
@@ -119,6 +132,15 @@ pub fn build(
         parts,
     };
     manifest::write_json(order.out, MANIFEST, &manifest)?;
+    let sources = bill::Sources {
+        description,
+        from: &from,
+        root: &root,
+        initrd: &initrd,
+        programs: &programs,
+        copyrights: &copyrights,
+    };
+    bill::write(cache, &sources, &manifest, order)?;
     let report = report(description, &from, &root, order.out)?;
     manifest::write_json(order.out, REPORT, &report)?;
     report.check()?;
@@ -160,7 +182,18 @@ fn keep_parts(work: &Path, out: &Path) -> Result<BTreeMap<String, protocol_types
     let folder = out.join(PARTS);
     fs::create_dir_all(&folder).map_err(file("make", &folder))?;
     let mut digests = BTreeMap::new();
-    for name in [ROOT, VERITY, uki::KERNEL, uki::INITRD, uki::CMDLINE, uki::OSREL, uki::STUB, uki::LOADER, uki::UKI] {
+    for name in [
+        ROOT,
+        VERITY,
+        uki::KERNEL,
+        uki::INITRD,
+        uki::CMDLINE,
+        uki::OSREL,
+        uki::STUB,
+        uki::RESET_PROFILE,
+        uki::LOADER,
+        uki::UKI,
+    ] {
         let (from, to) = (work.join(name), folder.join(name));
         fs::copy(&from, &to).map_err(file("copy", &from))?;
         digests.insert(name.to_owned(), digest_of(&to).map_err(file("read", &to))?);
@@ -178,12 +211,7 @@ fn report(description: &Description, from: &Packages<'_>, root: &Tree, out: &Pat
             budget: Report::budget(&description.board, name),
         });
     }
-    let features = description.features()?;
-    let reasons: BTreeMap<&str, &str> = features
-        .values()
-        .flat_map(|feature| &feature.packages)
-        .map(|(name, reason)| (name.as_str(), reason.as_str()))
-        .collect();
+    let reasons = description.reasons()?;
     let kernel = description.lock.choose(Pool::Device, [description.board.kernel.package.as_str()])?;
     let mut chosen = from.root.clone();
     // Only the package that modules come from: what its scripts would need is not there.
@@ -212,6 +240,17 @@ impl<'a> Packages<'a> {
         let root = description.lock.choose(Pool::Device, named)?;
         let tools = description.lock.pool(Pool::Tools).cloned().collect();
         Ok(Self { description, root, tools })
+    }
+
+    /// The names of the packages of the root file system.
+    pub(super) fn in_root(&self) -> impl Iterator<Item = &'a str> {
+        self.root.keys().copied()
+    }
+
+    /// The names of the packages that bring the kernel.
+    pub(super) fn kernel(&self) -> Result<Vec<&'a str>, ImageError> {
+        let chosen = self.description.lock.choose(Pool::Device, [self.description.board.kernel.package.as_str()])?;
+        Ok(chosen.into_keys().filter(|name| name.starts_with("linux-image-")).collect())
     }
 
     /// Makes sure that the cache holds everything.

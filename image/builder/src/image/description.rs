@@ -55,6 +55,17 @@ impl Description {
         self.recipe.features_of(names).map_err(|rule| ImageError::Kind { kind, rule })
     }
 
+    /// Why the packages that are named for this image are there.
+    pub(super) fn reasons(&self) -> Result<BTreeMap<&str, &str>, ImageError> {
+        let of_board = [
+            (self.board.kernel.package.as_str(), "the kernel"),
+            (self.board.loader.package.as_str(), "the boot loader"),
+        ];
+        let of_features = self.features()?.into_values().flat_map(|feature| &feature.packages);
+        let of_recipe = self.recipe.initrd.packages.iter().chain(of_features);
+        Ok(of_board.into_iter().chain(of_recipe.map(|(name, reason)| (name.as_str(), reason.as_str()))).collect())
+    }
+
     /// Refuses a lock that holds what nothing explains, or lacks what is named.
     fn check_lock(&self) -> Result<(), LockError> {
         let boards = every_board(&self.folder).unwrap_or_else(|_| vec![self.board.clone()]);
@@ -130,6 +141,19 @@ mod tests {
             let description = Description::load(&here(), "qemu-arm64-tpm", kind).unwrap();
             assert_eq!(description.kind.kind, kind);
             description.features().unwrap();
+        }
+    }
+
+    #[test]
+    fn the_committed_lock_has_what_radios_need() {
+        let mut description = Description::load(&here(), "qemu-arm64-tpm", ImageKind::Production).unwrap();
+        description.kind.features.extend(["wifi", "cellular", "bluetooth"].map(str::to_owned));
+        let features = description.features().unwrap();
+        let named = features.values().flat_map(|feature| feature.packages.keys().map(String::as_str));
+        let chosen = description.lock.choose(Pool::Device, named).unwrap();
+        // Programs, and the libraries that no other feature has.
+        for package in ["wpasupplicant", "wireless-regdb", "modemmanager", "libqmi-glib5", "bluez", "libglib2.0-0t64"] {
+            assert!(chosen.contains_key(package), "{package}");
         }
     }
 
