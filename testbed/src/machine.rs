@@ -209,6 +209,23 @@ impl Machine {
         self.until_says_one(&[word], limit)
     }
 
+    /// Waits until the system that was started last shows the prompt of a development image's shell.
+    ///
+    /// # Errors
+    /// After `limit`.
+    pub fn until_prompt(&mut self, limit: Duration) -> anyhow::Result<()> {
+        const PROMPT: &str = "bash-";
+        let log = self.log();
+        let shown = until(limit, "the prompt of the shell", || {
+            let text = plain(&fs::read(&log)?);
+            // Prompts of earlier starts stand above it.
+            let from = text.rfind("mbl-init: starting slot").unwrap_or_default();
+            Ok(text.get(from..).and_then(|this| this.find(PROMPT)).map(|at| from + at + PROMPT.len()))
+        });
+        self.read = shown.with_context(|| self.last_words())?;
+        Ok(())
+    }
+
     /// Runs a command in the shell of a development image and gives back what it printed.
     ///
     /// # Errors

@@ -242,7 +242,7 @@ ready = {{ command = ["/bin/confined", "{check}"], interval_s = 2, timeout_s = 2
 
     /// Waits for the shell of a development image that has its identity.
     pub(crate) fn until_shell(&mut self) {
-        self.machine.until_says("bash-", PATIENCE).unwrap();
+        self.machine.until_prompt(PATIENCE).unwrap();
     }
 
     /// Turns on a board that has registered before and waits until it has again, and for its shell.
