@@ -15,6 +15,7 @@ use protocol_types::{
     verity::Superblock,
 };
 use rustix::fs::{Advice, fadvise};
+use tracing::{info, warn};
 
 use super::{
     Disk, Folder, Place, Room,
@@ -164,8 +165,13 @@ impl DeviceDisk {
             })
         };
         let (file, path) = open(layout.esp(), true)?;
-        let esp =
+        let mut esp =
             Esp::new(file).map_err(|source| DevicesError::Io { doing: "use the boot partition", path, source })?;
+        match esp.reclaim() {
+            Ok(0) => {}
+            Ok(clusters) => info!(clusters, "freed what a power cut had left taken on the boot partition"),
+            Err(e) => warn!(cause = %e, "what a power cut may have left taken on the boot partition stays so"),
+        }
         let folders = Folders::open(device_dir, &[Folder::State]).map_err(|(path, source)| DevicesError::Io {
             doing: "make the folder",
             path,
