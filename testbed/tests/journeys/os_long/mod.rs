@@ -5,6 +5,7 @@ mod clock;
 mod floor;
 mod loader;
 mod network;
+mod reset;
 mod returns;
 mod sockets;
 mod state;

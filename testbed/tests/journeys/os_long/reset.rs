@@ -130,7 +130,8 @@ fn os_a_state_follows_the_disk_keeps_journal_and_time_and_is_new_after_a_reset_f
     let record = boot_record(&mut machine);
     assert_eq!((&record["state"], &record["entry"]), (&"created".into(), &"mbl-1-a.efi".into()), "{record}");
     assert!(machine.shell("ls /state/note", ANSWER).unwrap().contains("No such file"));
-    assert_eq!(state_mib(&mut machine), second);
+    // A file system that was made so large has other tables than one that grew.
+    assert!(state_mib(&mut machine).abs_diff(second) < 8);
 }
 
 #[test]
