@@ -13,15 +13,17 @@ use protocol_types::{
 use rustix::mount::MountFlags;
 
 use crate::{
+    clock,
     console::{attach, in_one_line, say},
     devices::{Announcements, Places},
+    growth::grow_state,
     handover::{HandoverError, hand_over},
     kernel::{self, MountError, mount_at},
     key_store::{KeyStoreError, Phase, TPM_DEVICE, Tpm},
-    loader_entry,
+    loader_entry, names,
     program::{ProgramError, run},
     slots::{BelowFloor, Candidate, Ending, NoSlot, choose, ending_below_floor, hold_against},
-    state,
+    state::{self, StateError},
 };
 
 const ROOT: &str = "/sysroot";
@@ -51,6 +53,10 @@ enum BootError {
     BelowFloor { refused: BelowFloor, entry: Option<BootEntry> },
     #[error("cannot open the root file system of slot {slot} on {disk}")]
     Verity { slot: Slot, disk: String, source: ProgramError },
+    #[error("cannot do a factory reset")]
+    State(#[from] StateError),
+    #[error("factory reset: the next start makes a new state")]
+    FactoryReset,
     #[error("cannot hand over")]
     Handover(#[from] HandoverError),
 }
@@ -73,6 +79,8 @@ impl BootError {
             | Self::KeyStore(_)
             | Self::NoKeyStore
             | Self::Verity { .. }
+            | Self::State(_)
+            | Self::FactoryReset
             | Self::Handover(_) => Ending::Restart,
         }
     }
@@ -110,15 +118,23 @@ fn steps() -> Result<std::convert::Infallible, BootError> {
     let places = Places::default();
     let (layout, slot) = find_slot(&announced, &places, &cmdline, entry)?;
     let (floor, mut tpm) = check_floor(&announced, &cmdline, entry)?;
+    if cmdline.factory_reset {
+        state::forget(&places.node(layout.state()))?;
+        return Err(BootError::FactoryReset);
+    }
     open_root(&places, &layout, slot, &cmdline)?;
     mount_factory(&places, &layout);
     fs::create_dir_all("/run/mbl").map_err(io_error("make /run/mbl"))?;
     pass_on_policy();
     measure(tpm.as_mut(), Phase::EnterInitrd)?;
+    if cmdline.key_store != KeyStore::None {
+        grow_state(&places, &layout);
+    }
     let at = format!("{ROOT}/state");
     let (state, reason) = state::provide(cmdline.key_store, &places.node(layout.state()), &at)?;
     // From here on the TPM does not give the state's key again before the next boot.
     measure(tpm.as_mut(), Phase::LeaveInitrd)?;
+    prepare(Path::new(ROOT));
     let record = BootRecord {
         format: Format1,
         slot,
@@ -216,6 +232,20 @@ fn mount_factory(places: &Places, layout: &Layout) {
     if let Err(e) = mounted {
         say(&in_one_line(&e));
     }
+}
+
+/// What the system finds when it starts, in the state or by it.
+fn prepare(root: &Path) {
+    let state = root.join("state");
+    // Mounted by the system as `/var/lib` and `/var/log`.
+    for folder in ["lib", "log"] {
+        if let Err(e) = fs::create_dir_all(state.join(folder)) {
+            say(&format!("cannot make the folder {folder} in the state: {e}"));
+        }
+    }
+    clock::set_forward(&state);
+    names::provide_machine_id(&state, root);
+    names::set_hostname(&root.join("factory"));
 }
 
 /// Puts the image's policy where systemd's tools look for it, here and in the system, which needs it to seal the state anew,

@@ -17,6 +17,7 @@ mod report;
 mod root_image;
 mod run;
 mod sign;
+mod ssh;
 mod uki;
 
 pub use build::{COMPONENT, DISK, Order, build};

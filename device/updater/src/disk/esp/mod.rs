@@ -5,6 +5,7 @@
 //! sectors reach the medium, with a flush after each batch. Bytes of the staged file go straight to its clusters, whose places are
 //! looked up once. So no more than the changed part of the table is ever in memory, and no chain is walked once for every block.
 
+mod dates;
 mod folder;
 pub mod geometry;
 mod lost;
@@ -246,7 +247,7 @@ impl Esp {
     ) -> io::Result<(T, Vec<Change>)> {
         let overlay = Overlay::new(&self.medium, &self.geometry, places_in);
         let result = {
-            let volume = FileSystem::new(View(&overlay), FsOptions::new())?;
+            let volume = FileSystem::new(View(&overlay), FsOptions::new().time_provider(&dates::FirstDay))?;
             let result = {
                 let folder = volume.root_dir().open_dir(FOLDER)?;
                 overlay.fix_what_was_read();

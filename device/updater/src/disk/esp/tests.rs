@@ -519,3 +519,29 @@ fn a_kernel_image_of_64_mib_is_staged_in_little_memory_and_read_back_block_by_bl
     assert!(grown < 12 * 1024, "{grown} KiB");
     assert_eq!(volume.complaints(), None);
 }
+
+#[test]
+fn every_file_has_dates_that_the_firmware_takes_back_when_the_loader_renames_it() {
+    let volume = Volume::new();
+    let mut esp = volume.open();
+    esp.set_len(STAGED, 4096).unwrap();
+    esp.write_at(STAGED, 0, &content(2, 4096)).unwrap();
+    esp.rename(STAGED, "mbl-2-b+3.efi").unwrap();
+    let look = |folder: &Folder<'_, '_>, _: &Overlay<'_>| {
+        folder
+            .iter()
+            .filter(|entry| entry.as_ref().is_ok_and(fatfs::DirEntry::is_file))
+            .collect::<io::Result<Vec<_>>>()
+            .map(|files| {
+                files
+                    .iter()
+                    .map(|file| [file.created().date, file.accessed(), file.modified().date])
+                    .collect::<Vec<_>>()
+            })
+    };
+    let (dates, _) = esp.operate(look).unwrap();
+    assert_eq!(dates.len(), 2, "{dates:?}");
+    for date in dates.iter().flatten() {
+        assert!((1..=12).contains(&date.month) && (1..=31).contains(&date.day), "{dates:?}");
+    }
+}
