@@ -13,7 +13,7 @@ use super::{
     description::Description,
     disk,
     error::{ImageError, file},
-    esp,
+    esp, firmware,
     manifest::{self, MANIFEST, Manifest, PARTS, part},
     programs,
     report::{self, Part, REPORT, Report},
@@ -105,8 +105,9 @@ pub fn build(
         fs::write(&path, bytes).map_err(file("write", &path))?;
     }
     uki::make(board, &kernel.release, None, &tools, work)?;
+    firmware::make_parts(cache, description, &from, &tools, work)?;
 
-    let parts = keep_parts(work, order.out)?;
+    let parts = keep_parts(work, order.out, firmware::part_names(board))?;
     let manifest = Manifest {
         format: 1,
         board: board.name.clone(),
@@ -156,14 +157,19 @@ pub(super) fn finish_into(
 }
 
 /// Moves what was built into the folder of parts and returns the digest of each.
-fn keep_parts(work: &Path, out: &Path) -> Result<BTreeMap<String, protocol_types::Digest>, ImageError> {
+fn keep_parts(
+    work: &Path,
+    out: &Path,
+    firmware: &[&str],
+) -> Result<BTreeMap<String, protocol_types::Digest>, ImageError> {
     let folder = out.join(PARTS);
     fs::create_dir_all(&folder).map_err(file("make", &folder))?;
     let mut digests = BTreeMap::new();
-    for name in [ROOT, VERITY, uki::KERNEL, uki::INITRD, uki::CMDLINE, uki::OSREL, uki::STUB, uki::LOADER, uki::UKI] {
+    let system = [ROOT, VERITY, uki::KERNEL, uki::INITRD, uki::CMDLINE, uki::OSREL, uki::STUB, uki::LOADER, uki::UKI];
+    for name in system.iter().chain(firmware) {
         let (from, to) = (work.join(name), folder.join(name));
         fs::copy(&from, &to).map_err(file("copy", &from))?;
-        digests.insert(name.to_owned(), digest_of(&to).map_err(file("read", &to))?);
+        digests.insert((*name).to_owned(), digest_of(&to).map_err(file("read", &to))?);
     }
     Ok(digests)
 }
@@ -222,7 +228,7 @@ impl<'a> Packages<'a> {
         let kernel = kernel.into_iter().filter(|(name, _)| name.starts_with("linux-image-"));
         let single = lock
             .pool(Pool::Device)
-            .filter(|package| package.name == board.loader.package || package.name == board.firmware.package);
+            .filter(|package| package.name == board.loader.package || package.name == board.firmware.package());
         let mut packages: BTreeMap<&str, &LockedPackage> =
             self.root.iter().map(|(name, chosen)| (*name, chosen.package)).collect();
         packages.extend(initrd.into_iter().chain(kernel).map(|(name, chosen)| (name, chosen.package)));
