@@ -9,7 +9,7 @@ use std::{
 use protocol_types::{ReleaseVersion, SecurityVersion};
 
 use super::{
-    component,
+    bill, component,
     description::Description,
     disk,
     error::{ImageError, file},
@@ -26,6 +26,7 @@ use crate::{
     packages::{Chosen, LockedPackage, PackageCache, Pool, digest_of},
     rootfs::{self, Ingredients, tree::Tree, unpack},
     sandbox::Sandbox,
+    sbom::{CRATES, CRATES_LICENCES, Copyrights},
 };
 
 /// What to build.
@@ -56,7 +57,8 @@ pub fn build(
     from.fetch(cache)?;
     let features = description.features()?;
     let own = features.values().flat_map(|feature| &feature.programs).map(String::as_str);
-    programs::check(order.programs, own.chain([description.recipe.initrd.init.as_str()]))?;
+    let programs = programs::check(order.programs, own.chain([description.recipe.initrd.init.as_str()]))?;
+    programs::check(order.programs, [CRATES, CRATES_LICENCES])?;
 
     let scratch = cache.scratch()?;
     let work = scratch.path();
@@ -64,9 +66,12 @@ pub fn build(
     for chosen in from.root.values() {
         time = time.max(unpack::unpack(cache, chosen.package, &mut root)?);
     }
+    let mut copyrights = Copyrights::default();
+    copyrights.keep(&root);
     let tools = Sandbox::open(cache, &from.tools, time)?;
     let board = &description.board;
     let kernel = from.unpack(cache, &[&board.kernel.package], |name| name.starts_with("linux-image-"))?;
+    copyrights.keep(&kernel);
     let kernel = KernelPackage::open(&board.kernel.package, kernel, &tools, work)?;
     let ingredients = Ingredients {
         features: &features,
@@ -89,8 +94,10 @@ pub fn build(
     let init = fs::read(&init).map_err(file("read", &init))?;
     let for_initrd: Vec<&str> = description.recipe.initrd.packages.keys().map(String::as_str).collect();
     let packages = from.unpack(cache, &for_initrd, |_| true)?;
+    copyrights.keep(&packages);
     let initrd = initrd::collect(&description.recipe.initrd, &packages, init, modules)?;
     let loader = from.unpack(cache, &[&board.loader.package], |_| true)?;
+    copyrights.keep(&loader);
     let cmdline = uki::command_line(board, &description.kind, &root_hash, order.security_version);
     let texts: [(&str, &[u8]); 6] = [
         (uki::KERNEL, &kernel.image),
@@ -120,6 +127,15 @@ pub fn build(
         parts,
     };
     manifest::write_json(order.out, MANIFEST, &manifest)?;
+    let sources = bill::Sources {
+        description,
+        from: &from,
+        root: &root,
+        initrd: &initrd,
+        programs: &programs,
+        copyrights: &copyrights,
+    };
+    bill::write(cache, &sources, &manifest, order)?;
     let report = report(description, &from, &root, order.out)?;
     manifest::write_json(order.out, REPORT, &report)?;
     report.check()?;
@@ -184,12 +200,7 @@ fn report(description: &Description, from: &Packages<'_>, root: &Tree, out: &Pat
             budget: Report::budget(&description.board, name),
         });
     }
-    let features = description.features()?;
-    let reasons: BTreeMap<&str, &str> = features
-        .values()
-        .flat_map(|feature| &feature.packages)
-        .map(|(name, reason)| (name.as_str(), reason.as_str()))
-        .collect();
+    let reasons = description.reasons()?;
     let kernel = description.lock.choose(Pool::Device, [description.board.kernel.package.as_str()])?;
     let mut chosen = from.root.clone();
     // Only the package that modules come from: what its scripts would need is not there.
@@ -218,6 +229,17 @@ impl<'a> Packages<'a> {
         let root = description.lock.choose(Pool::Device, named)?;
         let tools = description.lock.pool(Pool::Tools).cloned().collect();
         Ok(Self { description, root, tools })
+    }
+
+    /// The names of the packages of the root file system.
+    pub(super) fn in_root(&self) -> impl Iterator<Item = &'a str> {
+        self.root.keys().copied()
+    }
+
+    /// The names of the packages that bring the kernel.
+    pub(super) fn kernel(&self) -> Result<Vec<&'a str>, ImageError> {
+        let chosen = self.description.lock.choose(Pool::Device, [self.description.board.kernel.package.as_str()])?;
+        Ok(chosen.into_keys().filter(|name| name.starts_with("linux-image-")).collect())
     }
 
     /// Makes sure that the cache holds everything.

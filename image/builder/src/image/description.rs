@@ -62,6 +62,17 @@ impl Description {
         self.recipe.features_of(names).map_err(|rule| ImageError::Kind { kind, rule })
     }
 
+    /// Why the packages that are named for this image are there.
+    pub(super) fn reasons(&self) -> Result<BTreeMap<&str, &str>, ImageError> {
+        let of_board = [
+            (self.board.kernel.package.as_str(), "the kernel"),
+            (self.board.loader.package.as_str(), "the boot loader"),
+        ];
+        let of_features = self.features()?.into_values().flat_map(|feature| &feature.packages);
+        let of_recipe = self.recipe.initrd.packages.iter().chain(of_features);
+        Ok(of_board.into_iter().chain(of_recipe.map(|(name, reason)| (name.as_str(), reason.as_str()))).collect())
+    }
+
     /// Refuses a lock that holds what nothing explains, or lacks what is named.
     fn check_lock(&self) -> Result<(), LockError> {
         let boards = every_board(&self.folder).unwrap_or_else(|_| vec![self.board.clone()]);
