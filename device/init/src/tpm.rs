@@ -1,4 +1,4 @@
-//! Asks the board's key store for the floor, and measures the phases of the boot into it. Never decides what follows.
+//! Asks a TPM for the floor, and measures the phases of the boot into it. Never decides what follows.
 
 use std::{
     fs::{File, OpenOptions},
@@ -16,9 +16,9 @@ pub const TPM_DEVICE: &str = "/dev/tpmrm0";
 /// The register of the boot phases, beside the image's own parts that its stub has measured there.
 const PHASES: u8 = 11;
 
-/// A key store that did not do what was asked.
+/// A TPM that did not do what was asked.
 #[derive(Debug, thiserror::Error)]
-pub enum KeyStoreError {
+pub enum AskError {
     /// The device cannot be used.
     #[error("cannot ask {TPM_DEVICE} to {what}")]
     Device {
@@ -65,9 +65,9 @@ impl Tpm {
     ///
     /// # Errors
     /// If there is none.
-    pub fn open(device: &Path) -> Result<Self, KeyStoreError> {
+    pub fn open(device: &Path) -> Result<Self, AskError> {
         let opened = OpenOptions::new().read(true).write(true).open(device);
-        opened.map(Self).map_err(|source| KeyStoreError::Device { what: "open itself", source })
+        opened.map(Self).map_err(|source| AskError::Device { what: "open itself", source })
     }
 }
 
@@ -81,9 +81,9 @@ impl<D: Read + Write> Tpm<D> {
     ///
     /// # Errors
     /// If the TPM does not answer, or the index is not one that can only rise.
-    pub fn floor(&mut self) -> Result<SecurityVersion, KeyStoreError> {
+    pub fn floor(&mut self) -> Result<SecurityVersion, AskError> {
         const WHAT: &str = "tell the floor";
-        let answer = |source| KeyStoreError::Answer { what: WHAT, source };
+        let answer = |source| AskError::Answer { what: WHAT, source };
         match tpm::about_floor(&self.ask(WHAT, &tpm::ask_about_floor())?).map_err(answer)? {
             FloorIndex::Missing => Ok(SecurityVersion(0)),
             FloorIndex::Ours => tpm::floor(&self.ask(WHAT, &tpm::ask_floor())?).map_err(answer),
@@ -94,18 +94,18 @@ impl<D: Read + Write> Tpm<D> {
     ///
     /// # Errors
     /// If the TPM does not.
-    pub fn measure(&mut self, phase: Phase) -> Result<(), KeyStoreError> {
+    pub fn measure(&mut self, phase: Phase) -> Result<(), AskError> {
         const WHAT: &str = "measure the phase of the boot";
         let answer = self.ask(WHAT, &tpm::measure(PHASES, phase.word()))?;
-        tpm::done(&answer).map_err(|source| KeyStoreError::Answer { what: WHAT, source })
+        tpm::done(&answer).map_err(|source| AskError::Answer { what: WHAT, source })
     }
 
     /// One command, one answer: the device file keeps them apart.
     ///
     /// # Errors
     /// If the device cannot be written or read.
-    pub fn ask(&mut self, what: &'static str, command: &[u8]) -> Result<Vec<u8>, KeyStoreError> {
-        let device = |source| KeyStoreError::Device { what, source };
+    pub fn ask(&mut self, what: &'static str, command: &[u8]) -> Result<Vec<u8>, AskError> {
+        let device = |source| AskError::Device { what, source };
         self.0.write_all(command).map_err(device)?;
         let mut answer = vec![0; tpm::MAX_ANSWER];
         let length = self.0.read(&mut answer).map_err(device)?;
