@@ -28,7 +28,7 @@ pub enum KeyStore {
     Files,
     /// A TPM 2.0 (`docs/decisions/0006-the-floor-in-the-tpm.md`).
     Tpm(Tpm),
-    /// Our trusted application in a TEE (`docs/decisions/0010-the-key-store-in-the-tee.md`).
+    /// Our trusted application in a TEE (`docs/decisions/0012-the-key-store-in-the-tee.md`).
     Tee(device_tee::KeyStore),
 }
 

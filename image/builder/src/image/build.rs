@@ -18,13 +18,14 @@ use super::{
     programs,
     report::{self, Part, REPORT, Report},
     root_image::{self, ROOT, VERITY},
+    trusted::TrustedApplications,
     uki,
 };
 use crate::{
     initrd,
     kernel::KernelPackage,
     packages::{Chosen, LockedPackage, PackageCache, Pool, digest_of},
-    rootfs::{self, Ingredients, tree::Tree, unpack},
+    rootfs::{self, Ingredients, Initrd, tree::Tree, unpack},
     sandbox::Sandbox,
 };
 
@@ -79,6 +80,10 @@ pub fn build(
         version: order.version,
     };
     rootfs::assemble(&mut root, &ingredients)?;
+    let kit = from.only(cache, board.tee.as_ref().map(|tee| tee.package.as_str()))?;
+    let sources = description.folder.join("trusted-applications");
+    let trusted = TrustedApplications::collect(board, &kit, &sources, &tools, work)?;
+    trusted.add_to_root(&mut root);
     kernel.add_to_root(&board.kernel.root_modules, &mut root, &tools, work)?;
     root.add_parents(&"image-builder".into());
     root_image::make_root(&root, time, &tools, work)?;
@@ -87,9 +92,10 @@ pub fn build(
     let modules = kernel.for_initrd(&board.kernel.initrd_modules, &tools, work)?;
     let init = order.programs.join(&description.recipe.initrd.init);
     let init = fs::read(&init).map_err(file("read", &init))?;
-    let for_initrd: Vec<&str> = description.recipe.initrd.packages.keys().map(String::as_str).collect();
+    let for_initrd: Vec<&str> = from.initrd.packages.keys().map(String::as_str).collect();
     let packages = from.unpack(cache, &for_initrd, |_| true)?;
-    let initrd = initrd::collect(&description.recipe.initrd, &packages, init, modules)?;
+    let mut initrd = initrd::collect(&from.initrd, &packages, init, modules)?;
+    trusted.add_to_initrd(&mut initrd);
     let loader = from.unpack(cache, &[&board.loader.package], |_| true)?;
     let cmdline = uki::command_line(board, &description.kind, &root_hash, order.security_version);
     let texts: [(&str, &[u8]); 6] = [
@@ -179,16 +185,20 @@ fn report(description: &Description, from: &Packages<'_>, root: &Tree, out: &Pat
         });
     }
     let features = description.features()?;
+    let kit = description.board.tee.as_ref().map(|tee| tee.package.as_str());
     let reasons: BTreeMap<&str, &str> = features
         .values()
         .flat_map(|feature| &feature.packages)
         .map(|(name, reason)| (name.as_str(), reason.as_str()))
+        .chain(kit.map(|name| (name, "trusted applications of the board's TEE")))
         .collect();
     let kernel = description.lock.choose(Pool::Device, [description.board.kernel.package.as_str()])?;
     let mut chosen = from.root.clone();
     // Only the package that modules come from: what its scripts would need is not there.
     let owns = |name: &str| root.iter().any(|(_, node)| &*node.owner == name);
     chosen.extend(kernel.into_iter().filter(|(name, _)| name.starts_with("linux-image-") && owns(name)));
+    let kit = description.lock.choose(Pool::Device, kit)?;
+    chosen.extend(kit.into_iter().filter(|(name, _)| owns(name)));
     let (owners, files) = report::owners(root, &chosen, &reasons);
     let download = parts.iter().map(|part| part.download).sum();
     let download_budget = description.board.budget.download_mib << 20;
@@ -201,28 +211,33 @@ pub(super) struct Packages<'a> {
     description: &'a Description,
     /// Of the root file system.
     root: BTreeMap<&'a str, Chosen<'a>>,
+    /// What the initrd of this image has.
+    initrd: Initrd,
     /// Of the build tools.
     pub(super) tools: Vec<LockedPackage>,
 }
 
 impl<'a> Packages<'a> {
     pub(super) fn choose(description: &'a Description) -> Result<Self, ImageError> {
-        let named = description.features()?;
-        let named: Vec<&str> = named.values().flat_map(|feature| feature.packages.keys().map(String::as_str)).collect();
+        let features = description.features()?;
+        let initrd = description.recipe.initrd.of(features.keys().copied());
+        let named: Vec<&str> =
+            features.values().flat_map(|feature| feature.packages.keys().map(String::as_str)).collect();
         let root = description.lock.choose(Pool::Device, named)?;
         let tools = description.lock.pool(Pool::Tools).cloned().collect();
-        Ok(Self { description, root, tools })
+        Ok(Self { description, root, initrd, tools })
     }
 
     /// Makes sure that the cache holds everything.
     pub(super) fn fetch(&self, cache: &PackageCache) -> Result<(), ImageError> {
         let (lock, board) = (&self.description.lock, &self.description.board);
-        let initrd = lock.choose(Pool::Device, self.description.recipe.initrd.packages.keys().map(String::as_str))?;
+        let initrd = lock.choose(Pool::Device, self.initrd.packages.keys().map(String::as_str))?;
         let kernel = lock.choose(Pool::Device, [board.kernel.package.as_str()])?;
         let kernel = kernel.into_iter().filter(|(name, _)| name.starts_with("linux-image-"));
-        let single = lock
-            .pool(Pool::Device)
-            .filter(|package| package.name == board.loader.package || package.name == board.firmware.package);
+        let kit = board.tee.as_ref().map(|tee| &tee.package);
+        let single = lock.pool(Pool::Device).filter(|package| {
+            [&board.loader.package, &board.firmware.package].into_iter().chain(kit).any(|name| *name == package.name)
+        });
         let mut packages: BTreeMap<&str, &LockedPackage> =
             self.root.iter().map(|(name, chosen)| (*name, chosen.package)).collect();
         packages.extend(initrd.into_iter().chain(kernel).map(|(name, chosen)| (name, chosen.package)));
@@ -231,6 +246,12 @@ impl<'a> Packages<'a> {
         cache.fetch_locked(&board.debian_architecture, &packages)?;
         cache.fetch_locked(&self.description.tools.debian_architecture, &self.tools)?;
         Ok(())
+    }
+
+    /// The files of the package `name` alone; none without one.
+    fn only(&self, cache: &PackageCache, name: Option<&str>) -> Result<Tree, ImageError> {
+        let name: Vec<&str> = name.into_iter().collect();
+        self.unpack(cache, &name, |found| name.contains(&found))
     }
 
     /// The files of `named` and of what they need, as far as `wanted` says.

@@ -16,6 +16,7 @@ mod report;
 mod root_image;
 mod run;
 mod sign;
+mod trusted;
 mod uki;
 
 pub use build::{COMPONENT, DISK, Order, build};
