@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::Write as _,
+    io::{ErrorKind, Write as _},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -10,8 +10,13 @@ use std::{
 };
 
 use anyhow::Context as _;
+use image_builder::image::Reach;
+use serde_json::json;
 
-use crate::{images::tree, programs::program, until};
+use crate::{images::tree, monitor, programs::program, until};
+
+/// The socket of QEMU's monitor, in the machine's folder, which is where QEMU runs.
+const MONITOR: &str = "monitor.sock";
 
 /// A machine. Dropping it turns it off at once.
 #[derive(Debug)]
@@ -19,7 +24,9 @@ pub struct Machine {
     build: PathBuf,
     folder: PathBuf,
     /// Ports of this machine's loopback that it reaches.
-    ports: Vec<u16>,
+    reach: Vec<Reach>,
+    /// Further arguments of QEMU.
+    further: Vec<String>,
     qemu: Option<Child>,
     /// How much of the log earlier waits have read.
     read: usize,
@@ -32,7 +39,13 @@ impl Machine {
     /// If the build cannot be copied.
     pub fn new(build: &Path, folder: &Path) -> anyhow::Result<Self> {
         image_builder::image::make_machine(build, folder).context("cannot make the machine")?;
-        Ok(Self { build: build.to_owned(), folder: folder.to_owned(), ports: Vec::new(), qemu: None, read: 0 })
+        Ok(Self::found(build, folder))
+    }
+
+    /// A machine that was made before from the signed build in `build`, in its folder. It is off.
+    pub fn found(build: &Path, folder: &Path) -> Self {
+        let (build, folder) = (build.to_owned(), folder.to_owned());
+        Self { build, folder, reach: Vec::new(), further: Vec::new(), qemu: None, read: 0 }
     }
 
     /// Its disk, which may be looked at and bent while it is off.
@@ -51,8 +64,13 @@ impl Machine {
     }
 
     /// Lets it reach these ports of this machine's loopback, from the next time that it is turned on.
-    pub fn reach(&mut self, ports: &[u16]) {
-        self.ports = ports.to_vec();
+    pub fn reach(&mut self, reach: Vec<Reach>) {
+        self.reach = reach;
+    }
+
+    /// Gives QEMU further arguments, from the next time that it is turned on.
+    pub fn arguments(&mut self, further: &[&str]) {
+        self.further = further.iter().map(|&word| word.to_owned()).collect();
     }
 
     /// The command that turns it on.
@@ -63,9 +81,10 @@ impl Machine {
         let mut command = Command::new(program("mbl")?);
         command.args(["image", "run"]).arg(&self.build).arg("--machine").arg(&self.folder);
         command.arg("--description").arg(tree().join("image"));
-        for port in &self.ports {
-            command.args(["--reach", &port.to_string()]);
+        for reach in &self.reach {
+            command.args(["--reach", &reach.to_string()]);
         }
+        command.args(["--", "-qmp", &format!("unix:{MONITOR},server=on,wait=off")]).args(&self.further);
         Ok(command)
     }
 
@@ -74,12 +93,29 @@ impl Machine {
     /// # Errors
     /// If QEMU cannot be started.
     pub fn power_on(&mut self) -> anyhow::Result<()> {
+        match fs::remove_file(self.folder.join(MONITOR)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).context("cannot clear the old monitor");
+            }
+            _ => {}
+        }
         let log = File::options().create(true).append(true).open(self.log()).context("cannot open the serial log")?;
         let mut command = self.command()?;
         let errors = log.try_clone().context("cannot share the serial log")?;
         command.stdin(Stdio::piped()).stdout(log).stderr(errors);
         self.qemu = Some(command.spawn().context("cannot run mbl image run")?);
         Ok(())
+    }
+
+    /// Pulls the network's cable out, or puts it in again. It is turned on.
+    ///
+    /// # Errors
+    /// If QEMU does not do it.
+    pub fn cable(&self, plugged: bool) -> anyhow::Result<()> {
+        let socket = self.folder.join(MONITOR);
+        // QEMU makes the socket a moment after it was started.
+        until(Duration::from_secs(30), "QEMU's monitor", || Ok(socket.exists().then_some(())))?;
+        monitor::tell(&socket, "set_link", &json!({ "name": "net", "up": plugged }))
     }
 
     /// Cuts the power.

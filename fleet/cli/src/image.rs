@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use image_builder::{
     host_os,
-    image::{self, Description, Manifest, Order, Report},
+    image::{self, Description, FileChange, Manifest, Order, Reach, Report},
     packages::PackageCache,
     rootfs::ImageKind,
 };
@@ -69,7 +69,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         place: Place,
     },
-    /// Sign a build for Secure Boot and the TPM, and enrol the keys in the firmware's flash image
+    /// Sign a build for Secure Boot and the TPM, and make the flash images of firmware that trusts the keys
     Sign {
         /// Folder of the build
         dir: PathBuf,
@@ -96,26 +96,37 @@ pub(crate) enum Command {
         /// Make the machine anew, as it comes from the factory line
         #[arg(long)]
         fresh: bool,
-        /// Let it reach this port of this machine's loopback, as 10.0.2.100; may be given several times. It reaches nothing else
+        /// Let it reach this port of this machine's loopback, as 10.0.2.100; may be given several times. It reaches nothing else.
+        /// With `=` and a second port that one answers in its place
         #[arg(long, value_name = "PORT")]
-        reach: Vec<u16>,
+        reach: Vec<Reach>,
         /// Folder that says what images are made from
         #[arg(long, value_name = "DIR", default_value = "image")]
         description: PathBuf,
+        /// Further arguments of QEMU, as in `-- -rtc base=2030-01-01`
+        #[arg(last = true, value_name = "ARGUMENT")]
+        further: Vec<String>,
     },
     /// Show what a build needs and why
     Inspect {
         /// Folder of the build
         dir: PathBuf,
     },
-    /// Keys of a developer's own Secure Boot
+    /// Show what changes from one build to another: packages, files, sizes, and how much a device would have to fetch at least
+    Diff {
+        /// Folder of the old build
+        old: PathBuf,
+        /// Folder of the new build
+        new: PathBuf,
+    },
+    /// Keys of a developer's own verified boot
     #[command(subcommand)]
     Keys(KeysCommand),
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeysCommand {
-    /// Make platform, exchange, signature and policy keys in a folder
+    /// Make root-of-trust, platform, exchange, signature and policy keys in a folder
     Init {
         /// The folder
         dir: PathBuf,
@@ -163,13 +174,14 @@ pub(crate) fn run(command: Command, session: &Session) -> anyhow::Result<()> {
                 format!("{} is whole, within its budget, and each of its {files} files has an owner", dir.display());
             session.printer.data(&json!({ "folder": dir, "files": files }), text)
         }
-        Command::Run { dir, machine, fresh, reach, description } => {
+        Command::Run { dir, machine, fresh, reach, description, further } => {
             let manifest = Manifest::load(&dir).with_context(|| format!("{} holds no build", dir.display()))?;
             let description = Description::load(&description, manifest.board.as_str(), manifest.kind)?;
             if fresh || !machine.exists() {
                 image::make_machine(&dir, &machine)?;
             }
             let mut qemu = image::power_on(&description, &machine, &reach)?;
+            qemu.args(further);
             // Its place is taken, so that whoever stops this command stops the machine. The TPM ends when QEMU is gone.
             Err(qemu.exec()).with_context(|| format!("cannot run {}", qemu.get_program().to_string_lossy()))
         }
@@ -177,6 +189,7 @@ pub(crate) fn run(command: Command, session: &Session) -> anyhow::Result<()> {
             let (manifest, report) = image::inspect(&dir)?;
             show(session, &dir, &manifest, &report)
         }
+        Command::Diff { old, new } => diff(session, &old, &new),
         Command::Keys(KeysCommand::Init { dir }) => {
             image::init_keys(&dir)?;
             session.printer.data(&json!({ "folder": dir }), dir.display())
@@ -232,4 +245,27 @@ fn show(session: &Session, dir: &Path, manifest: &Manifest, report: &Report) -> 
         "download_budget": report.download_budget, "owners": report.owners,
     });
     session.printer.data(&value, lines.join("\n"))
+}
+
+fn diff(session: &Session, old: &Path, new: &Path) -> anyhow::Result<()> {
+    let found = image::diff(old, new)?;
+    let mut lines: Vec<String> =
+        found.facts.iter().map(|(name, change)| format!("{name}: {} -> {}", change.old, change.new)).collect();
+    for (name, change) in &found.sizes {
+        lines.push(format!("{name}: {} -> {}", bytes(change.old), bytes(change.new)));
+    }
+    for (name, change) in &found.packages {
+        let [old, new] = [&change.old, &change.new].map(|version| version.as_deref().unwrap_or("none"));
+        lines.push(format!("package {name}: {old} -> {new}"));
+    }
+    for (path, change) in &found.files {
+        let sign = match change {
+            FileChange::Added => '+',
+            FileChange::Changed => '~',
+            FileChange::Removed => '-',
+        };
+        lines.push(format!("{sign} {}", path.display()));
+    }
+    lines.push(format!("{} of {} are in no block of the old image", bytes(found.new_bytes), bytes(found.all_bytes)));
+    session.printer.data(&serde_json::to_value(&found)?, lines.join("\n"))
 }

@@ -4,7 +4,10 @@
 
 use std::{collections::BTreeMap, fs, io::Read, path::Path};
 
-use image_builder::application::{self, AppLayout, BLOBS, Recipe};
+use image_builder::{
+    application::{self, AppLayout, BLOBS, Recipe},
+    sbom::BILL,
+};
 use oci_spec::image::{Arch, ImageConfiguration, ImageIndex, ImageManifest, MediaType};
 use protocol_types::Digest;
 
@@ -115,6 +118,28 @@ fn the_layout_says_what_the_recipe_says() {
     for artifact in read_back.artifacts {
         assert_eq!(Digest::of(&fs::read(&artifact.path).unwrap()), artifact.stored.digest);
     }
+}
+
+#[test]
+fn the_bill_of_materials_has_each_file_with_its_digest() {
+    let (dir, recipe) = sources("licence = \"MIT OR Apache-2.0\"");
+    let layout = dir.path().join("out");
+    let built = application::build(&recipe, dir.path(), &layout).unwrap();
+    let bill: serde_json::Value = serde_json::from_slice(&fs::read(layout.join(BILL)).unwrap()).unwrap();
+    let product = &bill["metadata"]["component"];
+    assert_eq!((&product["name"], &product["version"]), (&"hello".into(), &"1.0.0".into()));
+    assert_eq!(product["licenses"][0]["expression"], "MIT OR Apache-2.0");
+    assert_eq!(product["hashes"][0]["content"], built.index.digest.hex());
+    let files: BTreeMap<&str, &str> = bill["components"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|file| (file["name"].as_str().unwrap(), file["hashes"][0]["content"].as_str().unwrap()))
+        .collect();
+    let busybox = Digest::of(&vec![7; 100_000]).hex();
+    let index = Digest::of(b"hello\n").hex();
+    assert_eq!(files.len(), 3, "{files:?}");
+    assert_eq!((files["/bin/busybox"], files["/www/index.html"]), (busybox.as_str(), index.as_str()));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The operating system on the reference board with a TPM, under QEMU: what starts, and what must not.
 
-use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+use std::{collections::BTreeSet, fs, path::Path, process::Command, time::Duration};
 
 use serde_json::Value;
 use testbed::{
@@ -8,14 +8,16 @@ use testbed::{
     images::{self, Order, Signer, tree},
 };
 
-use crate::site::Site;
+use crate::site::{Release, Site};
 
 /// Without hardware virtualisation everything takes its time, and other tests run beside it.
-const BOOT: Duration = Duration::from_secs(300);
+pub(crate) const BOOT: Duration = Duration::from_secs(300);
 const ANSWER: Duration = Duration::from_secs(60);
 
-const DEVELOPMENT: Order = Order::first("development");
-const PRODUCTION: Order = Order::first("production");
+pub(crate) const DEVELOPMENT: Order = Order::first("development");
+/// As good as any, unless a file on the board tells it to fail.
+pub(crate) const NEWER: Order = Order::fallible("1.1.0", 1);
+pub(crate) const PRODUCTION: Order = Order::first("production");
 
 /// What the firmware or the loader says when it starts nothing that is not signed by the owner.
 const REFUSED: &[&str] = &["Access Denied", "Access denied", "Security Violation"];
@@ -33,12 +35,13 @@ fn until_shell(machine: &mut Machine) {
     machine.until_says("bash-", BOOT).unwrap();
 }
 
-fn owners(order: Order) -> std::path::PathBuf {
+/// The build that the owner of the boards signed.
+pub(crate) fn owners(order: Order) -> std::path::PathBuf {
     images::image(order, Signer::Owner).unwrap()
 }
 
 /// What the initrd left about this boot.
-fn boot_record(machine: &mut Machine) -> Value {
+pub(crate) fn boot_record(machine: &mut Machine) -> Value {
     let text = machine.shell("cat /run/mbl/boot.json", ANSWER).unwrap();
     let from = text.find('{').unwrap();
     serde_json::from_str(&text[from..=text.rfind('}').unwrap()]).unwrap_or_else(|error| panic!("{error}: {text}"))
@@ -119,11 +122,11 @@ fn os_an_image_that_a_stranger_signed_is_refused_by_the_firmware() {
 
 #[test]
 fn os_a_board_gets_its_identity_at_its_serial_port_registers_and_updates_into_the_other_slot() {
-    let mut site = Site::provisioned(&owners(DEVELOPMENT));
+    let mut site = Site::registered(&owners(DEVELOPMENT));
     site.machine.power_on().unwrap();
     site.until_runs("1.0.0", "a");
-    let newer = images::image(Order { version: "1.1.0", ..DEVELOPMENT }, Signer::Owner).unwrap();
-    let rollout = site.roll_out("1.1.0", &newer);
+    let newer = owners(NEWER);
+    let rollout = site.roll_out(&Release::of_os("1.1.0", &newer));
     site.until_rollout(&rollout, "succeeded");
     site.until_runs("1.1.0", "b");
 }
@@ -146,4 +149,33 @@ fn os_a_production_image_holds_exactly_the_committed_programs_and_no_shell() {
     for shell in ["sh", "bash", "dash", "busybox", "python3", "perl", "sshd", "ssh", "login", "su", "sudo"] {
         assert!(!found.iter().any(|path| path.rsplit('/').next() == Some(shell)), "{shell} is in the image");
     }
+}
+
+#[test]
+fn os_a_production_image_holds_no_private_key_and_lets_nobody_in_by_one() {
+    let (build, folder) = (owners(PRODUCTION), tempfile::tempdir().unwrap());
+    let root = folder.path().join("root");
+    let image = build.join("parts/root.erofs");
+    let extract = format!("--extract={}", root.display());
+    let taken_apart = Command::new("fsck.erofs").args([&extract, "--no-preserve"]).arg(image).output().unwrap();
+    assert!(taken_apart.status.success(), "{}", String::from_utf8_lossy(&taken_apart.stderr));
+    let (mut open, mut seen) = (vec![root], 0);
+    while let Some(path) = open.pop() {
+        let kind = fs::symlink_metadata(&path).unwrap().file_type();
+        if kind.is_dir() {
+            open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if kind.is_file() {
+            let (bytes, name) = (fs::read(&path).unwrap(), path.file_name().unwrap().to_string_lossy());
+            // Programs and libraries know the words with which a key begins.
+            let holds_key = !bytes.starts_with(b"\x7fELF") && find(&bytes, b"PRIVATE KEY-----");
+            let lets_in = name == "authorized_keys" || name.starts_with("ssh_host_");
+            assert!(!holds_key && !lets_in, "{}", path.display());
+            seen += 1;
+        }
+    }
+    assert!(seen > 500, "only {seen} files were looked at");
+}
+
+fn find(bytes: &[u8], word: &[u8]) -> bool {
+    bytes.windows(word.len()).any(|window| window == word)
 }

@@ -86,34 +86,47 @@ fn walk(folder: &Path, inside: &Path, entries: &mut Entries) -> Result<(), Build
     Ok(())
 }
 
-/// Writes the compressed layer into `to` and returns the digest of the tar itself (its DiffID).
-pub(super) fn write(entries: &Entries, compression: Compression, to: &File) -> Result<Digest, BuildError> {
+/// What went into a layer.
+pub(super) struct Written {
+    /// The digest of the tar itself (its DiffID).
+    pub(super) diff_id: Digest,
+    /// The digest of each file.
+    pub(super) files: BTreeMap<PathBuf, Digest>,
+}
+
+/// Writes the compressed layer into `to`.
+pub(super) fn write(entries: &Entries, compression: Compression, to: &File) -> Result<Written, BuildError> {
     match compression {
         Compression::Gzip => {
             // No name and no time in the header: `GzBuilder` leaves both out.
             let mut tee = Tee::new(flate2::GzBuilder::new().write(to, flate2::Compression::new(6)));
-            tar(entries, &mut tee)?;
+            let files = tar(entries, &mut tee)?;
             tee.to.finish().map_err(BuildError::Layer)?;
-            Ok(tee.hasher.finish())
+            Ok(Written { diff_id: tee.hasher.finish(), files })
         }
         Compression::Zstd => {
             let mut tee = Tee::new(zstd::Encoder::new(to, 9).map_err(BuildError::Layer)?);
-            tar(entries, &mut tee)?;
+            let files = tar(entries, &mut tee)?;
             tee.to.finish().map_err(BuildError::Layer)?;
-            Ok(tee.hasher.finish())
+            Ok(Written { diff_id: tee.hasher.finish(), files })
         }
     }
 }
 
-fn tar(entries: &Entries, to: &mut impl Write) -> Result<(), BuildError> {
+fn tar(entries: &Entries, to: &mut impl Write) -> Result<BTreeMap<PathBuf, Digest>, BuildError> {
     let mut tar = tar::Builder::new(to);
+    let mut files = BTreeMap::new();
     for (path, entry) in entries {
-        append(&mut tar, path, entry)?;
+        if let Some(digest) = append(&mut tar, path, entry)? {
+            files.insert(path.clone(), digest);
+        }
     }
-    tar.finish().map_err(BuildError::Layer)
+    tar.finish().map_err(BuildError::Layer)?;
+    Ok(files)
 }
 
-fn append(tar: &mut tar::Builder<impl Write>, path: &Path, entry: &Entry) -> Result<(), BuildError> {
+/// Appends one entry; returns the digest of a file.
+fn append(tar: &mut tar::Builder<impl Write>, path: &Path, entry: &Entry) -> Result<Option<Digest>, BuildError> {
     let header = |kind, mode, size| {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(kind);
@@ -129,6 +142,8 @@ fn append(tar: &mut tar::Builder<impl Write>, path: &Path, entry: &Entry) -> Res
         Entry::Text { text, mode } => {
             let size = text.len() as u64;
             tar.append_data(&mut header(tar::EntryType::Regular, *mode, size), path, text.as_bytes())
+                .map_err(BuildError::Layer)?;
+            return Ok(Some(Digest::of(text.as_bytes())));
         }
         Entry::Link { to } => tar.append_link(&mut header(tar::EntryType::Symlink, 0o777, 0), path, to),
         Entry::Copy { from, mode } => {
@@ -136,25 +151,31 @@ fn append(tar: &mut tar::Builder<impl Write>, path: &Path, entry: &Entry) -> Res
             let file = File::open(from).map_err(read)?;
             let size = file.metadata().map_err(read)?.len();
             // A file that changes its length meanwhile would shift everything behind it.
-            let mut exact = Exactly { from: file, left: size };
+            let mut exact = Exactly { from: file, left: size, hasher: Hasher::new() };
             let copied = tar.append_data(&mut header(tar::EntryType::Regular, *mode, size), path, &mut exact);
             copied.map_err(read)?;
-            return if exact.left == 0 { Ok(()) } else { Err(read(io::ErrorKind::UnexpectedEof.into())) };
+            return match exact.left {
+                0 => Ok(Some(exact.hasher.finish())),
+                _ => Err(read(io::ErrorKind::UnexpectedEof.into())),
+            };
         }
     }
-    .map_err(BuildError::Layer)
+    .map_err(BuildError::Layer)?;
+    Ok(None)
 }
 
-/// Reads at most the announced length and remembers what is missing.
+/// Reads at most the announced length, hashes it and remembers what is missing.
 struct Exactly {
     from: File,
     left: u64,
+    hasher: Hasher,
 }
 
 impl io::Read for Exactly {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         let read = io::Read::take(&self.from, self.left).read(to)?;
         self.left -= read as u64;
+        self.hasher.update(to.get(..read).unwrap_or_default());
         Ok(read)
     }
 }

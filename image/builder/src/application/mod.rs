@@ -1,6 +1,7 @@
 //! Applications as OCI image layouts (OCI image specification 1.1) built from a recipe, without a container engine and without
 //! root. The same recipe and files give the same bytes.
 
+mod bill;
 mod layer;
 mod layout;
 mod recipe;
@@ -20,7 +21,10 @@ use serde::{Deserialize, Serialize};
 pub use layout::{AppLayout, LayoutError};
 pub use recipe::{Compression, Recipe, RecipeError, RecipeFile, RecipeLink};
 
-use crate::artifacts::{ArtifactError, ArtifactFolder, Stored};
+use crate::{
+    artifacts::{ArtifactError, ArtifactFolder, Stored},
+    sbom::BILL,
+};
 
 /// The file beside an image layout that holds [`AppFacts`].
 pub const FACTS_FILE: &str = "app.json";
@@ -135,7 +139,7 @@ fn build_layout(recipe: &Recipe, base: &Path, out: &Path) -> Result<BuiltApp, Bu
     let entries = layer::collect(recipe, base)?;
 
     let temporary = tempfile::NamedTempFile::new_in(out).map_err(BuildError::Layer)?;
-    let diff_id = layer::write(&entries, recipe.compression, temporary.as_file())?;
+    let written = layer::write(&entries, recipe.compression, temporary.as_file())?;
     let layer = blobs.add_file(temporary.path())?;
     let layer_type = match recipe.compression {
         Compression::Gzip => MediaType::ImageLayerGzip,
@@ -149,7 +153,7 @@ fn build_layout(recipe: &Recipe, base: &Path, out: &Path) -> Result<BuiltApp, Bu
         .rootfs(
             RootFsBuilder::default()
                 .typ("layers")
-                .diff_ids([diff_id.to_string()])
+                .diff_ids([written.diff_id.to_string()])
                 .build()
                 .map_err(BuildError::Documents)?,
         )
@@ -183,10 +187,12 @@ fn build_layout(recipe: &Recipe, base: &Path, out: &Path) -> Result<BuiltApp, Bu
         architectures: vec![recipe.architecture.clone()],
         run: recipe.run.clone(),
     };
-    let texts: [(&str, Vec<u8>); 3] = [
+    let bill = bill::of(recipe, &written.files, &Digest::of(&index));
+    let texts: [(&str, Vec<u8>); 4] = [
         ("index.json", index.clone()),
         ("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
         (FACTS_FILE, serde_json::to_vec_pretty(&facts)?),
+        (BILL, serde_json::to_vec_pretty(&bill)?),
     ];
     for (name, text) in texts {
         let path = out.join(name);

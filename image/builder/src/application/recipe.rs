@@ -19,6 +19,9 @@ pub struct Recipe {
     pub version: ReleaseVersion,
     /// The architecture its programs are made for.
     pub architecture: Architecture,
+    /// Its licence as an SPDX expression, for its bill of materials.
+    #[serde(default)]
+    pub licence: Option<String>,
     /// Program and fixed arguments.
     pub entrypoint: Vec<String>,
     /// Further arguments.
@@ -149,6 +152,9 @@ impl Recipe {
         if self.entrypoint.is_empty() {
             return Some("`entrypoint` must name a program".to_owned());
         }
+        if let Some(Err(error)) = self.licence.as_deref().map(spdx::Expression::parse) {
+            return Some(format!("`licence` must be an SPDX expression: {}", error.reason));
+        }
         if self.environment.keys().any(|name| name.is_empty() || name.contains('=')) {
             return Some("a name in `environment` must not be empty or contain `=`".to_owned());
         }
@@ -205,6 +211,7 @@ mod tests {
             ("[[files]]\ntarget = \"/b\"\ntext = \"\"\nmode = 0o4755", "permission bits"),
             ("[[links]]\ntarget = \"/\"\nto = \"b\"", "must be an absolute path"),
             ("[environment]\n\"a=b\" = \"\"", "environment"),
+            ("licence = \"do what you like\"", "`licence` must be an SPDX expression"),
         ] {
             let said = parse(more).unwrap_err().to_string();
             assert!(said.contains(rule), "{more}: {said}");

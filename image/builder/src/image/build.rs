@@ -9,11 +9,11 @@ use std::{
 use protocol_types::{ReleaseVersion, SecurityVersion};
 
 use super::{
-    component,
+    bill, component,
     description::Description,
     disk,
     error::{ImageError, file},
-    esp,
+    esp, firmware,
     manifest::{self, MANIFEST, Manifest, PARTS, part},
     programs,
     report::{self, Part, REPORT, Report},
@@ -27,6 +27,7 @@ use crate::{
     packages::{Chosen, LockedPackage, PackageCache, Pool, digest_of},
     rootfs::{self, Ingredients, Initrd, tree::Tree, unpack},
     sandbox::Sandbox,
+    sbom::{CRATES, CRATES_LICENCES, Copyrights},
 };
 
 /// What to build.
@@ -57,7 +58,8 @@ pub fn build(
     from.fetch(cache)?;
     let features = description.features()?;
     let own = features.values().flat_map(|feature| &feature.programs).map(String::as_str);
-    programs::check(order.programs, own.chain([description.recipe.initrd.init.as_str()]))?;
+    let programs = programs::check(order.programs, own.chain([description.recipe.initrd.init.as_str()]))?;
+    programs::check(order.programs, [CRATES, CRATES_LICENCES])?;
 
     let scratch = cache.scratch()?;
     let work = scratch.path();
@@ -65,9 +67,12 @@ pub fn build(
     for chosen in from.root.values() {
         time = time.max(unpack::unpack(cache, chosen.package, &mut root)?);
     }
+    let mut copyrights = Copyrights::default();
+    copyrights.keep(&root);
     let tools = Sandbox::open(cache, &from.tools, time)?;
     let board = &description.board;
     let kernel = from.unpack(cache, &[&board.kernel.package], |name| name.starts_with("linux-image-"))?;
+    copyrights.keep(&kernel);
     let kernel = KernelPackage::open(&board.kernel.package, kernel, &tools, work)?;
     let ingredients = Ingredients {
         features: &features,
@@ -81,8 +86,10 @@ pub fn build(
     };
     rootfs::assemble(&mut root, &ingredients)?;
     let kit = from.only(cache, board.tee.as_ref().map(|tee| tee.package.as_str()))?;
+    copyrights.keep(&kit);
     let sources = description.folder.join("trusted-applications");
-    let trusted = TrustedApplications::collect(board, &kit, &sources, &tools, work)?;
+    let compilers = || from.compilers(cache, time);
+    let trusted = TrustedApplications::collect(board, (&kit, &sources), compilers, &tools, work)?;
     trusted.add_to_root(&mut root);
     kernel.add_to_root(&board.kernel.root_modules, &mut root, &tools, work)?;
     root.add_parents(&"image-builder".into());
@@ -94,9 +101,11 @@ pub fn build(
     let init = fs::read(&init).map_err(file("read", &init))?;
     let for_initrd: Vec<&str> = from.initrd.packages.keys().map(String::as_str).collect();
     let packages = from.unpack(cache, &for_initrd, |_| true)?;
+    copyrights.keep(&packages);
     let mut initrd = initrd::collect(&from.initrd, &packages, init, modules)?;
     trusted.add_to_initrd(&mut initrd);
     let loader = from.unpack(cache, &[&board.loader.package], |_| true)?;
+    copyrights.keep(&loader);
     let cmdline = uki::command_line(board, &description.kind, &root_hash, order.security_version);
     let texts: [(&str, &[u8]); 6] = [
         (uki::KERNEL, &kernel.image),
@@ -111,8 +120,9 @@ pub fn build(
         fs::write(&path, bytes).map_err(file("write", &path))?;
     }
     uki::make(board, &kernel.release, None, &tools, work)?;
+    firmware::make_parts(cache, description, &from, &tools, work)?;
 
-    let parts = keep_parts(work, order.out)?;
+    let parts = keep_parts(work, order.out, firmware::part_names(board))?;
     let manifest = Manifest {
         format: 1,
         board: board.name.clone(),
@@ -125,6 +135,15 @@ pub fn build(
         parts,
     };
     manifest::write_json(order.out, MANIFEST, &manifest)?;
+    let sources = bill::Sources {
+        description,
+        from: &from,
+        root: &root,
+        initrd: &initrd,
+        programs: &programs,
+        copyrights: &copyrights,
+    };
+    bill::write(cache, &sources, &manifest, order)?;
     let report = report(description, &from, &root, order.out)?;
     manifest::write_json(order.out, REPORT, &report)?;
     report.check()?;
@@ -162,14 +181,19 @@ pub(super) fn finish_into(
 }
 
 /// Moves what was built into the folder of parts and returns the digest of each.
-fn keep_parts(work: &Path, out: &Path) -> Result<BTreeMap<String, protocol_types::Digest>, ImageError> {
+fn keep_parts(
+    work: &Path,
+    out: &Path,
+    firmware: &[&str],
+) -> Result<BTreeMap<String, protocol_types::Digest>, ImageError> {
     let folder = out.join(PARTS);
     fs::create_dir_all(&folder).map_err(file("make", &folder))?;
     let mut digests = BTreeMap::new();
-    for name in [ROOT, VERITY, uki::KERNEL, uki::INITRD, uki::CMDLINE, uki::OSREL, uki::STUB, uki::LOADER, uki::UKI] {
+    let system = [ROOT, VERITY, uki::KERNEL, uki::INITRD, uki::CMDLINE, uki::OSREL, uki::STUB, uki::LOADER, uki::UKI];
+    for name in system.iter().chain(firmware) {
         let (from, to) = (work.join(name), folder.join(name));
         fs::copy(&from, &to).map_err(file("copy", &from))?;
-        digests.insert(name.to_owned(), digest_of(&to).map_err(file("read", &to))?);
+        digests.insert((*name).to_owned(), digest_of(&to).map_err(file("read", &to))?);
     }
     Ok(digests)
 }
@@ -184,19 +208,13 @@ fn report(description: &Description, from: &Packages<'_>, root: &Tree, out: &Pat
             budget: Report::budget(&description.board, name),
         });
     }
-    let features = description.features()?;
-    let kit = description.board.tee.as_ref().map(|tee| tee.package.as_str());
-    let reasons: BTreeMap<&str, &str> = features
-        .values()
-        .flat_map(|feature| &feature.packages)
-        .map(|(name, reason)| (name.as_str(), reason.as_str()))
-        .chain(kit.map(|name| (name, "trusted applications of the board's TEE")))
-        .collect();
+    let reasons = description.reasons()?;
     let kernel = description.lock.choose(Pool::Device, [description.board.kernel.package.as_str()])?;
     let mut chosen = from.root.clone();
     // Only the package that modules come from: what its scripts would need is not there.
     let owns = |name: &str| root.iter().any(|(_, node)| &*node.owner == name);
     chosen.extend(kernel.into_iter().filter(|(name, _)| name.starts_with("linux-image-") && owns(name)));
+    let kit = description.board.tee.as_ref().map(|tee| tee.package.as_str());
     let kit = description.lock.choose(Pool::Device, kit)?;
     chosen.extend(kit.into_iter().filter(|(name, _)| owns(name)));
     let (owners, files) = report::owners(root, &chosen, &reasons);
@@ -228,15 +246,26 @@ impl<'a> Packages<'a> {
         Ok(Self { description, root, initrd, tools })
     }
 
+    /// The names of the packages of the root file system.
+    pub(super) fn in_root(&self) -> impl Iterator<Item = &'a str> {
+        self.root.keys().copied()
+    }
+
+    /// The names of the packages that bring the kernel.
+    pub(super) fn kernel(&self) -> Result<Vec<&'a str>, ImageError> {
+        let chosen = self.description.lock.choose(Pool::Device, [self.description.board.kernel.package.as_str()])?;
+        Ok(chosen.into_keys().filter(|name| name.starts_with("linux-image-")).collect())
+    }
+
     /// Makes sure that the cache holds everything.
     pub(super) fn fetch(&self, cache: &PackageCache) -> Result<(), ImageError> {
         let (lock, board) = (&self.description.lock, &self.description.board);
         let initrd = lock.choose(Pool::Device, self.initrd.packages.keys().map(String::as_str))?;
         let kernel = lock.choose(Pool::Device, [board.kernel.package.as_str()])?;
         let kernel = kernel.into_iter().filter(|(name, _)| name.starts_with("linux-image-"));
-        let kit = board.tee.as_ref().map(|tee| &tee.package);
+        let kit = board.tee.as_ref().map(|tee| tee.package.as_str());
         let single = lock.pool(Pool::Device).filter(|package| {
-            [&board.loader.package, &board.firmware.package].into_iter().chain(kit).any(|name| *name == package.name)
+            [&board.loader.package, board.firmware.package()].into_iter().chain(kit).any(|name| name == package.name)
         });
         let mut packages: BTreeMap<&str, &LockedPackage> =
             self.root.iter().map(|(name, chosen)| (*name, chosen.package)).collect();
@@ -246,6 +275,13 @@ impl<'a> Packages<'a> {
         cache.fetch_locked(&board.debian_architecture, &packages)?;
         cache.fetch_locked(&self.description.tools.debian_architecture, &self.tools)?;
         Ok(())
+    }
+
+    /// The compilers, ready to run; to them it is always `time`.
+    fn compilers(&self, cache: &PackageCache, time: u64) -> Result<Sandbox, ImageError> {
+        let compilers: Vec<LockedPackage> = self.description.lock.pool(Pool::Toolchain).cloned().collect();
+        cache.fetch_locked(&self.description.toolchain.debian_architecture, &compilers)?;
+        Ok(Sandbox::open(cache, &compilers, time)?)
     }
 
     /// The files of the package `name` alone; none without one.

@@ -16,8 +16,8 @@ use gpt::{
     partition_types::{OperatingSystem, Type},
 };
 
-use super::identity;
 use crate::board::{Board, PartitionKind};
+use crate::identity;
 
 const SECTOR: u64 = 512;
 /// Partitions begin at multiples of 1 MiB, as partitioning tools lay them out for flash memory; the table itself fits before the

@@ -16,6 +16,7 @@ use crate::{
     kernel::KernelError,
     packages::{LockError, PackageError},
     rootfs::{AssembleError, RecipeError, TreeError, UnpackError},
+    sbom::CratesError,
 };
 
 /// An image that could not be built, signed or checked.
@@ -53,6 +54,12 @@ pub enum ImageError {
     /// The programs of ours.
     #[error(transparent)]
     Programs(#[from] ProgramsError),
+    /// The crates that they are linked from.
+    #[error("cannot say what our programs are made of")]
+    Crates(#[from] CratesError),
+    /// A package that does not say what it is.
+    #[error("cannot read what a package says of itself")]
+    Control(#[from] CommandError),
     /// The kernel.
     #[error("cannot take the kernel from its package")]
     Kernel(#[from] KernelError),
@@ -133,6 +140,11 @@ pub enum ImageError {
     /// Keys are never overwritten.
     #[error("{} exists; keys are not overwritten, choose another folder", .0.display())]
     KeyExists(PathBuf),
+}
+
+/// Copies a file.
+pub(super) fn copy(from: &Path, to: &Path) -> Result<(), ImageError> {
+    std::fs::copy(from, to).map(drop).map_err(file("copy", from))
 }
 
 /// An [`ImageError::File`] for `path`.

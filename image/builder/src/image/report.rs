@@ -4,9 +4,11 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, Read},
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
 
+use protocol_types::Digest;
 use serde::{Deserialize, Serialize};
 
 use super::error::ImageError;
@@ -77,6 +79,9 @@ pub struct OwnedFile {
     /// Its length; none for folders and links.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+    /// The SHA-256 of its content, or of where a link leads; none for folders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
 }
 
 /// How the owner of what a feature of the recipe adds begins.
@@ -103,7 +108,12 @@ pub(super) fn owners(
             NodeKind::File(content) => Some(content.len() as u64),
             NodeKind::Folder | NodeKind::Link(_) => None,
         };
-        files.push(OwnedFile { path: path.to_owned(), owner: node.owner.to_string(), bytes });
+        let digest = match &node.kind {
+            NodeKind::File(content) => Some(Digest::of(content)),
+            NodeKind::Link(to) => Some(Digest::of(to.as_os_str().as_bytes())),
+            NodeKind::Folder => None,
+        };
+        files.push(OwnedFile { path: path.to_owned(), owner: node.owner.to_string(), bytes, digest });
         if node.kind != NodeKind::Folder {
             let share = shares.entry(&node.owner).or_default();
             *share = (share.0 + bytes.unwrap_or_default(), share.1 + 1);

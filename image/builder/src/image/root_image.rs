@@ -7,11 +7,9 @@ use std::{
 
 use protocol_types::Digest;
 
-use super::{
-    error::{ImageError, file},
-    identity,
-};
+use super::error::{ImageError, file};
 use crate::{
+    identity,
     packages::digest_of,
     rootfs::{archive, tree::Tree},
     sandbox::Sandbox,

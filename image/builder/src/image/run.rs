@@ -7,7 +7,7 @@ use super::{
     build::{DISK, signed_folder},
     description::Description,
     error::{ImageError, file},
-    sign::{FIRMWARE_CODE, FIRMWARE_VARIABLES},
+    firmware::{FLASH, flash_images},
 };
 use crate::{board::KeyStore, command};
 
@@ -19,10 +19,46 @@ const TPM_SOCKET: &str = "tpm.sock";
 /// What a machine calls the one who runs it.
 pub const HOST_ADDRESS: &str = "10.0.2.100";
 
+/// A port of this machine's loopback that a machine reaches under [`HOST_ADDRESS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// The port that the machine asks for.
+    pub port: u16,
+    /// The port of the loopback that answers.
+    pub answered_by: u16,
+}
+
+/// A text that names no port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("write a port as in 5684, or as in 5684=15684 if another port of the loopback answers")]
+pub struct NoPort;
+
+impl std::str::FromStr for Reach {
+    type Err = NoPort;
+    fn from_str(text: &str) -> Result<Self, NoPort> {
+        let (port, answered_by) = text.split_once('=').unwrap_or((text, text));
+        let number = |text: &str| text.parse().map_err(|_| NoPort);
+        Ok(Self { port: number(port)?, answered_by: number(answered_by)? })
+    }
+}
+
+impl std::fmt::Display for Reach {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}={}", self.port, self.answered_by)
+    }
+}
+
 /// Makes the folder of a machine from the signed form of the build in `build`, as it comes from the factory line: nothing was ever
 /// written. An older machine in the folder is thrown away.
 pub fn make_machine(build: &Path, machine: &Path) -> Result<(), ImageError> {
     let signed = signed_folder(build);
+    let mut images = vec![signed.join(DISK)];
+    for entry in fs::read_dir(&signed).map_err(file("read", &signed))? {
+        let path = entry.map_err(file("read", &signed))?.path();
+        if path.extension().is_some_and(|kind| kind == FLASH) {
+            images.push(path);
+        }
+    }
     if machine.exists() {
         fs::remove_dir_all(machine).map_err(file("clear", machine))?;
     }
@@ -30,7 +66,7 @@ pub fn make_machine(build: &Path, machine: &Path) -> Result<(), ImageError> {
     // `cp` keeps the holes of a disk image, which is mostly holes.
     let mut copy = Command::new("cp");
     copy.args(["--sparse=always", "--reflink=auto", "--"]);
-    copy.args([DISK, FIRMWARE_CODE, FIRMWARE_VARIABLES].map(|name| signed.join(name))).arg(machine);
+    copy.args(images).arg(machine);
     command::output(&mut copy, "coreutils")
         .map(drop)
         .map_err(|source| ImageError::Tool { what: "copy of the disk", source })
@@ -38,9 +74,9 @@ pub fn make_machine(build: &Path, machine: &Path) -> Result<(), ImageError> {
 
 /// The command that turns the machine in `machine` on, with its serial port on standard input and output.
 ///
-/// It has a network in which nobody answers but `ports` of this machine's loopback, under [`HOST_ADDRESS`]. The TPM is a program of
+/// It has a network in which nobody answers but what `reach` names, under [`HOST_ADDRESS`]. The TPM is a program of
 /// its own, which is started here; it ends with QEMU.
-pub fn power_on(description: &Description, machine: &Path, ports: &[u16]) -> Result<Command, ImageError> {
+pub fn power_on(description: &Description, machine: &Path, reach: &[Reach]) -> Result<Command, ImageError> {
     let board = &description.board;
     if board.key_store == KeyStore::Tpm2 {
         start_tpm(machine)?;
@@ -50,13 +86,14 @@ pub fn power_on(description: &Description, machine: &Path, ports: &[u16]) -> Res
     // A small translation buffer: several machines share a desk.
     qemu.args(["-accel", "tcg,thread=multi,tb-size=256", "-nodefaults", "-no-user-config", "-nographic"]);
     qemu.args(["-serial", "stdio", "-monitor", "none"]);
-    qemu.args(["-drive", &format!("if=pflash,format=raw,unit=0,readonly=on,file={FIRMWARE_CODE}")]);
-    qemu.args(["-drive", &format!("if=pflash,format=raw,unit=1,file={FIRMWARE_VARIABLES}")]);
+    let [fixed, written] = flash_images(board);
+    qemu.args(["-drive", &format!("if=pflash,format=raw,unit=0,readonly=on,file={fixed}")]);
+    qemu.args(["-drive", &format!("if=pflash,format=raw,unit=1,file={written}")]);
     qemu.args(["-drive", &format!("if=none,id=disk,format=raw,cache=writeback,file={DISK}")]);
     qemu.args(["-device", "virtio-blk-pci,drive=disk,bootindex=0", "-device", "virtio-rng-pci"]);
     let mut network = "user,id=net,restrict=on".to_owned();
-    for port in ports {
-        network += &format!(",guestfwd=tcp:{HOST_ADDRESS}:{port}-cmd:socat STDIO TCP:127.0.0.1:{port}");
+    for Reach { port, answered_by } in reach {
+        network += &format!(",guestfwd=tcp:{HOST_ADDRESS}:{port}-cmd:socat STDIO TCP:127.0.0.1:{answered_by}");
     }
     qemu.args(["-netdev", &network, "-device", "virtio-net-pci,netdev=net,romfile="]);
     if board.key_store == KeyStore::Tpm2 {
@@ -82,4 +119,19 @@ fn start_tpm(machine: &Path) -> Result<(), ImageError> {
     command::output(&mut swtpm, "swtpm")
         .map(drop)
         .map_err(|source| ImageError::Tool { what: "TPM of the machine", source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_answered_by_itself_unless_another_is_named() {
+        assert_eq!("5684".parse(), Ok(Reach { port: 5684, answered_by: 5684 }));
+        let other = Reach { port: 5684, answered_by: 15_684 };
+        assert_eq!(other.to_string().parse(), Ok(other));
+        for wrong in ["", "=", "5684=", "65536", "5684=1=2", "coaps"] {
+            assert_eq!(wrong.parse::<Reach>(), Err(NoPort), "{wrong}");
+        }
+    }
 }

@@ -37,12 +37,13 @@ impl TrustedApplications {
     /// Takes and builds the applications that the board names; `kit` are the files of its package, `sources` the folder of ours.
     pub(super) fn collect(
         board: &Board,
-        kit: &Tree,
-        sources: &Path,
-        toolchain: &Sandbox,
+        (kit, sources): (&Tree, &Path),
+        compilers: impl FnOnce() -> Result<Sandbox, ImageError>,
+        tools: &Sandbox,
         work: &Path,
     ) -> Result<Self, ImageError> {
         let Some(tee) = &board.tee else { return Ok(Self::default()) };
+        let compilers = compilers()?;
         let mut all = Self::default();
         let place = |uuid: &str| Path::new(FOLDER).join(format!("{uuid}.ta"));
         let package: Arc<str> = tee.package.as_str().into();
@@ -53,7 +54,7 @@ impl TrustedApplications {
         lay_out(kit, &tee.kit, &work.join(KIT))?;
         let builder: Arc<str> = "image-builder".into();
         for name in &tee.own {
-            let (uuid, bytes) = build(&board.architecture.to_string(), &sources.join(name), toolchain, work)?;
+            let (uuid, bytes) = build(&board.architecture.to_string(), &sources.join(name), (&compilers, tools), work)?;
             let node = Node::file(bytes, 0o644, &builder);
             all.root.push((place(&uuid), node.clone()));
             all.initrd.push((place(&uuid), node));
@@ -80,7 +81,12 @@ fn add(applications: &[(PathBuf, Node)], tree: &mut Tree) {
 }
 
 /// Builds and signs the application in the folder `source`; returns its UUID, which its Makefile knows, and the signed bytes.
-fn build(architecture: &str, source: &Path, toolchain: &Sandbox, work: &Path) -> Result<(String, Vec<u8>), ImageError> {
+fn build(
+    architecture: &str,
+    source: &Path,
+    (compilers, tools): (&Sandbox, &Sandbox),
+    work: &Path,
+) -> Result<(String, Vec<u8>), ImageError> {
     let (copy, out) = (work.join(SOURCE), work.join(OUT));
     for folder in [&copy, &out] {
         fs::create_dir_all(folder).map_err(file("make", folder))?;
@@ -99,13 +105,13 @@ fn build(architecture: &str, source: &Path, toolchain: &Sandbox, work: &Path) ->
     ];
     let arguments: Vec<&str> =
         ["-s", "-C", SOURCE].into_iter().chain(variables.iter().map(String::as_str)).chain(["stripped"]).collect();
-    toolchain.run(work, "make", &arguments).map_err(failed)?;
+    compilers.run(work, "make", &arguments).map_err(failed)?;
     let uuid = uuid_in(&out)?;
     let (script, key) = (format!("{kit}/scripts/sign_encrypt.py"), format!("{kit}/keys/default_ta.pem"));
     let input = format!("{OUT}/{uuid}{STRIPPED}");
     let arguments =
         [&script, "sign-enc", "--uuid", &uuid, "--in", &input, "--out", SIGNED, "--key", &key, "--algo", SCHEME];
-    toolchain.run(work, "python3", &arguments).map_err(failed)?;
+    tools.run(work, "python3", &arguments).map_err(failed)?;
     let signed = work.join(SIGNED);
     let bytes = fs::read(&signed).map_err(file("read", &signed))?;
     for folder in [&copy, &out] {

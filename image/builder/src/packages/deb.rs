@@ -6,7 +6,7 @@ use std::{
     process::{Child, ChildStdout, Command, Stdio},
 };
 
-use crate::command::CommandError;
+use crate::command::{self, CommandError};
 
 /// The tar of a package while it is being read.
 pub(crate) struct Deb {
@@ -44,6 +44,13 @@ impl Deb {
         }
         Err(CommandError::Failed { program: "dpkg-deb".into(), status, said: "the package is damaged".into() })
     }
+}
+
+/// The source package of the package at `path`, if it is called otherwise (Debian policy 5.6.1).
+pub(crate) fn source(path: &Path) -> Result<Option<String>, CommandError> {
+    let said = command::output(Command::new("dpkg-deb").arg("--field").arg(path).arg("Source"), "dpkg")?;
+    let said = String::from_utf8_lossy(&said);
+    Ok(said.split_whitespace().next().map(str::to_owned))
 }
 
 impl Drop for Deb {

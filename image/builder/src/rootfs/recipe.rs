@@ -133,7 +133,7 @@ impl std::str::FromStr for ImageKind {
     }
 }
 
-/// `image/tools.toml`.
+/// `image/tools.toml` and `image/toolchain.toml`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tools {
@@ -145,6 +145,16 @@ pub struct Tools {
     pub packages: BTreeMap<String, String>,
     /// Packages that are left out though something depends on them, each with a reason.
     pub without: BTreeMap<String, String>,
+}
+
+/// `image/sources.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sources {
+    /// The version of this format: 1.
+    format: u32,
+    /// Debian source packages, each with a reason.
+    pub sources: BTreeMap<String, String>,
 }
 
 /// A description that cannot be used.
@@ -226,6 +236,12 @@ impl Description for Tools {
     }
 }
 
+impl Description for Sources {
+    fn broken_rule(&self) -> Option<String> {
+        unknown_format(self.format).or_else(|| without_reason(self.sources.iter()))
+    }
+}
+
 impl Description for Kind {
     fn broken_rule(&self) -> Option<String> {
         let unique: BTreeSet<&String> = self.features.iter().collect();
@@ -275,6 +291,8 @@ pub(crate) mod tests {
             recipe.features_of(&read.features).unwrap();
         }
         Tools::parse(include_str!("../../../tools.toml"), Path::new("tools.toml")).unwrap();
+        Tools::parse(include_str!("../../../toolchain.toml"), Path::new("toolchain.toml")).unwrap();
+        Sources::parse(include_str!("../../../sources.toml"), Path::new("sources.toml")).unwrap();
     }
 
     #[test]

@@ -163,7 +163,7 @@ fn ask_python_tuf(folders: &[Folder]) -> BTreeMap<&'static str, Option<String>> 
         })
         .collect();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracle/client.py");
-    let mut python = Command::new(python_with_tuf())
+    let mut python = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testbed/oracles/python"))
         .arg(script)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -175,28 +175,4 @@ fn ask_python_tuf(folders: &[Folder]) -> BTreeMap<&'static str, Option<String>> 
     let mut verdicts: BTreeMap<String, Value> = serde_json::from_slice(&output.stdout).unwrap();
     let mut said = |folder: &Folder| verdicts.remove(folder.name).unwrap()["said"].as_str().map(str::to_owned);
     folders.iter().map(|folder| (folder.name, said(folder))).collect()
-}
-
-/// The interpreter of a virtual environment that holds the pinned packages of `testbed/oracles/requirements.txt`; made when it is
-/// missing or was made from other pins.
-fn python_with_tuf() -> PathBuf {
-    let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let (pins, folder) = (tree.join("testbed/oracles/requirements.txt"), tree.join("target/oracles"));
-    let (python, note) = (folder.join("bin/python"), folder.join("requirements.txt"));
-    let wanted = fs::read(&pins).unwrap();
-    if fs::read(&note).ok().as_ref() != Some(&wanted) {
-        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder), "install the package python3-venv");
-        run(
-            Command::new(&python).args(["-m", "pip", "install", "--quiet", "--requirement"]).arg(&pins),
-            "the pinned packages come from a Python package index; is one reachable?",
-        );
-        // Written last, so that a half-made environment is made again.
-        fs::write(&note, wanted).unwrap();
-    }
-    python
-}
-
-fn run(command: &mut Command, hint: &str) {
-    let status = command.stdin(Stdio::null()).status();
-    assert!(status.as_ref().is_ok_and(|status| status.success()), "{command:?} ended with {status:?}; {hint}");
 }

@@ -1,0 +1,35 @@
+//! An application on the image: installed through the service, confined by `crun`, judged together with the system.
+
+use crate::{
+    os::{DEVELOPMENT, NEWER, owners},
+    site::{APP, Release, Site},
+};
+
+/// Seconds that a release here has for its proof.
+const TIME_LIMIT: u32 = 240;
+
+#[test]
+fn os_an_application_runs_confined_and_one_that_is_not_ready_takes_its_system_back() {
+    let mut site = Site::registered(&owners(DEVELOPMENT));
+    site.power_on();
+    let good = site.build_app("1.0.1", "ready");
+    let release = Release { os: None, app: Some(&good), ..Release::of_os("1.0.1", "".as_ref()) };
+    let rollout = site.roll_out(&release);
+    site.until_rollout(&rollout, "succeeded");
+    let shown = site.until_runs("1.0.1", "a");
+    let components = shown["components"].as_array().unwrap();
+    let app = components.iter().find(|component| component["name"] == format!("application/{APP}")).unwrap();
+    assert_eq!(app["version"], "1.0.1", "{shown}");
+    let seen = site.shell("crun list; cat /sys/fs/cgroup/mbl*/memory.max /sys/fs/cgroup/*/mbl*/memory.max");
+    assert!(seen.contains("running") && seen.contains("16777216"), "{seen}");
+
+    let never = site.build_app("1.1.0", "never");
+    let newer = owners(NEWER);
+    let bad = Release { app: Some(&never), time_limit: TIME_LIMIT, ..Release::of_os("1.1.0", &newer) };
+    let rollout = site.roll_out(&bad);
+    let shown = site.until_rollout(&rollout, "rolled_back");
+    assert_eq!(shown["devices"][0]["reason"]["code"], "application_not_ready", "{shown}");
+    site.until_runs("1.0.1", "a");
+    let said = site.machine.said();
+    assert!(said.contains("mbl-init: starting slot b"), "the new system was never tried");
+}

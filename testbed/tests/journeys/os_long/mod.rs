@@ -1,0 +1,9 @@
+//! Journeys of the operating system that take long: `./test --os` runs them, `./test` does not.
+
+mod application;
+mod clock;
+mod floor;
+mod network;
+mod returns;
+mod sockets;
+mod state;
