@@ -8,20 +8,22 @@ use protocol_types::{
     boot::BootEntry,
     boot_record::{Format1, StateOutcome},
     partitions::Layout,
-    signed_cmdline::{CmdlineError, SignedCmdline},
+    signed_cmdline::{self, CmdlineError, SignedCmdline},
 };
 use rustix::mount::MountFlags;
 
 use crate::{
+    clock,
     console::{attach, in_one_line, say},
     devices::{Announcements, Places},
+    growth::grow_state,
     handover::{HandoverError, hand_over},
     kernel::{self, MountError, mount_at},
     key_store::{KeyStore, KeyStoreError},
-    loader_entry,
+    loader_entry, names,
     program::{ProgramError, run},
     slots::{BelowFloor, Candidate, Ending, NoSlot, choose, ending_below_floor, hold_against},
-    state,
+    state::{self, StateError},
 };
 
 const ROOT: &str = "/sysroot";
@@ -49,6 +51,10 @@ enum BootError {
     BelowFloor { refused: BelowFloor, entry: Option<BootEntry> },
     #[error("cannot open the root file system of slot {slot} on {disk}")]
     Verity { slot: Slot, disk: String, source: ProgramError },
+    #[error("cannot do a factory reset")]
+    State(#[from] StateError),
+    #[error("factory reset: the next start makes a new state")]
+    FactoryReset,
     #[error("cannot hand over")]
     Handover(#[from] HandoverError),
 }
@@ -70,6 +76,8 @@ impl BootError {
             | Self::NoSlot(_)
             | Self::KeyStore(_)
             | Self::Verity { .. }
+            | Self::State(_)
+            | Self::FactoryReset
             | Self::Handover(_) => Ending::Restart,
         }
     }
@@ -110,14 +118,22 @@ fn steps() -> Result<std::convert::Infallible, BootError> {
     let mut keys = KeyStore::open(cmdline.key_store, &announced, &places, &layout)?;
     let floor = keys.floor()?;
     hold_against(floor, cmdline.security_version).map_err(|refused| BootError::BelowFloor { refused, entry })?;
+    if cmdline.factory_reset {
+        state::forget(&places.node(layout.state()))?;
+        return Err(BootError::FactoryReset);
+    }
     open_root(&places, &layout, slot, &cmdline)?;
     mount_factory(&places, &layout);
     fs::create_dir_all("/run/mbl").map_err(io_error("make /run/mbl"))?;
     pass_on_policy();
     keys.enter()?;
+    if cmdline.key_store != signed_cmdline::KeyStore::None {
+        grow_state(&places, &layout);
+    }
     let at = format!("{ROOT}/state");
     let (state, reason) = state::provide(&keys, &places.node(layout.state()), &at)?;
     keys.leave()?;
+    prepare(Path::new(ROOT));
     let record = BootRecord {
         format: Format1,
         slot,
@@ -189,6 +205,20 @@ fn mount_factory(places: &Places, layout: &Layout) {
     if let Err(e) = mounted {
         say(&in_one_line(&e));
     }
+}
+
+/// What the system finds when it starts, in the state or by it.
+fn prepare(root: &Path) {
+    let state = root.join("state");
+    // Mounted by the system as `/var/lib` and `/var/log`.
+    for folder in ["lib", "log"] {
+        if let Err(e) = fs::create_dir_all(state.join(folder)) {
+            say(&format!("cannot make the folder {folder} in the state: {e}"));
+        }
+    }
+    clock::set_forward(&state);
+    names::provide_machine_id(&state, root);
+    names::set_hostname(&root.join("factory"));
 }
 
 /// Puts the image's policy where systemd's tools look for it, here and in the system, which needs it to seal the state anew,

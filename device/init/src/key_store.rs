@@ -3,11 +3,10 @@
 use std::{io, path::Path, time::Duration};
 
 use device_tee::TeeError;
-use protocol_types::{SecurityVersion, partitions::Layout, signed_cmdline};
+use protocol_types::{SecurityVersion, luks::Header, partitions::Layout, signed_cmdline};
 
 use crate::{
     devices::{Announcements, Places},
-    luks::Header,
     state::{self, StateError},
     tee::{self, Tee, TeeStoreError},
     tpm::{AskError, Phase, TPM_DEVICE, Tpm},

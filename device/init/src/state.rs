@@ -1,4 +1,5 @@
-//! The state partition: opened, made anew at the first boot, or left alone. Never wipes a state that it cannot open.
+//! The state partition: opened, made anew at the first boot or after a factory reset, or left alone. Never wipes a state that it
+//! cannot open unless somebody asked for that.
 //!
 //! With a TPM the key is born here and sealed to the Secure Boot keys (PCR 7) and to images of ours in the initrd (PCR 11, by a
 //! policy that the image brings with a signature). `systemd-cryptenroll` and `systemd-cryptsetup` do the sealing: they are kept
@@ -13,7 +14,10 @@ use std::{
 };
 
 use device_tee::TeeError;
-use protocol_types::boot_record::StateOutcome;
+use protocol_types::{
+    boot_record::StateOutcome,
+    luks::{self, FINISHED, Header, RESET, UNFINISHED},
+};
 use rustix::{
     mount::MountFlags,
     rand::{GetRandomFlags, getrandom},
@@ -24,7 +28,6 @@ use crate::{
     console::{in_one_line, say},
     kernel::{MountError, mount_at},
     key_store::KeyStore,
-    luks::{self, FINISHED, Header, UNFINISHED},
     program::{ProgramError, run},
     tee::Tee,
     tpm::TPM_DEVICE,
@@ -120,6 +123,14 @@ pub enum StateError {
         /// Why.
         source: io::Error,
     },
+    /// The partition could not be written.
+    #[error("cannot overwrite the header of the state partition {}", device.display())]
+    Wipe {
+        /// The partition.
+        device: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// No new key.
     #[error("cannot make a key for the state")]
     Key(#[source] io::Error),
@@ -189,6 +200,34 @@ pub fn provide(keys: &KeyStore, device: &Path, at: &str) -> Result<(StateOutcome
     say(&format!("going on without the state partition: {reason}"));
     mount_at("tmpfs", "tmpfs", at, MountFlags::NOSUID | MountFlags::NODEV, c"mode=0755,size=25%")?;
     Ok((StateOutcome::Degraded, Some(reason)))
+}
+
+/// Leaves the wish for a new state to the next boot, which makes it. A partition without a state needs none; one whose header can
+/// no longer be changed loses it, which comes to the same.
+///
+/// # Errors
+/// If the partition can be neither marked nor written.
+pub fn forget(device: &Path) -> Result<(), StateError> {
+    match examine(device)? {
+        Header::None | Header::Unfinished | Header::Reset => Ok(()),
+        Header::Present => {
+            let marked = run(CRYPTSETUP, &["config", "--label", RESET, &device.to_string_lossy()], FORMAT_LIMIT);
+            marked.or_else(|e| {
+                say(&format!("overwriting the header of {}: {}", device.display(), in_one_line(&e)));
+                wipe(device).map_err(|source| StateError::Wipe { device: device.to_owned(), source })
+            })
+        }
+    }
+}
+
+/// Overwrites every place where a header may stand, the first copy last: until then it is still a state, which can be forgotten.
+fn wipe(device: &Path) -> io::Result<()> {
+    let partition = OpenOptions::new().write(true).open(device)?;
+    for at in luks::PLACES.iter().rev() {
+        partition.write_all_at(&[0; luks::BYTES], *at)?;
+        partition.sync_all()?;
+    }
+    Ok(())
 }
 
 fn open(keys: &KeyStore, device: &Path) -> Result<(), StateError> {
@@ -340,6 +379,19 @@ mod tests {
         for header in [Header::None, Header::Unfinished, Header::Reset, Header::Present] {
             assert!(matches!(plan(Keeper::Nobody, header), Plan::Without { .. }));
         }
+    }
+
+    #[test]
+    fn a_damaged_state_is_forgotten_by_its_header_and_keeps_it_until_the_last_copy_is_gone() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(0x80_0000).unwrap();
+        file.as_file().write_all_at(b"LUKS\xba\xbe\x00\x02", 0).unwrap();
+        file.as_file().write_all_at(b"SKUL\xba\xbe\x00\x02", 0x4000).unwrap();
+        assert_eq!(examine(file.path()).unwrap(), Header::Present);
+        wipe(file.path()).unwrap();
+        assert_eq!(examine(file.path()).unwrap(), Header::None);
+        forget(file.path()).unwrap();
+        assert!(forget(Path::new("/nowhere")).is_err());
     }
 
     #[test]

@@ -10,13 +10,12 @@ use std::{
 };
 
 use device_tee::{KeyStore, StateKey, TeeError};
-use protocol_types::SecurityVersion;
+use protocol_types::{SecurityVersion, luks::Header};
 use rustix::mount::{MountFlags, UnmountFlags, unmount};
 
 use crate::{
     console::say,
     kernel::{MountError, mount_at},
-    luks::Header,
     program::{Background, ProgramError, run},
 };
 

@@ -11,11 +11,12 @@ use std::{
 };
 
 use protocol_types::{
-    AppName, BoardName, BootRecord, Reason, ReasonCode, UnixSeconds, UpdateStatus,
+    AppName, BoardName, BootRecord, Heartbeat, Reason, ReasonCode, UnixSeconds, UpdateStatus,
     boot_record::BootRecordError,
     socket::{AgentToUpdater, AppsToUpdater, Fetch, Fetched, UpdaterToAgent, UpdaterToApps},
 };
 use rustix::fs::{FlockOperation, flock};
+use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
 use crate::{
@@ -232,13 +233,19 @@ fn start_threads(
 /// The loop: hears, then works, then waits.
 fn work<D: Disk>(mut updater: Updater<D, Speakers>, arrivals: &Receiver<Event>, now: impl Fn() -> UnixSeconds) {
     let start = Instant::now();
+    let mut heartbeat = Heartbeat::new(sd_notify::watchdog_enabled());
+    tell_manager(NotifyState::Ready);
     loop {
+        if heartbeat.beat(start.elapsed()) {
+            tell_manager(NotifyState::Watchdog);
+        }
         updater.time(start.elapsed(), now());
         match updater.turn() {
             Turn::Again => {}
             Turn::Reboot => return,
             Turn::Wait(until) => {
                 let limit = until.map_or(IDLE, |until| until.saturating_sub(start.elapsed()).min(IDLE));
+                let limit = heartbeat.wait(start.elapsed()).map_or(limit, |wait| wait.min(limit));
                 match arrivals.recv_timeout(limit) {
                     Ok(event) => hear(&mut updater, event),
                     Err(RecvTimeoutError::Timeout) => {}
@@ -253,6 +260,13 @@ fn work<D: Disk>(mut updater: Updater<D, Speakers>, arrivals: &Receiver<Event>, 
         {
             hear(&mut updater, event);
         }
+    }
+}
+
+/// Without a manager, as on the board `host`, nobody is told.
+fn tell_manager(state: NotifyState<'_>) {
+    if let Err(e) = sd_notify::notify(&[state]) {
+        warn!(cause = %e, "the service manager does not listen");
     }
 }
 
@@ -305,6 +319,7 @@ fn hear_agent<D: Disk>(updater: &mut Updater<D, Speakers>, peer: Peer, message: 
         (AgentToUpdater::Contact(contact), Origin::Service) => updater.tell(Fact::Contact(Some(contact))),
         (AgentToUpdater::TrustedTime(time), Origin::Service) => updater.tell(Fact::TrustedTime(time)),
         (AgentToUpdater::Restart, Origin::Service) => updater.tell(Fact::RestartAsked),
+        (AgentToUpdater::FactoryReset, _) => updater.tell(Fact::ResetAsked),
         (AgentToUpdater::Contact(_) | AgentToUpdater::TrustedTime(_) | AgentToUpdater::Restart, Origin::Folder) => {
             warn!("an installer says what only the agent can know; ignored");
         }

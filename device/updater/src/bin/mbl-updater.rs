@@ -14,7 +14,9 @@ use device_updater::{
     board::REBOOT_STATUS,
     format,
     install::{self, InstallError, Installed},
-    key_store, restart,
+    key_store,
+    reset::{self, ResetError},
+    restart,
     serve::{self, Config, Hardware},
     tpm, trust,
 };
@@ -89,6 +91,13 @@ enum Command {
         #[arg(long, conflicts_with = "tpm")]
         tee: Option<PathBuf>,
     },
+    /// Makes the device as new: restarts it into a state without data, settings and applications. It keeps its identity and its
+    /// operating system.
+    FactoryReset {
+        /// The device's folder.
+        #[arg(long)]
+        device_dir: PathBuf,
+    },
     /// Says how things stand.
     Status {
         /// The device's folder.
@@ -144,6 +153,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let digest = trust::record_factory(&device_dir, &key_store::Hardware::of(&tpm, tee.as_deref()))?;
             say(&format!("the key store holds the digest {digest} of the factory document"));
         }
+        Command::FactoryReset { device_dir } => {
+            reset::ask(&device_dir)?;
+            say("the device restarts with a new state");
+        }
         Command::Status { device_dir, json } => print_status(&device_dir, json)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -192,11 +205,14 @@ fn line(status: &UpdateStatus) -> String {
 
 /// What to do about an error.
 fn hint(error: &anyhow::Error) -> Option<&'static str> {
+    const NOT_RUNNING: &str =
+        "start the device, on the board `host` with `mbl-host-board`, and run this command as root";
+    if let Some(ResetError::NotRunning(_)) = error.downcast_ref() {
+        return Some(NOT_RUNNING);
+    }
     match error.downcast_ref::<InstallError>()? {
         InstallError::Refused { source, .. } => Some(source.code.hint()),
-        InstallError::NotRunning(_) => {
-            Some("start the device, on the board `host` with `mbl-host-board`, and run this command as root")
-        }
+        InstallError::NotRunning(_) => Some(NOT_RUNNING),
         InstallError::Folder(_) => Some("write the folder with `mbl release export`"),
         InstallError::Link(_) => Some("run this command as root"),
         InstallError::Gone => None,

@@ -18,6 +18,7 @@ use super::{
     programs,
     report::{self, Part, REPORT, Report},
     root_image::{self, ROOT, VERITY},
+    ssh,
     trusted::TrustedApplications,
     uki,
 };
@@ -41,6 +42,8 @@ pub struct Order<'a> {
     pub programs: &'a Path,
     /// The folder to write the build into.
     pub out: &'a Path,
+    /// Public keys of the developers who may log in, as a file of OpenSSH; none for an image that nobody logs into.
+    pub ssh_keys: Option<&'a Path>,
 }
 
 /// The disk image in the folder of a build.
@@ -91,6 +94,9 @@ pub fn build(
     let compilers = || from.compilers(cache, time);
     let trusted = TrustedApplications::collect(board, (&kit, &sources), compilers, &tools, work)?;
     trusted.add_to_root(&mut root);
+    if let Some(path) = order.ssh_keys {
+        ssh::allow(&mut root, &description.kind, path)?;
+    }
     kernel.add_to_root(&board.kernel.root_modules, &mut root, &tools, work)?;
     root.add_parents(&"image-builder".into());
     root_image::make_root(&root, time, &tools, work)?;
@@ -119,6 +125,7 @@ pub fn build(
         let path = work.join(name);
         fs::write(&path, bytes).map_err(file("write", &path))?;
     }
+    uki::make_reset_profile(board, &loader, &tools, (work, &cmdline))?;
     uki::make(board, &kernel.release, None, &tools, work)?;
     firmware::make_parts(cache, description, &from, &tools, work)?;
 
@@ -189,7 +196,18 @@ fn keep_parts(
     let folder = out.join(PARTS);
     fs::create_dir_all(&folder).map_err(file("make", &folder))?;
     let mut digests = BTreeMap::new();
-    let system = [ROOT, VERITY, uki::KERNEL, uki::INITRD, uki::CMDLINE, uki::OSREL, uki::STUB, uki::LOADER, uki::UKI];
+    let system = [
+        ROOT,
+        VERITY,
+        uki::KERNEL,
+        uki::INITRD,
+        uki::CMDLINE,
+        uki::OSREL,
+        uki::STUB,
+        uki::RESET_PROFILE,
+        uki::LOADER,
+        uki::UKI,
+    ];
     for name in system.iter().chain(firmware) {
         let (from, to) = (work.join(name), folder.join(name));
         fs::copy(&from, &to).map_err(file("copy", &from))?;

@@ -174,6 +174,19 @@ mod tests {
     }
 
     #[test]
+    fn the_committed_lock_has_what_radios_need() {
+        let mut description = Description::load(&here(), "qemu-arm64-tpm", ImageKind::Production).unwrap();
+        description.kind.features.extend(["wifi", "cellular", "bluetooth"].map(str::to_owned));
+        let features = description.features().unwrap();
+        let named = features.values().flat_map(|feature| feature.packages.keys().map(String::as_str));
+        let chosen = description.lock.choose(Pool::Device, named).unwrap();
+        // Programs, and the libraries that no other feature has.
+        for package in ["wpasupplicant", "wireless-regdb", "modemmanager", "libqmi-glib5", "bluez", "libglib2.0-0t64"] {
+            assert!(chosen.contains_key(package), "{package}");
+        }
+    }
+
+    #[test]
     fn a_production_image_has_no_shell() {
         let description = Description::load(&here(), "qemu-arm64-tpm", ImageKind::Production).unwrap();
         let features = description.features().unwrap();

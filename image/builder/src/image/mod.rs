@@ -18,6 +18,7 @@ mod report;
 mod root_image;
 mod run;
 mod sign;
+mod ssh;
 mod trusted;
 mod uki;
 
