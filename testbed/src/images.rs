@@ -172,14 +172,14 @@ fn renew_lock(committed: &Path, renewed: &Path, cache: &str) -> anyhow::Result<S
     mbl(&["image", "lock", "--update", "--description", &description, "--cache", cache])
 }
 
-/// The program of the application for tests (`testbed/applications/confined.rs`), for the board.
+/// The program of an application of `testbed/applications`, for the board.
 ///
 /// # Errors
 /// If Debian's compiler cannot build it; `image/device-binaries` installs what that needs.
-pub fn application() -> anyhow::Result<PathBuf> {
-    let source = tree().join("testbed/applications/confined.rs");
+pub fn application(name: &str) -> anyhow::Result<PathBuf> {
+    let source = tree().join("testbed/applications").join(name).with_extension("rs");
     let text = fs::read(&source).with_context(|| format!("cannot read {}", source.display()))?;
-    let program = workshop()?.join(format!("application-{}", &Digest::of(&text).hex()[..16]));
+    let program = workshop()?.join(format!("application-{name}-{}", &Digest::of(&text).hex()[..16]));
     if !program.exists() {
         // Under a name of its own, so that two tests may build it at a time.
         let unfinished = program.with_extension(std::process::id().to_string());

@@ -25,6 +25,8 @@ pub struct Machine {
     folder: PathBuf,
     /// Ports of this machine's loopback that it reaches.
     reach: Vec<Reach>,
+    /// Ports of this machine's loopback that lead to one of its own.
+    forward: Vec<Reach>,
     /// Further arguments of QEMU.
     further: Vec<String>,
     qemu: Option<Child>,
@@ -45,7 +47,7 @@ impl Machine {
     /// A machine that was made before from the signed build in `build`, in its folder. It is off.
     pub fn found(build: &Path, folder: &Path) -> Self {
         let (build, folder) = (build.to_owned(), folder.to_owned());
-        Self { build, folder, reach: Vec::new(), further: Vec::new(), qemu: None, read: 0 }
+        Self { build, folder, reach: Vec::new(), forward: Vec::new(), further: Vec::new(), qemu: None, read: 0 }
     }
 
     /// Its disk, which may be looked at and bent while it is off.
@@ -75,6 +77,16 @@ impl Machine {
         self.reach = reach;
     }
 
+    /// Lets these ports of this machine's loopback be answered by it, from the next time that it is turned on.
+    pub fn forward(&mut self, forward: Vec<Reach>) {
+        self.forward = forward;
+    }
+
+    /// The process id of QEMU, while it is on.
+    pub fn id(&self) -> Option<u32> {
+        self.qemu.as_ref().map(Child::id)
+    }
+
     /// Gives QEMU further arguments, from the next time that it is turned on.
     pub fn arguments(&mut self, further: &[&str]) {
         self.further = further.iter().map(|&word| word.to_owned()).collect();
@@ -90,6 +102,9 @@ impl Machine {
         command.arg("--description").arg(tree().join("image"));
         for reach in &self.reach {
             command.args(["--reach", &reach.to_string()]);
+        }
+        for forward in &self.forward {
+            command.args(["--forward", &forward.to_string()]);
         }
         command.args(["--", "-qmp", &format!("unix:{MONITOR},server=on,wait=off")]).args(&self.further);
         Ok(command)
@@ -221,7 +236,8 @@ impl Machine {
         plain(&fs::read(self.log()).unwrap_or_default())
     }
 
-    fn log(&self) -> PathBuf {
+    /// The file with everything that it said.
+    pub fn log(&self) -> PathBuf {
         self.folder.join("serial.log")
     }
 

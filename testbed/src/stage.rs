@@ -37,22 +37,37 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Prepares the folder, which is there, and starts the service in it.
+    /// Prepares the folder, which is there, and starts the service in it; the device is one on the board `host`.
     ///
     /// # Errors
     /// If a program was not built, the folder cannot be written, or the service does not start.
     pub fn set(folder: &Path, endpoint: &'static str, patience: Duration) -> anyhow::Result<Self> {
-        for name in ["bin", "operator", "device"] {
+        for name in ["bin", "device"] {
             fs::create_dir_all(folder.join(name)).with_context(|| format!("cannot make {}", folder.display()))?;
         }
         // The agent runs as an unprivileged user, who may not be able to reach the folder of this build.
         for name in ["mbl-host-board", "mbl-agent", "mbl-updater", "mbl-apps"] {
             fs::copy(program(name)?, folder.join("bin").join(name)).with_context(|| format!("cannot copy {name}"))?;
         }
+        Self::around(folder, endpoint, patience, &[])
+    }
+
+    /// As [`Stage::set`], around a device of another kind, for which the service may need flags.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn around(
+        folder: &Path,
+        endpoint: &'static str,
+        patience: Duration,
+        service_flags: &[&str],
+    ) -> anyhow::Result<Self> {
+        let desk = folder.join("operator");
+        fs::create_dir_all(&desk).with_context(|| format!("cannot make {}", desk.display()))?;
         fs::write(folder.join("operator/passphrase"), "correct horse battery staple\n")
             .context("cannot write the passphrase")?;
         let operator = Operator::new(&folder.join("operator/config"), &folder.join("operator"));
-        let service = Service::start(&folder.join("service"))?;
+        let service = Service::start_with(&folder.join("service"), service_flags)?;
         // Free at this moment, and nothing else on this machine is likely to want it.
         let port = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).context("no port is free")?.port();
         Ok(Self { folder: folder.to_owned(), endpoint, patience, operator, service, board: None, port })

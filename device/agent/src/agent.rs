@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use protocol_types::UnixSeconds;
+use sd_notify::NotifyState;
 use tokio::{
     task::{JoinError, JoinSet},
     time::timeout,
@@ -24,6 +25,7 @@ use crate::{
     relay::{Source, relay},
     session::{Device, Session},
     state::{StateError, StateFolder},
+    supervision,
     tls::{Trust, TrustError, provider},
     updater_link::keep_updater_link,
 };
@@ -76,9 +78,11 @@ pub async fn run(folder: &DeviceFolder, store: &KeyStore, stop: CancellationToke
     // A damaged device wishes nothing, so it gets none of the orders of before.
     let orders = if identity.is_some() { or_anew("orders", state.orders()) } else { Default::default() };
     let (facts, restarts) = Facts::new(orders);
+    facts.reset.send_replace(or_anew("order of a factory reset", state.reset()));
     let facts = Arc::new(facts);
     let (asker, relay_task) = relay(facts.source.subscribe());
 
+    let patience = sd_notify::watchdog_enabled();
     let mut tasks = JoinSet::new();
     tasks.spawn(relay_task.run(stop.clone()));
     let link = (asker.clone(), restarts);
@@ -90,11 +94,15 @@ pub async fn run(folder: &DeviceFolder, store: &KeyStore, stop: CancellationToke
     tasks.spawn(keep_contact(config.contact_probes.clone(), facts.clone(), stop.clone()));
     match identity {
         Some(identity) => {
-            let session = session(identity, &config, state, facts)?;
+            let session = session(identity, &config, state, facts)?.watched(patience);
             tasks.spawn(session.run(stop.clone()));
         }
-        None => drop(facts.source.send_replace(Source::Forbidden)),
+        None => {
+            facts.source.send_replace(Source::Forbidden);
+            tasks.spawn(supervision::keep_alive(patience, stop.clone()));
+        }
     }
+    supervision::tell(NotifyState::Ready);
     join(tasks, stop).await
 }
 

@@ -30,6 +30,8 @@ pub struct Facts {
     pub signed_time: watch::Sender<Option<SignedTime>>,
     /// Where fetched bytes come from.
     pub source: watch::Sender<Source>,
+    /// Whether the service ordered a factory reset, which ends this state.
+    pub reset: watch::Sender<bool>,
     /// Whether the device is about to restart.
     pub restarting: watch::Sender<bool>,
     /// A wish of the service to restart; one that waits is enough.
@@ -68,6 +70,7 @@ impl Facts {
             contact: watch::Sender::new(Contact { registered: false, network: false }),
             signed_time: watch::Sender::new(None),
             source: watch::Sender::new(Source::Unknown),
+            reset: watch::Sender::new(false),
             restarting: watch::Sender::new(false),
             restart,
         };

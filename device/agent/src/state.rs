@@ -1,4 +1,4 @@
-//! What the agent keeps across restarts: the orders of the service, the operational identity and the floor of time. Every
+//! What the agent keeps across restarts: the orders of the service, an ordered factory reset, the operational identity and the floor of time. Every
 //! write is crash-safe; nothing here decides what to keep.
 
 use std::{fmt, path::PathBuf};
@@ -17,6 +17,8 @@ use crate::{
 pub trait DurableState: Send + Sync + fmt::Debug {
     /// Keeps the orders. Called before the service hears that its Write was taken, so that no order is lost with the power.
     fn keep_orders(&self, orders: &Orders) -> Result<(), DurableError>;
+    /// Keeps the order of a factory reset. Called before the service hears that it was taken; it goes with the state that it ends.
+    fn keep_reset(&self) -> Result<(), DurableError>;
     /// Keeps the operational identity.
     fn keep_enrolment(&self, enrolment: &Enrolment) -> Result<(), DurableError>;
     /// Keeps a time that has surely passed.
@@ -29,6 +31,9 @@ pub struct Forgetful;
 
 impl DurableState for Forgetful {
     fn keep_orders(&self, _orders: &Orders) -> Result<(), DurableError> {
+        Ok(())
+    }
+    fn keep_reset(&self) -> Result<(), DurableError> {
         Ok(())
     }
     fn keep_enrolment(&self, _enrolment: &Enrolment) -> Result<(), DurableError> {
@@ -90,6 +95,7 @@ impl From<Format> for u32 {
 
 impl StateFolder {
     const ORDERS: &str = "orders.json";
+    const RESET: &str = "factory-reset.json";
     const ENROLMENT: &str = "enrolment.json";
     const FLOOR: &str = "time-floor.json";
 
@@ -101,6 +107,11 @@ impl StateFolder {
     /// The orders kept last; none given if there are none.
     pub fn orders(&self) -> Result<Orders, StateError> {
         Ok(self.load(Self::ORDERS, "orders")?.unwrap_or_default())
+    }
+
+    /// Whether a factory reset was ordered.
+    pub fn reset(&self) -> Result<bool, StateError> {
+        Ok(self.load(Self::RESET, "orders")?.unwrap_or_default())
     }
 
     /// The operational identity kept last.
@@ -130,6 +141,10 @@ impl StateFolder {
 impl DurableState for StateFolder {
     fn keep_orders(&self, orders: &Orders) -> Result<(), DurableError> {
         self.keep(Self::ORDERS, orders)
+    }
+
+    fn keep_reset(&self) -> Result<(), DurableError> {
+        self.keep(Self::RESET, true)
     }
 
     fn keep_enrolment(&self, enrolment: &Enrolment) -> Result<(), DurableError> {
@@ -162,12 +177,14 @@ mod tests {
         let state = StateFolder::new(folder.path());
         assert_eq!(state.orders().unwrap(), Orders::default());
         assert_eq!(state.floor().unwrap(), UnixSeconds(0));
-        assert!(state.enrolment().unwrap().is_none());
+        assert!(state.enrolment().unwrap().is_none() && !state.reset().unwrap());
+        state.keep_reset().unwrap();
         state.keep_orders(&ordered()).unwrap();
         state.keep_floor(UnixSeconds(1_800_000_000)).unwrap();
         let enrolment = crate::enrolment::tests::enrolment();
         state.keep_enrolment(&enrolment).unwrap();
         let again = StateFolder::new(folder.path());
+        assert!(again.reset().unwrap());
         assert_eq!(again.orders().unwrap(), ordered());
         assert_eq!(again.floor().unwrap(), UnixSeconds(1_800_000_000));
         assert_eq!(again.enrolment().unwrap(), Some(enrolment));

@@ -50,6 +50,7 @@ struct Link<'a> {
     orders: watch::Receiver<Orders>,
     contact: watch::Receiver<Contact>,
     signed_time: watch::Receiver<Option<SignedTime>>,
+    reset: watch::Receiver<bool>,
     /// The wish that this connection has carried.
     said: Option<Wish>,
 }
@@ -58,13 +59,15 @@ impl<'a> Link<'a> {
     fn new(facts: &'a Facts, relay: Relay, speaking: Speaking) -> Self {
         let (mut orders, mut contact, mut signed_time) =
             (facts.orders.subscribe(), facts.contact.subscribe(), facts.signed_time.subscribe());
+        let mut reset = facts.reset.subscribe();
         // A process that connects anew is not about to restart, or no longer.
         set(&facts.restarting, false);
         // On a new connection everything is news.
         orders.mark_changed();
         contact.mark_changed();
         signed_time.mark_changed();
-        Self { facts, relay, speaking, orders, contact, signed_time, said: None }
+        reset.mark_changed();
+        Self { facts, relay, speaking, orders, contact, signed_time, reset, said: None }
     }
 
     async fn serve(mut self, mut hearing: Hearing, restarts: &mut mpsc::Receiver<()>) -> Result<(), LinkError> {
@@ -89,6 +92,11 @@ impl<'a> Link<'a> {
                     let time = *self.signed_time.borrow_and_update();
                     if let Some(time) = time {
                         self.speaking.say(&AgentToUpdater::TrustedTime(time.now())).await?;
+                    }
+                }
+                Ok(()) = self.reset.changed() => {
+                    if *self.reset.borrow_and_update() {
+                        self.speaking.say(&AgentToUpdater::FactoryReset).await?;
                     }
                 }
                 Some(()) = restarts.recv() => self.speaking.say(&AgentToUpdater::Restart).await?,

@@ -154,6 +154,20 @@ async fn a_newer_wish_follows_at_once_and_a_wish_to_restart_is_passed_on_once() 
 }
 
 #[tokio::test]
+async fn an_ordered_factory_reset_is_repeated_until_the_state_is_gone() {
+    let bench = bench(Role::Updater, Orders::default());
+    let mut peer = Peer::accept(&bench.listener).await;
+    peer.greet(Role::Updater).await;
+    repeated(&mut peer, 1).await;
+    bench.facts.reset.send_replace(true);
+    assert_eq!(peer.hear().await, Some(AgentToUpdater::FactoryReset));
+    drop(peer);
+    let mut peer = Peer::accept(&bench.listener).await;
+    peer.greet(Role::Updater).await;
+    assert!(repeated(&mut peer, 2).await.contains(&AgentToUpdater::FactoryReset));
+}
+
+#[tokio::test]
 async fn a_device_that_was_never_told_anything_wishes_nothing() {
     let bench = bench(Role::Updater, Orders::default());
     let mut peer = Peer::accept(&bench.listener).await;

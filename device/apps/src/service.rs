@@ -10,9 +10,10 @@ use std::{
 };
 
 use protocol_types::{
-    AppName, Digest, Reason, ReasonCode,
+    AppName, Digest, Heartbeat, Reason, ReasonCode,
     socket::{AgentToApps, ApplicationState, ApplicationStatus, AppsToAgent, AppsToUpdater, UpdaterToApps},
 };
+use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
 use crate::{
@@ -29,6 +30,9 @@ use crate::{
 const QUEUE: usize = 256;
 /// How long stopping may take: whoever supervises this process kills it after ten seconds.
 const STOP_LIMIT: Duration = Duration::from_secs(9);
+
+/// Without anybody who watches, the loop wakes this often for nothing.
+const IDLE: Duration = Duration::from_secs(3600);
 
 /// Everything that wakes the service.
 #[derive(Debug)]
@@ -120,12 +124,21 @@ impl Service {
 
     /// Works until it is asked to stop and every application has stopped.
     pub fn run(mut self) {
-        while let Ok(event) = self.events.recv() {
-            if matches!(event, Event::Stop) {
-                break;
+        let start = Instant::now();
+        let mut heartbeat = Heartbeat::new(sd_notify::watchdog_enabled());
+        tell_manager(NotifyState::Ready);
+        loop {
+            if heartbeat.beat(start.elapsed()) {
+                tell_manager(NotifyState::Watchdog);
             }
-            self.on(event);
-            self.tell();
+            match self.events.recv_timeout(heartbeat.wait(start.elapsed()).unwrap_or(IDLE)) {
+                Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(event) => {
+                    self.on(event);
+                    self.tell();
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
         }
         self.stop();
     }
@@ -318,5 +331,12 @@ fn waiting(application: &StoredApplication) -> ApplicationStatus {
         state: ApplicationState::Waiting,
         restarts: 0,
         reason: None,
+    }
+}
+
+/// Without a manager, as on the board `host`, nobody is told.
+fn tell_manager(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        warn!(%error, "the service manager does not listen");
     }
 }

@@ -4,29 +4,31 @@
 use std::{fs, io, path::Path, time::Duration};
 
 use protocol_types::{
-    BootRecord, SecurityVersion, Slot,
+    BootRecord, Slot,
     boot::BootEntry,
     boot_record::{Format1, StateOutcome},
     partitions::Layout,
-    signed_cmdline::{CmdlineError, KeyStore, SignedCmdline},
+    signed_cmdline::{self, CmdlineError, SignedCmdline},
 };
 use rustix::mount::MountFlags;
 
 use crate::{
+    clock,
     console::{attach, in_one_line, say},
     devices::{Announcements, Places},
+    growth::grow_state,
     handover::{HandoverError, hand_over},
     kernel::{self, MountError, mount_at},
-    key_store::{KeyStoreError, Phase, TPM_DEVICE, Tpm},
-    loader_entry,
+    key_store::{KeyStore, KeyStoreError},
+    loader_entry, names,
     program::{ProgramError, run},
     slots::{BelowFloor, Candidate, Ending, NoSlot, choose, ending_below_floor, hold_against},
-    state,
+    state::{self, StateError},
 };
 
 const ROOT: &str = "/sysroot";
 const VERITYSETUP: &str = "/usr/sbin/veritysetup";
-/// How long a disk, or the key store, may take to appear.
+/// How long a disk may take to appear.
 const APPEARS_WITHIN: Duration = Duration::from_secs(10);
 const VERITY_LIMIT: Duration = Duration::from_secs(60);
 /// How long a message stays before the machine restarts.
@@ -43,14 +45,16 @@ enum BootError {
     SignedCmdline(#[from] CmdlineError),
     #[error("cannot find the slot")]
     NoSlot(#[from] NoSlot),
-    #[error("cannot learn the floor")]
+    #[error("cannot use the board's key store")]
     KeyStore(#[from] KeyStoreError),
-    #[error("no {TPM_DEVICE} appeared within {} seconds, and the board keeps its floor there", APPEARS_WITHIN.as_secs())]
-    NoKeyStore,
     #[error("refused")]
     BelowFloor { refused: BelowFloor, entry: Option<BootEntry> },
     #[error("cannot open the root file system of slot {slot} on {disk}")]
     Verity { slot: Slot, disk: String, source: ProgramError },
+    #[error("cannot do a factory reset")]
+    State(#[from] StateError),
+    #[error("factory reset: the next start makes a new state")]
+    FactoryReset,
     #[error("cannot hand over")]
     Handover(#[from] HandoverError),
 }
@@ -71,8 +75,9 @@ impl BootError {
             | Self::SignedCmdline(_)
             | Self::NoSlot(_)
             | Self::KeyStore(_)
-            | Self::NoKeyStore
             | Self::Verity { .. }
+            | Self::State(_)
+            | Self::FactoryReset
             | Self::Handover(_) => Ending::Restart,
         }
     }
@@ -109,16 +114,26 @@ fn steps() -> Result<std::convert::Infallible, BootError> {
     let entry = loader_entry::entry(selected.as_deref(), counted.as_deref());
     let places = Places::default();
     let (layout, slot) = find_slot(&announced, &places, &cmdline, entry)?;
-    let (floor, mut tpm) = check_floor(&announced, &cmdline, entry)?;
+    // Before anything is unlocked: an image below the floor must not even see the state.
+    let mut keys = KeyStore::open(cmdline.key_store, &announced, &places, &layout)?;
+    let floor = keys.floor()?;
+    hold_against(floor, cmdline.security_version).map_err(|refused| BootError::BelowFloor { refused, entry })?;
+    if cmdline.factory_reset {
+        state::forget(&places.node(layout.state()))?;
+        return Err(BootError::FactoryReset);
+    }
     open_root(&places, &layout, slot, &cmdline)?;
     mount_factory(&places, &layout);
     fs::create_dir_all("/run/mbl").map_err(io_error("make /run/mbl"))?;
     pass_on_policy();
-    measure(tpm.as_mut(), Phase::EnterInitrd)?;
+    keys.enter()?;
+    if cmdline.key_store != signed_cmdline::KeyStore::None {
+        grow_state(&places, &layout);
+    }
     let at = format!("{ROOT}/state");
-    let (state, reason) = state::provide(cmdline.key_store, &places.node(layout.state()), &at)?;
-    // From here on the TPM does not give the state's key again before the next boot.
-    measure(tpm.as_mut(), Phase::LeaveInitrd)?;
+    let (state, reason) = state::provide(&keys, &places.node(layout.state()), &at)?;
+    keys.leave()?;
+    prepare(Path::new(ROOT));
     let record = BootRecord {
         format: Format1,
         slot,
@@ -168,32 +183,6 @@ fn find_slot(
     }
 }
 
-/// Before anything is unlocked: an image below the floor must not even see the state.
-fn check_floor(
-    announced: &Announcements,
-    cmdline: &SignedCmdline,
-    entry: Option<BootEntry>,
-) -> Result<(SecurityVersion, Option<Tpm>), BootError> {
-    let (floor, tpm) = match cmdline.key_store {
-        KeyStore::None => (SecurityVersion(0), None),
-        KeyStore::Tpm2 => {
-            let device = Path::new(TPM_DEVICE);
-            announced
-                .until(APPEARS_WITHIN, || Ok(device.exists().then_some(())))
-                .map_err(io_error("wait for the TPM"))?
-                .ok_or(BootError::NoKeyStore)?;
-            let mut tpm = Tpm::open(device)?;
-            (tpm.floor()?, Some(tpm))
-        }
-    };
-    hold_against(floor, cmdline.security_version).map_err(|refused| BootError::BelowFloor { refused, entry })?;
-    Ok((floor, tpm))
-}
-
-fn measure(tpm: Option<&mut Tpm>, phase: Phase) -> Result<(), BootError> {
-    tpm.map_or(Ok(()), |tpm| tpm.measure(phase)).map_err(BootError::from)
-}
-
 fn open_root(places: &Places, layout: &Layout, slot: Slot, cmdline: &SignedCmdline) -> Result<(), BootError> {
     let (root, verity) = (places.node(layout.root(slot)), places.node(layout.verity(slot)));
     let (root, verity) = (root.to_string_lossy(), verity.to_string_lossy());
@@ -216,6 +205,20 @@ fn mount_factory(places: &Places, layout: &Layout) {
     if let Err(e) = mounted {
         say(&in_one_line(&e));
     }
+}
+
+/// What the system finds when it starts, in the state or by it.
+fn prepare(root: &Path) {
+    let state = root.join("state");
+    // Mounted by the system as `/var/lib` and `/var/log`.
+    for folder in ["lib", "log"] {
+        if let Err(e) = fs::create_dir_all(state.join(folder)) {
+            say(&format!("cannot make the folder {folder} in the state: {e}"));
+        }
+    }
+    clock::set_forward(&state);
+    names::provide_machine_id(&state, root);
+    names::set_hostname(&root.join("factory"));
 }
 
 /// Puts the image's policy where systemd's tools look for it, here and in the system, which needs it to seal the state anew,

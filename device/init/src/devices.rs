@@ -23,6 +23,9 @@ use crate::slots::Candidate;
 /// A bound for the number of block devices that are looked at.
 const MOST_DEVICES: usize = 1024;
 
+/// The unit in which the kernel gives places and lengths, whatever the disk's own.
+const SECTOR: u64 = 512;
+
 /// Where the kernel shows its devices.
 #[derive(Clone, Debug)]
 pub struct Places {
@@ -46,6 +49,19 @@ impl Places {
     pub fn candidates(&self) -> io::Result<Vec<Candidate>> {
         let layouts = partitions::layouts(&self.partitions()?);
         Ok(layouts.into_iter().map(|layout| self.candidate(layout)).collect())
+    }
+
+    /// How many bytes of the disk lie behind the state, which is its last partition.
+    ///
+    /// # Errors
+    /// If the kernel does not say where the state lies.
+    pub fn room_behind_state(&self, layout: &Layout) -> io::Result<u64> {
+        let sectors = |device: &str, what: &str| -> io::Result<u64> {
+            let text = fs::read_to_string(self.class_block.join(device).join(what))?;
+            text.trim().parse().map_err(|_| io::ErrorKind::InvalidData.into())
+        };
+        let end = sectors(layout.state(), "start")?.saturating_add(sectors(layout.state(), "size")?);
+        Ok(sectors(&layout.disk, "size")?.saturating_sub(end).saturating_mul(SECTOR))
     }
 
     /// The node of a device.

@@ -11,11 +11,12 @@ use std::{
 };
 
 use protocol_types::{
-    AppName, BoardName, BootRecord, Reason, ReasonCode, UnixSeconds, UpdateStatus,
+    AppName, BoardName, BootRecord, Heartbeat, Reason, ReasonCode, UnixSeconds, UpdateStatus,
     boot_record::BootRecordError,
     socket::{AgentToUpdater, AppsToUpdater, Fetch, Fetched, UpdaterToAgent, UpdaterToApps},
 };
 use rustix::fs::{FlockOperation, flock};
+use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
 use crate::{
@@ -23,13 +24,12 @@ use crate::{
     cmdline::{Cmdline, CmdlineError},
     disk::{DeviceDisk, Devices, DevicesError, Disk, FileDisk, OpenError},
     files::read_at_most,
-    key_store::KeyStore,
+    key_store::{self, HardwareError, KeyStore},
     perform::{Peers, Turn, Updater},
     plan::{Fact, Running},
     record::{Origin, Wish},
     socket::{Event, LinkError, Links, Listener, Peer, keep_apps},
     storage::{Storage, StorageError},
-    tpm::{AskError, Tpm},
     trust::{Trust, factory_document},
 };
 
@@ -65,12 +65,12 @@ pub struct Config {
 pub enum Hardware {
     /// Files: the board `host`.
     Files,
-    /// A disk with two slots, and a TPM 2.0 as key store.
+    /// A disk with two slots, and a key store in hardware.
     Devices {
         /// The root of the running system, with the folders in which the kernel shows the disk.
         root: PathBuf,
-        /// The TPM's device, or the socket of one in software.
-        tpm: PathBuf,
+        /// The key store.
+        key_store: key_store::Hardware,
     },
 }
 
@@ -88,7 +88,7 @@ pub enum ServeError {
     Devices(#[from] DevicesError),
     /// The board has no key store.
     #[error("cannot open the key store of the board")]
-    KeyStore(#[from] AskError),
+    KeyStore(#[from] HardwareError),
     /// There is no account of what was booted.
     #[error("cannot read {}", path.display())]
     Account {
@@ -129,14 +129,14 @@ pub fn serve(config: &Config, now: impl Fn() -> UnixSeconds) -> Result<(), Serve
             let cmdline = Cmdline::parse(&account(&device_dir.join("run/cmdline"), Cmdline::MAX_BYTES)?)?;
             serve_on(config, storage, KeyStore::Files, Running::from_cmdline(&cmdline), now)
         }
-        Hardware::Devices { root, tpm } => {
+        Hardware::Devices { root, key_store } => {
             let record = account(&device_dir.join(BOOT_RECORD), BootRecord::MAX_BYTES)?;
             let record = BootRecord::parse(&record)?;
             let devices = Devices::below(root);
             let storage = Storage::new(DeviceDisk::open(&devices, record.slot, record.root_hash, device_dir)?);
             let os_release = account(&root.join(booted::OS_RELEASE), booted::MAX_OS_RELEASE)?;
             let running = Running::from_record(&record, &os_release, &storage.entries()?)?;
-            serve_on(config, storage, KeyStore::Tpm(Tpm::open(tpm)?), running, now)
+            serve_on(config, storage, key_store.open()?, running, now)
         }
     }
 }
@@ -233,13 +233,19 @@ fn start_threads(
 /// The loop: hears, then works, then waits.
 fn work<D: Disk>(mut updater: Updater<D, Speakers>, arrivals: &Receiver<Event>, now: impl Fn() -> UnixSeconds) {
     let start = Instant::now();
+    let mut heartbeat = Heartbeat::new(sd_notify::watchdog_enabled());
+    tell_manager(NotifyState::Ready);
     loop {
+        if heartbeat.beat(start.elapsed()) {
+            tell_manager(NotifyState::Watchdog);
+        }
         updater.time(start.elapsed(), now());
         match updater.turn() {
             Turn::Again => {}
             Turn::Reboot => return,
             Turn::Wait(until) => {
                 let limit = until.map_or(IDLE, |until| until.saturating_sub(start.elapsed()).min(IDLE));
+                let limit = heartbeat.wait(start.elapsed()).map_or(limit, |wait| wait.min(limit));
                 match arrivals.recv_timeout(limit) {
                     Ok(event) => hear(&mut updater, event),
                     Err(RecvTimeoutError::Timeout) => {}
@@ -254,6 +260,13 @@ fn work<D: Disk>(mut updater: Updater<D, Speakers>, arrivals: &Receiver<Event>, 
         {
             hear(&mut updater, event);
         }
+    }
+}
+
+/// Without a manager, as on the board `host`, nobody is told.
+fn tell_manager(state: NotifyState<'_>) {
+    if let Err(e) = sd_notify::notify(&[state]) {
+        warn!(cause = %e, "the service manager does not listen");
     }
 }
 
@@ -306,6 +319,7 @@ fn hear_agent<D: Disk>(updater: &mut Updater<D, Speakers>, peer: Peer, message: 
         (AgentToUpdater::Contact(contact), Origin::Service) => updater.tell(Fact::Contact(Some(contact))),
         (AgentToUpdater::TrustedTime(time), Origin::Service) => updater.tell(Fact::TrustedTime(time)),
         (AgentToUpdater::Restart, Origin::Service) => updater.tell(Fact::RestartAsked),
+        (AgentToUpdater::FactoryReset, _) => updater.tell(Fact::ResetAsked),
         (AgentToUpdater::Contact(_) | AgentToUpdater::TrustedTime(_) | AgentToUpdater::Restart, Origin::Folder) => {
             warn!("an installer says what only the agent can know; ignored");
         }

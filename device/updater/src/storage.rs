@@ -182,6 +182,14 @@ impl<D: Disk> Storage<D> {
         self.disk.set_len(place, bytes).map_err(StorageError::on("cut", place))
     }
 
+    /// Has the next boot make a new state instead of opening this one. The wish lasts when this returns; nothing is destroyed yet.
+    ///
+    /// # Errors
+    /// If the wish cannot be left where the next boot looks; the state is then as it was.
+    pub fn forget_state(&mut self) -> Result<(), StorageError> {
+        self.disk.forget_state().map_err(|e| StorageError::new("ask for a new", "state", e))
+    }
+
     /// Makes what was written to a place last.
     ///
     /// # Errors

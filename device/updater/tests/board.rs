@@ -257,3 +257,31 @@ fn the_agent_is_nobody_and_the_updater_sees_no_network() {
     let interfaces = fs::read_to_string(format!("/proc/{updater}/net/route")).unwrap();
     assert!(interfaces.lines().count() <= 1, "no route leads anywhere: {interfaces}");
 }
+
+#[test]
+fn a_factory_reset_leaves_identity_floor_and_system_and_nothing_of_the_state() {
+    let mut bench = Bench::new(&old_image());
+    bench.power_on();
+    let raising = Contents { security_version: 4, raises_floor: true, ..new_release() };
+    let (_, digest) = bench.want(&raising);
+    assert_eq!(bench.ends(digest, 60).phase, Phase::Succeeded);
+    let kept =
+        || ["factory/factory.json", "keys/factory.sha256"].map(|name| fs::read(bench.device().join(name)).unwrap());
+    let before = kept();
+    fs::write(bench.device().join("state/agent/note"), "mine").unwrap();
+    let record = || fs::read_to_string(bench.device().join("state/updater/state.json")).unwrap_or_default();
+    assert!(record().contains("1.1.0"));
+    bench.world.lock().unwrap().wish = None;
+    let asked = bench.factory_reset();
+    assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
+    let status = until("the device is back", Duration::from_secs(60), || {
+        bench.log("board.log").contains("the state is new").then(|| bench.status()).flatten()
+    });
+    assert!(!bench.device().join("state/agent/note").exists() && !record().contains("1.1.0"));
+    assert_eq!((status.running.slot, status.floor), (Slot::B, SecurityVersion(4)), "{status:?}");
+    assert_eq!((status.running.os_version.as_str(), status.running.digest), ("1.1.0", None));
+    assert_eq!(kept(), before);
+    // What it ran before is wished for again, and is there already.
+    let (_, digest) = bench.want(&Contents { security_version: 4, ..new_release() });
+    assert_eq!(bench.ends(digest, 60).phase, Phase::Succeeded);
+}

@@ -23,6 +23,7 @@ use protocol_types::{
     BootRecord, Digest, Phase, ReasonCode, SecurityVersion, Slot, UpdateStatus,
     boot::BootEntry,
     boot_record::{Format1, StateOutcome},
+    luks,
     signed_cmdline::SignedCmdline,
 };
 use support::{
@@ -424,4 +425,39 @@ fn a_system_on_trial_whose_updater_cannot_start_uses_up_its_tries() {
     assert_eq!(ended.code(), Some(75));
     machine.log_says("2 disks have the partitions of this system");
     assert_eq!(fs::read_to_string(machine.root().join("asked")).unwrap(), "--no-block reboot\n");
+}
+
+#[test]
+fn a_factory_reset_marks_the_header_of_the_state_before_the_device_restarts() {
+    let mut machine = Machine::new();
+    assert!(machine.record_factory().success());
+    fs::create_dir_all(machine.root().join("usr/sbin")).unwrap();
+    symlink("/usr/sbin/cryptsetup", machine.root().join("usr/sbin/cryptsetup")).unwrap();
+    let (state, key) = (machine.node("state"), machine.root().join("key"));
+    fs::write(&state, vec![0; 17 << 20]).unwrap();
+    fs::write(&key, "a key of this test alone").unwrap();
+    let words = "luksFormat --batch-mode --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --label mbl-state --key-file";
+    let words: Vec<&str> = words.split(' ').chain([key.to_str().unwrap(), state.to_str().unwrap()]).collect();
+    tool("cryptsetup", &words);
+    let header = |state: &Path| {
+        let bytes = fs::read(state).unwrap();
+        luks::examine(
+            luks::PLACES.iter().filter_map(|at| bytes.get(usize::try_from(*at).unwrap()..)?.get(..luks::BYTES)),
+        )
+    };
+    assert_eq!(header(&state), luks::Header::Present);
+    machine.boot();
+    let socket = machine.root().join("mbl/run/updater.sock");
+    until("the updater listens", Duration::from_secs(30), || socket.exists().then_some(()));
+    let asked = Command::new(UPDATER).arg("factory-reset").arg("--device-dir").arg(machine.root().join("mbl")).output();
+    let asked = asked.unwrap();
+    assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
+    let ended =
+        until("the updater ends", Duration::from_secs(30), || machine.updater.as_mut().unwrap().try_wait().unwrap());
+    assert_eq!((ended.code(), header(&state)), (Some(75), luks::Header::Reset));
+    // The key still opens it: nothing is destroyed before the next boot does so.
+    tool("cryptsetup", &["open", "--test-passphrase", "--key-file", key.to_str().unwrap(), state.to_str().unwrap()]);
+    // A reset that power interrupted while the first header was overwritten goes on.
+    fs::OpenOptions::new().write(true).open(&state).unwrap().write_all_at(&[0; 4096], 0).unwrap();
+    assert_eq!(header(&state), luks::Header::Reset);
 }

@@ -72,6 +72,10 @@ pub struct Device {
     /// When it joined, in Unix seconds.
     #[schema(value_type = u64)]
     pub created: UnixSeconds,
+    /// When a factory reset was asked for that it has not taken yet, in Unix seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub reset_asked: Option<UnixSeconds>,
     /// What it last said about its software.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<DeviceReport>,
@@ -257,6 +261,11 @@ impl Client {
     /// Lets a suspended or quarantined device take part again.
     pub async fn resume_device(&self, endpoint: &EndpointName) -> Result<Device, ClientError> {
         self.post_empty(&format!("/devices/{endpoint}/resume")).await
+    }
+
+    /// Makes a device as new: its data, settings and applications go, its identity and its operating system stay.
+    pub async fn reset_device(&self, endpoint: &EndpointName) -> Result<Device, ClientError> {
+        self.post_empty(&format!("/devices/{endpoint}/factory-reset")).await
     }
 
     /// Forgets a device and its certificates. It may come back only if an enrolment still allows it.

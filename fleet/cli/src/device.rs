@@ -36,6 +36,11 @@ pub(crate) enum Command {
         /// The device
         endpoint: EndpointName,
     },
+    /// Make a device as new: its data, settings and applications go, its identity and its operating system stay
+    FactoryReset {
+        /// The device
+        endpoint: EndpointName,
+    },
     /// Forget a device and its certificates
     Remove {
         /// The device
@@ -88,6 +93,11 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
         Command::Resume { endpoint } => {
             let device = client.resume_device(&endpoint).await.map_err(|e| missing(e, &endpoint))?;
             session.printer.data(&device, format_args!("{endpoint} {}", device.standing))
+        }
+        Command::FactoryReset { endpoint } => {
+            let device = client.reset_device(&endpoint).await.map_err(|e| missing(e, &endpoint))?;
+            let when = if device.connected { "now" } else { "when it returns" };
+            session.printer.data(&device, format_args!("{endpoint} hears of its factory reset {when}"))
         }
         Command::Remove { endpoint } => {
             client.delete_device(&endpoint).await.map_err(|e| missing(e, &endpoint))?;
@@ -150,6 +160,9 @@ fn describe(detail: &DeviceDetail) -> String {
     }
     if let Some(release) = detail.desired.as_ref().and_then(|desired| desired.release.as_ref()) {
         text += &format!("\n  wanted {release}");
+    }
+    if let Some(asked) = device.reset_asked {
+        text += &format!("\n  factory reset asked for {}", time(asked));
     }
     for certificate in &detail.certificates {
         text += &format!("\n  certificate {} until {}", certificate.serial, time(certificate.not_after));

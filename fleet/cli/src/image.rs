@@ -63,6 +63,9 @@ pub(crate) enum Command {
         /// Folder to write the build into
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
+        /// Let whoever holds the private half of a key in this file log in by SSH; only a development image can
+        #[arg(long, value_name = "FILE")]
+        ssh_key: Option<PathBuf>,
         /// Sign the build with the keys in this folder, too
         #[arg(long, value_name = "DIR")]
         keys: Option<PathBuf>,
@@ -100,6 +103,9 @@ pub(crate) enum Command {
         /// With `=` and a second port that one answers in its place
         #[arg(long, value_name = "PORT")]
         reach: Vec<Reach>,
+        /// Let a port of this machine's loopback be answered by a port of the board, as in `8080` or `18080=8080`
+        #[arg(long, value_name = "PORT")]
+        forward: Vec<Reach>,
         /// Folder that says what images are made from
         #[arg(long, value_name = "DIR", default_value = "image")]
         description: PathBuf,
@@ -150,11 +156,12 @@ pub(crate) fn run(command: Command, session: &Session) -> anyhow::Result<()> {
             host_os(session, &version, overlay.as_deref(), (&cache, &out))
         }
         Command::Lock { update: _, place } => lock(session, &place),
-        Command::Build { board, kind, version, security_version, device_binaries, out, keys, place } => {
+        Command::Build { board, kind, version, security_version, device_binaries, out, ssh_key, keys, place } => {
             let description = Description::load(&place.description, board.as_str(), kind)?;
             let cache = PackageCache::open(&place.cache)?;
             let security_version = SecurityVersion(security_version);
-            let order = Order { version: &version, security_version, programs: &device_binaries, out: &out };
+            let ssh_keys = ssh_key.as_deref();
+            let order = Order { version: &version, security_version, programs: &device_binaries, out: &out, ssh_keys };
             session.printer.say(format_args!("building the {} image {version} for {board}", kind.as_str()));
             let (manifest, report) = image::build(&cache, &description, &order)?;
             if let Some(keys) = keys {
@@ -174,13 +181,13 @@ pub(crate) fn run(command: Command, session: &Session) -> anyhow::Result<()> {
                 format!("{} is whole, within its budget, and each of its {files} files has an owner", dir.display());
             session.printer.data(&json!({ "folder": dir, "files": files }), text)
         }
-        Command::Run { dir, machine, fresh, reach, description, further } => {
+        Command::Run { dir, machine, fresh, reach, forward, description, further } => {
             let manifest = Manifest::load(&dir).with_context(|| format!("{} holds no build", dir.display()))?;
             let description = Description::load(&description, manifest.board.as_str(), manifest.kind)?;
             if fresh || !machine.exists() {
                 image::make_machine(&dir, &machine)?;
             }
-            let mut qemu = image::power_on(&description, &machine, &reach)?;
+            let mut qemu = image::power_on(&description, &machine, &reach, &forward)?;
             qemu.args(further);
             // Its place is taken, so that whoever stops this command stops the machine. The TPM ends when QEMU is gone.
             Err(qemu.exec()).with_context(|| format!("cannot run {}", qemu.get_program().to_string_lossy()))

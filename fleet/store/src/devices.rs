@@ -61,6 +61,8 @@ pub struct DeviceRow {
     pub last_seen: Option<UnixSeconds>,
     /// When it joined.
     pub created: UnixSeconds,
+    /// When a factory reset was asked for that it has not taken yet.
+    pub reset_asked: Option<UnixSeconds>,
     /// What it says of itself.
     pub nameplate: Nameplate,
     /// What it last said about its software, and when.
@@ -123,7 +125,7 @@ pub struct DeviceFilter {
 
 const COLUMNS: &str =
     "d.endpoint, d.standing, d.standing_reason, d.authority, d.factory_serial, d.connected, d.last_seen,
-    d.created, d.manufacturer, d.model, d.serial_number, d.firmware_version, r.phase AS said_phase,
+    d.created, d.reset_asked, d.manufacturer, d.model, d.serial_number, d.firmware_version, r.phase AS said_phase,
     r.reason_code AS said_reason_code, r.reason_text AS said_reason_text, r.progress AS said_progress,
     r.rollout AS said_rollout, r.digest AS said_digest, r.running_version AS said_running_version,
     r.running_digest AS said_running_digest, r.slot AS said_slot, r.floor AS said_floor, r.received AS said_received";
@@ -143,6 +145,7 @@ fn read(row: &AnyRow) -> Result<DeviceRow, StoreError> {
         connected: number("connected")? == Some(1),
         last_seen: number("last_seen")?.map(time),
         created: time(number("created")?.unwrap_or_default()),
+        reset_asked: number("reset_asked")?.map(time),
         nameplate: Nameplate {
             manufacturer: optional("manufacturer")?,
             model: optional("model")?,

@@ -17,6 +17,7 @@ pub(crate) const ALL: &[Migration] = &[
     Migration { number: 2, sql: include_str!("../migrations/0002_devices.sql") },
     Migration { number: 3, sql: include_str!("../migrations/0003_updates.sql") },
     Migration { number: 4, sql: include_str!("../migrations/0004_consent.sql") },
+    Migration { number: 5, sql: include_str!("../migrations/0005_factory_reset.sql") },
 ];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS migrations (

@@ -213,7 +213,12 @@ impl AccountScope {
             },
         };
         match verdict {
-            Ok(_) => self.insert_certificate(&mut tx, endpoint, (certificate, parent, from_factory), now).await?,
+            Ok(_) => {
+                self.insert_certificate(&mut tx, endpoint, (certificate, parent, from_factory), now).await?;
+                if from_factory {
+                    self.end_reset(&mut tx, endpoint, now).await?;
+                }
+            }
             Err(reason) => enrolments::note_denial(&mut tx, self, (endpoint, reason), now).await?,
         }
         tx.commit().await?;
@@ -574,6 +579,33 @@ mod tests {
         assert_eq!(issue(&scope, "gate-1", "02", Parent::Factory("f0")).await, Err(ReasonCode::Suspended));
         scope.resume_device(&name("gate-1"), NOW).await.unwrap();
         assert_eq!(register(&db, &scope, "gate-1", "01").await, Ok(Standing::Active));
+    }
+
+    #[tokio::test]
+    async fn a_factory_reset_is_told_until_the_device_took_it_or_enrols_anew() {
+        let (_db, scope, _) = admitted().await;
+        let gate = name("gate-1");
+        assert!(!scope.begin_reset(&gate).await.unwrap(), "nobody asked");
+        assert_eq!(scope.ask_reset(&gate, NOW).await.unwrap().reset_asked, Some(NOW));
+        scope.ask_reset(&gate, NOW).await.unwrap();
+        // A yes to what was never told belongs to an earlier reset.
+        scope.reset_taken(&gate, NOW).await.unwrap();
+        assert!(scope.begin_reset(&gate).await.unwrap());
+        assert!(scope.begin_reset(&gate).await.unwrap(), "an answer that was lost is asked for again");
+        scope.reset_taken(&gate, NOW).await.unwrap();
+        assert!(!scope.begin_reset(&gate).await.unwrap());
+
+        scope.ask_reset(&gate, NOW).await.unwrap();
+        issue(&scope, "gate-1", "01", Parent::Factory("f0")).await.unwrap();
+        assert!(scope.begin_reset(&gate).await.unwrap(), "it enrolled before it could hear of the reset");
+        issue(&scope, "gate-1", "02", Parent::Operational("01")).await.unwrap();
+        assert!(scope.begin_reset(&gate).await.unwrap(), "it renewed, so its state is there");
+        issue(&scope, "gate-1", "03", Parent::Factory("f0")).await.unwrap();
+        assert!(!scope.begin_reset(&gate).await.unwrap(), "it enrolled anew after it had heard");
+        let told = kinds(&scope).await;
+        let count = |kind| told.iter().filter(|told| *told == kind).count();
+        assert_eq!((count("device.reset_asked"), count("device.reset_taken")), (2, 2));
+        assert!(scope.ask_reset(&name("gate-2"), NOW).await.is_err());
     }
 
     #[tokio::test]

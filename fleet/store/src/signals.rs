@@ -7,7 +7,7 @@ use protocol_types::{AccountName, EndpointName};
 pub enum Change {
     /// An event was appended.
     Event(AccountName),
-    /// What a device should run has changed.
+    /// What a device should run or do has changed.
     Desired(AccountName, EndpointName),
     /// A device was suspended, resumed, quarantined or deleted.
     Standing(AccountName, EndpointName),

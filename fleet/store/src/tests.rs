@@ -175,6 +175,7 @@ const DIGESTS: &[(i64, &str)] = &[
     (2, "sha256:c0e9d47f421d7056eee44fce9d58d769491188f39d3caafb08aa0b3d2a9fe0eb"),
     (3, "sha256:8fdb60c0a90a63111c1a8f191f0929e24f2eea4d1a5b2baedeffa01d5f36d452"),
     (4, "sha256:b2c3475a9bf202de6eb726f9e7cc2e9a136a50c353e1b45aadd445c554d9ac6c"),
+    (5, "sha256:b90616fa65981deedbd26d6e9e062435a4c1b5c251e2c8c8b8cc4a3818438d93"),
 ];
 
 #[test]

@@ -31,6 +31,8 @@ pub struct Board {
     pub loader: Loader,
     /// The firmware.
     pub firmware: Firmware,
+    /// The TEE, on a board whose key store is in one.
+    pub tee: Option<Tee>,
     /// How QEMU makes this machine.
     pub machine: Machine,
     /// The partitions in the order on the disk.
@@ -46,6 +48,8 @@ pub struct Board {
 pub enum KeyStore {
     /// A TPM 2.0.
     Tpm2,
+    /// Our trusted application in a TEE.
+    Tee,
     /// Nowhere: no floor is enforced and no state is kept.
     None,
 }
@@ -55,6 +59,7 @@ impl KeyStore {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Tpm2 => "tpm2",
+            Self::Tee => "tee",
             Self::None => "none",
         }
     }
@@ -174,6 +179,20 @@ impl Firmware {
     }
 }
 
+/// What trusted applications are built with, from a Debian package, and which the board has.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tee {
+    /// The package.
+    pub package: String,
+    /// The folder in the package of OP-TEE's development kit for this machine.
+    pub kit: PathBuf,
+    /// Applications that the kit brings, by UUID.
+    pub from_kit: Vec<String>,
+    /// Folders of `image/trusted-applications`: ours, which the initrd has as well.
+    pub own: Vec<String>,
+}
+
 /// How QEMU makes a machine of this kind.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -210,6 +229,8 @@ pub enum PartitionKind {
     Factory,
     /// What the device wrote.
     State,
+    /// What its TEE stores.
+    Tee,
 }
 
 /// The most that the parts of an image may need, in MiB.
@@ -255,6 +276,8 @@ pub enum BoardError {
     },
 }
 
+/// The partition that a board with a TEE has beside the others.
+const TEE_LABEL: (&str, PartitionKind) = ("tee", PartitionKind::Tee);
 /// The partitions that every board has, which the device's programs look for by label.
 const LABELS: [(&str, PartitionKind); 7] = [
     ("esp", PartitionKind::Esp),
@@ -282,8 +305,9 @@ impl Board {
     }
 
     /// The Debian packages that the board takes files from.
-    pub fn packages(&self) -> [&str; 3] {
-        [&self.kernel.package, &self.loader.package, self.firmware.package()]
+    pub fn packages(&self) -> Vec<&str> {
+        let named = [&self.kernel.package, &self.loader.package, self.firmware.package()];
+        named.into_iter().chain(self.tee.as_ref().map(|tee| tee.package.as_str())).collect()
     }
 
     /// The size in bytes of the partition called `label`.
@@ -299,7 +323,12 @@ impl Board {
         if labels.len() != self.partitions.len() {
             return Err("a partition's label stands twice".to_owned());
         }
-        for (label, kind) in LABELS {
+        let has_tee = self.key_store == KeyStore::Tee;
+        if self.tee.is_some() != has_tee {
+            return Err("a board has a section `tee` if its key store is `tee`, and only then".to_owned());
+        }
+        let expected: Vec<_> = LABELS.into_iter().chain(has_tee.then_some(TEE_LABEL)).collect();
+        for &(label, kind) in &expected {
             let found = self.partitions.iter().find(|partition| partition.label == label);
             match found {
                 None => return Err(format!("there is no partition `{label}`")),
@@ -312,7 +341,7 @@ impl Board {
                 Some(_) => {}
             }
         }
-        if self.partitions.len() != LABELS.len() {
+        if self.partitions.len() != expected.len() {
             return Err("there is a partition that no program knows".to_owned());
         }
         for name in ["root", "verity"] {

@@ -14,6 +14,8 @@ pub struct SignedCmdline {
     pub key_store: KeyStore,
     /// `mbl.board=`: the board that the image was built for.
     pub board: Option<BoardName>,
+    /// `mbl.factory_reset=yes`: this boot is for a factory reset alone. Only the profile of that name of an image says it.
+    pub factory_reset: bool,
 }
 
 /// Where a board keeps its floor and the key of its state.
@@ -21,6 +23,8 @@ pub struct SignedCmdline {
 pub enum KeyStore {
     /// `tpm2`: a TPM 2.0.
     Tpm2,
+    /// `tee`: a trusted application of ours in a TEE.
+    Tee,
     /// `none`: nowhere. No floor is enforced, and no state is kept, since it could not be encrypted.
     None,
 }
@@ -54,6 +58,7 @@ const ROOT_HASH: &str = "roothash";
 const SECURITY_VERSION: &str = "mbl.security_version";
 const KEY_STORE: &str = "mbl.key_store";
 const BOARD: &str = "mbl.board";
+const FACTORY_RESET: &str = "mbl.factory_reset";
 
 impl SignedCmdline {
     /// Upper bound for the text in bytes.
@@ -84,12 +89,18 @@ impl SignedCmdline {
                 .ok_or_else(|| wrong(SECURITY_VERSION, "a number below 4294967296"))?,
             key_store: match needed(KEY_STORE)? {
                 "tpm2" => KeyStore::Tpm2,
+                "tee" => KeyStore::Tee,
                 "none" => KeyStore::None,
-                _ => return Err(wrong(KEY_STORE, "`tpm2` or `none`")),
+                _ => return Err(wrong(KEY_STORE, "`tpm2`, `tee` or `none`")),
             },
             board: match word(BOARD)? {
                 None => None,
                 Some(name) => Some(BoardName::new(name).map_err(|_| wrong(BOARD, "a board name"))?),
+            },
+            factory_reset: match word(FACTORY_RESET)? {
+                None => false,
+                Some("yes") => true,
+                Some(_) => return Err(wrong(FACTORY_RESET, "`yes`")),
             },
         })
     }
@@ -121,6 +132,7 @@ mod tests {
                 security_version: SecurityVersion(7),
                 key_store: KeyStore::Tpm2,
                 board: Some(BoardName::new("qemu-arm64-tpm").unwrap()),
+                factory_reset: false,
             })
         );
     }
@@ -147,6 +159,15 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_factory_reset_is_asked_for_by_one_word_alone() {
+        let asked = |extra: &str| SignedCmdline::parse(line(extra).as_bytes()).map(|line| line.factory_reset);
+        assert_eq!(asked("mbl.factory_reset=yes"), Ok(true));
+        assert_eq!(asked("mbl.factory_reset"), Ok(false), "a word without a value is none of ours");
+        assert!(asked("mbl.factory_reset=no").is_err());
+        assert!(asked("mbl.factory_reset=yes mbl.factory_reset=yes").is_err());
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_read_without_panic(bytes: Vec<u8>) {
@@ -157,7 +178,7 @@ mod tests {
         fn any_text_after_a_good_line_cannot_change_what_it_says(extra in "[ -~]{0,64}") {
             let plain = SignedCmdline::parse(line("").as_bytes()).unwrap();
             if let Ok(read) = SignedCmdline::parse(line(&extra).as_bytes()) {
-                prop_assert_eq!(SignedCmdline { board: None, ..read }, plain);
+                prop_assert_eq!(SignedCmdline { board: None, factory_reset: false, ..read }, plain);
             }
         }
     }

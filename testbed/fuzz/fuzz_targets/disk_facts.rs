@@ -1,9 +1,9 @@
 //! What the kernel, the firmware and a disk say before anything is trusted: any bytes are read or passed over.
 #![no_main]
 
-use device_init::{loader_entry, luks};
+use device_init::loader_entry;
 use libfuzzer_sys::fuzz_target;
-use protocol_types::{boot::BootEntry, partitions};
+use protocol_types::{boot::BootEntry, luks, partitions};
 
 fuzz_target!(|data: &[u8]| {
     if let Some(entry) = loader_entry::parse(data) {

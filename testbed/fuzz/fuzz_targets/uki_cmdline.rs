@@ -1,4 +1,4 @@
-//! Any bytes are the head of a unified kernel image with a command line of bounded length, or none.
+//! Any bytes are the head of a unified kernel image with command lines of bounded length, or none.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -6,7 +6,8 @@ use protocol_release::document::Span;
 use protocol_types::signed_cmdline::SignedCmdline;
 
 fuzz_target!(|data: &[u8]| {
-    if let Ok(span) = Span::of_cmdline(data) {
+    let further = Span::of_profiles(data).unwrap_or_default();
+    for span in Span::of_cmdline(data).into_iter().chain(further) {
         assert!(span.bytes <= SignedCmdline::MAX_BYTES);
     }
     drop(SignedCmdline::parse(data));

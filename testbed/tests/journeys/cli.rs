@@ -79,7 +79,8 @@ fn cli_a_device_that_is_removed_is_forgotten_and_enrols_as_a_new_one() {
 #[test]
 fn cli_the_demo_shows_every_step_to_hold() {
     let folder = tempfile::tempdir().unwrap();
-    let demo = Command::new(program("demo").unwrap()).arg("--once").current_dir(folder.path()).output().unwrap();
+    let demo =
+        Command::new(program("demo").unwrap()).args(["--host", "--once"]).current_dir(folder.path()).output().unwrap();
     let screen = String::from_utf8_lossy(&demo.stdout);
     assert!(demo.status.success(), "{screen}\n{}", String::from_utf8_lossy(&demo.stderr));
     let report: Value = serde_json::from_slice(&fs::read(folder.path().join("demo-report.json")).unwrap()).unwrap();

@@ -163,7 +163,7 @@ impl Site {
 
     /// Builds the application in `version`, whose ready check is this word of its program; its folder at the operator's.
     pub(crate) fn build_app(&self, version: &str, check: &str) -> String {
-        let program = application().unwrap();
+        let program = application("confined").unwrap();
         let recipe = format!(
             r#"name = "{APP}"
 version = "{version}"

@@ -10,6 +10,8 @@ use super::{About, text};
 
 /// Executing it asks for a restart.
 pub(super) const REBOOT: u16 = 4;
+/// Executing it asks for a factory reset.
+pub(super) const FACTORY_RESET: u16 = 5;
 /// The present, which a Read shows and no notification announces.
 pub(super) const CURRENT_TIME: u16 = 13;
 

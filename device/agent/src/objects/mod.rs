@@ -198,6 +198,16 @@ impl Objects for DeviceObjects {
                     }
                 }
             }
+            (ids::DEVICE, 0, device::FACTORY_RESET) => {
+                // Durable first, as every order: the updater hears of it until the state is gone, and this file with it.
+                self.state.keep_reset().map_err(|e| {
+                    tracing::error!(error = %Chain(&e), "a factory reset could not be kept, so it was refused");
+                    ObjectError::Failed("the device could not keep the order".to_owned())
+                })?;
+                tracing::warn!("the service asks for a factory reset");
+                set(&self.facts.reset, true);
+                Ok(())
+            }
             _ => Err(ObjectError::NotAllowed),
         }
     }

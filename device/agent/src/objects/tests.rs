@@ -15,6 +15,7 @@ use crate::{clock::tests::SetClock, durable::DurableError, enrolment::Enrolment,
 #[derive(Debug, Default)]
 struct Disk {
     kept: Mutex<Vec<Orders>>,
+    reset: Mutex<bool>,
     full: Mutex<bool>,
 }
 
@@ -25,6 +26,13 @@ impl DurableState for Disk {
             return crate::durable::replace(std::path::Path::new("/nonexistent/orders.json"), b"", 0o600);
         }
         self.kept.lock().unwrap().push(orders.clone());
+        Ok(())
+    }
+    fn keep_reset(&self) -> Result<(), DurableError> {
+        if *self.full.lock().unwrap() {
+            return crate::durable::replace(std::path::Path::new("/nonexistent/reset.json"), b"", 0o600);
+        }
+        *self.reset.lock().unwrap() = true;
         Ok(())
     }
     fn keep_enrolment(&self, _: &Enrolment) -> Result<(), DurableError> {
@@ -213,7 +221,7 @@ fn software_changes_by_releases_only_and_a_restart_is_only_passed_on() {
     bench.facts.status.send_replace(Some(status("1.0.0")));
     bench.objects.refresh();
     for (object, resource) in
-        [(ids::FIRMWARE, 2), (ids::SOFTWARE, 4), (ids::SOFTWARE, 6), (ids::SOFTWARE, 10), (ids::DEVICE, 5)]
+        [(ids::FIRMWARE, 2), (ids::SOFTWARE, 4), (ids::SOFTWARE, 6), (ids::SOFTWARE, 10), (ids::DEVICE, 6)]
     {
         let executed = bench.objects.execute(object, 0, resource, "");
         assert_eq!(executed, Err(ObjectError::NotAllowed), "/{object}/0/{resource}");
@@ -296,4 +304,15 @@ fn a_device_reports_trouble_with_its_storage() {
         let read = device::read(&about, Some(&status), UnixSeconds(0), 11).unwrap();
         assert_eq!(read, Reading::Multiple(vec![(0, Value::Integer(expected))]), "{code}");
     }
+}
+
+#[test]
+fn a_factory_reset_is_kept_before_the_service_hears_that_it_was_taken() {
+    let mut bench = bench();
+    *bench.disk.full.lock().unwrap() = true;
+    assert!(matches!(bench.objects.execute(ids::DEVICE, 0, 5, ""), Err(ObjectError::Failed(_))));
+    assert!(!*bench.facts.reset.borrow(), "an order that was not kept is none");
+    *bench.disk.full.lock().unwrap() = false;
+    assert_eq!(bench.objects.execute(ids::DEVICE, 0, 5, ""), Ok(()));
+    assert!(*bench.disk.reset.lock().unwrap() && *bench.facts.reset.borrow());
 }

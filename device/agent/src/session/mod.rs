@@ -13,7 +13,8 @@ use protocol_lwm2m::{
     object::{Path, ids},
     time::Millis,
 };
-use protocol_types::{UnixSeconds, UpdateStatus, socket::ApplicationStatus};
+use protocol_types::{Heartbeat, UnixSeconds, UpdateStatus, socket::ApplicationStatus};
+use sd_notify::NotifyState;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
@@ -34,6 +35,7 @@ use crate::{
     random,
     renewal::Due,
     state::DurableState,
+    supervision,
     tls::{Trust, TrustError},
     trusted_time::TimeError,
 };
@@ -88,6 +90,7 @@ pub struct Session {
     enrolling: Option<Enrolling>,
     asking: Option<Pending<Result<UnixSeconds, TimeError>>>,
     heard: Heard,
+    heartbeat: Heartbeat,
     stopped: bool,
 }
 
@@ -114,6 +117,7 @@ enum Event {
     Ordered,
     LookAtCertificate,
     Time(Result<UnixSeconds, TimeError>),
+    Beat,
 }
 
 impl std::fmt::Debug for Session {
@@ -157,11 +161,19 @@ impl Session {
             enrolling: None,
             asking: None,
             heard,
+            heartbeat: Heartbeat::default(),
             stopped: false,
             device,
         };
         session.point_source();
         Ok(session)
+    }
+
+    /// Shows a manager that waits `patience` for a sign of life that this loop turns.
+    #[must_use]
+    pub fn watched(mut self, patience: Option<Duration>) -> Self {
+        self.heartbeat = Heartbeat::new(patience);
+        self
     }
 
     /// Keeps the device enrolled and registered until `stop`, then says goodbye to the service.
@@ -195,6 +207,9 @@ impl Session {
         let mut stopping = false;
         self.tell(Fact::Started).await;
         while !self.stopped {
+            if self.heartbeat.beat(self.monotonic()) {
+                supervision::tell(NotifyState::Watchdog);
+            }
             let event = self.next(stop, stopping).await;
             stopping |= matches!(event, Event::Stop | Event::Restarting);
             for fact in self.understand(event).await {
@@ -212,8 +227,9 @@ impl Session {
                 Due::Renew | Due::Expired => Duration::ZERO,
             }
         });
-        let Self { line, wake, asking, heard, client, .. } = self;
+        let Self { line, wake, asking, heard, client, heartbeat, .. } = self;
         let registered = client.is_registered();
+        let beat = heartbeat.wait(monotonic);
         tokio::select! {
             () = stop.cancelled(), if !stopping => Event::Stop,
             Ok(_) = heard.restarting.wait_for(|restarting| *restarting), if !stopping => Event::Restarting,
@@ -224,6 +240,7 @@ impl Session {
             time = pending(asking) => Event::Time(time),
             () = sleep_for(wake.map(|wake| wake.since(now))) => Event::TimePassed,
             () = sleep_for(look), if registered => Event::LookAtCertificate,
+            () = sleep_for(beat) => Event::Beat,
         }
     }
 
@@ -253,6 +270,8 @@ impl Session {
                 Vec::new()
             }
             Event::LookAtCertificate => self.look_at_certificate(),
+            // The loop has turned, which is all that it is for.
+            Event::Beat => Vec::new(),
             Event::Time(time) => {
                 self.asking = None;
                 self.learn(time);

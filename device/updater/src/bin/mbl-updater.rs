@@ -14,6 +14,8 @@ use device_updater::{
     board::REBOOT_STATUS,
     format,
     install::{self, InstallError, Installed},
+    key_store,
+    reset::{self, ResetError},
     restart,
     serve::{self, Config, Hardware},
     tpm, trust,
@@ -40,12 +42,15 @@ enum Command {
         /// The device's folder.
         #[arg(long)]
         device_dir: PathBuf,
-        /// The board. On `host` files stand for hardware; any other has a disk with two slots and a TPM 2.0.
+        /// The board. On `host` files stand for hardware; any other has a disk with two slots and a TPM 2.0 or a TEE.
         #[arg(long)]
         board: BoardName,
         /// The TPM, on a board that has one: its device, or the socket of one in software.
         #[arg(long, default_value = tpm::DEVICE)]
         tpm: PathBuf,
+        /// The TEE, on a board whose key store is in one: the device of its driver.
+        #[arg(long, conflicts_with = "tpm")]
+        tee: Option<PathBuf>,
         /// The root of the running system, on such a board.
         #[arg(long, default_value = "/")]
         root: PathBuf,
@@ -74,7 +79,7 @@ enum Command {
         #[arg(long)]
         os: PathBuf,
     },
-    /// The last part of the factory step on a board with a TPM 2.0: records the digest of the factory document in it, for good.
+    /// The last part of the factory step on a board with a TPM 2.0 or a TEE: records the digest of the factory document in it, for good.
     RecordFactory {
         /// The device's folder.
         #[arg(long)]
@@ -82,6 +87,16 @@ enum Command {
         /// The TPM: its device, or the socket of one in software.
         #[arg(long, default_value = tpm::DEVICE)]
         tpm: PathBuf,
+        /// The TEE, on a board whose key store is in one: the device of its driver.
+        #[arg(long, conflicts_with = "tpm")]
+        tee: Option<PathBuf>,
+    },
+    /// Makes the device as new: restarts it into a state without data, settings and applications. It keeps its identity and its
+    /// operating system.
+    FactoryReset {
+        /// The device's folder.
+        #[arg(long)]
+        device_dir: PathBuf,
     },
     /// Says how things stand.
     Status {
@@ -111,7 +126,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run { device_dir, board, tpm, root, agent_uid } => {
+        Command::Run { device_dir, board, tpm, tee, root, agent_uid } => {
             let agent_uid = agent_uid.unwrap_or_else(|| rustix::process::geteuid().as_raw());
             let spread = getrandom::u64().context("cannot draw a random number")?;
             let config =
@@ -119,7 +134,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             if board.as_str() == HOST {
                 serve::serve(&config(Hardware::Files), now)?;
             } else {
-                serve_on_devices(&config(Hardware::Devices { root: root.clone(), tpm }), &root)?;
+                let key_store = key_store::Hardware::of(&tpm, tee.as_deref());
+                serve_on_devices(&config(Hardware::Devices { root: root.clone(), key_store }), &root)?;
             }
             return Ok(ExitCode::from(REBOOT_STATUS));
         }
@@ -133,9 +149,13 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let entry = format::format(&device_dir, slot_bytes, &os)?;
             say(&format!("made {} with the boot entry {entry}", device_dir.join("disk.img").display()));
         }
-        Command::RecordFactory { device_dir, tpm } => {
-            let digest = trust::record_factory(&device_dir, &tpm)?;
+        Command::RecordFactory { device_dir, tpm, tee } => {
+            let digest = trust::record_factory(&device_dir, &key_store::Hardware::of(&tpm, tee.as_deref()))?;
             say(&format!("the key store holds the digest {digest} of the factory document"));
+        }
+        Command::FactoryReset { device_dir } => {
+            reset::ask(&device_dir)?;
+            say("the device restarts with a new state");
         }
         Command::Status { device_dir, json } => print_status(&device_dir, json)?,
     }
@@ -185,11 +205,14 @@ fn line(status: &UpdateStatus) -> String {
 
 /// What to do about an error.
 fn hint(error: &anyhow::Error) -> Option<&'static str> {
+    const NOT_RUNNING: &str =
+        "start the device, on the board `host` with `mbl-host-board`, and run this command as root";
+    if let Some(ResetError::NotRunning(_)) = error.downcast_ref() {
+        return Some(NOT_RUNNING);
+    }
     match error.downcast_ref::<InstallError>()? {
         InstallError::Refused { source, .. } => Some(source.code.hint()),
-        InstallError::NotRunning(_) => {
-            Some("start the device, on the board `host` with `mbl-host-board`, and run this command as root")
-        }
+        InstallError::NotRunning(_) => Some(NOT_RUNNING),
         InstallError::Folder(_) => Some("write the folder with `mbl release export`"),
         InstallError::Link(_) => Some("run this command as root"),
         InstallError::Gone => None,

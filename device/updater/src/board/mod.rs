@@ -23,7 +23,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     cmdline::Cmdline,
-    disk::{FileDisk, OpenError},
+    disk::{FileDisk, OpenError, forget},
     loader::{self, BootError},
     storage::Storage,
 };
@@ -104,6 +104,11 @@ enum End {
 pub fn run(config: &BoardConfig, signals: &Signals) -> Result<(), BoardError> {
     let mut crashes = 0u32;
     loop {
+        let state = config.device_dir.join("state");
+        let forgotten = forget::forget_if_asked(&state);
+        if forgotten.map_err(|source| BoardError::Folder { doing: "empty", path: state, source })? {
+            warn!("factory reset: the state is new");
+        }
         let mut storage = Storage::new(FileDisk::open(&config.device_dir)?);
         let cmdline = loader::boot(&mut storage)?;
         drop(storage);

@@ -1,19 +1,21 @@
 //! The disk of a real board: partitions as block devices, the boot partition without mounting it, the state as files. Never writes
-//! a byte outside of the idle slot's partitions and the boot partition, and never opens the running slot for writing.
+//! a byte outside of the idle slot's partitions and the boot partition but for the label of the state, and never opens the running slot for writing.
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Seek as _, SeekFrom},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
 };
 
 use protocol_types::{
-    Digest, Slot,
+    Digest, Slot, luks,
     partitions::{self, Layout, Partition},
     verity::Superblock,
 };
 use rustix::fs::{Advice, fadvise};
+use tracing::{info, warn};
 
 use super::{
     Disk, Folder, Place, Room,
@@ -31,12 +33,18 @@ pub struct Devices {
     pub class_block: PathBuf,
     /// The device nodes.
     pub dev: PathBuf,
+    /// The program that changes the header of the state.
+    pub cryptsetup: PathBuf,
 }
 
 impl Devices {
     /// In the system below `root`.
     pub fn below(root: &Path) -> Self {
-        Self { class_block: root.join("sys/class/block"), dev: root.join("dev") }
+        Self {
+            class_block: root.join("sys/class/block"),
+            dev: root.join("dev"),
+            cryptsetup: root.join("usr/sbin/cryptsetup"),
+        }
     }
 }
 
@@ -124,6 +132,8 @@ pub struct DeviceDisk {
     idle: SlotDevices,
     esp: Esp,
     folders: Folders,
+    state: PathBuf,
+    cryptsetup: PathBuf,
 }
 
 impl DeviceDisk {
@@ -155,14 +165,26 @@ impl DeviceDisk {
             })
         };
         let (file, path) = open(layout.esp(), true)?;
-        let esp =
+        let mut esp =
             Esp::new(file).map_err(|source| DevicesError::Io { doing: "use the boot partition", path, source })?;
+        match esp.reclaim() {
+            Ok(0) => {}
+            Ok(clusters) => info!(clusters, "freed what a power cut had left taken on the boot partition"),
+            Err(e) => warn!(cause = %e, "what a power cut may have left taken on the boot partition stays so"),
+        }
         let folders = Folders::open(device_dir, &[Folder::State]).map_err(|(path, source)| DevicesError::Io {
             doing: "make the folder",
             path,
             source,
         })?;
-        Ok(Self { running: slot_devices(slot, false)?, idle: slot_devices(slot.other(), true)?, esp, folders })
+        Ok(Self {
+            running: slot_devices(slot, false)?,
+            idle: slot_devices(slot.other(), true)?,
+            esp,
+            folders,
+            state: devices.dev.join(layout.state()),
+            cryptsetup: devices.cryptsetup.clone(),
+        })
     }
 
     fn slot(&self, slot: Slot) -> &SlotDevices {
@@ -274,6 +296,17 @@ impl Disk for DeviceDisk {
         match folder {
             Folder::Esp => self.esp.sync(),
             Folder::State | Folder::Keys => self.folders.sync_folder(folder),
+        }
+    }
+
+    fn forget_state(&mut self) -> io::Result<()> {
+        // Nobody else changes this header while the system runs, and the folder of the locks is not this process's.
+        let words = ["config", "--disable-locks", "--label", luks::RESET];
+        let ended = Command::new(&self.cryptsetup).args(words).arg(&self.state).stdin(Stdio::null()).status()?;
+        if ended.success() {
+            Ok(())
+        } else {
+            Err(io::Error::other(format!("{} config --label ended with {ended}", self.cryptsetup.display())))
         }
     }
 }

@@ -320,6 +320,10 @@ impl Disk for FaultyDisk {
         powered.map_err(|_| dead())
     }
 
+    fn forget_state(&mut self) -> io::Result<()> {
+        Self::operate(&mut self.lock()).map_err(|_| dead())
+    }
+
     fn sync_folder(&mut self, folder: Folder) -> io::Result<()> {
         let mut inner = self.lock();
         Self::operate(&mut inner).map_err(|_| dead())?;

@@ -13,6 +13,7 @@ use rustix::fs::{Advice, fadvise};
 use super::{
     Disk, Folder, ImageError, Place, Room,
     folders::{Folders, read_full},
+    forget,
     gpt_image::{Extent, find_slots},
 };
 
@@ -22,6 +23,7 @@ pub struct FileDisk {
     image: File,
     slots: [Extent; 2],
     folders: Folders,
+    state: PathBuf,
 }
 
 /// A device folder that cannot be used.
@@ -55,7 +57,7 @@ impl FileDisk {
         let slots = find_slots(&path, &image)?;
         let folders = Folders::open(device_dir, &[Folder::Esp, Folder::State, Folder::Keys])
             .map_err(|(path, source)| OpenError::Folder { path, source })?;
-        Ok(Self { image, slots, folders })
+        Ok(Self { image, slots, folders, state: device_dir.join("state") })
     }
 
     fn extent(&self, slot: Slot) -> Extent {
@@ -144,6 +146,10 @@ impl Disk for FileDisk {
 
     fn sync_folder(&mut self, folder: Folder) -> io::Result<()> {
         self.folders.sync_folder(folder)
+    }
+
+    fn forget_state(&mut self) -> io::Result<()> {
+        forget::ask(&self.state)
     }
 }
 

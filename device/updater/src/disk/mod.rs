@@ -7,6 +7,7 @@ mod devices;
 pub mod esp;
 mod files;
 mod folders;
+pub mod forget;
 mod gpt_image;
 
 #[cfg(test)]
@@ -100,4 +101,6 @@ pub trait Disk {
     fn remove(&mut self, folder: Folder, name: &str) -> io::Result<()>;
     /// Makes names and removals in `folder` last.
     fn sync_folder(&mut self, folder: Folder) -> io::Result<()>;
+    /// Leaves the wish for a new state where the next boot looks for it, and makes it last.
+    fn forget_state(&mut self) -> io::Result<()>;
 }

@@ -2,16 +2,11 @@
 //! refused before it is armed. Never repairs, and never judges a signature: that is the firmware's part.
 
 use protocol_release::document::{HostUki, OsIndex, Section, SectionName, Span};
-use protocol_types::{
-    Digest, Reason, ReasonCode,
-    signed_cmdline::{self, SignedCmdline},
-    verity::Superblock,
-};
+use protocol_types::{Digest, Reason, ReasonCode, signed_cmdline::SignedCmdline, verity::Superblock};
 
 use super::{Disk, Peers, Updater, read_back::ReadBack};
 use crate::{
     disk::{Folder, Place},
-    key_store::KeyStore,
     storage::STAGED,
 };
 
@@ -53,35 +48,43 @@ impl<D: Disk, P: Peers> Updater<D, P> {
         }
     }
 
-    /// The signed command line must be the one of this release on this board.
+    /// The signed command line must be the one of this release on this board. A further profile is the same system, started for a
+    /// factory reset.
     fn check_uki(&self, read_back: &ReadBack, root_hash: Digest) -> Result<(), Reason> {
         let staged = Place::file(Folder::Esp, STAGED);
         let mut head = vec![0; Span::HEAD_BYTES];
         let read = self.storage.read(&staged, 0, &mut head).map_err(|e| Reason::from(&e))?;
         head.truncate(read);
-        let span = Span::of_cmdline(&head).map_err(Reason::from)?;
-        let mut line = vec![0; span.bytes];
-        self.read_whole(&staged, span.start, &mut line)?;
-        let end = line.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
-        line.truncate(end);
-        let line = SignedCmdline::parse(&line).map_err(|e| malformed(e.to_string()))?;
+        let line = self.signed_line(Span::of_cmdline(&head).map_err(Reason::from)?)?;
         let trust = self.trust.as_ref().map_err(Clone::clone)?;
-        let key_store = match trust.keys() {
-            KeyStore::Files => signed_cmdline::KeyStore::None,
-            KeyStore::Tpm(_) => signed_cmdline::KeyStore::Tpm2,
-        };
         let wrong = if line.root_hash != root_hash {
             "another root hash than the index"
         } else if line.security_version != read_back.security_version {
             "another security version than the release"
         } else if line.board.as_ref() != Some(&trust.device().board) {
             "another board than this one"
-        } else if line.key_store != key_store {
+        } else if line.key_store != trust.keys().on_cmdline() {
             "another key store than this board's"
+        } else if line.factory_reset {
+            "a factory reset at each start"
         } else {
+            let reset = SignedCmdline { factory_reset: true, ..line };
+            for span in Span::of_profiles(&head).map_err(Reason::from)? {
+                if self.signed_line(span)? != reset {
+                    return Err(malformed("a profile of the boot entry is not the factory reset of this system"));
+                }
+            }
             return Ok(());
         };
         Err(malformed(format!("the command line in the boot entry names {wrong}")))
+    }
+
+    fn signed_line(&self, span: Span) -> Result<SignedCmdline, Reason> {
+        let mut line = vec![0; span.bytes];
+        self.read_whole(&Place::file(Folder::Esp, STAGED), span.start, &mut line)?;
+        let end = line.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
+        line.truncate(end);
+        SignedCmdline::parse(&line).map_err(|e| malformed(e.to_string()))
     }
 
     /// Reads all of `into`; a section that ends before is not what it should be.

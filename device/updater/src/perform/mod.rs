@@ -305,6 +305,10 @@ impl<D: Disk, P: Peers> Updater<D, P> {
                     info!(floor = %floor, "security floor raised");
                 }
             }
+            Step::ForgetState => {
+                self.storage.forget_state()?;
+                warn!("a factory reset was asked for: the next boot makes a new state");
+            }
             Step::Done => self.facts.push_back(Fact::Done),
             Step::Reboot => self.goes_down = true,
         }

@@ -25,6 +25,8 @@ pub enum Fact {
     TrustedTime(UnixSeconds),
     /// The service asks for a restart.
     RestartAsked,
+    /// Somebody who may asks for a factory reset.
+    ResetAsked,
     /// `mbl-apps` is there (again), and has heard nothing yet.
     AppsConnected,
     /// How the applications of the running set are.
@@ -129,6 +131,8 @@ pub enum Step {
     RaiseFloor(SecurityVersion),
     /// Answer [`Fact::Done`].
     Done,
+    /// Ask for a new state at the next boot, durably; [`Step::Done`] follows.
+    ForgetState,
     /// Say goodbye and restart the device.
     Reboot,
 }

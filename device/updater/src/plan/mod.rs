@@ -43,8 +43,16 @@ pub struct Plan {
     stage: Stage,
     hindrances: u32,
     generation: u32,
-    restart_asked: bool,
+    errand: Errand,
     told_to_rest: bool,
+}
+
+/// What the device is to go down for, besides its own updates. The larger one includes the smaller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Errand {
+    Nothing,
+    Restart,
+    FactoryReset,
 }
 
 /// What is going on.
@@ -62,6 +70,8 @@ enum Stage {
     Preparing { job: Job, until: Duration, done: u64, total: u64 },
     /// The trial is made durable.
     Arming { pending: Box<Pending> },
+    /// The wish for a new state is made durable.
+    Forgetting,
     /// The device goes down.
     Rebooting,
     /// The release runs and is being judged.
@@ -108,7 +118,8 @@ impl Plan {
             Fact::Rest(origin) => self.rest(origin, &mut steps),
             Fact::Contact(contact) => self.in_contact(contact, &mut steps),
             Fact::TrustedTime(time) => self.trusted_time(time, &mut steps),
-            Fact::RestartAsked => self.restart_asked = true,
+            Fact::RestartAsked => self.errand = self.errand.max(Errand::Restart),
+            Fact::ResetAsked => self.errand = Errand::FactoryReset,
             Fact::AppsConnected => self.repeat_to_apps(&mut steps),
             Fact::Applications { set, statuses } => {
                 if let Stage::OnTrial { trial, .. } = &mut self.stage {
@@ -125,8 +136,11 @@ impl Plan {
             Fact::Hindered(reason) => self.hindered(reason, &mut steps),
         }
         self.time_passed(&mut steps);
-        if self.restart_asked && matches!(self.stage, Stage::Resting | Stage::Waiting { .. }) {
-            self.reboot(&mut steps);
+        let is_free = matches!(self.stage, Stage::Resting | Stage::Waiting { .. });
+        match self.errand {
+            Errand::FactoryReset if is_free || self.droppable().is_some() => self.forget_state(&mut steps),
+            Errand::Restart if is_free => self.reboot(&mut steps),
+            Errand::FactoryReset | Errand::Restart | Errand::Nothing => {}
         }
         steps
     }
@@ -148,6 +162,7 @@ impl Plan {
             | Stage::Writing { .. }
             | Stage::ReadingBack { .. }
             | Stage::Arming { .. }
+            | Stage::Forgetting
             | Stage::Rebooting => None,
         }
     }
@@ -166,6 +181,7 @@ impl Plan {
             }
             Stage::Resting
             | Stage::Arming { .. }
+            | Stage::Forgetting
             | Stage::Rebooting
             | Stage::OnTrial { .. }
             | Stage::Confirming { .. }
@@ -189,6 +205,7 @@ impl Plan {
             Stage::Writing { job, .. } | Stage::ReadingBack { job } | Stage::Preparing { job, .. } => Some(&job.wish),
             Stage::Resting
             | Stage::Arming { .. }
+            | Stage::Forgetting
             | Stage::Rebooting
             | Stage::OnTrial { .. }
             | Stage::Confirming { .. } => None,
@@ -202,6 +219,7 @@ impl Plan {
             Stage::Resting
             | Stage::Checking { .. }
             | Stage::Arming { .. }
+            | Stage::Forgetting
             | Stage::Rebooting
             | Stage::OnTrial { .. }
             | Stage::Confirming { .. }
@@ -230,6 +248,7 @@ impl Plan {
             | Stage::ReadingBack { .. }
             | Stage::Preparing { .. }
             | Stage::Arming { .. }
+            | Stage::Forgetting
             | Stage::Waiting { .. } => self.confirmed(),
         }
     }
@@ -275,13 +294,21 @@ impl Plan {
             | Stage::OnTrial { .. }
             | Stage::Confirming { .. }
             | Stage::Waiting { .. } => self.retain(steps),
-            Stage::Arming { .. } | Stage::Rebooting => {}
+            Stage::Arming { .. } | Stage::Forgetting | Stage::Rebooting => {}
         }
+    }
+
+    /// A state that is to be forgotten needs no update any more. What was tried already comes to its verdict first, or the next boot
+    /// would not know that something was on trial.
+    fn forget_state(&mut self, steps: &mut Vec<Step>) {
+        self.errand = Errand::Nothing;
+        self.stage = Stage::Forgetting;
+        steps.extend([Step::Drop, Step::ForgetState, Step::Done]);
     }
 
     fn reboot(&mut self, steps: &mut Vec<Step>) {
         self.stage = Stage::Rebooting;
-        self.restart_asked = false;
+        self.errand = Errand::Nothing;
         steps.push(Step::Reboot);
     }
 

@@ -115,6 +115,7 @@ impl Plan {
             | Stage::ReadingBack { .. }
             | Stage::Preparing { .. }
             | Stage::Arming { .. }
+            | Stage::Forgetting
             | Stage::Rebooting
             | Stage::Confirming { .. } => {}
         }
@@ -238,6 +239,11 @@ impl Plan {
             }
             // Nothing was armed, or nothing that the record on the disk does not know of.
             Stage::Arming { .. } => self.wait(reason),
+            // Nothing was asked of the next boot, so there is no reason for one; whoever wants it asks again.
+            Stage::Forgetting => {
+                self.stage = Stage::Resting;
+                self.pursue(steps);
+            }
             // The loader's tries and the record as it was lead to the same end.
             Stage::Rebooting => steps.push(Step::Reboot),
             Stage::Confirming { .. } => self.confirm_failed(reason, steps),
@@ -287,6 +293,7 @@ impl Plan {
             | Stage::Writing { .. }
             | Stage::ReadingBack { .. }
             | Stage::Arming { .. }
+            | Stage::Forgetting
             | Stage::Rebooting => {}
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use protocol_types::{Reason, ReasonCode, boot::BootEntry};
 
-use super::{Plan, Running, Stage, Step};
+use super::{Errand, Plan, Running, Stage, Step};
 use crate::{
     disk::Room,
     record::{Outcome, Pending, Record, Verdict},
@@ -36,7 +36,7 @@ impl Plan {
             stage: Stage::Resting,
             hindrances: 0,
             generation: known.max(promised),
-            restart_asked: false,
+            errand: Errand::Nothing,
             told_to_rest: false,
         };
         let mut steps = Vec::new();

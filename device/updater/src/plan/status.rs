@@ -50,7 +50,7 @@ impl Plan {
             Stage::OnTrial { pending, .. } | Stage::Confirming { pending, .. } => {
                 (Phase::Trial, Some(&pending.wish), None, None)
             }
-            Stage::Waiting { why: Hindrance::NoContact, .. } => self.rested(),
+            Stage::Waiting { why: Hindrance::NoContact, .. } | Stage::Forgetting => self.rested(),
             Stage::Waiting { wish, why: Hindrance::Passing(reason), .. } => {
                 let phase = if reason.code == ReasonCode::Unreachable { Phase::Downloading } else { Phase::Failed };
                 (phase, Some(wish), Some(reason.clone()), None)

@@ -63,6 +63,8 @@ struct World {
     elapsed: u64,
     trial_since: Option<u64>,
     boots_in_trial: u32,
+    /// Whether the next boot makes a new state.
+    forgets: bool,
 }
 
 fn running(entry: BootEntry, slots: [Option<Digest>; 2]) -> Running {
@@ -87,6 +89,7 @@ impl World {
             elapsed: 0,
             trial_since: None,
             boots_in_trial: 0,
+            forgets: false,
         };
         world.perform(steps, usize::MAX);
         world
@@ -143,6 +146,7 @@ impl World {
             Step::Confirm(generation) => self.recount(*generation, None),
             Step::Exhaust(generation) => self.recount(*generation, Some(Tries { left: 0, done: 0 })),
             Step::Done => self.tell(Fact::Done),
+            Step::ForgetState => self.forgets = true,
             Step::Reboot => self.boot(),
             Step::Run { .. } | Step::Configure(_) | Step::Retain { .. } | Step::RaiseFloor(_) => {}
         }
@@ -164,6 +168,9 @@ impl World {
 
     /// The loader's rules, then a new start of the updater with what is durable.
     fn boot(&mut self) {
+        if std::mem::take(&mut self.forgets) {
+            (self.disk, self.ended) = (Record::default(), [None, None]);
+        }
         let chosen = BootEntry::choose(self.entries.iter().copied()).expect("nothing boots");
         for entry in &mut self.entries {
             if *entry == chosen {
@@ -230,6 +237,7 @@ enum Act {
     Crash,
     PowerCut,
     RestartAsked,
+    ResetAsked,
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
@@ -245,6 +253,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => Just(Act::Crash),
         1 => Just(Act::PowerCut),
         1 => Just(Act::RestartAsked),
+        1 => Just(Act::ResetAsked),
     ];
     proptest::collection::vec(act, 1..120)
 }
@@ -285,6 +294,7 @@ proptest! {
                 }
                 Act::PowerCut => world.boot(),
                 Act::RestartAsked => world.tell(Fact::RestartAsked),
+                Act::ResetAsked => world.tell(Fact::ResetAsked),
             }
             let _ = world.plan.status(SecurityVersion(0));
         }
@@ -482,6 +492,39 @@ fn a_restart_that_the_service_asks_for_waits_for_the_end_of_an_update() {
     world.tell(Fact::Rest(Origin::Service));
     let steps = world.plan.on(Fact::RestartAsked);
     assert_eq!(steps, [Step::Reboot]);
+}
+
+#[test]
+fn a_factory_reset_drops_what_was_not_tried_and_lasts_before_the_device_goes_down() {
+    let mut world = World::new();
+    world.tell(Fact::Desired(wish("1.2.0", "r1")));
+    world.answer(9);
+    assert!(matches!(world.plan.stage, Stage::Writing { .. }));
+    assert_eq!(world.plan.on(Fact::ResetAsked), [Step::Drop, Step::ForgetState, Step::Done]);
+    assert_eq!(world.plan.on(Fact::Done), [Step::Reboot]);
+}
+
+#[test]
+fn a_factory_reset_waits_for_the_verdict_of_a_trial() {
+    let mut world = World::new();
+    bring_to_trial(&mut world, 2, "r1");
+    assert_eq!(world.plan.on(Fact::ResetAsked), []);
+    world.tell(ready("1.2.0", ApplicationState::Ready));
+    world.tell(Fact::Contact(Some(ONLINE)));
+    assert_eq!((world.plan.running.slot, &world.disk), (Slot::B, &Record::default()), "kept, then forgotten");
+    bring_to_trial(&mut world, 4, "r2");
+    world.tell(Fact::ResetAsked);
+    world.tell(ready("1.4.0", ApplicationState::Failed));
+    assert_eq!((world.plan.running.slot, &world.disk), (Slot::B, &Record::default()), "left, and forgotten");
+}
+
+#[test]
+fn a_factory_reset_that_cannot_be_asked_for_restarts_nothing() {
+    let mut world = World::new();
+    world.plan.on(Fact::ResetAsked);
+    let refused = Reason::new(ReasonCode::StorageFailed, "the disk refuses");
+    assert_eq!(world.plan.on(Fact::Hindered(refused)), []);
+    assert!(matches!(world.plan.stage, Stage::Resting));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use protocol_types::{Reason, ReasonCode};
 
-use super::{CONFIRM_RETRY, CONFIRM_TRIES, Plan, Stage, Step};
+use super::{CONFIRM_RETRY, CONFIRM_TRIES, Errand, Plan, Stage, Step};
 use crate::{
     record::{Outcome, Verdict},
     trial::{Judgement, Trial},
@@ -29,6 +29,7 @@ impl Plan {
                 self.retain(steps);
                 self.pursue(steps);
             }
+            Stage::Forgetting => self.reboot(steps),
             Stage::Resting
             | Stage::Checking { .. }
             | Stage::Writing { .. }
@@ -61,6 +62,7 @@ impl Plan {
             | Stage::ReadingBack { .. }
             | Stage::Preparing { .. }
             | Stage::Arming { .. }
+            | Stage::Forgetting
             | Stage::Rebooting
             | Stage::Waiting { .. } => return,
         };
@@ -109,6 +111,9 @@ impl Plan {
             }
             steps.push(Step::Save(Box::new(self.record.clone())));
             steps.push(Step::Exhaust(generation));
+            if self.errand == Errand::FactoryReset {
+                steps.push(Step::ForgetState);
+            }
             return self.reboot(steps);
         }
         self.record.pending = None;

@@ -186,6 +186,10 @@ impl Bench {
         self.command(UPDATER, &["install"]).arg("--from").arg(folder).output().unwrap()
     }
 
+    pub(crate) fn factory_reset(&self) -> std::process::Output {
+        self.command(UPDATER, &["factory-reset"]).output().unwrap()
+    }
+
     pub(crate) fn entries(&self) -> Vec<String> {
         let mut names: Vec<_> = fs::read_dir(self.device().join("esp"))
             .unwrap()

@@ -15,6 +15,8 @@ const DEVICE: Path = Path::instance(3, 0);
 /// One thing that the service wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Errand {
+    /// Have it forget its state, if an operator asked for that.
+    FactoryReset,
     /// Tell it where artifacts are.
     NameArtifactServer,
     /// Tell it what to run.
@@ -30,7 +32,7 @@ pub(super) enum Errand {
 impl Errand {
     /// Whether it tells the device to do something; a quarantined one is only listened to.
     const fn is_order(self) -> bool {
-        matches!(self, Self::NameArtifactServer | Self::WriteWish)
+        matches!(self, Self::FactoryReset | Self::NameArtifactServer | Self::WriteWish)
     }
 }
 
@@ -54,12 +56,21 @@ pub(super) struct Errands {
 impl Errands {
     /// Begins anew: everything that a device hears after it has registered.
     pub(super) fn after_registration(&mut self) {
-        self.waiting = [Errand::NameArtifactServer, Errand::WriteWish, Errand::Observe, Errand::ReadNameplate].into();
+        // A state that is to be forgotten needs no other order first.
+        self.waiting = [
+            Errand::FactoryReset,
+            Errand::NameArtifactServer,
+            Errand::WriteWish,
+            Errand::Observe,
+            Errand::ReadNameplate,
+        ]
+        .into();
         self.under_way = None;
     }
 
     /// Gives the orders that were held back.
     pub(super) fn give_orders(&mut self) {
+        self.add(Errand::FactoryReset);
         self.add(Errand::NameArtifactServer);
         self.add(Errand::WriteWish);
     }
@@ -107,6 +118,10 @@ impl Errands {
     pub(super) fn answered(&mut self, id: u64) -> Option<UnderWay> {
         self.under_way.take_if(|under_way| under_way.id == id)
     }
+}
+
+pub(super) fn factory_reset() -> Operation {
+    Operation::Execute { path: Path::resource(3, 0, 5), arguments: String::new() }
 }
 
 /// Where artifacts are.
@@ -159,6 +174,7 @@ mod tests {
         }
         assert_eq!(done, [Errand::Observe, Errand::ReadNameplate]);
         errands.give_orders();
+        assert_eq!(errands.next(true), Some(Errand::FactoryReset));
         assert_eq!(errands.next(true), Some(Errand::NameArtifactServer));
         assert_eq!(errands.next(true), Some(Errand::WriteWish));
     }

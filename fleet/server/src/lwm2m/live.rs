@@ -20,7 +20,7 @@ use crate::authority::DeviceIdentity;
 pub(crate) struct Attention(u8);
 
 impl Attention {
-    /// What the device should run has changed.
+    /// What the device should run or do has changed.
     pub(crate) const WISH: Self = Self(1);
     /// The device was suspended, resumed, quarantined or deleted.
     pub(crate) const STANDING: Self = Self(2);

@@ -239,6 +239,7 @@ impl Visit {
 
     async fn operation(&self, errand: Errand) -> Option<(Operation, u64)> {
         Some(match errand {
+            Errand::FactoryReset => return self.reset().await,
             Errand::NameArtifactServer => (errands::name_artifact_server(self.devices.fleet.artifact_uri()), 0),
             Errand::WriteWish => return self.wish().await,
             Errand::Observe => (errands::observe(), 0),
@@ -259,6 +260,18 @@ impl Visit {
         }
     }
 
+    /// The order to forget its state, if an operator asked for that.
+    async fn reset(&self) -> Option<(Operation, u64)> {
+        let identity = &self.facts.identity;
+        match self.devices.fleet.store.account(&identity.account).begin_reset(&identity.endpoint).await {
+            Ok(asked) => asked.then(|| (errands::factory_reset(), 0)),
+            Err(error) => {
+                self.store_failed("a factory reset was not read", &error);
+                None
+            }
+        }
+    }
+
     async fn answered(&mut self, id: u64, result: Result<Answer, RequestError>) {
         let Some(under_way) = self.errands.answered(id) else { return };
         let identity = &self.facts.identity;
@@ -274,6 +287,7 @@ impl Visit {
             }
         };
         match (under_way.errand, answer.content) {
+            (Errand::FactoryReset, _) => self.reset_taken().await,
             (Errand::WriteWish, _) => self.wish_taken(under_way.generation).await,
             (Errand::Observe, Content::Entries(entries)) => self.reported(&entries).await,
             (Errand::ReadNameplate, Content::Entries(entries)) => {
@@ -284,6 +298,17 @@ impl Visit {
             }
             (Errand::Probe, _) => self.seen_twice().await,
             (Errand::NameArtifactServer | Errand::Observe | Errand::ReadNameplate, _) => {}
+        }
+    }
+
+    async fn reset_taken(&self) {
+        let identity = &self.facts.identity;
+        let account = self.devices.fleet.store.account(&identity.account);
+        match account.reset_taken(&identity.endpoint, self.devices.fleet.clock.now()).await {
+            Ok(()) => tracing::info!(
+                account = %identity.account, device = %identity.endpoint, "device took a factory reset"
+            ),
+            Err(error) => self.store_failed("that a device took a factory reset was not recorded", &error),
         }
     }
 
@@ -357,6 +382,7 @@ impl Visit {
             self.look_at_standing().await;
         }
         if attention.has(Attention::WISH) {
+            self.errands.add(Errand::FactoryReset);
             self.errands.add(Errand::WriteWish);
         }
     }

@@ -25,6 +25,7 @@ pub(super) fn router() -> OpenApiRouter<Fleet> {
         .routes(routes!(show, delete))
         .routes(routes!(suspend))
         .routes(routes!(resume))
+        .routes(routes!(factory_reset))
 }
 
 const fn standing_view(standing: fleet_store::Standing) -> Standing {
@@ -51,6 +52,7 @@ fn view(row: DeviceRow) -> Device {
         connected: row.connected,
         last_seen: row.last_seen,
         created: row.created,
+        reset_asked: row.reset_asked,
         report: row.report.map(|(report, received)| report_view(report, received)),
     }
 }
@@ -169,6 +171,19 @@ async fn resume(
     Segments(endpoint): Segments<EndpointName>,
 ) -> Reply<Json<Device>> {
     Ok(Json(view(who.account.resume_device(&endpoint, fleet.clock.now()).await?)))
+}
+
+/// Makes a device as new: its data, settings and applications go, its identity and its operating system stay. A device that is away
+/// hears of it when it returns; asking again before changes nothing.
+#[utoipa::path(post, path = "/devices/{endpoint}/factory-reset", tag = "devices", operation_id = "reset_device",
+    params(("endpoint" = String, Path, description = "The device's name")),
+    security(("token" = ["operate"])), responses((status = 200, description = "The device", body = Device)))]
+async fn factory_reset(
+    State(fleet): State<Fleet>,
+    who: Caller<need::Operate>,
+    Segments(endpoint): Segments<EndpointName>,
+) -> Reply<Json<Device>> {
+    Ok(Json(view(who.account.ask_reset(&endpoint, fleet.clock.now()).await?)))
 }
 
 /// Forgets a device and its certificates. It may come back only if an enrolment still allows it.

@@ -26,6 +26,9 @@ use crate::{
     wire::{connect, tls},
 };
 
+/// The resource that asks for a factory reset.
+const FACTORY_RESET: (u16, u16) = (3, 5);
+
 /// The resources of `/26241/0` and `/3/0`.
 pub(crate) struct Memory(pub(crate) BTreeMap<(u16, u16), Reading>);
 
@@ -76,8 +79,12 @@ impl Objects for Memory {
         Ok(())
     }
 
-    fn execute(&mut self, _: u16, _: u16, _: u16, _: &str) -> Result<(), ObjectError> {
-        Err(ObjectError::NotAllowed)
+    fn execute(&mut self, object: u16, _: u16, resource: u16, _: &str) -> Result<(), ObjectError> {
+        if (object, resource) != FACTORY_RESET {
+            return Err(ObjectError::NotAllowed);
+        }
+        self.0.insert(FACTORY_RESET, Reading::from("executed"));
+        Ok(())
     }
 }
 
@@ -100,6 +107,7 @@ pub(crate) enum News {
     Refused { code: Code, diagnostic: String },
     Wish { path: String, digest: String, rollout: String },
     ArtifactServer(String),
+    FactoryReset,
 }
 
 pub(crate) struct Device {
@@ -283,6 +291,9 @@ impl Running {
         };
         let server = text(14);
         let (path, digest, rollout) = (text(0), text(1), text(2));
+        if self.memory.0.remove(&FACTORY_RESET).is_some() {
+            self.tell(News::FactoryReset).await;
+        }
         if !server.is_empty() {
             self.tell(News::ArtifactServer(server)).await;
         }

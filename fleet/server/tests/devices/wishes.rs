@@ -133,3 +133,28 @@ async fn a_quarantined_device_is_told_nothing_until_it_is_resumed() {
     service.admin.resume_device(&"gate-42".parse().unwrap()).await.unwrap();
     assert_eq!(hear_wish(&mut device).await.0, "releases/1.1.0.json");
 }
+
+async fn hear_reset(device: &mut Device) {
+    device.hear("a factory reset", |news| (*news == News::FactoryReset).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_factory_reset_reaches_a_device_once_whether_it_is_there_or_comes_later() {
+    let mut service = Service::start_with(publish).await;
+    let factory = service.trusted_factory().await;
+    let (identity, name) = (factory.device("default", "gate-42"), "gate-42".parse().unwrap());
+    let mut device = Device::start(&service, identity.clone(), "gate-42");
+    device.registered().await;
+    service.admin.reset_device(&name).await.unwrap();
+    hear_reset(&mut device).await;
+    let taken = async || service.device("gate-42").await.filter(|shown| shown.device.reset_asked.is_none());
+    until("its yes is on record", taken).await;
+    device.order(Order::Vanish).await;
+    until("the device is gone", async || service.device("gate-42").await.filter(|d| !d.device.connected)).await;
+    assert!(service.admin.reset_device(&name).await.unwrap().reset_asked.is_some());
+    service.crash_and_restart().await;
+    let mut returned = Device::start(&service, identity, "gate-42");
+    hear_reset(&mut returned).await;
+    let taken = async || service.device("gate-42").await.filter(|shown| shown.device.reset_asked.is_none());
+    until("its second yes is on record", taken).await;
+}

@@ -68,9 +68,18 @@ impl Description {
             (self.board.kernel.package.as_str(), "the kernel"),
             (self.board.loader.package.as_str(), "the boot loader"),
         ];
-        let of_features = self.features()?.into_values().flat_map(|feature| &feature.packages);
-        let of_recipe = self.recipe.initrd.packages.iter().chain(of_features);
-        Ok(of_board.into_iter().chain(of_recipe.map(|(name, reason)| (name.as_str(), reason.as_str()))).collect())
+        let features = self.features()?;
+        let of_tee =
+            self.board.tee.as_ref().map(|tee| (tee.package.as_str(), "trusted applications of the board's TEE"));
+        let of_initrd =
+            features.keys().filter_map(|name| self.recipe.initrd.with.get(*name)).map(|part| &part.packages);
+        let of_initrd = of_initrd.chain([&self.recipe.initrd.packages]).flatten();
+        let of_recipe = of_initrd.chain(features.values().flat_map(|feature| &feature.packages));
+        Ok(of_board
+            .into_iter()
+            .chain(of_tee)
+            .chain(of_recipe.map(|(name, reason)| (name.as_str(), reason.as_str())))
+            .collect())
     }
 
     /// Refuses a lock that holds what nothing explains, or lacks what is named.
@@ -161,6 +170,19 @@ mod tests {
                 assert_eq!(description.kind.kind, kind);
                 description.features().unwrap();
             }
+        }
+    }
+
+    #[test]
+    fn the_committed_lock_has_what_radios_need() {
+        let mut description = Description::load(&here(), "qemu-arm64-tpm", ImageKind::Production).unwrap();
+        description.kind.features.extend(["wifi", "cellular", "bluetooth"].map(str::to_owned));
+        let features = description.features().unwrap();
+        let named = features.values().flat_map(|feature| feature.packages.keys().map(String::as_str));
+        let chosen = description.lock.choose(Pool::Device, named).unwrap();
+        // Programs, and the libraries that no other feature has.
+        for package in ["wpasupplicant", "wireless-regdb", "modemmanager", "libqmi-glib5", "bluez", "libglib2.0-0t64"] {
+            assert!(chosen.contains_key(package), "{package}");
         }
     }
 

@@ -1,4 +1,5 @@
-//! The ESP: a FAT file system with the loader, its settings and the first boot entry. The loader never asks and never shows a menu.
+//! The ESP: a FAT file system with the loader, its settings and the first boot entry. The loader asks nobody, and shows its
+//! menu only to somebody who types while it starts.
 
 use std::{
     fs::{self, File},
@@ -13,7 +14,7 @@ use crate::{board::Board, sandbox::Sandbox};
 
 /// The name in the work folder.
 pub(super) const ESP: &str = "esp.img";
-/// No menu, nobody at the keyboard edits the command line, and no entries but ours.
+/// No menu without a key, nobody at the keyboard edits the command line, and no entries but ours.
 const LOADER_CONF: &str = "timeout 0\neditor no\nauto-firmware no\nauto-entries no\nconsole-mode keep\n";
 /// Every ESP's, so that builds agree: it identifies nothing that is looked for.
 const VOLUME: &str = "4d424c01";

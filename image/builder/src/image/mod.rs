@@ -18,6 +18,8 @@ mod report;
 mod root_image;
 mod run;
 mod sign;
+mod ssh;
+mod trusted;
 mod uki;
 
 pub use build::{COMPONENT, DISK, Order, build};

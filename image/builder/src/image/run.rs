@@ -19,12 +19,12 @@ const TPM_SOCKET: &str = "tpm.sock";
 /// What a machine calls the one who runs it.
 pub const HOST_ADDRESS: &str = "10.0.2.100";
 
-/// A port of this machine's loopback that a machine reaches under [`HOST_ADDRESS`].
+/// A port that another one answers: of a machine that reaches this machine's loopback under [`HOST_ADDRESS`], or the other way round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reach {
-    /// The port that the machine asks for.
+    /// The port that is asked for.
     pub port: u16,
-    /// The port of the loopback that answers.
+    /// The port on the other side that answers.
     pub answered_by: u16,
 }
 
@@ -74,9 +74,14 @@ pub fn make_machine(build: &Path, machine: &Path) -> Result<(), ImageError> {
 
 /// The command that turns the machine in `machine` on, with its serial port on standard input and output.
 ///
-/// It has a network in which nobody answers but what `reach` names, under [`HOST_ADDRESS`]. The TPM is a program of
-/// its own, which is started here; it ends with QEMU.
-pub fn power_on(description: &Description, machine: &Path, reach: &[Reach]) -> Result<Command, ImageError> {
+/// It has a network in which nobody answers but what `reach` names, under [`HOST_ADDRESS`], and nobody asks but through the ports of
+/// this machine's loopback that `forward` names. The TPM is a program of its own, which is started here; it ends with QEMU.
+pub fn power_on(
+    description: &Description,
+    machine: &Path,
+    reach: &[Reach],
+    forward: &[Reach],
+) -> Result<Command, ImageError> {
     let board = &description.board;
     if board.key_store == KeyStore::Tpm2 {
         start_tpm(machine)?;
@@ -94,6 +99,9 @@ pub fn power_on(description: &Description, machine: &Path, reach: &[Reach]) -> R
     let mut network = "user,id=net,restrict=on".to_owned();
     for Reach { port, answered_by } in reach {
         network += &format!(",guestfwd=tcp:{HOST_ADDRESS}:{port}-cmd:socat STDIO TCP:127.0.0.1:{answered_by}");
+    }
+    for Reach { port, answered_by } in forward {
+        network += &format!(",hostfwd=tcp:127.0.0.1:{port}-:{answered_by}");
     }
     qemu.args(["-netdev", &network, "-device", "virtio-net-pci,netdev=net,romfile="]);
     if board.key_store == KeyStore::Tpm2 {

@@ -102,7 +102,7 @@ fn os_release(from: &Ingredients<'_>) -> String {
     let Ingredients { board, kind, version, .. } = from;
     format!(
         "NAME=\"Mbed Linux OS\"\nID=mbl\nID_LIKE=debian\nVERSION_ID={version}\nPRETTY_NAME=\"Mbed Linux OS \
-         {version}\"\nVARIANT_ID={kind}\nMBL_BOARD={board}\n"
+         {version}\"\nVARIANT_ID={kind}\nMBL_BOARD={board}\nDEFAULT_HOSTNAME=mbl\n"
     )
 }
 

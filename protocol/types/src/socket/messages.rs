@@ -59,6 +59,9 @@ pub enum AgentToUpdater {
     /// The service asks for a restart (LwM2M resource 3/0/4). The updater does it once nothing is being written; it is not
     /// repeated after a lost connection.
     Restart,
+    /// Somebody who may asks for a factory reset: the service (LwM2M resource 3/0/5), or a person at the device. What has not been
+    /// tried yet is dropped; a trial comes to its end first. The agent repeats it on each connection until the state is gone.
+    FactoryReset,
 }
 
 /// From the updater to the agent.

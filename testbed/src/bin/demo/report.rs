@@ -60,9 +60,9 @@ impl Report {
         fs::write(&self.path, text + "\n").with_context(|| format!("cannot write {}", self.path.display()))
     }
 
-    /// Where it lies.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    /// Tells where it lies.
+    pub(crate) fn tell_where(&self) {
+        say(&format!("\nthe report is {}", self.path.display()));
     }
 }
 

@@ -10,10 +10,6 @@ use crate::report::note;
 
 /// The device's name.
 pub(crate) const ENDPOINT: &str = "demo-1";
-/// Bytes of each slot: room for the operating system and some growth.
-pub(crate) const SLOT_BYTES: u64 = 128 << 20;
-/// How long anything on the device or between device and service may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Runs `mbl` with arguments that are typed in one line.
 pub(crate) fn type_line(stage: &Stage, line: &str) -> anyhow::Result<String> {
@@ -33,7 +29,7 @@ pub(crate) fn await_http(stage: &Stage, body: &str) -> anyhow::Result<String> {
 pub(crate) fn watch(stage: &Stage, id: &str) -> anyhow::Result<(f64, i32, String)> {
     let began = Instant::now();
     note(&format!("$ mbl rollout watch {id}"));
-    let limit = PATIENCE.as_secs().to_string();
+    let limit = stage.patience.as_secs().to_string();
     let (code, stdout, stderr) = stage.try_mbl(&["rollout", "watch", id, "--time-limit", &limit])?;
     for line in stdout.lines() {
         note(line);

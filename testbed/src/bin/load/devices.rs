@@ -108,6 +108,9 @@ impl DurableState for InMemory {
     fn keep_orders(&self, _orders: &Orders) -> Result<(), DurableError> {
         Ok(())
     }
+    fn keep_reset(&self) -> Result<(), DurableError> {
+        Ok(())
+    }
     fn keep_enrolment(&self, enrolment: &Enrolment) -> Result<(), DurableError> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(enrolment.clone());
         Ok(())

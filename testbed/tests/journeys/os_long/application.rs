@@ -20,8 +20,14 @@ fn os_an_application_runs_confined_and_one_that_is_not_ready_takes_its_system_ba
     let components = shown["components"].as_array().unwrap();
     let app = components.iter().find(|component| component["name"] == format!("application/{APP}")).unwrap();
     assert_eq!(app["version"], "1.0.1", "{shown}");
-    let seen = site.shell("crun list; cat /sys/fs/cgroup/mbl*/memory.max /sys/fs/cgroup/*/mbl*/memory.max");
-    assert!(seen.contains("running") && seen.contains("16777216"), "{seen}");
+    // What it said of itself, seen from outside.
+    let seen = site.shell(
+        "p=$(pgrep -x confined); grep -E '^(NoNewPrivs|Seccomp):|^CapBnd' /proc/$p/status; \
+         cat /sys/fs/cgroup$(cut -d: -f3 /proc/$p/cgroup)/memory.max",
+    );
+    for fact in ["NoNewPrivs:\t1", "Seccomp:\t2", "CapBnd:\t0000000000000000", "16777216"] {
+        assert!(seen.contains(fact), "no {fact:?} in {seen}");
+    }
 
     let never = site.build_app("1.1.0", "never");
     let newer = owners(NEWER);

@@ -3,6 +3,7 @@
 mod application;
 mod clock;
 mod floor;
+mod loader;
 mod network;
 mod returns;
 mod sockets;

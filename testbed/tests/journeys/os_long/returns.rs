@@ -32,7 +32,7 @@ fn returns(fault: &str, reason: &str) -> String {
 fn os_a_system_whose_kernel_panics_is_left_after_its_tries_and_the_service_shows_why() {
     let said = returns("panic", "boot_failed");
     assert_eq!(said.matches(TRIED).count(), 3, "three tries");
-    assert_eq!(said.matches("Kernel panic - not syncing: sysrq triggered crash").count(), 3, "it panicked in each");
+    assert_eq!(said.matches("] Kernel panic - not syncing: sysrq triggered crash").count(), 3, "it panicked in each");
 }
 
 #[test]

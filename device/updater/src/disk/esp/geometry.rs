@@ -12,9 +12,11 @@ const LEAST_CLUSTERS: u64 = 65_525;
 pub(super) const ENTRIES: u64 = 128;
 
 /// What an entry of the table is when its cluster is free.
-const FREE: u32 = 0;
+pub(super) const FREE: u32 = 0;
 /// From here on an entry of the table leads nowhere: a bad cluster, or the end of a chain.
-const BAD: u32 = 0x0fff_fff7;
+pub(super) const BAD: u32 = 0x0fff_fff7;
+/// The end of a chain, as we write it.
+pub(super) const END: u32 = 0x0fff_ffff;
 /// Bytes of an entry in a folder.
 pub(super) const NAME: usize = 32;
 /// The first byte of an entry that was removed from a folder.
@@ -31,6 +33,7 @@ pub struct Geometry {
     cluster_sectors: u64,
     clusters: u64,
     info: u64,
+    topmost: u32,
 }
 
 /// Bytes that are not the first sector of a volume of ours.
@@ -83,13 +86,12 @@ impl Geometry {
         if clusters < LEAST_CLUSTERS || table_sectors * ENTRIES < clusters + 2 {
             return Err(GeometryError("a number of clusters that does not fit"));
         }
-        if !(2..clusters + 2).contains(&word(44)) {
-            return Err(GeometryError("its first folder is nowhere"));
-        }
+        let topmost = u32::try_from(word(44)).ok().filter(|cluster| (2..clusters + 2).contains(&u64::from(*cluster)));
+        let topmost = topmost.ok_or(GeometryError("its first folder is nowhere"))?;
         if total * SECTOR as u64 > medium {
             return Err(GeometryError("longer than its partition"));
         }
-        Ok(Self { table: reserved..data, table_sectors, cluster_sectors, clusters, info })
+        Ok(Self { table: reserved..data, table_sectors, cluster_sectors, clusters, info, topmost })
     }
 
     pub(super) fn purpose(&self, sector: u64) -> Purpose {
@@ -107,7 +109,6 @@ impl Geometry {
     /// Whether every entry that is not free leads somewhere, in a sector of the table or of a folder. The library takes them for
     /// good, and would compute places that are none.
     pub(super) fn leads_somewhere(&self, sector: u64, bytes: &Sector) -> bool {
-        let is_cluster = |number: u32| (2..self.clusters + 2).contains(&u64::from(number));
         match self.purpose(sector) {
             Purpose::Info | Purpose::Description => true,
             Purpose::Table => {
@@ -116,7 +117,7 @@ impl Geometry {
                 let numbers = (first.max(2)..(first + ENTRIES).min(self.clusters + 2)).map(|number| number - first);
                 numbers.filter_map(|number| usize::try_from(number).ok()).all(|number| {
                     let entry = entry(bytes, number);
-                    entry == FREE || entry >= BAD || is_cluster(entry)
+                    entry == FREE || entry >= BAD || self.is_cluster(entry)
                 })
             }
             Purpose::Data => {
@@ -129,10 +130,53 @@ impl Geometry {
                 };
                 names.filter(|name| name.first() != Some(&REMOVED) && name.get(11) != Some(&LONG)).all(|name| {
                     let cluster = half(name, 20) << 16 | half(name, 26);
-                    cluster == 0 || is_cluster(cluster)
+                    cluster == 0 || self.is_cluster(cluster)
                 })
             }
         }
+    }
+
+    /// Whether there is a cluster with this number.
+    pub(super) fn is_cluster(&self, number: u32) -> bool {
+        (2..self.clusters + 2).contains(&u64::from(number))
+    }
+
+    /// How many clusters there are; their numbers begin at 2.
+    pub(super) fn clusters(&self) -> usize {
+        usize::try_from(self.clusters).unwrap_or(usize::MAX)
+    }
+
+    /// The first cluster of the topmost folder.
+    pub(super) const fn topmost(&self) -> u32 {
+        self.topmost
+    }
+
+    /// The sector with the note of how many clusters are free.
+    pub(super) const fn info(&self) -> u64 {
+        self.info
+    }
+
+    /// The sectors of a cluster.
+    pub(super) const fn sectors_of(&self, cluster: u32) -> Range<u64> {
+        let first = self.table.end + (cluster as u64).saturating_sub(2) * self.cluster_sectors;
+        first..first + self.cluster_sectors
+    }
+
+    /// Where the first copy of the table has the entry of a cluster: its sector, and its number in there.
+    pub(super) fn entry_for(&self, cluster: u32) -> (u64, usize) {
+        self.entry_of(self.sectors_of(cluster).start)
+    }
+
+    /// The cluster of entry `number` in a sector of the first copy of the table.
+    pub(super) fn cluster_of(&self, sector: u64, number: usize) -> u32 {
+        let first = sector.saturating_sub(self.table.start) * ENTRIES;
+        u32::try_from(first).unwrap_or(0) + u32::try_from(number).unwrap_or(0)
+    }
+
+    /// A sector of the first copy of the table, and its like in the other copies.
+    pub(super) fn copies(&self, sector: u64) -> impl Iterator<Item = u64> {
+        let (end, step) = (self.table.end, self.table_sectors);
+        std::iter::successors(Some(sector), move |copy| Some(copy + step)).take_while(move |copy| *copy < end)
     }
 
     /// Whether this byte is one of files and folders.
@@ -167,6 +211,14 @@ impl Geometry {
 pub(super) fn entry(sector: &Sector, number: usize) -> u32 {
     let bytes = sector.get(number * 4..).and_then(|rest| rest.first_chunk());
     bytes.map_or(0, |bytes| u32::from_le_bytes(*bytes) & 0x0fff_ffff)
+}
+
+/// Changes entry `number` of a sector of the table.
+pub(super) fn set_entry(sector: &mut Sector, number: usize, value: u32) {
+    if let Some(bytes) = sector.get_mut(number * 4..).and_then(|rest| rest.first_chunk_mut()) {
+        let kept = u32::from_le_bytes(*bytes) & 0xf000_0000;
+        *bytes = (kept | value & 0x0fff_ffff).to_le_bytes();
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,10 @@
 //! sectors reach the medium, with a flush after each batch. Bytes of the staged file go straight to its clusters, whose places are
 //! looked up once. So no more than the changed part of the table is ever in memory, and no chain is walked once for every block.
 
+mod dates;
+mod folder;
 pub mod geometry;
+mod lost;
 mod order;
 mod overlay;
 
@@ -67,6 +70,16 @@ impl Esp {
         let esp = Self { medium, length, geometry, last: RefCell::default() };
         esp.list()?;
         Ok(esp)
+    }
+
+    /// Frees what power cuts left taken; returns how many clusters that were.
+    ///
+    /// # Errors
+    /// If the medium fails, or the volume is not understood in whole; it then stays as it is.
+    pub(super) fn reclaim(&mut self) -> io::Result<u64> {
+        let lost::Found { clusters, batches } = lost::find(&self.medium, &self.geometry)?;
+        self.write(batches)?;
+        Ok(clusters)
     }
 
     pub(super) fn list(&self) -> io::Result<Vec<String>> {
@@ -162,6 +175,32 @@ impl Esp {
     /// The changes of a rename. The library takes the first free place for the new name; if that is in another sector than the old
     /// one, it is asked again with nothing but the place of the old name to choose from.
     fn renamed(&self, from: &str, to: &str) -> io::Result<Vec<Change>> {
+        let mut changes = self.renamed_in_place(from, to)?;
+        self.pack(&mut changes)?;
+        Ok(changes)
+    }
+
+    /// Moves the names of the folder together in the one sector that changes anyway, if all of them are there. The firmware puts
+    /// each new name behind all others and uses no place again, so without this the loader's own renames would soon need a second
+    /// sector, and a cut between the two would leave half a name.
+    fn pack(&self, changes: &mut [Change]) -> io::Result<()> {
+        let mut in_folder = changes.iter_mut().filter(|change| self.geometry.purpose(change.sector) == Purpose::Data);
+        let (Some(change), None) = (in_folder.next(), in_folder.next()) else { return Ok(()) };
+        let look = |folder: &Folder<'_, '_>, overlay: &Overlay<'_>| {
+            for name in folder.iter() {
+                name?;
+            }
+            Ok(overlay.read_since())
+        };
+        let read = self.operate(look)?.0;
+        let elsewhere = read.iter().any(|(sector, names)| *sector != change.sector && folder::has_names(names));
+        if folder::is_first(&change.after) && !elsewhere {
+            change.after = folder::pack(&change.after);
+        }
+        Ok(())
+    }
+
+    fn renamed_in_place(&self, from: &str, to: &str) -> io::Result<Vec<Change>> {
         let change = |folder: &Folder<'_, '_>, _: &Overlay<'_>| folder.rename(from, folder, to);
         let ((), changes) = self.operate(change)?;
         let in_folder = |change: &&Change| self.geometry.purpose(change.sector) == Purpose::Data;
@@ -208,7 +247,7 @@ impl Esp {
     ) -> io::Result<(T, Vec<Change>)> {
         let overlay = Overlay::new(&self.medium, &self.geometry, places_in);
         let result = {
-            let volume = FileSystem::new(View(&overlay), FsOptions::new())?;
+            let volume = FileSystem::new(View(&overlay), FsOptions::new().time_provider(&dates::FirstDay))?;
             let result = {
                 let folder = volume.root_dir().open_dir(FOLDER)?;
                 overlay.fix_what_was_read();
@@ -230,7 +269,11 @@ impl Esp {
     }
 
     fn commit(&mut self, changes: &[Change], kind: Kind) -> io::Result<()> {
-        let batches = self.plan(changes, kind)?;
+        self.write(self.plan(changes, kind)?)
+    }
+
+    /// Writes batches, each flushed before the next.
+    fn write(&mut self, batches: Vec<Batch>) -> io::Result<()> {
         // Whatever happens now, what was known of places may no longer hold.
         self.last.replace(None);
         for batch in batches {

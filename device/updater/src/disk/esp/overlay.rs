@@ -69,6 +69,13 @@ impl<'a> Overlay<'a> {
         inner.is_fixed = true;
     }
 
+    /// The sectors of the folder that were read since.
+    pub(super) fn read_since(&self) -> Vec<(u64, Sector)> {
+        let inner = self.inner.borrow();
+        let is_folder = |sector: &u64| self.geometry.purpose(*sector) == Purpose::Data && !inner.fixed.contains(sector);
+        inner.remembered.iter().filter(|(sector, _)| is_folder(sector)).map(|(sector, read)| (*sector, *read)).collect()
+    }
+
     /// Runs `work`, during which bytes of files and folders are neither read nor written; returns where they would have been.
     pub(super) fn trace(&self, work: impl FnOnce() -> io::Result<()>) -> io::Result<Vec<Run>> {
         self.inner.borrow_mut().tracing = Some(Vec::new());

@@ -317,6 +317,91 @@ fn a_name_stays_in_its_sector_although_another_one_has_an_earlier_free_place() {
     }
 }
 
+/// The first sector of the folder of boot entries, and where it is.
+fn first_sector(volume: &Volume) -> (u64, geometry::Sector) {
+    let bytes = fs::read(volume.path()).unwrap();
+    let ours = |sector: &geometry::Sector| {
+        folder::is_first(sector) && sector.as_chunks::<32>().0.iter().any(|name| name.starts_with(b"MBL"))
+    };
+    let at = bytes.as_chunks::<SECTOR>().0.iter().position(ours).unwrap();
+    (at as u64, bytes.as_chunks().0[at])
+}
+
+#[test]
+fn an_armed_entry_leaves_the_loader_room_for_the_names_of_three_tries_in_the_first_sector() {
+    // What the firmware's FAT driver does to a name of 14 to 26 characters: it puts the new one behind all others.
+    const PLACES_OF_TRIES: usize = 3 * 3;
+    let volume = Volume::new();
+    for generation in (2..60).chain(990..1000) {
+        let (slot, mut esp) = (if generation % 2 == 0 { 'b' } else { 'a' }, volume.open());
+        for old in esp.list().unwrap().into_iter().filter(|name| name.contains(&format!("-{slot}"))) {
+            esp.remove(&old).unwrap();
+        }
+        volume.stage(&content(7, 2000));
+        let armed = format!("mbl-{generation}-{slot}+3.efi");
+        volume.open().rename(STAGED, &armed).unwrap();
+        let (at, mut names) = first_sector(&volume);
+        let (places, _) = names.as_chunks_mut::<32>();
+        let end = places.iter().position(|name| name[0] == 0).unwrap();
+        assert!(end + PLACES_OF_TRIES <= places.len(), "generation {generation} leaves {} places", places.len() - end);
+        // All of them were used, and are removed again but for the last try's.
+        places[end..end + PLACES_OF_TRIES].fill([0xe5; 32]);
+        volume.write(&[(at, names)]);
+        volume.open().rename(&armed, &format!("mbl-{generation}-{slot}.efi")).unwrap();
+        assert_eq!(volume.complaints(), None, "generation {generation}");
+    }
+}
+
+#[test]
+fn names_in_a_second_sector_keep_the_first_one_as_it_is() {
+    let volume = Volume::new();
+    for n in 0..8 {
+        foreign(&volume, &format!("{LONG}-{n}.conf"), true);
+    }
+    volume.stage(b"staged");
+    foreign(&volume, &format!("{LONG}-0.conf"), false);
+    volume.open().rename(STAGED, "mbl-2-b+3.efi").unwrap();
+    assert_eq!(volume.files().len(), 9);
+    assert_eq!(volume.complaints(), None);
+}
+
+#[test]
+fn what_a_cut_left_taken_is_free_again_and_every_file_as_before() {
+    let volume = Volume::new();
+    volume.stage(&content(2, 100_000));
+    let reclaimed = |volume: &Volume| {
+        let before = volume.files();
+        volume.open().reclaim().unwrap();
+        assert_eq!(volume.files(), before);
+        assert_eq!(volume.complaints(), None);
+        assert_eq!(volume.open().reclaim().unwrap(), 0, "nothing is left to be freed");
+    };
+    cuts(&volume, &growing(&volume, 170_000), reclaimed);
+    cuts(&volume, &planned(&volume, Kind::Shrink, |folder, _| folder.remove(STAGED)), reclaimed);
+    cuts(&volume, &shrinking(&volume, 30_000), reclaimed);
+    let removed = planned(&volume, Kind::Shrink, |folder, _| folder.remove(STAGED));
+    volume.write(&removed[0]);
+    let clusters = volume.open().reclaim().unwrap();
+    assert_eq!(clusters, 100_000_u64.div_ceil(512));
+}
+
+#[test]
+fn nothing_is_freed_on_a_volume_whose_chains_meet_or_lead_nowhere() {
+    for value in [2_u32, 0x0fff_fff7] {
+        let volume = Volume::new();
+        volume.stage(&content(2, 20_000));
+        let esp = volume.open();
+        let staged = esp.locate(STAGED).unwrap().unwrap();
+        let (sector, number) = esp.geometry.entry_of(staged.runs[0].start / SECTOR as u64);
+        let mut table = read_sector(&esp.medium, sector).unwrap();
+        geometry::set_entry(&mut table, number, value);
+        volume.write(&[(sector, table)]);
+        let before = fs::read(volume.path()).unwrap();
+        assert!(volume.open().reclaim().is_err());
+        assert!(fs::read(volume.path()).unwrap() == before);
+    }
+}
+
 #[test]
 fn a_rename_that_would_need_two_sectors_is_refused_and_changes_nothing() {
     let volume = Volume::new();
@@ -433,4 +518,30 @@ fn a_kernel_image_of_64_mib_is_staged_in_little_memory_and_read_back_block_by_bl
     let grown = peak_kib() - before;
     assert!(grown < 12 * 1024, "{grown} KiB");
     assert_eq!(volume.complaints(), None);
+}
+
+#[test]
+fn every_file_has_dates_that_the_firmware_takes_back_when_the_loader_renames_it() {
+    let volume = Volume::new();
+    let mut esp = volume.open();
+    esp.set_len(STAGED, 4096).unwrap();
+    esp.write_at(STAGED, 0, &content(2, 4096)).unwrap();
+    esp.rename(STAGED, "mbl-2-b+3.efi").unwrap();
+    let look = |folder: &Folder<'_, '_>, _: &Overlay<'_>| {
+        folder
+            .iter()
+            .filter(|entry| entry.as_ref().is_ok_and(fatfs::DirEntry::is_file))
+            .collect::<io::Result<Vec<_>>>()
+            .map(|files| {
+                files
+                    .iter()
+                    .map(|file| [file.created().date, file.accessed(), file.modified().date])
+                    .collect::<Vec<_>>()
+            })
+    };
+    let (dates, _) = esp.operate(look).unwrap();
+    assert_eq!(dates.len(), 2, "{dates:?}");
+    for date in dates.iter().flatten() {
+        assert!((1..=12).contains(&date.month) && (1..=31).contains(&date.day), "{dates:?}");
+    }
 }

@@ -10,11 +10,17 @@ use testbed::{
     until,
 };
 
-use crate::{
+use super::{
+    PATIENCE,
     releases::{self, Built, Plan},
-    report::note,
-    stage::{ENDPOINT, PATIENCE, SLOT_BYTES, await_http, component, start_rollout, text, type_line, watch},
 };
+use crate::{
+    report::note,
+    stage::{ENDPOINT, await_http, component, start_rollout, text, type_line, watch},
+};
+
+/// Bytes of each slot: room for the operating system and some growth.
+const SLOT_BYTES: u64 = 128 << 20;
 
 /// (a) The service is up and knows its operator.
 pub(crate) fn service_up(stage: &Stage) -> anyhow::Result<Value> {

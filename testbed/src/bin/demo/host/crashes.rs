@@ -7,11 +7,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use testbed::{Stage, stage::greeting, until, wait::until_every};
 
-use crate::{
-    life,
+use super::{
+    PATIENCE, life,
     releases::{self, Plan},
+};
+use crate::{
     report::note,
-    stage::{PATIENCE, await_http, start_rollout, watch},
+    stage::{await_http, start_rollout, watch},
 };
 
 /// Who is killed in the middle of which update.

@@ -39,15 +39,15 @@ const LABEL: std::ops::Range<usize> = 24..72;
 pub fn examine<'a>(places: impl IntoIterator<Item = &'a [u8]>) -> Header {
     let mut places = places.into_iter();
     let first = places.next().unwrap_or_default();
-    if first.starts_with(FIRST) {
-        return match label(first) {
-            Some(UNFINISHED) => Header::Unfinished,
-            Some(RESET) => Header::Reset,
-            Some(_) | None => Header::Present,
-        };
+    // Where the first copy is gone the second speaks for it: power may fail while a header that may go is overwritten. One that may
+    // not is damaged then, and not ours to wipe.
+    let header = if first.starts_with(FIRST) { Some(first) } else { places.find(|place| place.starts_with(SECOND)) };
+    match header.map(label) {
+        None => Header::None,
+        Some(Some(UNFINISHED)) => Header::Unfinished,
+        Some(Some(RESET)) => Header::Reset,
+        Some(Some(_) | None) => Header::Present,
     }
-    // The first copy is gone but the second is not: damaged, and not ours to wipe.
-    if places.any(|place| place.starts_with(SECOND)) { Header::Present } else { Header::None }
 }
 
 fn label(header: &[u8]) -> Option<&str> {
@@ -95,6 +95,16 @@ mod tests {
             let mut places = PLACES.map(|_| [0; BYTES]);
             places[place][..6].copy_from_slice(SECOND);
             assert_eq!(examine(places.iter().map(<[u8; BYTES]>::as_slice)), Header::Present);
+        }
+    }
+
+    #[test]
+    fn a_header_that_may_go_may_also_be_half_gone() {
+        for (label, expected) in [(RESET, Header::Reset), (UNFINISHED, Header::Unfinished), (FINISHED, Header::Present)]
+        {
+            let mut second = header(2, label);
+            second[..6].copy_from_slice(SECOND);
+            assert_eq!(examine([[0; BYTES].as_slice(), &second]), expected);
         }
     }
 

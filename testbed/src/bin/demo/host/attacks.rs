@@ -7,10 +7,12 @@ use protocol_types::Digest;
 use serde_json::{Value, json};
 use testbed::{Stage, stage::greeting};
 
-use crate::{
+use super::{
     attacker::Attacker,
     life,
     releases::{self, Built, Plan},
+};
+use crate::{
     report::note,
     stage::{await_http, start_rollout, text, watch},
 };

@@ -5,8 +5,8 @@ use std::{fs, io::Read as _, path::Path};
 use anyhow::Context as _;
 use testbed::{Stage, stage::APP};
 
+use super::cache_folder;
 use crate::{
-    cache_folder,
     report::note,
     stage::{text, type_line},
 };

@@ -1,0 +1,192 @@
+//! What a board makes of its state: as large as the disk, kept over restarts, and new after a factory reset, which leaves the board
+//! what it is.
+
+use std::{fs::File, os::unix::fs::FileExt as _, time::Duration};
+
+use serde_json::Value;
+use testbed::{
+    Machine,
+    images::{self, Order, Signer},
+};
+
+use crate::site::Site;
+
+/// Without hardware virtualisation everything takes its time, and other tests run beside it.
+const BOOT: Duration = Duration::from_secs(600);
+const ANSWER: Duration = Duration::from_secs(120);
+/// Between two keys of somebody who wants the loader's menu.
+const KEY: Duration = Duration::from_millis(500);
+
+/// What only a system that started says.
+const STARTED: &str = "mbl-init: starting slot";
+/// Our entries in the loader's menu: the system, and below it its factory reset.
+const RESET_ENTRY: &str = "(Factory reset)";
+const DOWN: &str = "\u{1b}[B";
+const ENTER: &str = "\r";
+
+fn build() -> std::path::PathBuf {
+    images::image(Order::first("development"), Signer::Owner).unwrap()
+}
+
+/// Waits for the shell of a board without an identity, which asks for one until a person says no.
+fn until_shell(machine: &mut Machine) {
+    machine.until_says("BEGIN CERTIFICATE REQUEST", BOOT).unwrap();
+    machine.type_text("\u{3}").unwrap();
+    machine.until_says("bash-", BOOT).unwrap();
+}
+
+fn boot_record(machine: &mut Machine) -> Value {
+    let text = machine.shell("cat /run/mbl/boot.json", ANSWER).unwrap();
+    let from = text.find('{').unwrap();
+    serde_json::from_str(&text[from..=text.rfind('}').unwrap()]).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// The number that a command prints in its last line.
+fn number(machine: &mut Machine, command: &str) -> u64 {
+    let said = machine.shell(command, ANSWER).unwrap();
+    let last = said.lines().last().unwrap_or_default().trim();
+    last.parse().unwrap_or_else(|error| panic!("{command}: {error}: {said}"))
+}
+
+/// How large the file system of the state is.
+fn state_mib(machine: &mut Machine) -> u64 {
+    number(machine, "df -m --output=size /state")
+}
+
+/// Makes the disk of a machine that is off larger.
+fn add_to_disk(machine: &Machine, mib: u64) {
+    let disk = File::options().write(true).open(machine.disk()).unwrap();
+    let length = disk.metadata().unwrap().len();
+    disk.set_len(length + (mib << 20)).unwrap();
+}
+
+/// The header of the partition table, in the disk's second sector.
+fn table_header(machine: &Machine) -> [u8; 512] {
+    let mut header = [0; 512];
+    File::open(machine.disk()).unwrap().read_exact_at(&mut header, 512).unwrap();
+    header
+}
+
+#[test]
+fn os_a_state_follows_the_disk_keeps_journal_and_time_and_is_new_after_a_reset_from_the_loaders_menu() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut machine = Machine::new(&build(), &folder.path().join("machine")).unwrap();
+    // First boot on a disk that is larger than the image.
+    add_to_disk(&machine, 256);
+    machine.power_on().unwrap();
+    machine.until_says(STARTED, BOOT).unwrap();
+    until_shell(&mut machine);
+    assert_eq!(boot_record(&mut machine)["state"], "created");
+    let first = state_mib(&mut machine);
+    assert!(first > 680, "the state has {first} MiB of 512 + 256");
+    machine
+        .shell("echo kept > /state/note; touch -d 2031-05-01 /state/clock; journalctl --sync; sync", ANSWER)
+        .unwrap();
+    machine.cut_power().unwrap();
+
+    // A state that is there grows with the disk, and nothing in it is lost.
+    add_to_disk(&machine, 256);
+    let header = table_header(&machine);
+    machine.power_on().unwrap();
+    machine.until_says("growing the state by", BOOT).unwrap();
+    machine.until_says(STARTED, BOOT).unwrap();
+    until_shell(&mut machine);
+    assert!(machine.shell("cat /state/note", ANSWER).unwrap().contains("kept"));
+    let second = state_mib(&mut machine);
+    assert!(second > first + 200, "the state had {first} MiB, now {second}");
+    let year = number(&mut machine, "date +%Y");
+    assert!(year >= 2031, "the clock began before the last note of the time: {year}");
+    let boots = number(&mut machine, "journalctl --quiet --list-boots --no-pager | grep -c .");
+    assert!(boots >= 2, "the journal holds {boots} boot");
+    assert_eq!(machine.shell("uname -n", ANSWER).unwrap(), "mbl", "no identity, no name");
+    let failed = machine.shell("systemctl --failed --no-legend --plain | grep -v mbl-factory", ANSWER).unwrap();
+    assert_eq!(failed, "", "no unit fails");
+    machine.cut_power().unwrap();
+
+    // What a cut of power leaves in the worst moment: the new table under the old header.
+    assert_ne!(table_header(&machine), header, "the table has grown");
+    File::options().write(true).open(machine.disk()).unwrap().write_all_at(&header, 512).unwrap();
+    machine.power_on().unwrap();
+    machine.until_says(STARTED, BOOT).unwrap();
+    until_shell(&mut machine);
+    assert!(machine.shell("cat /state/note", ANSWER).unwrap().contains("kept"));
+    assert_eq!(state_mib(&mut machine), second);
+    machine.cut_power().unwrap();
+
+    // Somebody in front of the device types while the loader starts.
+    machine.power_on().unwrap();
+    let mut keys = 0;
+    while machine.until_says(RESET_ENTRY, KEY).is_err() {
+        machine.type_text(" ").unwrap();
+        keys += 1;
+        assert!(keys < 600, "no menu: {}", machine.said());
+    }
+    machine.type_text(DOWN).unwrap();
+    machine.type_text(ENTER).unwrap();
+    machine.until_says("factory reset: the next start makes a new state", BOOT).unwrap();
+    machine.until_says("a factory reset was asked for", BOOT).unwrap();
+    machine.until_says(STARTED, BOOT).unwrap();
+    until_shell(&mut machine);
+    let record = boot_record(&mut machine);
+    assert_eq!((&record["state"], &record["entry"]), (&"created".into(), &"mbl-1-a.efi".into()), "{record}");
+    assert!(machine.shell("ls /state/note", ANSWER).unwrap().contains("No such file"));
+    assert_eq!(state_mib(&mut machine), second);
+}
+
+#[test]
+fn os_a_board_is_the_same_device_with_a_new_state_after_a_factory_reset_by_its_service() {
+    let mut site = Site::provisioned(&build());
+    site.machine.power_on().unwrap();
+    site.until_runs("1.0.0", "a");
+    let machine = &mut site.machine;
+    machine.until_says("bash-", BOOT).unwrap();
+    assert_eq!(machine.shell("uname -n", ANSWER).unwrap(), "gate-1", "it goes by its name");
+    let watched = "systemctl show --property=WatchdogTimestampMonotonic --value mbl-agent mbl-apps mbl-updater";
+    let seen: Vec<u64> =
+        machine.shell(watched, ANSWER).unwrap().lines().filter_map(|line| line.trim().parse().ok()).collect();
+    assert!(seen.len() == 3 && seen.iter().all(|time| *time > 0), "the manager saw no sign of life: {seen:?}");
+    let announced = "journalctl --no-pager --unit avahi-daemon --grep 'successfully established' | grep -c gate-1";
+    assert!(number(machine, announced) >= 1, "it announces itself by its name");
+    // An image that was built without a developer's key lets nobody in; with one, only who has it.
+    assert_eq!(machine.shell("systemctl is-active mbl-ssh", ANSWER).unwrap(), "inactive");
+    let unit = "[Unit]\\nConditionPathExists=\\n[Service]\\nExecStart=\\nExecStart=/usr/sbin/sshd -D -e -o AuthorizedKeysFile=/run/key.pub\\n";
+    let ask = "ssh -q -i /run/key -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/run/known root@127.0.0.1 uname -n";
+    for command in [
+        "ssh-keygen -q -t ed25519 -N '' -f /run/key && ssh-keygen -q -t ed25519 -N '' -f /run/other".to_owned(),
+        format!(
+            "mkdir -p /run/systemd/system/mbl-ssh.service.d && printf '{unit}' > /run/systemd/system/mbl-ssh.service.d/test.conf"
+        ),
+        "systemctl daemon-reload && systemctl start mbl-ssh".to_owned(),
+    ] {
+        assert_eq!(machine.shell(&command, ANSWER).unwrap(), "", "{command}");
+    }
+    assert_eq!(machine.shell(ask, ANSWER).unwrap(), "gate-1");
+    let stranger = ask.replace("/run/key", "/run/other");
+    assert_eq!(machine.shell(&format!("{stranger} || echo refused"), ANSWER).unwrap(), "refused");
+    machine.shell("echo mine > /state/note; sync", ANSWER).unwrap();
+
+    let asked = site.mbl("device factory-reset gate-1");
+    assert!(asked["reset_asked"].is_u64(), "{asked}");
+    let machine = &mut site.machine;
+    machine.until_says("a factory reset was asked for", BOOT).unwrap();
+    machine.until_says(STARTED, BOOT).unwrap();
+    machine.until_says("bash-", BOOT).unwrap();
+    assert_eq!(boot_record(machine)["state"], "created");
+    assert!(
+        machine
+            .shell("ls /state/note /state/mbl/agent/factory-reset.json", ANSWER)
+            .unwrap()
+            .matches("No such file")
+            .count()
+            == 2
+    );
+    site.until_runs("1.0.0", "a");
+    let shown = site.mbl("device show gate-1");
+    assert_eq!(
+        (&shown["device"]["standing"], &shown["device"]["reset_asked"]),
+        (&"active".into(), &Value::Null),
+        "{shown}"
+    );
+    let from_factory = shown["certificates"].as_array().unwrap().iter().filter(|it| it["from_factory"] == true).count();
+    assert_eq!(from_factory, 2, "it enrolled again with the certificate of the factory: {shown}");
+}
