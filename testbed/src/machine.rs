@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use image_builder::image::Reach;
+use image_builder::image::{FIRMWARE_PACKAGE, FIRMWARE_VARIABLES, Reach};
 use serde_json::json;
 
 use crate::{images::tree, monitor, programs::program, until};
@@ -60,7 +60,14 @@ impl Machine {
     /// # Errors
     /// If the files cannot be copied.
     pub fn trust_like(&self, build: &Path) -> anyhow::Result<()> {
-        let name = "firmware-variables.fd";
+        self.flash_from(build, FIRMWARE_VARIABLES)
+    }
+
+    /// Gives it the flash image `name` of the machine that `build` was signed for.
+    ///
+    /// # Errors
+    /// If the file cannot be copied.
+    pub fn flash_from(&self, build: &Path, name: &str) -> anyhow::Result<()> {
         fs::copy(build.join("signed").join(name), self.folder.join(name)).context("cannot copy the firmware")?;
         Ok(())
     }
@@ -282,6 +289,24 @@ impl Machine {
             }
         }
         anyhow::bail!("what should be bent is not on the disk")
+    }
+
+    /// Flips one bit in the firmware image package, `offset` bytes behind the place where `content` begins; the machine is off. What
+    /// follows the first kilobyte of `content` may have been changed by signing.
+    ///
+    /// # Errors
+    /// If the content is not there exactly once.
+    pub fn flip_bit_in_flash(&self, content: &[u8], offset: usize) -> anyhow::Result<()> {
+        let mark = content.get(..1024).context("the content is shorter than a kilobyte")?;
+        let path = self.folder.join(FIRMWARE_PACKAGE);
+        let mut flash = fs::read(&path).context("cannot read the flash")?;
+        let places: Vec<usize> =
+            flash.windows(mark.len()).enumerate().filter(|(_, bytes)| *bytes == mark).map(|(at, _)| at).collect();
+        let &[at] = places.as_slice() else {
+            anyhow::bail!("what should be bent is in the flash {} times", places.len())
+        };
+        *flash.get_mut(at + offset).context("the offset is behind the end of the flash")? ^= 1;
+        fs::write(&path, flash).context("cannot write the flash")
     }
 }
 

@@ -10,6 +10,7 @@ mod image;
 mod os;
 mod os_long;
 mod os_power;
+mod os_tee;
 mod site;
 mod update;
 mod world;
