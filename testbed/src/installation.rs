@@ -25,7 +25,7 @@ use crate::{
     process::Running,
     programs::program,
     replay::{
-        board::{Board, Sizes},
+        board::{Board, ENTRIES, Sizes},
         releases::Account,
         systems::{BOARD, Make, System},
     },
@@ -118,7 +118,7 @@ fn be_booted(board: &Board, system: &System) -> anyhow::Result<()> {
     let record = BootRecord {
         format: Format1,
         slot: Slot::A,
-        entry: BootEntry::parse("mbl-2-a.efi"),
+        entry: BootEntry::parse(ENTRIES[1]),
         root_hash: system.root_hash,
         security_version: system.security_version,
         floor: SecurityVersion(0),

@@ -18,6 +18,9 @@ use super::{
 
 /// The labels of the disk, in its order.
 const LABELS: [&str; 7] = ["esp", "root-a", "verity-a", "root-b", "verity-b", "factory", "state"];
+/// The entries of slots b and a, with the longest names for which three updates more leave the loader room for its tries.
+pub(crate) const ENTRIES: [&str; 2] = ["mbl-995-b.efi", "mbl-996-a.efi"];
+
 /// How large the partitions are.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizes {
@@ -61,7 +64,7 @@ impl Board {
         if let Some(loader) = loader {
             tool("mcopy", &["-i", &esp, &loader.display().to_string(), "::/EFI/BOOT/BOOTAA64.EFI"])?;
         }
-        for (system, slot, entry) in [(before, Slot::B, "mbl-1-b.efi"), (first, Slot::A, "mbl-2-a.efi")] {
+        for (system, slot, entry) in [(before, Slot::B, ENTRIES[0]), (first, Slot::A, ENTRIES[1])] {
             let filled = |bytes: &[u8], length: usize| {
                 let mut bytes = bytes.to_vec();
                 bytes.resize(length, 0xee);

@@ -9,3 +9,4 @@ mod reset;
 mod returns;
 mod sockets;
 mod state;
+mod watchdog;
