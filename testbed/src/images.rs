@@ -215,7 +215,7 @@ fn with_feature(from: &Path, extended: &Path, kind: &str, name: &str) -> anyhow:
 }
 
 /// What a description consists of.
-const FOLDERS: [&str; 3] = ["boards", "firmware", "rootfs"];
+const FOLDERS: [&str; 4] = ["boards", "firmware", "rootfs", "trusted-applications"];
 const FILES: [&str; 4] = ["lock.toml", "sources.toml", "toolchain.toml", "tools.toml"];
 
 /// Makes `to` a copy of the description in `from`.

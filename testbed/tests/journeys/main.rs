@@ -12,6 +12,7 @@ mod os_long;
 mod os_power;
 mod os_reset;
 mod os_tee;
+mod os_tee_store;
 mod site;
 mod update;
 mod world;
