@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use image_builder::image::{FIRMWARE_SLOTS, FIRMWARE_VARIABLES, Reach};
+use image_builder::image::{FIRMWARE_PACKAGE, FIRMWARE_VARIABLES, Reach};
 use serde_json::json;
 
 use crate::{images::tree, monitor, programs::program, until};
@@ -274,14 +274,14 @@ impl Machine {
         anyhow::bail!("what should be bent is not on the disk")
     }
 
-    /// Flips one bit in the slots of the firmware, `offset` bytes behind the place where `content` begins; the machine is off. What
+    /// Flips one bit in the firmware image package, `offset` bytes behind the place where `content` begins; the machine is off. What
     /// follows the first kilobyte of `content` may have been changed by signing.
     ///
     /// # Errors
     /// If the content is not there exactly once.
     pub fn flip_bit_in_flash(&self, content: &[u8], offset: usize) -> anyhow::Result<()> {
         let mark = content.get(..1024).context("the content is shorter than a kilobyte")?;
-        let path = self.folder.join(FIRMWARE_SLOTS);
+        let path = self.folder.join(FIRMWARE_PACKAGE);
         let mut flash = fs::read(&path).context("cannot read the flash")?;
         let places: Vec<usize> =
             flash.windows(mark.len()).enumerate().filter(|(_, bytes)| *bytes == mark).map(|(at, _)| at).collect();

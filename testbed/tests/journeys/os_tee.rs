@@ -3,7 +3,7 @@
 
 use std::{fs, path::PathBuf};
 
-use image_builder::image::{FIRMWARE_ROM, FIRMWARE_SLOTS};
+use image_builder::image::{FIRMWARE_PACKAGE, FIRMWARE_ROM};
 use testbed::{
     Machine,
     images::{self, Order, Signer},
@@ -138,7 +138,7 @@ fn os_tee_a_hash_tree_with_one_flipped_bit_leads_to_no_slot() {
 #[test]
 fn os_tee_firmware_that_a_stranger_signed_is_refused_by_the_boot_rom() {
     let stranger = images::image(PRODUCTION.on(BOARD), Signer::Stranger).unwrap();
-    refuses(|machine, _| machine.flash_from(&stranger, FIRMWARE_SLOTS).unwrap(), &[BL1_REFUSES]);
+    refuses(|machine, _| machine.flash_from(&stranger, FIRMWARE_PACKAGE).unwrap(), &[BL1_REFUSES]);
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn os_tee_a_system_that_a_stranger_signed_is_refused_by_the_firmware() {
     let (owner, folder) = (owners(PRODUCTION), tempfile::tempdir().unwrap());
     let stranger = images::image(PRODUCTION.on(BOARD), Signer::Stranger).unwrap();
     let mut machine = Machine::new(&stranger, &folder.path().join("machine")).unwrap();
-    for flash in [FIRMWARE_ROM, FIRMWARE_SLOTS] {
+    for flash in [FIRMWARE_ROM, FIRMWARE_PACKAGE] {
         machine.flash_from(&owner, flash).unwrap();
     }
     machine.power_on().unwrap();

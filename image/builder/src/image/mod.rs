@@ -28,7 +28,7 @@ pub use description::{Description, load_board, update_lock};
 pub use diff::{Change, Difference, FileChange, diff};
 pub use disk::DiskError;
 pub use error::ImageError;
-pub use firmware::{FIRMWARE_CODE, FIRMWARE_ROM, FIRMWARE_SLOTS, FIRMWARE_VARIABLES, flash_images};
+pub use firmware::{FIRMWARE_CODE, FIRMWARE_PACKAGE, FIRMWARE_ROM, FIRMWARE_VARIABLES, flash_images};
 pub use keys::init as init_keys;
 pub use manifest::{MANIFEST, Manifest, PARTS};
 pub use programs::ProgramsError;

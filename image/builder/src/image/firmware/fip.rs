@@ -11,7 +11,7 @@ use protocol_types::Digest;
 use rcgen::{KeyPair, PublicKeyData};
 
 use super::{
-    FIRMWARE_ROM, FIRMWARE_SLOTS, Signing, enrol,
+    FIRMWARE_PACKAGE, FIRMWARE_ROM, Signing, enrol,
     parts::{BL1, BL2, BL31, DEVICE_TREE, TEE_HEADER, TEE_PAGEABLE, TEE_PAGER, UEFI},
 };
 use crate::{
@@ -27,10 +27,10 @@ use crate::{
 const UNSIGNED: &[u8; 32] = b"MBL-ROTPK-SHA256-SET-WHEN-SIGNED";
 /// The package in the work folder.
 const FIP: &str = "firmware.fip";
-/// Where slot a begins in the flash of the slots.
-const SLOT_A: u64 = 1 << 20;
-/// The size of a slot.
-const SLOT_BYTES: u64 = 8 << 20;
+/// Where the package lies in its flash (`PLAT_QEMU_FIP_BASE` in `image/firmware/trusted-firmware/patches`).
+const PACKAGE_OFFSET: u64 = 1 << 20;
+/// The most that it may need.
+const PACKAGE_BYTES: u64 = 8 << 20;
 
 /// What goes into the package: the options of `cert_create` and `fiptool`, and the file. Images are verified by digests in
 /// certificates, certificates by keys in certificates, the first by the root-of-trust key (Trusted Board Boot Requirements, Arm DEN0006).
@@ -89,12 +89,12 @@ pub(super) fn sign(signing: &Signing<'_>, firmware: &SourceFirmware) -> Result<(
 
     let fip = work.join(FIP);
     let needs = fs::metadata(&fip).map_err(file("read", &fip))?.len();
-    if needs > SLOT_BYTES {
-        return Err(ImageError::Budget { part: "firmware image package", needs, allows: SLOT_BYTES });
+    if needs > PACKAGE_BYTES {
+        return Err(ImageError::Budget { part: "firmware image package", needs, allows: PACKAGE_BYTES });
     }
     let size = firmware.flash_mib << 20;
     flash(&out.join(FIRMWARE_ROM), size, &work.join(BL1), 0)?;
-    flash(&out.join(FIRMWARE_SLOTS), size, &fip, SLOT_A)
+    flash(&out.join(FIRMWARE_PACKAGE), size, &fip, PACKAGE_OFFSET)
 }
 
 /// The SHA-256 of the public half of the key in `pem`, in the form in which a certificate holds it (RFC 5280, 4.1.2.7).

@@ -25,14 +25,14 @@ pub const FIRMWARE_CODE: &str = "firmware-code.fd";
 pub const FIRMWARE_VARIABLES: &str = "firmware-variables.fd";
 /// The flash image with the boot ROM.
 pub const FIRMWARE_ROM: &str = "firmware-rom.fd";
-/// The flash image with the slots of the firmware image package.
-pub const FIRMWARE_SLOTS: &str = "firmware-slots.fd";
+/// The flash image with the firmware image package.
+pub const FIRMWARE_PACKAGE: &str = "firmware-package.fd";
 
 /// The flash images of a board's machine: what cannot be written, and what can.
 pub fn flash_images(board: &Board) -> [&'static str; 2] {
     match board.firmware {
         Firmware::Package(_) => [FIRMWARE_CODE, FIRMWARE_VARIABLES],
-        Firmware::Source(_) => [FIRMWARE_ROM, FIRMWARE_SLOTS],
+        Firmware::Source(_) => [FIRMWARE_ROM, FIRMWARE_PACKAGE],
     }
 }
 

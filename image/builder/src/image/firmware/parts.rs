@@ -76,6 +76,7 @@ fn trusted_firmware(firmware: &SourceFirmware) -> Step<'_> {
     let platform = [firmware.trusted_firmware.platform.as_str()];
     let arguments = firmware.trusted_firmware.arguments.iter().map(String::as_str);
     Step {
+        what: "trusted firmware",
         name: "trusted-firmware",
         sources: &["arm-trusted-firmware", "mbedtls"],
         arguments: platform.into_iter().chain(arguments).collect(),
@@ -86,5 +87,11 @@ fn trusted_firmware(firmware: &SourceFirmware) -> Step<'_> {
 fn uefi(firmware: &SourceFirmware) -> Step<'_> {
     let words = [firmware.uefi.platform.as_str(), firmware.uefi.image.as_str()];
     let arguments = firmware.uefi.arguments.iter().map(String::as_str);
-    Step { name: "uefi", sources: &["edk2"], arguments: words.into_iter().chain(arguments).collect(), outputs: &[UEFI] }
+    Step {
+        what: "UEFI firmware",
+        name: "uefi",
+        sources: &["edk2"],
+        arguments: words.into_iter().chain(arguments).collect(),
+        outputs: &[UEFI],
+    }
 }

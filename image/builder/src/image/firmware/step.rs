@@ -20,6 +20,8 @@ use crate::{
 /// What is built from source.
 #[derive(Clone, Debug)]
 pub(super) struct Step<'a> {
+    /// What it is, for messages.
+    pub(super) what: &'static str,
     /// Its folder in `image/firmware`: a script `build` and the folder `patches`.
     pub(super) name: &'static str,
     /// The sources that the script takes.
@@ -91,7 +93,7 @@ impl Step<'_> {
             copy(&cache.source_file(archive)?, &work.join("sources").join(archive.name()))?;
         }
         let words: Vec<&str> = ["/work/build"].into_iter().chain(self.arguments.iter().copied()).collect();
-        compilers.run(work, "bash", &words).map_err(|source| ImageError::Tool { what: self.name, source })?;
+        compilers.run(work, "bash", &words).map_err(|source| ImageError::Tool { what: self.what, source })?;
 
         let results = cache.path().join(RESULTS);
         fs::create_dir_all(&results).map_err(file("make", &results))?;
