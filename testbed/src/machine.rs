@@ -280,16 +280,20 @@ impl Machine {
     /// # Errors
     /// If the content is not there exactly once.
     pub fn flip_bit_in_flash(&self, content: &[u8], offset: usize) -> anyhow::Result<()> {
+        // The package ends before: 8 MiB at 1 MiB (docs/formats/firmware.md).
+        const USED: usize = 9 << 20;
         let mark = content.get(..1024).context("the content is shorter than a kilobyte")?;
         let path = self.folder.join(FIRMWARE_PACKAGE);
-        let mut flash = fs::read(&path).context("cannot read the flash")?;
-        let places: Vec<usize> =
-            flash.windows(mark.len()).enumerate().filter(|(_, bytes)| *bytes == mark).map(|(at, _)| at).collect();
+        let flash = File::options().read(true).write(true).open(&path).context("cannot open the flash")?;
+        let mut bytes = vec![0; USED];
+        flash.read_exact_at(&mut bytes, 0).context("cannot read the flash")?;
+        let is_there = |at: &usize| bytes.get(*at..*at + mark.len()) == Some(mark);
+        let places: Vec<usize> = (0..USED - mark.len()).filter(is_there).collect();
         let &[at] = places.as_slice() else {
             anyhow::bail!("what should be bent is in the flash {} times", places.len())
         };
-        *flash.get_mut(at + offset).context("the offset is behind the end of the flash")? ^= 1;
-        fs::write(&path, flash).context("cannot write the flash")
+        let bent = bytes.get(at + offset).context("the offset is behind the end of the flash")? ^ 1;
+        flash.write_all_at(&[bent], (at + offset) as u64).context("cannot write the flash")
     }
 }
 

@@ -17,7 +17,8 @@ const BOARD: &str = "qemu-arm64";
 const BL1_REFUSES: &str = "Failed to load BL2 firmware";
 const BL2_REFUSES: &str = "BL2: Failed to load image id";
 
-fn owners(order: Order) -> PathBuf {
+/// The build that the owner of the boards signed.
+pub(crate) fn owners(order: Order) -> PathBuf {
     images::image(order.on(BOARD), Signer::Owner).unwrap()
 }
 

@@ -8,3 +8,4 @@ mod network;
 mod returns;
 mod sockets;
 mod state;
+mod watchdog;
