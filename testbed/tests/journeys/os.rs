@@ -11,7 +11,7 @@ use testbed::{
 use crate::site::{Release, Site};
 
 /// Without hardware virtualisation everything takes its time, and other tests run beside it.
-pub(crate) const BOOT: Duration = Duration::from_secs(300);
+pub(crate) const BOOT: Duration = Duration::from_secs(600);
 pub(crate) const ANSWER: Duration = Duration::from_secs(60);
 
 pub(crate) const DEVELOPMENT: Order = Order::first("development");

@@ -1,19 +1,17 @@
 //! The key store in the TEE of the reference board that has one, under QEMU: what it keeps, whom it answers, and what a board does
 //! that lost it.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
-use testbed::{Machine, guest, medium::Medium};
+use testbed::{Machine, guest, images::Order, medium::Medium};
 
 use crate::{
-    os::{DEVELOPMENT, STARTED, boot_record, owners, until_shell},
+    os::{ANSWER, BOOT, DEVELOPMENT, STARTED, boot_record, until_shell},
+    os_tee::owners,
     site::{FIRST, Release, Site},
 };
 
 const BOARD: &str = "qemu-arm64";
-/// Three firmware stages, and two worlds to emulate.
-const BOOT: Duration = Duration::from_secs(600);
-const ANSWER: Duration = Duration::from_secs(60);
 
 /// The commands of the key store that these tests ask (`docs/formats/key-store.md`).
 const MAKE_RECORD: u32 = 0;
@@ -32,7 +30,7 @@ const NO_DATA: &str = "ffff000b";
 const LOST: &str = "the key store is lost or damaged, and this device is not new";
 
 fn build() -> PathBuf {
-    owners(DEVELOPMENT.on(BOARD))
+    owners(DEVELOPMENT)
 }
 
 /// Turns a board on and waits for its shell; what the initrd said of slot and state.
@@ -120,7 +118,7 @@ fn os_tee_a_board_registers_with_a_key_that_was_born_in_the_tee_and_an_update_ra
     let mut site = Site::provisioned(&build());
     site.machine.power_on().unwrap();
     site.until_runs(FIRST, "a");
-    let newer = owners(testbed::images::Order { version: "1.1.0", security_version: 2, ..DEVELOPMENT.on(BOARD) });
+    let newer = owners(Order { version: "1.1.0", security_version: 2, ..DEVELOPMENT });
     let release = Release { security_version: 2, raises_floor: true, ..Release::of_os("1.1.0", &newer) };
     let rollout = site.roll_out(&release);
     site.until_rollout(&rollout, "succeeded");
