@@ -18,6 +18,8 @@ use crate::programs::program;
 /// What kind of image, and which.
 #[derive(Clone, Copy, Debug)]
 pub struct Order {
+    /// The board.
+    pub board: &'static str,
     /// `development`, `production` or `evaluation`.
     pub kind: &'static str,
     /// Version of the operating system.
@@ -29,14 +31,19 @@ pub struct Order {
 }
 
 impl Order {
-    /// Version 1.0.0 of security version 1.
+    /// Version 1.0.0 of security version 1 for the board `qemu-arm64-tpm`.
     pub const fn first(kind: &'static str) -> Self {
-        Self { kind, version: "1.0.0", security_version: 1, with: None }
+        Self { board: "qemu-arm64-tpm", kind, version: "1.0.0", security_version: 1, with: None }
+    }
+
+    /// The same for another board.
+    pub const fn on(self, board: &'static str) -> Self {
+        Self { board, ..self }
     }
 
     /// A development image that fails as a file in `/state/faults` says (`testbed/image-features/faults`).
     pub const fn fallible(version: &'static str, security_version: u32) -> Self {
-        Self { kind: "development", version, security_version, with: Some("faults") }
+        Self { version, security_version, with: Some("faults"), ..Self::first("development") }
     }
 }
 
@@ -54,7 +61,7 @@ pub fn tree() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The signed build of an image for the board `qemu-arm64-tpm`.
+/// The signed build of an image.
 ///
 /// # Errors
 /// If the programs of the device were not built, or `mbl image` fails.
@@ -66,14 +73,14 @@ pub fn image(order: Order, signer: Signer) -> anyhow::Result<PathBuf> {
         "the programs of the device are not built; run `image/device-binaries {}`",
         programs.display()
     );
-    let Order { kind, version, security_version, with } = order;
+    let Order { board, kind, version, security_version, with } = order;
     let digest = ingredients(&programs, with)?;
     let signed_by = match signer {
         Signer::Owner => "owner",
         Signer::Stranger => "stranger",
     };
     let feature = with.map_or_else(String::new, |name| format!("-{name}"));
-    let name = format!("{kind}{feature}-{version}-{security_version}-{signed_by}-{}", &digest.hex()[..16]);
+    let name = format!("{board}-{kind}{feature}-{version}-{security_version}-{signed_by}-{}", &digest.hex()[..16]);
     let build = workshop.join("builds").join(name);
     let done = build.join("done");
     if done.exists() {
@@ -89,7 +96,7 @@ pub fn image(order: Order, signer: Signer) -> anyhow::Result<PathBuf> {
         fs::remove_dir_all(&build).with_context(|| format!("cannot clear {}", build.display()))?;
     }
     fs::create_dir_all(&build).with_context(|| format!("cannot make {}", build.display()))?;
-    let keys = workshop.join(format!("keys-{signed_by}"));
+    let keys = workshop.join("keys").join(signed_by);
     let path = |path: &Path| path.display().to_string();
     if !keys.exists() {
         mbl(&["image", "keys", "init", &path(&keys)])?;
@@ -144,7 +151,7 @@ fn run_build(order: Order, description: &Path, out: &Path, keys: Option<&Path>) 
         command = Command::new("sh");
         command.args(["-c", "umask 077; exec \"$@\"", "sh"]).arg(program("mbl")?).env("TZ", "Asia/Kathmandu");
     }
-    command.args(["image", "build", "--board", "qemu-arm64-tpm", "--kind", order.kind, "--version", order.version]);
+    command.args(["image", "build", "--board", order.board, "--kind", order.kind, "--version", order.version]);
     command.arg("--security-version").arg(order.security_version.to_string());
     command.arg("--device-binaries").arg(workshop.join("programs")).arg("--cache").arg(workshop.join("cache"));
     command.arg("--description").arg(description).arg("--out").arg(out);
@@ -209,13 +216,17 @@ fn with_feature(from: &Path, extended: &Path, kind: &str, name: &str) -> anyhow:
     Ok(extended.to_owned())
 }
 
+/// What a description consists of.
+const FOLDERS: [&str; 4] = ["boards", "firmware", "rootfs", "trusted-applications"];
+const FILES: [&str; 4] = ["lock.toml", "sources.toml", "toolchain.toml", "tools.toml"];
+
 /// Makes `to` a copy of the description in `from`.
 fn copy_description(from: &Path, to: &Path) -> anyhow::Result<()> {
     if to.exists() {
         fs::remove_dir_all(to).with_context(|| format!("cannot clear {}", to.display()))?;
     }
     fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
-    copy(&["boards", "rootfs", "lock.toml", "tools.toml"].map(|name| from.join(name)), to)
+    copy(&[&FOLDERS[..], &FILES].concat().iter().map(|name| from.join(name)).collect::<Vec<_>>(), to)
 }
 
 /// Copies files and folders as they are, holes included: into the folder `to`, or as `to` if it is not there.
@@ -254,10 +265,10 @@ pub fn measured(what: &str, time: Duration) -> anyhow::Result<()> {
 /// The digest of everything that an image is made from, the builder included.
 fn ingredients(programs: &Path, with: Option<&str>) -> anyhow::Result<Digest> {
     let mut files = vec![programs.join("SHA256SUMS"), program("mbl")?];
-    for folder in ["boards", "rootfs"] {
+    for folder in FOLDERS {
         collect(&tree().join("image").join(folder), &mut files)?;
     }
-    files.extend(["lock.toml", "tools.toml"].map(|name| tree().join("image").join(name)));
+    files.extend(FILES.map(|name| tree().join("image").join(name)));
     if let Some(name) = with {
         collect(&tree().join("testbed/image-features").join(name), &mut files)?;
     }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use image_builder::image::Reach;
+use image_builder::image::{FIRMWARE_PACKAGE, FIRMWARE_VARIABLES, Reach};
 use serde_json::json;
 
 use crate::{images::tree, monitor, programs::program, until};
@@ -60,7 +60,14 @@ impl Machine {
     /// # Errors
     /// If the files cannot be copied.
     pub fn trust_like(&self, build: &Path) -> anyhow::Result<()> {
-        let name = "firmware-variables.fd";
+        self.flash_from(build, FIRMWARE_VARIABLES)
+    }
+
+    /// Gives it the flash image `name` of the machine that `build` was signed for.
+    ///
+    /// # Errors
+    /// If the file cannot be copied.
+    pub fn flash_from(&self, build: &Path, name: &str) -> anyhow::Result<()> {
         fs::copy(build.join("signed").join(name), self.folder.join(name)).context("cannot copy the firmware")?;
         Ok(())
     }
@@ -282,6 +289,28 @@ impl Machine {
             }
         }
         anyhow::bail!("what should be bent is not on the disk")
+    }
+
+    /// Flips one bit in the firmware image package, `offset` bytes behind the place where `content` begins; the machine is off. What
+    /// follows the first kilobyte of `content` may have been changed by signing.
+    ///
+    /// # Errors
+    /// If the content is not there exactly once.
+    pub fn flip_bit_in_flash(&self, content: &[u8], offset: usize) -> anyhow::Result<()> {
+        // The package ends before: 8 MiB at 1 MiB (docs/formats/firmware.md).
+        const USED: usize = 9 << 20;
+        let mark = content.get(..1024).context("the content is shorter than a kilobyte")?;
+        let path = self.folder.join(FIRMWARE_PACKAGE);
+        let flash = File::options().read(true).write(true).open(&path).context("cannot open the flash")?;
+        let mut bytes = vec![0; USED];
+        flash.read_exact_at(&mut bytes, 0).context("cannot read the flash")?;
+        let is_there = |at: &usize| bytes.get(*at..*at + mark.len()) == Some(mark);
+        let places: Vec<usize> = (0..USED - mark.len()).filter(is_there).collect();
+        let &[at] = places.as_slice() else {
+            anyhow::bail!("what should be bent is in the flash {} times", places.len())
+        };
+        let bent = bytes.get(at + offset).context("the offset is behind the end of the flash")? ^ 1;
+        flash.write_all_at(&[bent], (at + offset) as u64).context("cannot write the flash")
     }
 }
 

@@ -25,13 +25,20 @@ pub struct Medium {
 }
 
 impl Medium {
-    /// The disk in this file.
+    /// The disk in this file, of the board `qemu-arm64-tpm`.
     ///
     /// # Errors
     /// If the board's description cannot be read.
     pub fn new(disk: &Path) -> anyhow::Result<Self> {
-        let board =
-            load_board(&tree().join("image"), "qemu-arm64-tpm").context("cannot read the board's description")?;
+        Self::of("qemu-arm64-tpm", disk)
+    }
+
+    /// The disk in this file, of another board.
+    ///
+    /// # Errors
+    /// If the board's description cannot be read.
+    pub fn of(board: &str, disk: &Path) -> anyhow::Result<Self> {
+        let board = load_board(&tree().join("image"), board).context("cannot read the board's description")?;
         Ok(Self { disk: disk.to_owned(), board })
     }
 

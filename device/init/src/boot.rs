@@ -4,11 +4,11 @@
 use std::{fs, io, path::Path, time::Duration};
 
 use protocol_types::{
-    BootRecord, SecurityVersion, Slot,
+    BootRecord, Slot,
     boot::BootEntry,
     boot_record::{Format1, StateOutcome},
     partitions::Layout,
-    signed_cmdline::{CmdlineError, KeyStore, SignedCmdline},
+    signed_cmdline::{self, CmdlineError, SignedCmdline},
 };
 use rustix::mount::MountFlags;
 
@@ -19,7 +19,7 @@ use crate::{
     growth::grow_state,
     handover::{HandoverError, hand_over},
     kernel::{self, MountError, mount_at},
-    key_store::{KeyStoreError, Phase, TPM_DEVICE, Tpm},
+    key_store::{KeyStore, KeyStoreError},
     loader_entry, names,
     program::{ProgramError, run},
     slots::{BelowFloor, Candidate, Ending, NoSlot, choose, ending_below_floor, hold_against},
@@ -28,7 +28,7 @@ use crate::{
 
 const ROOT: &str = "/sysroot";
 const VERITYSETUP: &str = "/usr/sbin/veritysetup";
-/// How long a disk, or the key store, may take to appear.
+/// How long a disk may take to appear.
 const APPEARS_WITHIN: Duration = Duration::from_secs(10);
 const VERITY_LIMIT: Duration = Duration::from_secs(60);
 /// How long a message stays before the machine restarts.
@@ -45,10 +45,8 @@ enum BootError {
     SignedCmdline(#[from] CmdlineError),
     #[error("cannot find the slot")]
     NoSlot(#[from] NoSlot),
-    #[error("cannot learn the floor")]
+    #[error("cannot use the board's key store")]
     KeyStore(#[from] KeyStoreError),
-    #[error("no {TPM_DEVICE} appeared within {} seconds, and the board keeps its floor there", APPEARS_WITHIN.as_secs())]
-    NoKeyStore,
     #[error("refused")]
     BelowFloor { refused: BelowFloor, entry: Option<BootEntry> },
     #[error("cannot open the root file system of slot {slot} on {disk}")]
@@ -77,7 +75,6 @@ impl BootError {
             | Self::SignedCmdline(_)
             | Self::NoSlot(_)
             | Self::KeyStore(_)
-            | Self::NoKeyStore
             | Self::Verity { .. }
             | Self::State(_)
             | Self::FactoryReset
@@ -117,7 +114,10 @@ fn steps() -> Result<std::convert::Infallible, BootError> {
     let entry = loader_entry::entry(selected.as_deref(), counted.as_deref());
     let places = Places::default();
     let (layout, slot) = find_slot(&announced, &places, &cmdline, entry)?;
-    let (floor, mut tpm) = check_floor(&announced, &cmdline, entry)?;
+    // Before anything is unlocked: an image below the floor must not even see the state.
+    let mut keys = KeyStore::open(cmdline.key_store, &announced, &places, &layout)?;
+    let floor = keys.floor()?;
+    hold_against(floor, cmdline.security_version).map_err(|refused| BootError::BelowFloor { refused, entry })?;
     if cmdline.factory_reset {
         state::forget(&places.node(layout.state()))?;
         return Err(BootError::FactoryReset);
@@ -126,14 +126,13 @@ fn steps() -> Result<std::convert::Infallible, BootError> {
     mount_factory(&places, &layout);
     fs::create_dir_all("/run/mbl").map_err(io_error("make /run/mbl"))?;
     pass_on_policy();
-    measure(tpm.as_mut(), Phase::EnterInitrd)?;
-    if cmdline.key_store != KeyStore::None {
+    keys.enter()?;
+    if cmdline.key_store != signed_cmdline::KeyStore::None {
         grow_state(&places, &layout);
     }
     let at = format!("{ROOT}/state");
-    let (state, reason) = state::provide(cmdline.key_store, &places.node(layout.state()), &at)?;
-    // From here on the TPM does not give the state's key again before the next boot.
-    measure(tpm.as_mut(), Phase::LeaveInitrd)?;
+    let (state, reason) = state::provide(&keys, &places.node(layout.state()), &at)?;
+    keys.leave()?;
     prepare(Path::new(ROOT));
     let record = BootRecord {
         format: Format1,
@@ -182,32 +181,6 @@ fn find_slot(
         Some(decided) => Ok(decided?),
         None => Err(NoSlot::NoDisk.into()),
     }
-}
-
-/// Before anything is unlocked: an image below the floor must not even see the state.
-fn check_floor(
-    announced: &Announcements,
-    cmdline: &SignedCmdline,
-    entry: Option<BootEntry>,
-) -> Result<(SecurityVersion, Option<Tpm>), BootError> {
-    let (floor, tpm) = match cmdline.key_store {
-        KeyStore::None => (SecurityVersion(0), None),
-        KeyStore::Tpm2 => {
-            let device = Path::new(TPM_DEVICE);
-            announced
-                .until(APPEARS_WITHIN, || Ok(device.exists().then_some(())))
-                .map_err(io_error("wait for the TPM"))?
-                .ok_or(BootError::NoKeyStore)?;
-            let mut tpm = Tpm::open(device)?;
-            (tpm.floor()?, Some(tpm))
-        }
-    };
-    hold_against(floor, cmdline.security_version).map_err(|refused| BootError::BelowFloor { refused, entry })?;
-    Ok((floor, tpm))
-}
-
-fn measure(tpm: Option<&mut Tpm>, phase: Phase) -> Result<(), BootError> {
-    tpm.map_or(Ok(()), |tpm| tpm.measure(phase)).map_err(BootError::from)
 }
 
 fn open_root(places: &Places, layout: &Layout, slot: Slot, cmdline: &SignedCmdline) -> Result<(), BootError> {

@@ -1,115 +1,130 @@
-//! Asks the board's key store for the floor, and measures the phases of the boot into it. Never decides what follows.
+//! The board's key store, whichever kind it is: opened before the state, told when the initrd is left. Never decides what a floor means.
 
-use std::{
-    fs::{File, OpenOptions},
-    io::{self, Read, Write},
-    path::Path,
+use std::{io, path::Path, time::Duration};
+
+use device_tee::TeeError;
+use protocol_types::{SecurityVersion, luks::Header, partitions::Layout, signed_cmdline};
+
+use crate::{
+    devices::{Announcements, Places},
+    state::{self, StateError},
+    tee::{self, Tee, TeeStoreError},
+    tpm::{AskError, Phase, TPM_DEVICE, Tpm},
 };
 
-use protocol_types::{
-    SecurityVersion,
-    tpm::{self, FloorIndex, TpmError},
-};
+/// How long its device may take to appear.
+const APPEARS_WITHIN: Duration = Duration::from_secs(10);
 
-/// The TPM's device, behind the kernel's resource manager.
-pub const TPM_DEVICE: &str = "/dev/tpmrm0";
-/// The register of the boot phases, beside the image's own parts that its stub has measured there.
-const PHASES: u8 = 11;
-
-/// A key store that did not do what was asked.
+/// A key store that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyStoreError {
-    /// The device cannot be used.
-    #[error("cannot ask {TPM_DEVICE} to {what}")]
-    Device {
-        /// What was asked for.
-        what: &'static str,
-        /// Why.
+    /// Its device did not appear.
+    #[error("no {device} appeared within {} seconds, and the board keeps its floor there", APPEARS_WITHIN.as_secs())]
+    Absent {
+        /// The device.
+        device: &'static str,
+    },
+    /// It could not be waited for.
+    #[error("cannot wait for {device}")]
+    Wait {
+        /// The device.
+        device: &'static str,
+        /// Why not.
         source: io::Error,
     },
-    /// It answered, but not as it should.
-    #[error("{TPM_DEVICE} did not {what}")]
-    Answer {
-        /// What was asked for.
-        what: &'static str,
-        /// The answer.
-        source: TpmError,
-    },
+    /// It cannot be told whether the device is new.
+    #[error("cannot tell whether this device is new")]
+    State(#[from] StateError),
+    /// As before, for the factory's data.
+    #[error("cannot read the factory partition")]
+    Factory(#[source] io::Error),
+    /// A TPM did not do what was asked.
+    #[error(transparent)]
+    Tpm(#[from] AskError),
+    /// A TEE cannot be used.
+    #[error(transparent)]
+    Store(#[from] TeeStoreError),
+    /// A TEE did not do what was asked.
+    #[error(transparent)]
+    Tee(#[from] TeeError),
 }
 
-/// A point of the boot that is measured, so that a key sealed before it cannot be had after it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Before the state is unlocked.
-    EnterInitrd,
-    /// Before the system is started, which therefore cannot unseal the state's key again.
-    LeaveInitrd,
-}
-
-impl Phase {
-    /// The word that is measured: systemd's own for this point, so that its tools can sign for it.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::EnterInitrd => "enter-initrd",
-            Self::LeaveInitrd => "leave-initrd",
-        }
-    }
-}
-
-/// A TPM 2.0 that was opened.
+/// An open key store.
 #[derive(Debug)]
-pub struct Tpm<D = File>(D);
-
-impl Tpm {
-    /// Opens the TPM.
-    ///
-    /// # Errors
-    /// If there is none.
-    pub fn open(device: &Path) -> Result<Self, KeyStoreError> {
-        let opened = OpenOptions::new().read(true).write(true).open(device);
-        opened.map(Self).map_err(|source| KeyStoreError::Device { what: "open itself", source })
-    }
+pub enum KeyStore {
+    /// The board has none: no floor is enforced and no state is kept.
+    None,
+    /// A TPM 2.0.
+    Tpm(Tpm),
+    /// Our trusted application in a TEE.
+    Tee(Tee),
 }
 
-impl<D: Read + Write> Tpm<D> {
-    /// The TPM behind a stream that gives one whole answer a read.
-    pub const fn behind(stream: D) -> Self {
-        Self(stream)
-    }
-
-    /// The floor; 0 if it was never raised.
+impl KeyStore {
+    /// Opens the key store that the signed command line names.
     ///
     /// # Errors
-    /// If the TPM does not answer, or the index is not one that can only rise.
-    pub fn floor(&mut self) -> Result<SecurityVersion, KeyStoreError> {
-        const WHAT: &str = "tell the floor";
-        let answer = |source| KeyStoreError::Answer { what: WHAT, source };
-        match tpm::about_floor(&self.ask(WHAT, &tpm::ask_about_floor())?).map_err(answer)? {
-            FloorIndex::Missing => Ok(SecurityVersion(0)),
-            FloorIndex::Ours => tpm::floor(&self.ask(WHAT, &tpm::ask_floor())?).map_err(answer),
+    /// If it is not there or cannot be used.
+    pub fn open(
+        kind: signed_cmdline::KeyStore,
+        announced: &Announcements,
+        places: &Places,
+        layout: &Layout,
+    ) -> Result<Self, KeyStoreError> {
+        match kind {
+            signed_cmdline::KeyStore::None => Ok(Self::None),
+            signed_cmdline::KeyStore::Tpm2 => {
+                wait_for(announced, TPM_DEVICE)?;
+                Ok(Self::Tpm(Tpm::open(Path::new(TPM_DEVICE))?))
+            }
+            signed_cmdline::KeyStore::Tee => {
+                let partition = layout.tee().ok_or_else(|| TeeStoreError::NoPartition(layout.disk.clone()))?;
+                wait_for(announced, device_tee::DEVICE)?;
+                wait_for(announced, tee::SUPPLICANT_DEVICE)?;
+                let state: Header = state::examine(&places.node(layout.state()))?;
+                let new = tee::is_new(state, &places.node(layout.factory())).map_err(KeyStoreError::Factory)?;
+                Ok(Self::Tee(Tee::open(&places.node(partition), new)?))
+            }
         }
     }
 
-    /// Measures that a phase of the boot begins or ends.
+    /// The floor.
     ///
     /// # Errors
-    /// If the TPM does not.
-    pub fn measure(&mut self, phase: Phase) -> Result<(), KeyStoreError> {
-        const WHAT: &str = "measure the phase of the boot";
-        let answer = self.ask(WHAT, &tpm::measure(PHASES, phase.word()))?;
-        tpm::done(&answer).map_err(|source| KeyStoreError::Answer { what: WHAT, source })
+    /// If it does not tell.
+    pub fn floor(&mut self) -> Result<SecurityVersion, KeyStoreError> {
+        match self {
+            Self::None => Ok(SecurityVersion(0)),
+            Self::Tpm(tpm) => Ok(tpm.floor()?),
+            Self::Tee(tee) => Ok(tee.floor()),
+        }
     }
 
-    /// One command, one answer: the device file keeps them apart.
+    /// Before the state is unlocked.
     ///
     /// # Errors
-    /// If the device cannot be written or read.
-    pub fn ask(&mut self, what: &'static str, command: &[u8]) -> Result<Vec<u8>, KeyStoreError> {
-        let device = |source| KeyStoreError::Device { what, source };
-        self.0.write_all(command).map_err(device)?;
-        let mut answer = vec![0; tpm::MAX_ANSWER];
-        let length = self.0.read(&mut answer).map_err(device)?;
-        answer.truncate(length);
-        Ok(answer)
+    /// If it does not note it.
+    pub fn enter(&mut self) -> Result<(), KeyStoreError> {
+        match self {
+            Self::Tpm(tpm) => Ok(tpm.measure(Phase::EnterInitrd)?),
+            Self::None | Self::Tee(_) => Ok(()),
+        }
     }
+
+    /// Before the system is started: from here on it does not give the state's key again before the next boot.
+    ///
+    /// # Errors
+    /// If it does not note it.
+    pub fn leave(self) -> Result<(), KeyStoreError> {
+        match self {
+            Self::None => Ok(()),
+            Self::Tpm(mut tpm) => Ok(tpm.measure(Phase::LeaveInitrd)?),
+            Self::Tee(tee) => Ok(tee.leave_initrd()?),
+        }
+    }
+}
+
+fn wait_for(announced: &Announcements, device: &'static str) -> Result<(), KeyStoreError> {
+    let there = announced.until(APPEARS_WITHIN, || Ok(Path::new(device).exists().then_some(())));
+    there.map_err(|source| KeyStoreError::Wait { device, source })?.ok_or(KeyStoreError::Absent { device })
 }

@@ -1,10 +1,10 @@
-//! Starts one of the initrd's programs and waits for it, for a bounded time. Never passes a secret as an argument.
+//! Starts one of the initrd's programs and waits for it, for a bounded time, or until it serves. Never passes a secret as an argument.
 
 use std::{
     io,
     path::Path,
-    process::{Command, ExitStatus, Stdio},
-    time::Duration,
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -31,8 +31,8 @@ pub enum ProgramError {
         /// How.
         status: ExitStatus,
     },
-    /// It did not end in time and was killed.
-    #[error("{program} did not end within {seconds} seconds")]
+    /// It did not end, or serve, in time and was killed.
+    #[error("{program} was not ready within {seconds} seconds")]
     Stuck {
         /// Its path.
         program: &'static str,
@@ -47,15 +47,7 @@ pub enum ProgramError {
 /// If it cannot be started, ends otherwise than well, or not within the limit.
 pub fn run(program: &'static str, arguments: &[&str], limit: Duration) -> Result<(), ProgramError> {
     let start = |source| ProgramError::Start { program, source };
-    let mut child = Command::new(Path::new(program))
-        .args(arguments)
-        .env_clear()
-        .env("PATH", "/usr/sbin:/usr/bin")
-        // No udev runs here: libdevmapper makes its device nodes itself.
-        .env("DM_DISABLE_UDEV", "1")
-        .stdin(Stdio::null())
-        .spawn()
-        .map_err(start)?;
+    let mut child = spawn(program, arguments).map_err(start)?;
     let ended = wait(child.id(), limit).map_err(start)?;
     if !ended {
         child.kill().map_err(start)?;
@@ -65,6 +57,65 @@ pub fn run(program: &'static str, arguments: &[&str], limit: Duration) -> Result
         (false, _) => Err(ProgramError::Stuck { program, seconds: limit.as_secs() }),
         (true, false) => Err(ProgramError::Failed { program, status }),
         (true, true) => Ok(()),
+    }
+}
+
+fn spawn(program: &'static str, arguments: &[&str]) -> io::Result<Child> {
+    Command::new(Path::new(program))
+        .args(arguments)
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin")
+        // No udev runs here: libdevmapper makes its device nodes itself.
+        .env("DM_DISABLE_UDEV", "1")
+        .stdin(Stdio::null())
+        .spawn()
+}
+
+/// A program that works beside this one. It ends when this goes.
+#[derive(Debug)]
+pub struct Background {
+    program: &'static str,
+    child: Child,
+}
+
+/// How often it is looked whether a program serves.
+const LOOK: Duration = Duration::from_millis(20);
+
+impl Background {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start(program: &'static str, arguments: &[&str]) -> Result<Self, ProgramError> {
+        let child = spawn(program, arguments).map_err(|source| ProgramError::Start { program, source })?;
+        Ok(Self { program, child })
+    }
+
+    /// Waits until `serves` says so of its process, which then still runs.
+    ///
+    /// # Errors
+    /// If it ends before, or does not serve within the limit.
+    pub fn until(mut self, limit: Duration, serves: impl Fn(u32) -> bool) -> Result<Self, ProgramError> {
+        let program = self.program;
+        let start = |source| ProgramError::Start { program, source };
+        let from = Instant::now();
+        while !serves(self.child.id()) {
+            if wait(self.child.id(), LOOK).map_err(start)? {
+                let status = self.child.wait().map_err(start)?;
+                return Err(ProgramError::Failed { program, status });
+            }
+            if from.elapsed() > limit {
+                return Err(ProgramError::Stuck { program, seconds: limit.as_secs() });
+            }
+        }
+        Ok(self)
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // One that has ended already is what was wanted.
+        drop(self.child.kill().and_then(|()| self.child.wait()));
     }
 }
 
@@ -87,6 +138,20 @@ mod tests {
         assert!(run("/bin/true", &[], limit).is_ok());
         assert!(matches!(run("/bin/false", &[], limit), Err(ProgramError::Failed { .. })));
         assert!(matches!(run("/nowhere", &[], limit), Err(ProgramError::Start { .. })));
+    }
+
+    #[test]
+    fn a_program_in_the_background_is_waited_for_and_ends_with_its_owner() {
+        let limit = Duration::from_secs(10);
+        let fast = Background::start("/bin/true", &[]).unwrap().until(limit, |_| false);
+        assert!(matches!(fast, Err(ProgramError::Failed { status, .. }) if status.success()));
+        let idle = Background::start("/bin/sleep", &["600"]).unwrap().until(Duration::from_millis(50), |_| false);
+        assert!(matches!(idle, Err(ProgramError::Stuck { .. })));
+        let serves = Background::start("/bin/sleep", &["600"]).unwrap().until(limit, |id| id > 0).unwrap();
+        let process = format!("/proc/{}", serves.child.id());
+        assert!(Path::new(&process).exists());
+        drop(serves);
+        assert!(!Path::new(&process).exists());
     }
 
     #[test]

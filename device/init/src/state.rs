@@ -1,9 +1,9 @@
 //! The state partition: opened, made anew at the first boot or after a factory reset, or left alone. Never wipes a state that it
 //! cannot open unless somebody asked for that.
 //!
-//! The key is born here and sealed by the TPM to the Secure Boot keys (PCR 7) and to images of ours in the initrd (PCR 11, by a
+//! With a TPM the key is born here and sealed to the Secure Boot keys (PCR 7) and to images of ours in the initrd (PCR 11, by a
 //! policy that the image brings with a signature). `systemd-cryptenroll` and `systemd-cryptsetup` do the sealing: they are kept
-//! by others, and the running system's tools read what they write.
+//! by others, and the running system's tools read what they write. With a TEE it is born there, and the TEE gives it to the initrd.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -13,21 +13,24 @@ use std::{
     time::Duration,
 };
 
+use device_tee::TeeError;
 use protocol_types::{
     boot_record::StateOutcome,
     luks::{self, FINISHED, Header, RESET, UNFINISHED},
-    signed_cmdline::KeyStore,
 };
 use rustix::{
     mount::MountFlags,
     rand::{GetRandomFlags, getrandom},
 };
+use zeroize::Zeroizing;
 
 use crate::{
     console::{in_one_line, say},
     kernel::{MountError, mount_at},
-    key_store::TPM_DEVICE,
+    key_store::KeyStore,
     program::{ProgramError, run},
+    tee::Tee,
+    tpm::TPM_DEVICE,
 };
 
 const CRYPTSETUP: &str = "/usr/sbin/cryptsetup";
@@ -39,7 +42,7 @@ pub const POLICY_KEY: &str = "/run/systemd/tpm2-pcr-public-key.pem";
 /// The signed policies for PCR 11, likewise.
 pub const POLICY_SIGNATURE: &str = "/run/systemd/tpm2-pcr-signature.json";
 const MAPPED: &str = "/dev/mapper/state";
-/// In memory only, and for no longer than the TPM takes to seal it.
+/// In memory only, and for no longer than it takes to seal it or to unlock with it.
 const KEY_FILE: &str = "/run/mbl/state.key";
 
 /// A TPM is slow, and an emulated processor slower.
@@ -63,24 +66,49 @@ pub enum Plan {
     },
 }
 
-/// Decides from what is there. `policy` says whether the image brought a key and a signature for PCR 11.
-pub const fn plan(key_store: KeyStore, header: Header, policy: bool) -> Plan {
-    let because = match (key_store, header) {
-        (KeyStore::None, _) => return Plan::Without { because: "the board has no key store that could keep its key" },
-        (KeyStore::Tpm2, Header::Present) => return Plan::Open,
-        (KeyStore::Tpm2, Header::None) => "the partition held none",
-        (KeyStore::Tpm2, Header::Unfinished) => "the making of an earlier one was cut short",
-        (KeyStore::Tpm2, Header::Reset) => "a factory reset was asked for",
-    };
-    if policy {
-        Plan::Create { because }
-    } else {
-        Plan::Without { because: "there is none, and the image brings no signed policy to seal a new one by" }
+/// Where the key of a state can be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeper {
+    /// Nowhere.
+    Nobody,
+    /// In a TPM, if the image brings a signed policy to seal it by.
+    Tpm {
+        /// Whether it does.
+        policy: bool,
+    },
+    /// In a TEE.
+    Tee,
+}
+
+impl Keeper {
+    fn of(keys: &KeyStore) -> Self {
+        match keys {
+            KeyStore::None => Self::Nobody,
+            KeyStore::Tpm(_) => Self::Tpm { policy: has_policy() },
+            KeyStore::Tee(_) => Self::Tee,
+        }
     }
 }
 
+/// Decides from what is there.
+pub const fn plan(keeper: Keeper, header: Header) -> Plan {
+    let because = match (keeper, header) {
+        (Keeper::Nobody, _) => return Plan::Without { because: "the board has no key store that could keep its key" },
+        (Keeper::Tpm { .. } | Keeper::Tee, Header::Present) => return Plan::Open,
+        (Keeper::Tpm { policy: false }, _) => {
+            return Plan::Without {
+                because: "there is none, and the image brings no signed policy to seal a new one by",
+            };
+        }
+        (_, Header::None) => "the partition held none",
+        (_, Header::Unfinished) => "the making of an earlier one was cut short",
+        (_, Header::Reset) => "a factory reset was asked for",
+    };
+    Plan::Create { because }
+}
+
 /// Whether the image brought a key and a signature for PCR 11.
-pub fn has_policy() -> bool {
+fn has_policy() -> bool {
     Path::new(POLICY_KEY).exists() && Path::new(POLICY_SIGNATURE).exists()
 }
 
@@ -114,6 +142,15 @@ pub enum StateError {
         /// Why it failed.
         source: ProgramError,
     },
+    /// The TEE did not give its key.
+    #[error("cannot have the key of the state")]
+    Tee(#[from] TeeError),
+    /// The TEE has no key for it: it was made on another board, or the key store was made anew since.
+    #[error("the key store in the TEE has no key for the state")]
+    NoKey,
+    /// The board has no key store.
+    #[error("the board has no key store that could keep the key of the state")]
+    NoKeyStore,
     /// The file system in it could not be mounted.
     #[error("cannot use the file system of the state")]
     Mount(#[source] MountError),
@@ -142,12 +179,12 @@ pub fn examine(device: &Path) -> Result<Header, StateError> {
 ///
 /// # Errors
 /// If not even memory can be mounted.
-pub fn provide(key_store: KeyStore, device: &Path, at: &str) -> Result<(StateOutcome, Option<String>), MountError> {
-    let (outcome, tried) = match examine(device).map(|header| plan(key_store, header, has_policy())) {
-        Ok(Plan::Open) => (Some((StateOutcome::Open, None)), open(device).and_then(|()| mount(at))),
+pub fn provide(keys: &KeyStore, device: &Path, at: &str) -> Result<(StateOutcome, Option<String>), MountError> {
+    let (outcome, tried) = match examine(device).map(|header| plan(Keeper::of(keys), header)) {
+        Ok(Plan::Open) => (Some((StateOutcome::Open, None)), open(keys, device).and_then(|()| mount(at))),
         Ok(Plan::Create { because }) => {
             say(&format!("making a new state on {}: {because}", device.display()));
-            (Some((StateOutcome::Created, Some(because))), create(device).and_then(|()| mount(at)))
+            (Some((StateOutcome::Created, Some(because))), create(keys, device).and_then(|()| mount(at)))
         }
         Ok(Plan::Without { because }) => (Some((StateOutcome::Degraded, Some(because))), Ok(())),
         Err(e) => (None, Err(e)),
@@ -193,38 +230,34 @@ fn wipe(device: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn open(device: &Path) -> Result<(), StateError> {
-    let options = format!("luks,headless=1,tpm2-device={TPM_DEVICE},tpm2-signature={POLICY_SIGNATURE}");
-    let device = device.to_string_lossy();
-    run(SYSTEMD_CRYPTSETUP, &["attach", "state", &device, "-", &options], SEAL_LIMIT)
-        .map_err(|source| StateError::Program { what: "unlock", source })
+fn open(keys: &KeyStore, device: &Path) -> Result<(), StateError> {
+    match keys {
+        KeyStore::None => Err(StateError::NoKeyStore),
+        KeyStore::Tpm(_) => unlock_with_tpm(device),
+        KeyStore::Tee(tee) => {
+            let key = tee.state_key()?.ok_or(StateError::NoKey)?;
+            unlock(device, &KeyFile::holding(&*key).map_err(StateError::Key)?)
+        }
+    }
 }
 
 /// Each step leaves a partition that the next boot reads as unfinished, until the last one.
-fn create(device: &Path) -> Result<(), StateError> {
-    let key = KeyFile::new().map_err(StateError::Key)?;
-    let device_text = device.to_string_lossy();
+fn create(keys: &KeyStore, device: &Path) -> Result<(), StateError> {
+    match keys {
+        KeyStore::None => return Err(StateError::NoKeyStore),
+        KeyStore::Tpm(_) => create_for_tpm(device)?,
+        KeyStore::Tee(tee) => create_for_tee(tee, device)?,
+    }
     let did = |what| move |source| StateError::Program { what, source };
-    run(
-        CRYPTSETUP,
-        &[
-            "luksFormat",
-            "--batch-mode",
-            "--type=luks2",
-            "--label",
-            UNFINISHED,
-            "--cipher=aes-xts-plain64",
-            "--key-size=512",
-            // The key is 64 random bytes and lives for seconds: nothing to stretch.
-            "--pbkdf=pbkdf2",
-            "--pbkdf-force-iterations=1000",
-            "--key-file",
-            KEY_FILE,
-            &device_text,
-        ],
-        FORMAT_LIMIT,
-    )
-    .map_err(did("format"))?;
+    run(MKE2FS, &["-q", "-t", "ext4", "-O", "metadata_csum", "-m", "1", "-L", "state", MAPPED], FORMAT_LIMIT)
+        .map_err(did("make a file system in"))?;
+    run(CRYPTSETUP, &["config", "--label", FINISHED, &device.to_string_lossy()], FORMAT_LIMIT).map_err(did("finish"))
+}
+
+/// Leaves it unlocked.
+fn create_for_tpm(device: &Path) -> Result<(), StateError> {
+    let key = KeyFile::random().map_err(StateError::Key)?;
+    format(device, &key)?;
     run(
         CRYPTENROLL,
         &[
@@ -235,16 +268,57 @@ fn create(device: &Path) -> Result<(), StateError> {
             "--tpm2-public-key-pcrs=11",
             &format!("--tpm2-signature={POLICY_SIGNATURE}"),
             "--wipe-slot=password",
-            &device_text,
+            &device.to_string_lossy(),
         ],
         SEAL_LIMIT,
     )
-    .map_err(did("seal"))?;
+    .map_err(|source| StateError::Program { what: "seal", source })?;
     drop(key);
-    open(device)?;
-    run(MKE2FS, &["-q", "-t", "ext4", "-O", "metadata_csum", "-m", "1", "-L", "state", MAPPED], FORMAT_LIMIT)
-        .map_err(did("make a file system in"))?;
-    run(CRYPTSETUP, &["config", "--label", FINISHED, &device_text], FORMAT_LIMIT).map_err(did("finish"))
+    unlock_with_tpm(device)
+}
+
+/// Leaves it unlocked. The TEE has stored the new key before the old key slots are overwritten, and forgotten the old one.
+fn create_for_tee(tee: &Tee, device: &Path) -> Result<(), StateError> {
+    let key = tee.new_state_key()?;
+    let key = KeyFile::holding(&*key).map_err(StateError::Key)?;
+    format(device, &key)?;
+    unlock(device, &key)
+}
+
+fn unlock_with_tpm(device: &Path) -> Result<(), StateError> {
+    let options = format!("luks,headless=1,tpm2-device={TPM_DEVICE},tpm2-signature={POLICY_SIGNATURE}");
+    let device = device.to_string_lossy();
+    run(SYSTEMD_CRYPTSETUP, &["attach", "state", &device, "-", &options], SEAL_LIMIT)
+        .map_err(|source| StateError::Program { what: "unlock", source })
+}
+
+fn unlock(device: &Path, _key: &KeyFile) -> Result<(), StateError> {
+    let device = device.to_string_lossy();
+    run(CRYPTSETUP, &["open", "--type=luks2", "--key-file", KEY_FILE, &device, "state"], FORMAT_LIMIT)
+        .map_err(|source| StateError::Program { what: "unlock", source })
+}
+
+fn format(device: &Path, _key: &KeyFile) -> Result<(), StateError> {
+    run(
+        CRYPTSETUP,
+        &[
+            "luksFormat",
+            "--batch-mode",
+            "--type=luks2",
+            "--label",
+            UNFINISHED,
+            "--cipher=aes-xts-plain64",
+            "--key-size=512",
+            // The key is random bytes: nothing to stretch.
+            "--pbkdf=pbkdf2",
+            "--pbkdf-force-iterations=1000",
+            "--key-file",
+            KEY_FILE,
+            &device.to_string_lossy(),
+        ],
+        FORMAT_LIMIT,
+    )
+    .map_err(|source| StateError::Program { what: "format", source })
 }
 
 fn mount(at: &str) -> Result<(), StateError> {
@@ -252,18 +326,22 @@ fn mount(at: &str) -> Result<(), StateError> {
         .map_err(StateError::Mount)
 }
 
-/// A new random key in a file of memory, gone when this goes.
+/// A key in a file of memory, gone when this goes.
 struct KeyFile;
 
 impl KeyFile {
-    fn new() -> io::Result<Self> {
-        let mut key = [0; 64];
+    fn random() -> io::Result<Self> {
+        let mut key = Zeroizing::new([0; 64]);
         let mut filled = 0;
         while let Some(rest) = key.get_mut(filled..).filter(|rest| !rest.is_empty()) {
             filled += getrandom(rest, GetRandomFlags::empty())?;
         }
+        Self::holding(&*key)
+    }
+
+    fn holding(key: &[u8]) -> io::Result<Self> {
         let this = Self;
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(KEY_FILE)?.write_all(&key)?;
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(KEY_FILE)?.write_all(key)?;
         Ok(this)
     }
 }
@@ -282,23 +360,24 @@ mod tests {
 
     #[test]
     fn a_state_that_is_there_is_never_made_anew() {
-        for policy in [false, true] {
-            assert_eq!(plan(KeyStore::Tpm2, Header::Present, policy), Plan::Open);
+        for keeper in [Keeper::Tpm { policy: false }, Keeper::Tpm { policy: true }, Keeper::Tee] {
+            assert_eq!(plan(keeper, Header::Present), Plan::Open, "{keeper:?}");
         }
     }
 
     #[test]
-    fn nothing_is_sealed_without_a_signed_policy() {
+    fn a_tpm_seals_nothing_without_a_signed_policy() {
         for header in [Header::None, Header::Unfinished, Header::Reset] {
-            assert!(matches!(plan(KeyStore::Tpm2, header, true), Plan::Create { .. }));
-            assert!(matches!(plan(KeyStore::Tpm2, header, false), Plan::Without { .. }));
+            assert!(matches!(plan(Keeper::Tpm { policy: true }, header), Plan::Create { .. }));
+            assert!(matches!(plan(Keeper::Tpm { policy: false }, header), Plan::Without { .. }));
+            assert!(matches!(plan(Keeper::Tee, header), Plan::Create { .. }));
         }
     }
 
     #[test]
     fn a_board_without_a_key_store_keeps_no_state() {
         for header in [Header::None, Header::Unfinished, Header::Reset, Header::Present] {
-            assert!(matches!(plan(KeyStore::None, header, true), Plan::Without { .. }));
+            assert!(matches!(plan(Keeper::Nobody, header), Plan::Without { .. }));
         }
     }
 

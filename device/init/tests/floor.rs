@@ -12,7 +12,7 @@ use std::{
     process::{Child, Command},
 };
 
-use device_init::key_store::{KeyStoreError, Phase, Tpm};
+use device_init::tpm::{AskError, Phase, Tpm};
 use protocol_types::{
     SecurityVersion,
     tpm::{self, TpmError},
@@ -91,7 +91,7 @@ fn an_index_that_could_be_lowered_is_refused() {
     tpm.does(&ordinary).unwrap();
     assert!(matches!(
         tpm.tpm.floor(),
-        Err(KeyStoreError::Answer { source: TpmError::Foreign { index: _, attributes: 0x0204_0004 }, .. })
+        Err(AskError::Answer { source: TpmError::Foreign { index: _, attributes: 0x0204_0004 }, .. })
     ));
     tpm.stop();
 }

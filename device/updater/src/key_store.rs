@@ -1,10 +1,14 @@
 //! Where a board keeps what outlives a factory reset and a replayed disk: the security floor and the digest of the factory
 //! document. Never lowers the floor.
 
-use std::io;
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
+use device_tee::TeeError;
 use protocol_types::{
-    Digest, SecurityVersion,
+    Digest, SecurityVersion, signed_cmdline,
     tpm::{HIGHEST_FLOOR, TpmError},
 };
 
@@ -24,13 +28,74 @@ pub enum KeyStore {
     Files,
     /// A TPM 2.0 (`docs/decisions/0006-the-floor-in-the-tpm.md`).
     Tpm(Tpm),
+    /// Our trusted application in a TEE (`docs/decisions/0012-the-key-store-in-the-tee.md`).
+    Tee(device_tee::KeyStore),
+}
+
+/// Key store hardware, by its device.
+#[derive(Clone, Debug)]
+pub enum Hardware {
+    /// A TPM 2.0: its device, or the socket of one in software.
+    Tpm(PathBuf),
+    /// A TEE: the device of its driver.
+    Tee(PathBuf),
+}
+
+/// Hardware that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum HardwareError {
+    /// A TPM.
+    #[error(transparent)]
+    Tpm(#[from] AskError),
+    /// A TEE.
+    #[error(transparent)]
+    Tee(#[from] TeeError),
+}
+
+impl Hardware {
+    /// The hardware of a board, from the paths that its command line gave.
+    pub fn of(tpm: &Path, tee: Option<&Path>) -> Self {
+        tee.map_or_else(|| Self::Tpm(tpm.to_owned()), |tee| Self::Tee(tee.to_owned()))
+    }
+
+    /// Opens it.
+    ///
+    /// # Errors
+    /// If there is none, or this user may not.
+    pub fn open(&self) -> Result<KeyStore, HardwareError> {
+        Ok(match self {
+            Self::Tpm(device) => KeyStore::Tpm(Tpm::open(device)?),
+            Self::Tee(device) => KeyStore::Tee(device_tee::KeyStore::open(device)?),
+        })
+    }
+
+    /// Records the digest of the factory document in it, for good; the same one may be recorded again.
+    ///
+    /// # Errors
+    /// If it cannot be used, or holds the digest of another document.
+    pub fn record_factory(&self, digest: &Digest) -> Result<(), HardwareError> {
+        match self {
+            Self::Tpm(device) => Tpm::open(device)?.record_factory(digest)?,
+            Self::Tee(device) => device_tee::KeyStore::open(device)?.record_factory(digest)?,
+        }
+        Ok(())
+    }
 }
 
 impl KeyStore {
+    /// What an image for the board of this key store says on its command line.
+    pub const fn on_cmdline(&self) -> signed_cmdline::KeyStore {
+        match self {
+            Self::Files => signed_cmdline::KeyStore::None,
+            Self::Tpm(_) => signed_cmdline::KeyStore::Tpm2,
+            Self::Tee(_) => signed_cmdline::KeyStore::Tee,
+        }
+    }
+
     /// The highest floor that it can hold.
     pub const fn highest_floor(&self) -> SecurityVersion {
         match self {
-            Self::Files => SecurityVersion(u32::MAX),
+            Self::Files | Self::Tee(_) => SecurityVersion(u32::MAX),
             Self::Tpm(_) => HIGHEST_FLOOR,
         }
     }
@@ -50,6 +115,7 @@ impl KeyStore {
                 })
             }
             Self::Tpm(tpm) => tpm.floor().map_err(|e| asked("read", "the floor in the key store", e)),
+            Self::Tee(tee) => tee.floor().map_err(|e| asked_tee("read", "the floor in the key store", &e)),
         }
     }
 
@@ -70,6 +136,7 @@ impl KeyStore {
                 storage.replace(Folder::Keys, FLOOR, format!("{floor}\n").as_bytes())
             }
             Self::Tpm(tpm) => tpm.raise_floor(floor).map_err(|e| asked("raise", "the floor in the key store", e)),
+            Self::Tee(tee) => tee.raise_floor(floor).map_err(|e| asked_tee("raise", "the floor in the key store", &e)),
         }
     }
 
@@ -84,6 +151,7 @@ impl KeyStore {
                 Ok(text.and_then(|text| std::str::from_utf8(&text).ok()?.trim_end().parse().ok()))
             }
             Self::Tpm(tpm) => tpm.factory().map_err(|e| asked("read", "the digest of the factory document", e)),
+            Self::Tee(tee) => tee.factory().map_err(|e| asked_tee("read", "the digest of the factory document", &e)),
         }
     }
 }
@@ -95,8 +163,23 @@ fn asked(doing: &'static str, on: &str, error: AskError) -> StorageError {
         AskError::Answer { source: TpmError::Foreign { .. }, .. } | AskError::Recorded(_) => io::ErrorKind::InvalidData,
         AskError::Answer { .. } => io::ErrorKind::Other,
     };
-    let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-    StorageError::new(doing, on, io::Error::new(kind, format!("{error}{cause}")))
+    StorageError::new(doing, on, with_cause(kind, &error))
+}
+
+/// As [`asked`], for a TEE. What it stored is damaged for as long as it says so, and a device without its record is not this one.
+fn asked_tee(doing: &'static str, on: &str, error: &TeeError) -> StorageError {
+    let kind = match error {
+        TeeError::Driver { source, .. } => source.kind(),
+        TeeError::NoRecord | TeeError::Recorded => io::ErrorKind::InvalidData,
+        TeeError::Refused { code, .. } if code.is_damage() => io::ErrorKind::InvalidData,
+        TeeError::Refused { .. } | TeeError::Malformed(_) => io::ErrorKind::Other,
+    };
+    StorageError::new(doing, on, with_cause(kind, error))
+}
+
+fn with_cause(kind: io::ErrorKind, error: &dyn std::error::Error) -> io::Error {
+    let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+    io::Error::new(kind, format!("{error}{cause}"))
 }
 
 #[cfg(test)]
@@ -112,6 +195,21 @@ mod tests {
         for (raised, floor) in [(3, 3), (2, 3), (3, 3), (4, 4)] {
             keys.raise_floor(&mut storage, SecurityVersion(raised)).unwrap();
             assert_eq!(keys.floor(&storage).unwrap(), SecurityVersion(floor));
+        }
+    }
+
+    #[test]
+    fn a_damaged_or_lost_record_in_a_tee_is_damaged_state_and_a_silent_tee_is_not() {
+        use device_tee::message::Code;
+        use protocol_types::{Reason, ReasonCode};
+
+        let refused = |code| TeeError::Refused { what: "tell the floor", code };
+        let code = |error: &TeeError| Reason::from(&asked_tee("read", "the floor in the key store", error)).code;
+        for error in [TeeError::NoRecord, refused(Code::CORRUPT_OBJECT), refused(Code::SECURITY)] {
+            assert_eq!(code(&error), ReasonCode::StateDamaged, "{error}");
+        }
+        for error in [refused(Code::COMMUNICATION), refused(Code::TARGET_DEAD)] {
+            assert_ne!(code(&error), ReasonCode::StateDamaged, "{error}");
         }
     }
 

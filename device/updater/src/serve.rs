@@ -24,13 +24,12 @@ use crate::{
     cmdline::{Cmdline, CmdlineError},
     disk::{DeviceDisk, Devices, DevicesError, Disk, FileDisk, OpenError},
     files::read_at_most,
-    key_store::KeyStore,
+    key_store::{self, HardwareError, KeyStore},
     perform::{Peers, Turn, Updater},
     plan::{Fact, Running},
     record::{Origin, Wish},
     socket::{Event, LinkError, Links, Listener, Peer, keep_apps},
     storage::{Storage, StorageError},
-    tpm::{AskError, Tpm},
     trust::{Trust, factory_document},
 };
 
@@ -66,12 +65,12 @@ pub struct Config {
 pub enum Hardware {
     /// Files: the board `host`.
     Files,
-    /// A disk with two slots, and a TPM 2.0 as key store.
+    /// A disk with two slots, and a key store in hardware.
     Devices {
         /// The root of the running system, with the folders in which the kernel shows the disk.
         root: PathBuf,
-        /// The TPM's device, or the socket of one in software.
-        tpm: PathBuf,
+        /// The key store.
+        key_store: key_store::Hardware,
     },
 }
 
@@ -89,7 +88,7 @@ pub enum ServeError {
     Devices(#[from] DevicesError),
     /// The board has no key store.
     #[error("cannot open the key store of the board")]
-    KeyStore(#[from] AskError),
+    KeyStore(#[from] HardwareError),
     /// There is no account of what was booted.
     #[error("cannot read {}", path.display())]
     Account {
@@ -130,14 +129,14 @@ pub fn serve(config: &Config, now: impl Fn() -> UnixSeconds) -> Result<(), Serve
             let cmdline = Cmdline::parse(&account(&device_dir.join("run/cmdline"), Cmdline::MAX_BYTES)?)?;
             serve_on(config, storage, KeyStore::Files, Running::from_cmdline(&cmdline), now)
         }
-        Hardware::Devices { root, tpm } => {
+        Hardware::Devices { root, key_store } => {
             let record = account(&device_dir.join(BOOT_RECORD), BootRecord::MAX_BYTES)?;
             let record = BootRecord::parse(&record)?;
             let devices = Devices::below(root);
             let storage = Storage::new(DeviceDisk::open(&devices, record.slot, record.root_hash, device_dir)?);
             let os_release = account(&root.join(booted::OS_RELEASE), booted::MAX_OS_RELEASE)?;
             let running = Running::from_record(&record, &os_release, &storage.entries()?)?;
-            serve_on(config, storage, KeyStore::Tpm(Tpm::open(tpm)?), running, now)
+            serve_on(config, storage, key_store.open()?, running, now)
         }
     }
 }

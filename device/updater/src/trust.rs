@@ -9,9 +9,8 @@ use protocol_types::{
 
 use crate::{
     disk::{Disk, Folder},
-    key_store::KeyStore,
+    key_store::{Hardware, HardwareError, KeyStore},
     storage::{Storage, StorageError},
-    tpm::{AskError, Tpm},
 };
 
 /// The generation of this updater; a release may ask for a later one. It rises when the updater learns something that a release
@@ -148,21 +147,21 @@ pub enum RecordFactoryError {
         /// What is wrong with it.
         source: FactoryError,
     },
-    /// The TPM did not take it.
+    /// The key store did not take it.
     #[error("cannot record the digest of the factory document")]
-    Tpm(#[from] AskError),
+    KeyStore(#[from] HardwareError),
 }
 
-/// Records the digest of the factory document in the TPM, for good; the same document may be recorded again.
+/// Records the digest of the factory document in the key store, for good; the same document may be recorded again.
 ///
 /// # Errors
-/// If there is no such document, or the TPM does not take it.
-pub fn record_factory(device_dir: &Path, tpm: &Path) -> Result<Digest, RecordFactoryError> {
+/// If there is no such document, or the key store does not take it.
+pub fn record_factory(device_dir: &Path, hardware: &Hardware) -> Result<Digest, RecordFactoryError> {
     let path = device_dir.join(FACTORY_DOCUMENT);
     let bytes = crate::files::read_at_most(&path, FactoryDocument::MAX_BYTES)
         .map_err(|source| RecordFactoryError::Read { path: path.clone(), source })?;
     FactoryDocument::parse(&bytes).map_err(|source| RecordFactoryError::Malformed { path, source })?;
     let digest = Digest::of(&bytes);
-    Tpm::open(tpm)?.record_factory(&digest)?;
+    hardware.record_factory(&digest)?;
     Ok(digest)
 }

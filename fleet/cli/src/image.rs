@@ -72,7 +72,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         place: Place,
     },
-    /// Sign a build for Secure Boot and the TPM, and enrol the keys in the firmware's flash image
+    /// Sign a build for Secure Boot and the TPM, and make the flash images of firmware that trusts the keys
     Sign {
         /// Folder of the build
         dir: PathBuf,
@@ -125,14 +125,14 @@ pub(crate) enum Command {
         /// Folder of the new build
         new: PathBuf,
     },
-    /// Keys of a developer's own Secure Boot
+    /// Keys of a developer's own verified boot
     #[command(subcommand)]
     Keys(KeysCommand),
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeysCommand {
-    /// Make platform, exchange, signature and policy keys in a folder
+    /// Make root-of-trust, platform, exchange, signature and policy keys in a folder
     Init {
         /// The folder
         dir: PathBuf,

@@ -31,6 +31,8 @@ pub struct Board {
     pub loader: Loader,
     /// The firmware.
     pub firmware: Firmware,
+    /// The TEE, on a board whose key store is in one.
+    pub tee: Option<Tee>,
     /// How QEMU makes this machine.
     pub machine: Machine,
     /// The partitions in the order on the disk.
@@ -46,6 +48,8 @@ pub struct Board {
 pub enum KeyStore {
     /// A TPM 2.0.
     Tpm2,
+    /// Our trusted application in a TEE.
+    Tee,
     /// Nowhere: no floor is enforced and no state is kept.
     None,
 }
@@ -55,6 +59,7 @@ impl KeyStore {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Tpm2 => "tpm2",
+            Self::Tee => "tee",
             Self::None => "none",
         }
     }
@@ -90,16 +95,102 @@ pub struct Loader {
     pub efi_architecture: String,
 }
 
-/// The firmware that the host supplies, from a Debian package.
+/// Where the firmware comes from.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(tag = "origin", rename_all = "lowercase")]
+pub enum Firmware {
+    /// The host supplies it.
+    Package(PackagedFirmware),
+    /// It is built here.
+    Source(SourceFirmware),
+}
+
+/// Firmware that the host supplies, from a Debian package.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Firmware {
+pub struct PackagedFirmware {
     /// The package.
     pub package: String,
     /// The path in the package of the flash image with the program.
     pub code: PathBuf,
     /// The path in the package of the flash image with empty variables.
     pub variables: PathBuf,
+}
+
+/// Firmware that is built from source: Trusted Firmware-A, a trusted operating system, and UEFI.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceFirmware {
+    /// The source of the device tree, beside the board file.
+    pub device_tree: String,
+    /// The size of each of the two flash chips.
+    pub flash_mib: u64,
+    /// BL1, BL2 and BL31.
+    pub trusted_firmware: TrustedFirmware,
+    /// BL32.
+    pub trusted_os: TrustedOs,
+    /// BL33.
+    pub uefi: Uefi,
+}
+
+/// How Trusted Firmware-A is built.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrustedFirmware {
+    /// Its name of the platform.
+    pub platform: String,
+    /// Further words for make.
+    pub arguments: Vec<String>,
+}
+
+/// A trusted operating system from a Debian package, in OP-TEE's three parts.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrustedOs {
+    /// The package.
+    pub package: String,
+    /// The path in the package of the header, which describes the others.
+    pub header: PathBuf,
+    /// The part that is always in memory.
+    pub pager: PathBuf,
+    /// The part that is paged; may be empty.
+    pub pageable: PathBuf,
+}
+
+/// How edk2 is built.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Uefi {
+    /// The description of the platform in edk2's tree.
+    pub platform: String,
+    /// Further options of edk2's `build`.
+    pub arguments: Vec<String>,
+    /// The path of the image in edk2's tree when it is built.
+    pub image: String,
+}
+
+impl Firmware {
+    /// The Debian package that files are taken from.
+    pub fn package(&self) -> &str {
+        match self {
+            Self::Package(packaged) => &packaged.package,
+            Self::Source(source) => &source.trusted_os.package,
+        }
+    }
+}
+
+/// What trusted applications are built with, from a Debian package, and which the board has.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tee {
+    /// The package.
+    pub package: String,
+    /// The folder in the package of OP-TEE's development kit for this machine.
+    pub kit: PathBuf,
+    /// Applications that the kit brings, by UUID.
+    pub from_kit: Vec<String>,
+    /// Folders of `image/trusted-applications`: ours, which the initrd has as well.
+    pub own: Vec<String>,
 }
 
 /// How QEMU makes a machine of this kind.
@@ -138,6 +229,8 @@ pub enum PartitionKind {
     Factory,
     /// What the device wrote.
     State,
+    /// What its TEE stores.
+    Tee,
 }
 
 /// The most that the parts of an image may need, in MiB.
@@ -183,6 +276,8 @@ pub enum BoardError {
     },
 }
 
+/// The partition that a board with a TEE has beside the others.
+const TEE_LABEL: (&str, PartitionKind) = ("tee", PartitionKind::Tee);
 /// The partitions that every board has, which the device's programs look for by label.
 const LABELS: [(&str, PartitionKind); 7] = [
     ("esp", PartitionKind::Esp),
@@ -210,8 +305,9 @@ impl Board {
     }
 
     /// The Debian packages that the board takes files from.
-    pub fn packages(&self) -> [&str; 3] {
-        [&self.kernel.package, &self.loader.package, &self.firmware.package]
+    pub fn packages(&self) -> Vec<&str> {
+        let named = [&self.kernel.package, &self.loader.package, self.firmware.package()];
+        named.into_iter().chain(self.tee.as_ref().map(|tee| tee.package.as_str())).collect()
     }
 
     /// The size in bytes of the partition called `label`.
@@ -227,7 +323,12 @@ impl Board {
         if labels.len() != self.partitions.len() {
             return Err("a partition's label stands twice".to_owned());
         }
-        for (label, kind) in LABELS {
+        let has_tee = self.key_store == KeyStore::Tee;
+        if self.tee.is_some() != has_tee {
+            return Err("a board has a section `tee` if its key store is `tee`, and only then".to_owned());
+        }
+        let expected: Vec<_> = LABELS.into_iter().chain(has_tee.then_some(TEE_LABEL)).collect();
+        for &(label, kind) in &expected {
             let found = self.partitions.iter().find(|partition| partition.label == label);
             match found {
                 None => return Err(format!("there is no partition `{label}`")),
@@ -240,7 +341,7 @@ impl Board {
                 Some(_) => {}
             }
         }
-        if self.partitions.len() != LABELS.len() {
+        if self.partitions.len() != expected.len() {
             return Err("there is a partition that no program knows".to_owned());
         }
         for name in ["root", "verity"] {
@@ -257,6 +358,15 @@ impl Board {
         if !fits(3 * self.budget.uki_mib, "esp") {
             return Err("the ESP cannot hold three unified kernel images of the size that the budget allows".to_owned());
         }
+        if let Firmware::Source(source) = &self.firmware {
+            let tree = &source.device_tree;
+            if tree.contains('/') || !tree.ends_with(".dts") {
+                return Err(format!("`{tree}` is no device tree source beside the board file"));
+            }
+            if !(source.flash_mib.is_power_of_two() && (32..=1024).contains(&source.flash_mib)) {
+                return Err("`flash_mib` must be a power of two from 32 to 1024".to_owned());
+            }
+        }
         let words = self.kernel.arguments.iter();
         match words.clone().find(|word| word.is_empty() || !word.bytes().all(|b| b.is_ascii_graphic())) {
             Some(word) => Err(format!("`{word}` is not one word of a command line")),
@@ -271,10 +381,28 @@ pub(crate) mod tests {
 
     pub(crate) const TEXT: &str = include_str!("../../boards/qemu-arm64-tpm.toml");
 
+    const TEE: &str = include_str!("../../boards/qemu-arm64.toml");
+
     #[test]
-    fn the_reference_board_keeps_the_rules() {
+    fn the_reference_boards_keep_the_rules() {
         let board = Board::parse(TEXT, Path::new("board.toml")).unwrap();
         assert_eq!(board.partition_bytes("root-b"), Some(128 << 20));
+        let board = Board::parse(TEE, Path::new("board.toml")).unwrap();
+        assert!(matches!(board.firmware, Firmware::Source(_)));
+    }
+
+    #[test]
+    fn firmware_from_source_keeps_the_rules() {
+        for (from, to, rule) in [
+            ("\"qemu-arm64.dts\"", "\"../qemu-arm64.dts\"", "no device tree source"),
+            ("flash_mib = 64", "flash_mib = 65", "power of two"),
+            ("origin = \"source\"", "origin = \"elsewhere\"", "not a board file"),
+            ("[firmware.uefi]", "[firmware.uefi]\ncolour = 1", "not a board file"),
+        ] {
+            assert!(TEE.contains(from), "{from}");
+            let error = Board::parse(&TEE.replacen(from, to, 1), Path::new("board.toml")).unwrap_err().to_string();
+            assert!(error.contains(rule), "{from} -> {to}: {error}");
+        }
     }
 
     #[test]

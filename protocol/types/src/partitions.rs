@@ -19,6 +19,9 @@ pub struct Partition {
 /// The labels that a disk of ours has, each once. Other partitions may stand beside them.
 pub const LABELS: [&str; 7] = ["esp", "root-a", "verity-a", "root-b", "verity-b", "factory", "state"];
 
+/// The label of what a TEE stores, on a board that has one; no more than once either.
+pub const TEE: &str = "tee";
+
 /// The devices of a disk that has every label exactly once.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Layout {
@@ -59,6 +62,11 @@ impl Layout {
         self.device("state")
     }
 
+    /// The device of what the TEE stores; none on a board that has no place for it.
+    pub fn tee(&self) -> Option<&str> {
+        self.devices.get(TEE).map(String::as_str)
+    }
+
     fn device(&self, label: &str) -> &str {
         self.devices.get(label).map_or("", String::as_str)
     }
@@ -92,6 +100,12 @@ fn layout(disk: &str, partitions: &[&Partition]) -> Option<Layout> {
             (None, _) | (Some(_), Some(_)) => return None,
         };
     }
+    let mut tee = partitions.iter().filter(|p| p.label == TEE);
+    match (tee.next(), tee.next()) {
+        (None, _) => {}
+        (Some(partition), None) => drop(devices.insert(TEE, partition.device.clone())),
+        (Some(_), Some(_)) => return None,
+    }
     Some(Layout { disk: disk.to_owned(), devices })
 }
 
@@ -113,12 +127,23 @@ mod tests {
     #[test]
     fn a_disk_with_every_label_once_is_ours() {
         let mut partitions = disk("vda");
-        partitions.push(Partition { disk: "vda".into(), device: "vda8".into(), label: "tee".into() });
+        partitions.push(Partition { disk: "vda".into(), device: "vda8".into(), label: "swap".into() });
         partitions.push(Partition { disk: "vdb".into(), device: "vdb1".into(), label: "root-a".into() });
         let layouts = layouts(&partitions);
         assert_eq!(layouts.len(), 1);
         assert_eq!((layouts[0].root(Slot::B), layouts[0].verity(Slot::A)), ("vda4", "vda3"));
         assert_eq!((layouts[0].factory(), layouts[0].state()), ("vda6", "vda7"));
+    }
+
+    #[test]
+    fn a_disk_may_have_one_place_for_what_a_tee_stores() {
+        let mut partitions = disk("vda");
+        assert_eq!(layouts(&partitions)[0].tee(), None);
+        let tee = |device: &str| Partition { disk: "vda".into(), device: device.into(), label: TEE.into() };
+        partitions.push(tee("vda8"));
+        assert_eq!(layouts(&partitions)[0].tee(), Some("vda8"));
+        partitions.push(tee("vda9"));
+        assert_eq!(layouts(&partitions), []);
     }
 
     #[test]

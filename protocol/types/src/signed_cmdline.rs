@@ -23,6 +23,8 @@ pub struct SignedCmdline {
 pub enum KeyStore {
     /// `tpm2`: a TPM 2.0.
     Tpm2,
+    /// `tee`: a trusted application of ours in a TEE.
+    Tee,
     /// `none`: nowhere. No floor is enforced, and no state is kept, since it could not be encrypted.
     None,
 }
@@ -87,8 +89,9 @@ impl SignedCmdline {
                 .ok_or_else(|| wrong(SECURITY_VERSION, "a number below 4294967296"))?,
             key_store: match needed(KEY_STORE)? {
                 "tpm2" => KeyStore::Tpm2,
+                "tee" => KeyStore::Tee,
                 "none" => KeyStore::None,
-                _ => return Err(wrong(KEY_STORE, "`tpm2` or `none`")),
+                _ => return Err(wrong(KEY_STORE, "`tpm2`, `tee` or `none`")),
             },
             board: match word(BOARD)? {
                 None => None,

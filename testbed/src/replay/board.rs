@@ -18,24 +18,33 @@ use super::{
 
 /// The labels of the disk, in its order.
 const LABELS: [&str; 7] = ["esp", "root-a", "verity-a", "root-b", "verity-b", "factory", "state"];
-/// The least that is still FAT32 with clusters of one sector, as on the reference board.
-const ESP_KIB: &str = "40960";
-/// Rounded up to whole blocks, with some room.
-const ROOT_BYTES: usize = 640 * 1024;
-const TREE_BYTES: usize = 64 * 1024;
+/// The entries of slots b and a, with the longest names for which three updates more leave the loader room for its tries.
+pub(crate) const ENTRIES: [&str; 2] = ["mbl-995-b.efi", "mbl-996-a.efi"];
+
+/// How large the partitions are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    /// KiB of the ESP.
+    pub(crate) esp_kib: u32,
+    /// Bytes of each root partition.
+    pub(crate) root: usize,
+    /// Bytes of each hash tree's.
+    pub(crate) tree: usize,
+}
 
 /// A board in a folder.
 #[derive(Clone, Debug)]
-pub(super) struct Board {
-    pub(super) root: PathBuf,
+pub(crate) struct Board {
+    pub(crate) root: PathBuf,
 }
 
 impl Board {
     /// A board as it left the factory and was updated once.
-    pub(super) fn make(
+    pub(crate) fn make(
         root: &Path,
         account: &Account,
         (first, before): (&System, &System),
+        sizes: Sizes,
         loader: Option<&Path>,
     ) -> anyhow::Result<Self> {
         let board = Self { root: root.to_owned() };
@@ -46,7 +55,7 @@ impl Board {
             board.show(number, label)?;
         }
         let esp = board.node("esp").display().to_string();
-        tool("mkfs.vfat", &["--invariant", "-C", "-F", "32", "-s", "1", &esp, ESP_KIB])?;
+        tool("mkfs.vfat", &["--invariant", "-C", "-F", "32", "-s", "1", &esp, &sizes.esp_kib.to_string()])?;
         tool("mmd", &["-i", &esp, "::/EFI", "::/EFI/BOOT", "::/EFI/Linux", "::/loader"])?;
         let settings = root.join("loader.conf");
         fs::write(&settings, "timeout 0\neditor no\nauto-firmware no\nauto-entries no\nconsole-mode keep\n")?;
@@ -55,14 +64,14 @@ impl Board {
         if let Some(loader) = loader {
             tool("mcopy", &["-i", &esp, &loader.display().to_string(), "::/EFI/BOOT/BOOTAA64.EFI"])?;
         }
-        for (system, slot, entry) in [(before, Slot::B, "mbl-1-b.efi"), (first, Slot::A, "mbl-2-a.efi")] {
+        for (system, slot, entry) in [(before, Slot::B, ENTRIES[0]), (first, Slot::A, ENTRIES[1])] {
             let filled = |bytes: &[u8], length: usize| {
                 let mut bytes = bytes.to_vec();
                 bytes.resize(length, 0xee);
                 bytes
             };
-            fs::write(board.node(&Part::Root(slot).label()), filled(&system.root, ROOT_BYTES))?;
-            fs::write(board.node(&Part::Verity(slot).label()), filled(&system.tree, TREE_BYTES))?;
+            fs::write(board.node(&Part::Root(slot).label()), filled(&system.root, sizes.root))?;
+            fs::write(board.node(&Part::Verity(slot).label()), filled(&system.tree, sizes.tree))?;
             let uki = root.join("uki");
             fs::write(&uki, &system.uki)?;
             tool("mcopy", &["-i", &esp, &uki.display().to_string(), &format!("::/EFI/Linux/{entry}")])?;
@@ -84,7 +93,7 @@ impl Board {
     }
 
     /// The file that stands for a partition.
-    pub(super) fn node(&self, label: &str) -> PathBuf {
+    pub(crate) fn node(&self, label: &str) -> PathBuf {
         let number = 1 + LABELS.iter().position(|known| *known == label).unwrap_or(LABELS.len());
         self.root.join(format!("dev/vda{number}"))
     }

@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     future::Future,
+    path::Path,
     pin::pin,
     task::{Context, Poll, Waker},
 };
@@ -21,12 +23,12 @@ use protocol_types::{
 use super::systems::{BOARD, System};
 
 /// When everything here happens.
-pub(super) const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
+pub(crate) const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 const FAR: UnixSeconds = UnixSeconds(2_000_000_000);
 
 /// Keys, signed metadata and artifacts.
 #[derive(Debug)]
-pub(super) struct Account {
+pub(crate) struct Account {
     release: SigningKey,
     publisher: SigningKey,
     online: SigningKey,
@@ -46,7 +48,7 @@ fn now<T>(future: impl Future<Output = T>) -> anyhow::Result<T> {
 }
 
 impl Account {
-    pub(super) fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let key = || SigningKey::generate(Algorithm::Ed25519);
         let (officer, release, publisher, online) = (key()?, key()?, key()?, key()?);
         let root = RootDraft {
@@ -65,7 +67,7 @@ impl Account {
     }
 
     /// The factory document of a device of this account.
-    pub(super) fn factory_document(&self) -> anyhow::Result<FactoryDocument> {
+    pub(crate) fn factory_document(&self) -> anyhow::Result<FactoryDocument> {
         let root = self.metadata.get("1.root.json").context("the account has no root")?;
         Ok(FactoryDocument {
             format: 1,
@@ -100,7 +102,7 @@ impl Account {
     }
 
     /// Publishes a release of a system; returns what to wish for.
-    pub(super) fn publish(&mut self, system: &System, raises_floor: bool) -> anyhow::Result<(TargetPath, Digest)> {
+    pub(crate) fn publish(&mut self, system: &System, raises_floor: bool) -> anyhow::Result<(TargetPath, Digest)> {
         let version = system.version.parse().context("not a version")?;
         let board = BoardName::new(BOARD)?;
         let sections = vec![
@@ -164,8 +166,23 @@ impl Account {
         Ok(())
     }
 
+    /// Writes a release as `mbl release export` does, for a stick.
+    pub(crate) fn export(&self, folder: &Path, (release, digest): &(TargetPath, Digest)) -> anyhow::Result<()> {
+        for name in ["metadata", "artifacts"] {
+            fs::create_dir_all(folder.join(name)).context("cannot make the folder of a release")?;
+        }
+        for (name, bytes) in &self.metadata {
+            fs::write(folder.join("metadata").join(name), bytes).with_context(|| format!("cannot write {name}"))?;
+        }
+        for (digest, bytes) in &self.artifacts {
+            fs::write(folder.join("artifacts").join(digest.hex()), bytes).context("cannot write an artifact")?;
+        }
+        let wish = format!("{{\"release\":\"{release}\",\"digest\":\"{digest}\"}}");
+        fs::write(folder.join("wish.json"), wish).context("cannot write the wish")
+    }
+
     /// Answers a request of the updater.
-    pub(super) fn fetch(&self, what: &Fetch) -> Result<Vec<u8>, FetchError> {
+    pub(crate) fn fetch(&self, what: &Fetch) -> Result<Vec<u8>, FetchError> {
         match what {
             Fetch::Metadata { name, max_bytes, .. } => match self.metadata.get(name) {
                 Some(bytes) if bytes.len() as u64 > u64::from(*max_bytes) => Err(FetchError::TooLong),

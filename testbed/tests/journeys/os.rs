@@ -11,8 +11,8 @@ use testbed::{
 use crate::site::{Release, Site};
 
 /// Without hardware virtualisation everything takes its time, and other tests run beside it.
-pub(crate) const BOOT: Duration = Duration::from_secs(300);
-const ANSWER: Duration = Duration::from_secs(60);
+pub(crate) const BOOT: Duration = Duration::from_secs(600);
+pub(crate) const ANSWER: Duration = Duration::from_secs(60);
 
 pub(crate) const DEVELOPMENT: Order = Order::first("development");
 /// As good as any, unless a file on the board tells it to fail.
@@ -20,16 +20,16 @@ pub(crate) const NEWER: Order = Order::fallible("1.1.0", 1);
 pub(crate) const PRODUCTION: Order = Order::first("production");
 
 /// What the firmware or the loader says when it starts nothing that is not signed by the owner.
-const REFUSED: &[&str] = &["Access Denied", "Access denied", "Security Violation"];
+pub(crate) const REFUSED: &[&str] = &["Access Denied", "Access denied", "Security Violation"];
 /// What only a system that started says.
-const STARTED: &str = "mbl-init: starting slot";
+pub(crate) const STARTED: &str = "mbl-init: starting slot";
 
 fn machine(build: &Path, folder: &tempfile::TempDir) -> Machine {
     Machine::new(build, &folder.path().join("machine")).unwrap()
 }
 
 /// Waits for the shell of a development image. Without an identity it asks for one first, until a person says no.
-fn until_shell(machine: &mut Machine) {
+pub(crate) fn until_shell(machine: &mut Machine) {
     machine.until_says("BEGIN CERTIFICATE REQUEST", BOOT).unwrap();
     machine.type_text("\u{3}").unwrap();
     machine.until_says("bash-", BOOT).unwrap();

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use image_builder::image::{HOST_ADDRESS, Reach};
+use image_builder::image::{HOST_ADDRESS, Reach, inspect};
 use protocol_types::Digest;
 use rustix::fs::{FlockOperation, flock};
 use serde_json::Value;
@@ -80,8 +80,9 @@ impl Site {
         let device: Vec<&str> =
             [device.get_program()].into_iter().chain(device.get_args()).map(|word| word.to_str().unwrap()).collect();
         site.mbl(&format!(
-            "factory provision --endpoint {ENDPOINT} --authority authority --keys keys --board qemu-arm64-tpm \
-             --architecture aarch64 --patience 500 -- {}",
+            "factory provision --endpoint {ENDPOINT} --authority authority --keys keys --board {} --architecture aarch64 \
+             --patience 500 -- {}",
+            inspect(build).unwrap().0.board,
             device.join(" ")
         ));
         site

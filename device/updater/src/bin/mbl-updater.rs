@@ -14,6 +14,7 @@ use device_updater::{
     board::REBOOT_STATUS,
     format,
     install::{self, InstallError, Installed},
+    key_store,
     reset::{self, ResetError},
     restart,
     serve::{self, Config, Hardware},
@@ -41,12 +42,15 @@ enum Command {
         /// The device's folder.
         #[arg(long)]
         device_dir: PathBuf,
-        /// The board. On `host` files stand for hardware; any other has a disk with two slots and a TPM 2.0.
+        /// The board. On `host` files stand for hardware; any other has a disk with two slots and a TPM 2.0 or a TEE.
         #[arg(long)]
         board: BoardName,
         /// The TPM, on a board that has one: its device, or the socket of one in software.
         #[arg(long, default_value = tpm::DEVICE)]
         tpm: PathBuf,
+        /// The TEE, on a board whose key store is in one: the device of its driver.
+        #[arg(long, conflicts_with = "tpm")]
+        tee: Option<PathBuf>,
         /// The root of the running system, on such a board.
         #[arg(long, default_value = "/")]
         root: PathBuf,
@@ -75,7 +79,7 @@ enum Command {
         #[arg(long)]
         os: PathBuf,
     },
-    /// The last part of the factory step on a board with a TPM 2.0: records the digest of the factory document in it, for good.
+    /// The last part of the factory step on a board with a TPM 2.0 or a TEE: records the digest of the factory document in it, for good.
     RecordFactory {
         /// The device's folder.
         #[arg(long)]
@@ -83,6 +87,9 @@ enum Command {
         /// The TPM: its device, or the socket of one in software.
         #[arg(long, default_value = tpm::DEVICE)]
         tpm: PathBuf,
+        /// The TEE, on a board whose key store is in one: the device of its driver.
+        #[arg(long, conflicts_with = "tpm")]
+        tee: Option<PathBuf>,
     },
     /// Makes the device as new: restarts it into a state without data, settings and applications. It keeps its identity and its
     /// operating system.
@@ -119,7 +126,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run { device_dir, board, tpm, root, agent_uid } => {
+        Command::Run { device_dir, board, tpm, tee, root, agent_uid } => {
             let agent_uid = agent_uid.unwrap_or_else(|| rustix::process::geteuid().as_raw());
             let spread = getrandom::u64().context("cannot draw a random number")?;
             let config =
@@ -127,7 +134,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             if board.as_str() == HOST {
                 serve::serve(&config(Hardware::Files), now)?;
             } else {
-                serve_on_devices(&config(Hardware::Devices { root: root.clone(), tpm }), &root)?;
+                let key_store = key_store::Hardware::of(&tpm, tee.as_deref());
+                serve_on_devices(&config(Hardware::Devices { root: root.clone(), key_store }), &root)?;
             }
             return Ok(ExitCode::from(REBOOT_STATUS));
         }
@@ -141,8 +149,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let entry = format::format(&device_dir, slot_bytes, &os)?;
             say(&format!("made {} with the boot entry {entry}", device_dir.join("disk.img").display()));
         }
-        Command::RecordFactory { device_dir, tpm } => {
-            let digest = trust::record_factory(&device_dir, &tpm)?;
+        Command::RecordFactory { device_dir, tpm, tee } => {
+            let digest = trust::record_factory(&device_dir, &key_store::Hardware::of(&tpm, tee.as_deref()))?;
             say(&format!("the key store holds the digest {digest} of the factory document"));
         }
         Command::FactoryReset { device_dir } => {

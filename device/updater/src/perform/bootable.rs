@@ -2,16 +2,11 @@
 //! refused before it is armed. Never repairs, and never judges a signature: that is the firmware's part.
 
 use protocol_release::document::{HostUki, OsIndex, Section, SectionName, Span};
-use protocol_types::{
-    Digest, Reason, ReasonCode,
-    signed_cmdline::{self, SignedCmdline},
-    verity::Superblock,
-};
+use protocol_types::{Digest, Reason, ReasonCode, signed_cmdline::SignedCmdline, verity::Superblock};
 
 use super::{Disk, Peers, Updater, read_back::ReadBack};
 use crate::{
     disk::{Folder, Place},
-    key_store::KeyStore,
     storage::STAGED,
 };
 
@@ -62,17 +57,13 @@ impl<D: Disk, P: Peers> Updater<D, P> {
         head.truncate(read);
         let line = self.signed_line(Span::of_cmdline(&head).map_err(Reason::from)?)?;
         let trust = self.trust.as_ref().map_err(Clone::clone)?;
-        let key_store = match trust.keys() {
-            KeyStore::Files => signed_cmdline::KeyStore::None,
-            KeyStore::Tpm(_) => signed_cmdline::KeyStore::Tpm2,
-        };
         let wrong = if line.root_hash != root_hash {
             "another root hash than the index"
         } else if line.security_version != read_back.security_version {
             "another security version than the release"
         } else if line.board.as_ref() != Some(&trust.device().board) {
             "another board than this one"
-        } else if line.key_store != key_store {
+        } else if line.key_store != trust.keys().on_cmdline() {
             "another key store than this board's"
         } else if line.factory_reset {
             "a factory reset at each start"

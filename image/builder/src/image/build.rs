@@ -13,18 +13,20 @@ use super::{
     description::Description,
     disk,
     error::{ImageError, file},
-    esp,
+    esp, firmware,
     manifest::{self, MANIFEST, Manifest, PARTS, part},
     programs,
     report::{self, Part, REPORT, Report},
     root_image::{self, ROOT, VERITY},
-    ssh, uki,
+    ssh,
+    trusted::TrustedApplications,
+    uki,
 };
 use crate::{
     initrd,
     kernel::KernelPackage,
     packages::{Chosen, LockedPackage, PackageCache, Pool, digest_of},
-    rootfs::{self, Ingredients, tree::Tree, unpack},
+    rootfs::{self, Ingredients, Initrd, tree::Tree, unpack},
     sandbox::Sandbox,
     sbom::{CRATES, CRATES_LICENCES, Copyrights},
 };
@@ -86,6 +88,12 @@ pub fn build(
         version: order.version,
     };
     rootfs::assemble(&mut root, &ingredients)?;
+    let kit = from.only(cache, board.tee.as_ref().map(|tee| tee.package.as_str()))?;
+    copyrights.keep(&kit);
+    let sources = description.folder.join("trusted-applications");
+    let compilers = || from.compilers(cache, time);
+    let trusted = TrustedApplications::collect(board, (&kit, &sources), compilers, &tools, work)?;
+    trusted.add_to_root(&mut root);
     if let Some(path) = order.ssh_keys {
         ssh::allow(&mut root, &description.kind, path)?;
     }
@@ -97,10 +105,11 @@ pub fn build(
     let modules = kernel.for_initrd(&board.kernel.initrd_modules, &tools, work)?;
     let init = order.programs.join(&description.recipe.initrd.init);
     let init = fs::read(&init).map_err(file("read", &init))?;
-    let for_initrd: Vec<&str> = description.recipe.initrd.packages.keys().map(String::as_str).collect();
+    let for_initrd: Vec<&str> = from.initrd.packages.keys().map(String::as_str).collect();
     let packages = from.unpack(cache, &for_initrd, |_| true)?;
     copyrights.keep(&packages);
-    let initrd = initrd::collect(&description.recipe.initrd, &packages, init, modules)?;
+    let mut initrd = initrd::collect(&from.initrd, &packages, init, modules)?;
+    trusted.add_to_initrd(&mut initrd);
     let loader = from.unpack(cache, &[&board.loader.package], |_| true)?;
     copyrights.keep(&loader);
     let cmdline = uki::command_line(board, &description.kind, &root_hash, order.security_version);
@@ -118,8 +127,9 @@ pub fn build(
     }
     uki::make_reset_profile(board, &loader, &tools, (work, &cmdline))?;
     uki::make(board, &kernel.release, None, &tools, work)?;
+    firmware::make_parts(cache, description, &from, &tools, work)?;
 
-    let parts = keep_parts(work, order.out)?;
+    let parts = keep_parts(work, order.out, firmware::part_names(board))?;
     let manifest = Manifest {
         format: 1,
         board: board.name.clone(),
@@ -178,11 +188,15 @@ pub(super) fn finish_into(
 }
 
 /// Moves what was built into the folder of parts and returns the digest of each.
-fn keep_parts(work: &Path, out: &Path) -> Result<BTreeMap<String, protocol_types::Digest>, ImageError> {
+fn keep_parts(
+    work: &Path,
+    out: &Path,
+    firmware: &[&str],
+) -> Result<BTreeMap<String, protocol_types::Digest>, ImageError> {
     let folder = out.join(PARTS);
     fs::create_dir_all(&folder).map_err(file("make", &folder))?;
     let mut digests = BTreeMap::new();
-    for name in [
+    let system = [
         ROOT,
         VERITY,
         uki::KERNEL,
@@ -193,10 +207,11 @@ fn keep_parts(work: &Path, out: &Path) -> Result<BTreeMap<String, protocol_types
         uki::RESET_PROFILE,
         uki::LOADER,
         uki::UKI,
-    ] {
+    ];
+    for name in system.iter().chain(firmware) {
         let (from, to) = (work.join(name), folder.join(name));
         fs::copy(&from, &to).map_err(file("copy", &from))?;
-        digests.insert(name.to_owned(), digest_of(&to).map_err(file("read", &to))?);
+        digests.insert((*name).to_owned(), digest_of(&to).map_err(file("read", &to))?);
     }
     Ok(digests)
 }
@@ -217,6 +232,9 @@ fn report(description: &Description, from: &Packages<'_>, root: &Tree, out: &Pat
     // Only the package that modules come from: what its scripts would need is not there.
     let owns = |name: &str| root.iter().any(|(_, node)| &*node.owner == name);
     chosen.extend(kernel.into_iter().filter(|(name, _)| name.starts_with("linux-image-") && owns(name)));
+    let kit = description.board.tee.as_ref().map(|tee| tee.package.as_str());
+    let kit = description.lock.choose(Pool::Device, kit)?;
+    chosen.extend(kit.into_iter().filter(|(name, _)| owns(name)));
     let (owners, files) = report::owners(root, &chosen, &reasons);
     let download = parts.iter().map(|part| part.download).sum();
     let download_budget = description.board.budget.download_mib << 20;
@@ -229,17 +247,21 @@ pub(super) struct Packages<'a> {
     description: &'a Description,
     /// Of the root file system.
     root: BTreeMap<&'a str, Chosen<'a>>,
+    /// What the initrd of this image has.
+    initrd: Initrd,
     /// Of the build tools.
     pub(super) tools: Vec<LockedPackage>,
 }
 
 impl<'a> Packages<'a> {
     pub(super) fn choose(description: &'a Description) -> Result<Self, ImageError> {
-        let named = description.features()?;
-        let named: Vec<&str> = named.values().flat_map(|feature| feature.packages.keys().map(String::as_str)).collect();
+        let features = description.features()?;
+        let initrd = description.recipe.initrd.of(features.keys().copied());
+        let named: Vec<&str> =
+            features.values().flat_map(|feature| feature.packages.keys().map(String::as_str)).collect();
         let root = description.lock.choose(Pool::Device, named)?;
         let tools = description.lock.pool(Pool::Tools).cloned().collect();
-        Ok(Self { description, root, tools })
+        Ok(Self { description, root, initrd, tools })
     }
 
     /// The names of the packages of the root file system.
@@ -256,12 +278,13 @@ impl<'a> Packages<'a> {
     /// Makes sure that the cache holds everything.
     pub(super) fn fetch(&self, cache: &PackageCache) -> Result<(), ImageError> {
         let (lock, board) = (&self.description.lock, &self.description.board);
-        let initrd = lock.choose(Pool::Device, self.description.recipe.initrd.packages.keys().map(String::as_str))?;
+        let initrd = lock.choose(Pool::Device, self.initrd.packages.keys().map(String::as_str))?;
         let kernel = lock.choose(Pool::Device, [board.kernel.package.as_str()])?;
         let kernel = kernel.into_iter().filter(|(name, _)| name.starts_with("linux-image-"));
-        let single = lock
-            .pool(Pool::Device)
-            .filter(|package| package.name == board.loader.package || package.name == board.firmware.package);
+        let kit = board.tee.as_ref().map(|tee| tee.package.as_str());
+        let single = lock.pool(Pool::Device).filter(|package| {
+            [&board.loader.package, board.firmware.package()].into_iter().chain(kit).any(|name| name == package.name)
+        });
         let mut packages: BTreeMap<&str, &LockedPackage> =
             self.root.iter().map(|(name, chosen)| (*name, chosen.package)).collect();
         packages.extend(initrd.into_iter().chain(kernel).map(|(name, chosen)| (name, chosen.package)));
@@ -270,6 +293,19 @@ impl<'a> Packages<'a> {
         cache.fetch_locked(&board.debian_architecture, &packages)?;
         cache.fetch_locked(&self.description.tools.debian_architecture, &self.tools)?;
         Ok(())
+    }
+
+    /// The compilers, ready to run; to them it is always `time`.
+    fn compilers(&self, cache: &PackageCache, time: u64) -> Result<Sandbox, ImageError> {
+        let compilers: Vec<LockedPackage> = self.description.lock.pool(Pool::Toolchain).cloned().collect();
+        cache.fetch_locked(&self.description.toolchain.debian_architecture, &compilers)?;
+        Ok(Sandbox::open(cache, &compilers, time)?)
+    }
+
+    /// The files of the package `name` alone; none without one.
+    fn only(&self, cache: &PackageCache, name: Option<&str>) -> Result<Tree, ImageError> {
+        let name: Vec<&str> = name.into_iter().collect();
+        self.unpack(cache, &name, |found| name.contains(&found))
     }
 
     /// The files of `named` and of what they need, as far as `wanted` says.

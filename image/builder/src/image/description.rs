@@ -10,7 +10,7 @@ use super::error::{ImageError, file};
 use crate::{
     board::Board,
     packages::{Lock, LockError, PackageCache, Pool, Wanted},
-    rootfs::{Description as _, Feature, ImageKind, Kind, Recipe, Tools, Users},
+    rootfs::{Description as _, Feature, ImageKind, Kind, Recipe, Sources, Tools, Users},
 };
 
 /// What an image of one kind for one board is made from.
@@ -25,10 +25,15 @@ pub struct Description {
     pub(super) recipe: Recipe,
     pub(super) users: Users,
     pub(super) tools: Tools,
+    pub(super) toolchain: Tools,
+    sources: Sources,
     pub(super) lock: Lock,
 }
 
 const LOCK: &str = "lock.toml";
+const TOOLS: &str = "tools.toml";
+const TOOLCHAIN: &str = "toolchain.toml";
+const SOURCES: &str = "sources.toml";
 
 impl Description {
     /// Reads what the folder `folder` says about `board` and `kind`.
@@ -41,7 +46,9 @@ impl Description {
             kind: Kind::load(&rootfs.join(kind.as_str()).with_extension("toml"))?,
             recipe: Recipe::load(&rootfs.join("recipe.toml"))?,
             users: Users::load(&rootfs.join("users.toml"))?,
-            tools: Tools::load(&folder.join("tools.toml"))?,
+            tools: Tools::load(&folder.join(TOOLS))?,
+            toolchain: Tools::load(&folder.join(TOOLCHAIN))?,
+            sources: Sources::load(&folder.join(SOURCES))?,
             lock: Lock::load(&folder.join(LOCK))?,
         };
         description.check_lock()?;
@@ -61,16 +68,32 @@ impl Description {
             (self.board.kernel.package.as_str(), "the kernel"),
             (self.board.loader.package.as_str(), "the boot loader"),
         ];
-        let of_features = self.features()?.into_values().flat_map(|feature| &feature.packages);
-        let of_recipe = self.recipe.initrd.packages.iter().chain(of_features);
-        Ok(of_board.into_iter().chain(of_recipe.map(|(name, reason)| (name.as_str(), reason.as_str()))).collect())
+        let features = self.features()?;
+        let of_tee =
+            self.board.tee.as_ref().map(|tee| (tee.package.as_str(), "trusted applications of the board's TEE"));
+        let of_initrd =
+            features.keys().filter_map(|name| self.recipe.initrd.with.get(*name)).map(|part| &part.packages);
+        let of_initrd = of_initrd.chain([&self.recipe.initrd.packages]).flatten();
+        let of_recipe = of_initrd.chain(features.values().flat_map(|feature| &feature.packages));
+        Ok(of_board
+            .into_iter()
+            .chain(of_tee)
+            .chain(of_recipe.map(|(name, reason)| (name.as_str(), reason.as_str())))
+            .collect())
     }
 
     /// Refuses a lock that holds what nothing explains, or lacks what is named.
     fn check_lock(&self) -> Result<(), LockError> {
         let boards = every_board(&self.folder).unwrap_or_else(|_| vec![self.board.clone()]);
         self.lock.explain(Pool::Device, device_packages(&self.recipe, &boards))?;
-        self.lock.explain(Pool::Tools, self.tools.packages.keys().map(String::as_str))
+        self.lock.explain(Pool::Tools, self.tools.packages.keys().map(String::as_str))?;
+        self.lock.explain(Pool::Toolchain, self.toolchain.packages.keys().map(String::as_str))?;
+        let named: BTreeSet<&str> = self.sources.sources.keys().map(String::as_str).collect();
+        let locked: BTreeSet<&str> = self.lock.source_names().collect();
+        match named.symmetric_difference(&locked).next() {
+            Some(name) => Err(LockError::Stale(format!("the source of `{name}` is either named or locked, not both"))),
+            None => Ok(()),
+        }
     }
 }
 
@@ -102,7 +125,6 @@ fn device_packages<'a>(recipe: &'a Recipe, boards: &'a [Board]) -> BTreeSet<&'a 
 pub fn update_lock(cache: &PackageCache, folder: &Path) -> Result<Vec<String>, ImageError> {
     let boards = every_board(folder)?;
     let recipe = Recipe::load(&folder.join("rootfs/recipe.toml"))?;
-    let tools = Tools::load(&folder.join("tools.toml"))?;
     let named = device_packages(&recipe, &boards);
     let without = recipe.without.keys().map(String::as_str).collect();
     let mut packages = Vec::new();
@@ -115,10 +137,15 @@ pub fn update_lock(cache: &PackageCache, folder: &Path) -> Result<Vec<String>, I
         }
         packages = cache.resolve(Pool::Device, architecture, &Wanted { named, without })?;
     }
-    let named = tools.packages.keys().map(String::as_str).collect();
-    let without = tools.without.keys().map(String::as_str).collect();
-    packages.extend(cache.resolve(Pool::Tools, &tools.debian_architecture, &Wanted { named, without })?);
-    let new = Lock::new(packages)?;
+    for (pool, name) in [(Pool::Tools, TOOLS), (Pool::Toolchain, TOOLCHAIN)] {
+        let tools = Tools::load(&folder.join(name))?;
+        let named = tools.packages.keys().map(String::as_str).collect();
+        let without = tools.without.keys().map(String::as_str).collect();
+        packages.extend(cache.resolve(pool, &tools.debian_architecture, &Wanted { named, without })?);
+    }
+    let sources = Sources::load(&folder.join(SOURCES))?;
+    let sources = cache.resolve_sources(sources.sources.keys().map(String::as_str))?;
+    let new = Lock::with_sources(packages, sources)?;
     let path = folder.join(LOCK);
     let old = if path.exists() { Lock::load(&path)? } else { Lock::default() };
     let changes = new.changes_since(&old);
@@ -136,11 +163,13 @@ mod tests {
     }
 
     #[test]
-    fn the_committed_lock_explains_every_package_of_every_kind() {
-        for kind in [ImageKind::Development, ImageKind::Production, ImageKind::Evaluation] {
-            let description = Description::load(&here(), "qemu-arm64-tpm", kind).unwrap();
-            assert_eq!(description.kind.kind, kind);
-            description.features().unwrap();
+    fn the_committed_lock_explains_every_package_of_every_board_and_kind() {
+        for board in ["qemu-arm64", "qemu-arm64-tpm"] {
+            for kind in [ImageKind::Development, ImageKind::Production, ImageKind::Evaluation] {
+                let description = Description::load(&here(), board, kind).unwrap();
+                assert_eq!(description.kind.kind, kind);
+                description.features().unwrap();
+            }
         }
     }
 

@@ -85,7 +85,7 @@ fn type_of(kind: PartitionKind) -> Type {
         PartitionKind::Esp => uuid::uuid!("c12a7328-f81f-11d2-ba4b-00a0c93ec93b"),
         PartitionKind::Root => uuid::uuid!("b921b045-1df0-41c3-af44-4c6f280d3fae"),
         PartitionKind::Verity => uuid::uuid!("df3300ce-d69f-4c92-978c-9bfb0f38d820"),
-        PartitionKind::Factory => uuid::uuid!("0fc63daf-8483-4772-8e79-3d69d8477de4"),
+        PartitionKind::Factory | PartitionKind::Tee => uuid::uuid!("0fc63daf-8483-4772-8e79-3d69d8477de4"),
         PartitionKind::State => uuid::uuid!("4d21b016-b534-45c2-a9fb-5c16e091fd2d"),
     };
     Type { guid, os: OperatingSystem::None }

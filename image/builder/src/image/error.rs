@@ -142,6 +142,11 @@ pub enum ImageError {
     KeyExists(PathBuf),
 }
 
+/// Copies a file.
+pub(super) fn copy(from: &Path, to: &Path) -> Result<(), ImageError> {
+    std::fs::copy(from, to).map(drop).map_err(file("copy", from))
+}
+
 /// An [`ImageError::File`] for `path`.
 pub(super) fn file<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> ImageError + use<'a> {
     move |source| ImageError::File { doing, path: path.to_owned(), source }

@@ -1,5 +1,5 @@
-//! Keys for a developer's own Secure Boot: platform, exchange and signature database, and the one that signs TPM policies. A
-//! product keeps its keys elsewhere; what matters is that they are not these.
+//! Keys for a developer's own verified boot: root of trust, platform, exchange and signature database, and the one that signs TPM
+//! policies. A product keeps its keys elsewhere; what matters is that they are not these.
 
 use std::{
     fs::{self, OpenOptions},
@@ -8,12 +8,16 @@ use std::{
     path::Path,
 };
 
-use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_RSA_SHA256, RsaKeySize};
+use rcgen::{
+    CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, RsaKeySize,
+};
 
 use super::error::{ImageError, file};
 
 /// The keys of Secure Boot, each with a certificate: firmware knows RSA with 2048 bits everywhere.
 pub(super) const SECURE_BOOT: [&str; 3] = ["PK", "KEK", "db"];
+/// The key that the boot ROM of firmware from source trusts.
+pub(super) const ROOT_OF_TRUST: &str = "rot";
 /// The key of the policies that say with which measurements the TPM gives the state's key.
 pub(super) const POLICY: &str = "pcr";
 
@@ -30,6 +34,10 @@ pub fn init(folder: &Path) -> Result<(), ImageError> {
         write(&folder.join(name).with_extension("key"), &key.serialize_pem(), 0o600)?;
         write(&folder.join(name).with_extension("pem"), &certificate.pem(), 0o644)?;
     }
+    // P-256: Trusted Firmware-A takes less memory for it than for RSA.
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
+        .map_err(|source| ImageError::Key { name: ROOT_OF_TRUST, source })?;
+    write(&folder.join(ROOT_OF_TRUST).with_extension("key"), &key.serialize_pem(), 0o600)?;
     let key = make(POLICY)?;
     write(&folder.join(POLICY).with_extension("key"), &key.serialize_pem(), 0o600)?;
     write(&folder.join(POLICY).with_extension("pub"), &key.public_key_pem(), 0o644)
@@ -60,7 +68,7 @@ mod tests {
     fn keys_are_private_and_never_overwritten() {
         let dir = tempfile::tempdir().unwrap();
         init(dir.path()).unwrap();
-        for name in ["PK.key", "KEK.key", "db.key", "pcr.key"] {
+        for name in ["PK.key", "KEK.key", "db.key", "pcr.key", "rot.key"] {
             assert_eq!(fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
         }
         assert!(fs::read_to_string(dir.path().join("pcr.pub")).unwrap().starts_with("-----BEGIN PUBLIC KEY-----"));

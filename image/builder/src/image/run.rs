@@ -7,7 +7,7 @@ use super::{
     build::{DISK, signed_folder},
     description::Description,
     error::{ImageError, file},
-    sign::{FIRMWARE_CODE, FIRMWARE_VARIABLES},
+    firmware::{FLASH, flash_images},
 };
 use crate::{board::KeyStore, command};
 
@@ -52,6 +52,13 @@ impl std::fmt::Display for Reach {
 /// written. An older machine in the folder is thrown away.
 pub fn make_machine(build: &Path, machine: &Path) -> Result<(), ImageError> {
     let signed = signed_folder(build);
+    let mut images = vec![signed.join(DISK)];
+    for entry in fs::read_dir(&signed).map_err(file("read", &signed))? {
+        let path = entry.map_err(file("read", &signed))?.path();
+        if path.extension().is_some_and(|kind| kind == FLASH) {
+            images.push(path);
+        }
+    }
     if machine.exists() {
         fs::remove_dir_all(machine).map_err(file("clear", machine))?;
     }
@@ -59,7 +66,7 @@ pub fn make_machine(build: &Path, machine: &Path) -> Result<(), ImageError> {
     // `cp` keeps the holes of a disk image, which is mostly holes.
     let mut copy = Command::new("cp");
     copy.args(["--sparse=always", "--reflink=auto", "--"]);
-    copy.args([DISK, FIRMWARE_CODE, FIRMWARE_VARIABLES].map(|name| signed.join(name))).arg(machine);
+    copy.args(images).arg(machine);
     command::output(&mut copy, "coreutils")
         .map(drop)
         .map_err(|source| ImageError::Tool { what: "copy of the disk", source })
@@ -84,8 +91,9 @@ pub fn power_on(
     // A small translation buffer: several machines share a desk.
     qemu.args(["-accel", "tcg,thread=multi,tb-size=256", "-nodefaults", "-no-user-config", "-nographic"]);
     qemu.args(["-serial", "stdio", "-monitor", "none"]);
-    qemu.args(["-drive", &format!("if=pflash,format=raw,unit=0,readonly=on,file={FIRMWARE_CODE}")]);
-    qemu.args(["-drive", &format!("if=pflash,format=raw,unit=1,file={FIRMWARE_VARIABLES}")]);
+    let [fixed, written] = flash_images(board);
+    qemu.args(["-drive", &format!("if=pflash,format=raw,unit=0,readonly=on,file={fixed}")]);
+    qemu.args(["-drive", &format!("if=pflash,format=raw,unit=1,file={written}")]);
     qemu.args(["-drive", &format!("if=none,id=disk,format=raw,cache=writeback,file={DISK}")]);
     qemu.args(["-device", "virtio-blk-pci,drive=disk,bootindex=0", "-device", "virtio-rng-pci"]);
     let mut network = "user,id=net,restrict=on".to_owned();

@@ -1,5 +1,5 @@
-//! The signed form of a build: loader and unified kernel image for Secure Boot, policies for the TPM, the keys enrolled in the
-//! firmware's flash image. A step of its own, because signatures hold the time and no two are alike.
+//! The signed form of a build: loader and unified kernel image for Secure Boot, policies for the TPM, and the firmware with the keys
+//! that it trusts. A step of its own, because signatures hold the time and no two are alike.
 
 use std::{
     fs,
@@ -9,19 +9,13 @@ use std::{
 use super::{
     build::{self, Packages, signed_folder},
     description::Description,
-    error::{ImageError, file},
+    error::{ImageError, copy, file},
+    firmware::{self, Signing},
     keys::{POLICY, SECURE_BOOT},
     manifest::{Manifest, part},
     uki::{self, SigningFiles},
 };
 use crate::{packages::PackageCache, sandbox::Sandbox};
-
-/// The flash image with the firmware's program.
-pub const FIRMWARE_CODE: &str = "firmware-code.fd";
-/// The flash image with the firmware's variables, our keys among them.
-pub const FIRMWARE_VARIABLES: &str = "firmware-variables.fd";
-/// Who enrolled the keys, as firmware notes it.
-const OWNER: &str = "6d626c2d-6465-4f76-8065-6e726f6c6c65";
 
 /// Signs the build in `build` with the keys in `keys`; returns the folder with the signed form.
 pub fn sign(cache: &PackageCache, description: &Description, keys: &Path, build: &Path) -> Result<PathBuf, ImageError> {
@@ -59,47 +53,7 @@ pub fn sign(cache: &PackageCache, description: &Description, keys: &Path, build:
     copy(&work.join(signed_loader), &loader)?;
     copy(&work.join(uki::UKI), &kernel)?;
     build::finish_into(description, &manifest, (&loader, &kernel), &tools, (build, &out))?;
-    firmware(cache, description, &packages, &tools, (work, &out))?;
+    let packages = &packages;
+    firmware::sign(&Signing { cache, description, packages, tools: &tools, keys, build, work, out: &out })?;
     Ok(out)
-}
-
-/// Enrols the certificates in the work folder in the firmware's flash image.
-fn firmware(
-    cache: &PackageCache,
-    description: &Description,
-    packages: &Packages<'_>,
-    tools: &Sandbox,
-    (work, out): (&Path, &Path),
-) -> Result<(), ImageError> {
-    let board = &description.board;
-    let files = packages.unpack(cache, &[&board.firmware.package], |_| true)?;
-    for (name, path) in [("code.fd", &board.firmware.code), ("variables.fd", &board.firmware.variables)] {
-        let to = work.join(name);
-        fs::write(&to, files.read(path)?).map_err(file("write", &to))?;
-    }
-    let arguments = [
-        "--input",
-        "variables.fd",
-        "--output",
-        "enrolled.fd",
-        "--set-pk",
-        OWNER,
-        "PK.pem",
-        "--add-kek",
-        OWNER,
-        "KEK.pem",
-        "--add-db",
-        OWNER,
-        "db.pem",
-        "--sb",
-    ];
-    tools
-        .run(work, "virt-fw-vars", &arguments)
-        .map_err(|source| ImageError::Tool { what: "firmware's variables", source })?;
-    copy(&work.join("code.fd"), &out.join(FIRMWARE_CODE))?;
-    copy(&work.join("enrolled.fd"), &out.join(FIRMWARE_VARIABLES))
-}
-
-fn copy(from: &Path, to: &Path) -> Result<(), ImageError> {
-    fs::copy(from, to).map(|_| ()).map_err(file("copy", from))
 }

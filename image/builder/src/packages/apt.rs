@@ -8,11 +8,18 @@ use std::{
     process::Command,
 };
 
+use protocol_types::Digest;
+
 use super::{PackageError, control, control::Control, mirror::Mirror};
 use crate::command;
 
 /// The machine's source files, in the order in which apt reads them.
 const SOURCES: (&str, &str) = ("/etc/apt/sources.list", "/etc/apt/sources.list.d");
+
+/// apt's own program for single files.
+const HELPER: &str = "/usr/lib/apt/apt-helper";
+/// What stands for the architecture of sources.
+const SOURCE: &str = "source";
 
 /// apt for one architecture and one set of sources.
 #[derive(Debug)]
@@ -25,14 +32,20 @@ pub(crate) struct Apt {
 impl Apt {
     /// apt for the Debian release `release` from the mirror that this machine uses.
     pub(crate) fn for_release(cache: &Path, release: &str, architecture: &str) -> Result<Self, PackageError> {
-        let texts = source_files()?;
-        let mirror = Mirror::read(texts.iter().map(String::as_str)).ok_or(PackageError::NoMirror)?;
-        let mut apt = Self::in_folder(cache, release, architecture)?;
-        let list = apt.folder.join("sources.list");
-        fs::write(&list, mirror.list(release)).map_err(|source| PackageError::Cache { path: list.clone(), source })?;
-        apt.options.push(format!("Dir::Etc::sourcelist={}", list.display()));
-        apt.options.push("Dir::Etc::sourceparts=-".to_owned());
-        Ok(apt)
+        Self::in_folder(cache, release, architecture)?.with_list(&mirror()?.list("deb", release))
+    }
+
+    /// apt for the sources of the Debian release `release` from the mirror that this machine uses.
+    pub(crate) fn for_sources(cache: &Path, release: &str) -> Result<Self, PackageError> {
+        Self::in_folder(cache, release, SOURCE)?.with_list(&mirror()?.list("deb-src", release))
+    }
+
+    fn with_list(mut self, text: &str) -> Result<Self, PackageError> {
+        let list = self.folder.join("sources.list");
+        fs::write(&list, text).map_err(|source| PackageError::Cache { path: list.clone(), source })?;
+        self.options.push(format!("Dir::Etc::sourcelist={}", list.display()));
+        self.options.push("Dir::Etc::sourceparts=-".to_owned());
+        Ok(self)
     }
 
     /// apt for this machine's own release and architecture.
@@ -107,12 +120,33 @@ impl Apt {
         Ok(control::stanzas(&self.run("apt-cache", &words)?))
     }
 
+    /// What belongs to the newest source of each of `names`, as apt prints it: address, name, size and digest of each file.
+    pub(crate) fn source_files(&self, name: &str) -> Result<String, PackageError> {
+        self.run("apt-get", &["--print-uris", "--only-source", "source", name])
+    }
+
+    /// Downloads `path` of the archives into `to`; what does not have `digest` is refused.
+    pub(crate) fn download_file(&self, path: &str, digest: &Digest, to: &Path) -> Result<(), PackageError> {
+        let (digest, to) = (format!("SHA256:{}", digest.hex()), to.display().to_string());
+        let mirror = mirror()?;
+        let [first, second] = mirror.addresses().map(|address| format!("{address}/{path}"));
+        let fetch = |address: &str| self.run(HELPER, &["download-file", address, &to, &digest]);
+        // Which archive has it, the lock does not say.
+        fetch(&first).or_else(|_| fetch(&second)).map(drop)
+    }
+
     /// Downloads exact versions, each given as name and version, into [`Apt::downloads`].
     pub(crate) fn download(&self, exact: &[(&str, &str)]) -> Result<(), PackageError> {
         let exact: Vec<String> = exact.iter().map(|(name, version)| format!("{name}={version}")).collect();
         let words: Vec<&str> = ["download"].into_iter().chain(exact.iter().map(String::as_str)).collect();
         self.run("apt-get", &words).map(|_| ())
     }
+}
+
+/// The mirror that this machine uses.
+fn mirror() -> Result<Mirror, PackageError> {
+    let texts = source_files()?;
+    Mirror::read(texts.iter().map(String::as_str)).ok_or(PackageError::NoMirror)
 }
 
 /// `Inst NAME (VERSION ORIGIN [ARCHITECTURE])` as `NAME=VERSION`.

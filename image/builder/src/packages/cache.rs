@@ -194,7 +194,7 @@ impl PackageCache {
         fs::rename(fresh.keep(), tree).map_err(cache)
     }
 
-    fn make(&self, folder: &str) -> Result<PathBuf, PackageError> {
+    pub(super) fn make(&self, folder: &str) -> Result<PathBuf, PackageError> {
         let path = self.path.join(folder);
         fs::create_dir_all(&path).map_err(|source| PackageError::Cache { path: path.clone(), source })?;
         Ok(path)

@@ -9,7 +9,10 @@ use std::{
 use protocol_types::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::control::{is_name, is_version};
+use super::{
+    control::{is_name, is_version},
+    source::LockedSource,
+};
 
 /// Packages in a fixed order, each pinned by digest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +23,9 @@ pub struct Lock {
     /// By pool, then by name.
     #[serde(rename = "package", default)]
     packages: Vec<LockedPackage>,
+    /// Sources of what is not taken from packages, by name.
+    #[serde(rename = "source", default, skip_serializing_if = "Vec::is_empty")]
+    sources: Vec<LockedSource>,
 }
 
 /// One package of a lock.
@@ -51,6 +57,8 @@ pub enum Pool {
     Device,
     /// The programs that make it.
     Tools,
+    /// The compilers for what is built from source.
+    Toolchain,
 }
 
 impl Pool {
@@ -59,6 +67,7 @@ impl Pool {
         match self {
             Self::Device => "device",
             Self::Tools => "tools",
+            Self::Toolchain => "toolchain",
         }
     }
 }
@@ -106,9 +115,15 @@ pub enum LockError {
 
 impl Lock {
     /// A lock of `packages`, put into the order of the format.
-    pub fn new(mut packages: Vec<LockedPackage>) -> Result<Self, LockError> {
+    pub fn new(packages: Vec<LockedPackage>) -> Result<Self, LockError> {
+        Self::with_sources(packages, Vec::new())
+    }
+
+    /// A lock of `packages` and `sources`, put into the order of the format.
+    pub fn with_sources(mut packages: Vec<LockedPackage>, mut sources: Vec<LockedSource>) -> Result<Self, LockError> {
         packages.sort_unstable_by(|a, b| (a.pool, &a.name).cmp(&(b.pool, &b.name)));
-        let lock = Self { format: 1, packages };
+        sources.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let lock = Self { format: 1, packages, sources };
         lock.check()?;
         Ok(lock)
     }
@@ -149,6 +164,17 @@ impl Lock {
         self.packages.iter().filter(move |package| package.pool == pool)
     }
 
+    /// The locked source called `name`.
+    pub fn source(&self, name: &str) -> Result<&LockedSource, LockError> {
+        let found = self.sources.iter().find(|source| source.name == name);
+        found.ok_or_else(|| LockError::Stale(format!("the source of `{name}` is wanted but not locked")))
+    }
+
+    /// The names of the locked sources.
+    pub fn source_names(&self) -> impl Iterator<Item = &str> {
+        self.sources.iter().map(|source| source.name.as_str())
+    }
+
     fn check(&self) -> Result<(), LockError> {
         let broken = |rule: String| Err(LockError::Rule(rule));
         if self.format != 1 {
@@ -170,7 +196,14 @@ impl Lock {
                 return broken(format!("`{}` needs `{absent}`, which is not there", package.name));
             }
         }
-        Ok(())
+        if let Some(pair) = self.sources.windows(2).find(|pair| matches!(pair, [a, b] if a.name >= b.name)) {
+            let names: Vec<&str> = pair.iter().map(|source| source.name.as_str()).collect();
+            return broken(format!("the source `{}` stands before the next, or twice", names.join("`, `")));
+        }
+        match self.sources.iter().find_map(LockedSource::broken_rule) {
+            Some(rule) => broken(rule),
+            None => Ok(()),
+        }
     }
 
     /// The packages that `named` need, themselves included, each with the first reason for it.
@@ -208,6 +241,8 @@ impl Lock {
     pub fn changes_since(&self, old: &Self) -> Vec<String> {
         let (before, after) = (old.by_name(), self.by_name());
         let names: BTreeSet<&(Pool, &str)> = before.keys().chain(after.keys()).collect();
+        let sources = self.sources.iter().filter(|new| !old.sources.contains(new));
+        let sources = sources.map(|new| format!("~ source {} {}", new.name, new.version));
         let line = |key: &(Pool, &str)| {
             let (pool, name) = (key.0.as_str(), key.1);
             match (before.get(key), after.get(key)) {
@@ -222,7 +257,7 @@ impl Lock {
                 (Some(_), Some(_)) | (None, None) => None,
             }
         };
-        names.into_iter().filter_map(line).collect()
+        names.into_iter().filter_map(line).chain(sources).collect()
     }
 
     fn by_name(&self) -> BTreeMap<(Pool, &str), &LockedPackage> {

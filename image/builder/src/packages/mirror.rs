@@ -36,11 +36,17 @@ impl Mirror {
         Some(Self { archive: archive?, security: security? })
     }
 
-    /// A source list in the one-line format for `release` with its updates and security updates.
-    pub(crate) fn list(&self, release: &str) -> String {
+    /// The addresses of the archives, the one with everything first.
+    pub(crate) fn addresses(&self) -> [&str; 2] {
+        [&self.archive.address, &self.security.address].map(|address| address.trim_end_matches('/'))
+    }
+
+    /// A source list in the one-line format for `release` with its updates and security updates; `kind` is `deb` for packages and
+    /// `deb-src` for their sources.
+    pub(crate) fn list(&self, kind: &str, release: &str) -> String {
         let line = |source: &Source, suite: &str| {
             let keyring = source.keyring.as_deref().unwrap_or(KEYRING);
-            format!("deb [signed-by={keyring}] {} {suite} main\n", source.address)
+            format!("{kind} [signed-by={keyring}] {} {suite} main\n", source.address)
         };
         [
             line(&self.archive, release),
@@ -103,7 +109,7 @@ mod tests {
 
     #[test]
     fn both_formats_of_apt_are_understood() {
-        let list = Mirror::read([OTHERS, DEB822]).unwrap().list("trixie");
+        let list = Mirror::read([OTHERS, DEB822]).unwrap().list("deb", "trixie");
         assert_eq!(
             list,
             format!(
@@ -112,8 +118,10 @@ mod tests {
                  http://mirror.example/debian-security trixie-security main\n"
             )
         );
-        let list = Mirror::read([ONE_LINE]).unwrap().list("trixie");
-        assert!(list.starts_with("deb [signed-by=/keys/b.gpg] http://one.example/debian trixie main\n"), "{list}");
+        let mirror = Mirror::read([ONE_LINE]).unwrap();
+        assert_eq!(mirror.addresses(), ["http://one.example/debian", "http://one.example/sec"]);
+        let list = mirror.list("deb-src", "trixie");
+        assert!(list.starts_with("deb-src [signed-by=/keys/b.gpg] http://one.example/debian trixie main\n"), "{list}");
         assert!(list.ends_with("http://one.example/sec trixie-security main\n"), "{list}");
     }
 

@@ -8,6 +8,7 @@ pub(crate) mod deb;
 mod lock;
 mod mirror;
 mod resolve;
+mod source;
 
 use std::{collections::BTreeSet, io, path::PathBuf};
 
@@ -15,6 +16,7 @@ pub use cache::PackageCache;
 pub(crate) use cache::digest_of;
 pub use lock::{Chosen, Lock, LockError, LockedPackage, Pool};
 pub use resolve::ResolveError;
+pub use source::{LockedSource, SourceFile};
 
 use crate::command::CommandError;
 
@@ -66,6 +68,17 @@ pub enum PackageError {
         /// Names and versions.
         packages: String,
     },
+    /// The mirror serves current sources only.
+    #[error("the mirror no longer has what is locked ({file}); run `mbl image lock --update`")]
+    SourceGone {
+        /// The file.
+        file: String,
+        /// What apt said.
+        source: Box<PackageError>,
+    },
+    /// apt said something about a source that is not understood.
+    #[error("apt names no source archive of `{0}`")]
+    NoSource(String),
     /// The packages do not close.
     #[error("cannot resolve the packages")]
     Resolve(#[from] ResolveError),

@@ -54,6 +54,38 @@ pub struct Initrd {
     pub libraries: Vec<String>,
     /// The packages that programs and libraries come from, each with a reason.
     pub packages: BTreeMap<String, String>,
+    /// By the name of a feature: what the initrd of an image with that feature has beside.
+    #[serde(default)]
+    pub with: BTreeMap<String, InitrdPart>,
+}
+
+/// What the initrd has because of a feature.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct InitrdPart {
+    /// Programs of packages.
+    pub programs: Vec<String>,
+    /// Libraries that a program loads by name while it runs.
+    pub libraries: Vec<String>,
+    /// The packages that programs and libraries come from, each with a reason.
+    pub packages: BTreeMap<String, String>,
+}
+
+impl Initrd {
+    /// The initrd of an image with `features`.
+    pub fn of<'a>(&self, features: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut initrd = Self { with: BTreeMap::new(), ..self.clone() };
+        for part in features.into_iter().filter_map(|name| self.with.get(name)) {
+            initrd.programs.extend_from_slice(&part.programs);
+            initrd.libraries.extend_from_slice(&part.libraries);
+            initrd.packages.extend(part.packages.clone());
+        }
+        initrd
+    }
+
+    fn every_package(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.packages.iter().chain(self.with.values().flat_map(|part| &part.packages))
+    }
 }
 
 /// A kind of image.
@@ -101,7 +133,7 @@ impl std::str::FromStr for ImageKind {
     }
 }
 
-/// `image/tools.toml`.
+/// `image/tools.toml` and `image/toolchain.toml`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tools {
@@ -113,6 +145,16 @@ pub struct Tools {
     pub packages: BTreeMap<String, String>,
     /// Packages that are left out though something depends on them, each with a reason.
     pub without: BTreeMap<String, String>,
+}
+
+/// `image/sources.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sources {
+    /// The version of this format: 1.
+    format: u32,
+    /// Debian source packages, each with a reason.
+    pub sources: BTreeMap<String, String>,
 }
 
 /// A description that cannot be used.
@@ -180,13 +222,23 @@ impl Description for Recipe {
     fn broken_rule(&self) -> Option<String> {
         let packages = self.features.values().flat_map(|feature| &feature.packages);
         unknown_format(self.format)
-            .or_else(|| without_reason(packages.chain(&self.initrd.packages).chain(&self.without)))
+            .or_else(|| without_reason(packages.chain(self.initrd.every_package()).chain(&self.without)))
+            .or_else(|| {
+                let unknown = self.initrd.with.keys().find(|name| !self.features.contains_key(*name));
+                unknown.map(|name| format!("the initrd has a part for a feature `{name}`, which there is not"))
+            })
     }
 }
 
 impl Description for Tools {
     fn broken_rule(&self) -> Option<String> {
         unknown_format(self.format).or_else(|| without_reason(self.packages.iter().chain(&self.without)))
+    }
+}
+
+impl Description for Sources {
+    fn broken_rule(&self) -> Option<String> {
+        unknown_format(self.format).or_else(|| without_reason(self.sources.iter()))
     }
 }
 
@@ -201,7 +253,7 @@ impl Recipe {
     /// Every package that the recipe names, whatever the kind of image.
     pub fn every_package(&self) -> BTreeSet<&str> {
         let packages = self.features.values().flat_map(|feature| feature.packages.keys());
-        packages.chain(self.initrd.packages.keys()).map(String::as_str).collect()
+        packages.chain(self.initrd.every_package().map(|(name, _)| name)).map(String::as_str).collect()
     }
 
     /// The features of a kind by name; an unknown one is returned as the error.
@@ -239,6 +291,8 @@ pub(crate) mod tests {
             recipe.features_of(&read.features).unwrap();
         }
         Tools::parse(include_str!("../../../tools.toml"), Path::new("tools.toml")).unwrap();
+        Tools::parse(include_str!("../../../toolchain.toml"), Path::new("toolchain.toml")).unwrap();
+        Sources::parse(include_str!("../../../sources.toml"), Path::new("sources.toml")).unwrap();
     }
 
     #[test]
@@ -246,6 +300,25 @@ pub(crate) mod tests {
         let text = RECIPE.replace("\"the service manager\"", "\" \"");
         let error = Recipe::parse(&text, Path::new("recipe.toml")).unwrap_err().to_string();
         assert!(error.contains("`systemd` has no reason"), "{error}");
+    }
+
+    #[test]
+    fn the_initrd_has_what_its_features_need_and_nothing_of_others() {
+        let initrd = Recipe::parse(RECIPE, Path::new("recipe.toml")).unwrap().initrd;
+        let has = |features: &[&str], name: &str| {
+            let initrd = initrd.of(features.iter().copied());
+            initrd.programs.iter().chain(&initrd.libraries).any(|path| path.ends_with(name))
+        };
+        for (feature, own, other) in [
+            ("key-store-tpm2", "systemd-cryptenroll", "tee-supplicant"),
+            ("key-store-tee", "tee-supplicant", "systemd-cryptenroll"),
+        ] {
+            assert!(has(&["base", feature], own) && has(&["base", feature], "veritysetup"), "{feature}");
+            assert!(!has(&["base", feature], other), "{feature}");
+        }
+        let text = RECIPE.replace("[initrd.with.key-store-tee", "[initrd.with.radio");
+        let error = Recipe::parse(&text, Path::new("recipe.toml")).unwrap_err().to_string();
+        assert!(error.contains("a feature `radio`"), "{error}");
     }
 
     #[test]

@@ -5,6 +5,8 @@ mod clock;
 mod floor;
 mod loader;
 mod network;
+mod reset;
 mod returns;
 mod sockets;
 mod state;
+mod watchdog;

@@ -79,9 +79,10 @@ fn os_a_state_follows_the_disk_keeps_journal_and_time_and_is_new_after_a_reset_f
     assert_eq!(boot_record(&mut machine)["state"], "created");
     let first = state_mib(&mut machine);
     assert!(first > 680, "the state has {first} MiB of 512 + 256");
-    machine
-        .shell("echo kept > /state/note; touch -d 2031-05-01 /state/clock; journalctl --sync; sync", ANSWER)
-        .unwrap();
+    // The timer would note the present time.
+    let commands = "systemctl stop mbl-clock.timer mbl-clock.service; echo kept > /state/note; touch -d 2031-05-01 /state/clock; \
+                    journalctl --sync; sync";
+    machine.shell(commands, ANSWER).unwrap();
     machine.cut_power().unwrap();
 
     // A state that is there grows with the disk, and nothing in it is lost.
@@ -130,7 +131,8 @@ fn os_a_state_follows_the_disk_keeps_journal_and_time_and_is_new_after_a_reset_f
     let record = boot_record(&mut machine);
     assert_eq!((&record["state"], &record["entry"]), (&"created".into(), &"mbl-1-a.efi".into()), "{record}");
     assert!(machine.shell("ls /state/note", ANSWER).unwrap().contains("No such file"));
-    assert_eq!(state_mib(&mut machine), second);
+    // A file system that was made so large has other tables than one that grew.
+    assert!(state_mib(&mut machine).abs_diff(second) < 8);
 }
 
 #[test]
@@ -158,11 +160,15 @@ fn os_a_board_is_the_same_device_with_a_new_state_after_a_factory_reset_by_its_s
         ),
         "systemctl daemon-reload && systemctl start mbl-ssh".to_owned(),
     ] {
-        assert_eq!(machine.shell(&command, ANSWER).unwrap(), "", "{command}");
+        // The kernel may speak in between.
+        let said = machine.shell(&format!("{command} && echo well"), ANSWER).unwrap();
+        assert!(said.ends_with("well"), "{command}: {said}");
     }
-    assert_eq!(machine.shell(ask, ANSWER).unwrap(), "gate-1");
+    let said = machine.shell(ask, ANSWER).unwrap();
+    assert!(said.ends_with("gate-1"), "{said}");
     let stranger = ask.replace("/run/key", "/run/other");
-    assert_eq!(machine.shell(&format!("{stranger} || echo refused"), ANSWER).unwrap(), "refused");
+    let said = machine.shell(&format!("{stranger} || echo refused"), ANSWER).unwrap();
+    assert!(said.ends_with("refused"), "{said}");
     machine.shell("echo mine > /state/note; sync", ANSWER).unwrap();
 
     let asked = site.mbl("device factory-reset gate-1");
