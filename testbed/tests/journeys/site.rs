@@ -24,7 +24,7 @@ pub(crate) const FIRST: &str = "1.0.0";
 /// The application's name.
 pub(crate) const APP: &str = "hello";
 /// The board starts several times within some of these waits.
-const PATIENCE: Duration = Duration::from_secs(900);
+const PATIENCE: Duration = Duration::from_secs(1800);
 /// Between two questions to the service: each is a process of its own, on cores that the board needs.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 /// How long a command in the board's shell may take.
