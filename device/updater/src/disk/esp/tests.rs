@@ -469,6 +469,10 @@ fn a_damaged_volume_is_refused_or_used_but_never_a_reason_to_crash() {
             file.write_all_at(&[draw(256).to_le_bytes()[0]], at as u64).unwrap();
         }
         let Ok(mut esp) = Esp::new(file) else { continue };
+        let before = esp.list().ok();
+        if esp.reclaim().is_ok() {
+            assert_eq!(esp.list().ok(), before, "no name goes");
+        }
         let mut block = [0; 4096];
         let done = [
             esp.size(OLD).is_ok(),
