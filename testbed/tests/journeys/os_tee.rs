@@ -9,7 +9,7 @@ use testbed::{
     images::{self, Order, Signer},
 };
 
-use crate::os::{ANSWER, BOOT, DEVELOPMENT, PRODUCTION, REFUSED, STARTED, until_shell};
+use crate::os::{ANSWER, BOOT, DEVELOPMENT, PRODUCTION, REFUSED, STARTED, says_on, until_shell};
 
 const BOARD: &str = "qemu-arm64";
 
@@ -59,7 +59,7 @@ fn os_tee_a_board_starts_through_the_trusted_world_with_the_verified_device_tree
     let model = machine.shell("cat /proc/device-tree/model; echo", ANSWER).unwrap();
     assert!(model.contains("MBL qemu-arm64"), "the tree is the board's, not the emulator's: {model}");
     let secure = machine.shell("od -An -t u1 /sys/firmware/efi/efivars/SecureBoot-*", ANSWER).unwrap();
-    assert!(secure.trim().ends_with('1'), "Secure Boot is on: {secure}");
+    assert!(says_on(&secure), "Secure Boot is on: {secure}");
     let tee = machine.shell("ls /dev/tee0 /dev/teepriv0 /dev/watchdog0", ANSWER).unwrap();
     assert!(!tee.contains("No such file"), "{tee}");
 }
@@ -83,7 +83,7 @@ fn os_tee_what_the_system_writes_into_the_firmwares_variables_is_gone_after_a_re
     let read = machine.shell(&format!("cat {variable}"), ANSWER).unwrap();
     assert!(read.contains("No such file"), "{read}");
     let secure = machine.shell("od -An -t u1 /sys/firmware/efi/efivars/SecureBoot-*", ANSWER).unwrap();
-    assert!(secure.trim().ends_with('1'), "Secure Boot is on: {secure}");
+    assert!(says_on(&secure), "Secure Boot is on: {secure}");
 }
 
 #[test]
