@@ -145,8 +145,8 @@ fn steps() -> Result<std::convert::Infallible, BootError> {
         reason,
     };
     fs::write(BootRecord::PATH, record.to_json()).map_err(io_error("write the boot record"))?;
-    say(&format!("starting slot {slot} of {} ({})", layout.disk, outcome(state)));
     let _ = kernel::show_life_to_watchdog();
+    say(&format!("starting slot {slot} of {} ({})", layout.disk, outcome(state)));
     Ok(hand_over(ROOT)?)
 }
 

@@ -17,7 +17,8 @@ pub fn attach() {
 
 /// Writes a line, and leaves a copy in the kernel's log so that the system's journal has it.
 pub fn say(line: &str) {
-    drop(writeln!(io::stderr(), "mbl-init: {line}"));
+    // At once: the kernel writes to the same console, also between two parts of a line.
+    drop(io::stderr().write_all(format!("mbl-init: {line}\n").as_bytes()));
     if let Ok(mut log) = OpenOptions::new().write(true).open("/dev/kmsg") {
         // Level 7: below what consoles show, which have the line already.
         drop(log.write_all(format!("<7>mbl-init: {line}").as_bytes()));
