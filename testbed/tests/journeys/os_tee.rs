@@ -75,7 +75,8 @@ fn os_tee_what_the_system_writes_into_the_firmwares_variables_is_gone_after_a_re
     let written = format!(
         "mount -o remount,rw /sys/firmware/efi/efivars; printf '\\007\\000\\000\\000x' > {variable} && tail -c 1 {variable}"
     );
-    assert_eq!(machine.shell(&written, ANSWER).unwrap().trim(), "x");
+    let said = machine.shell(&written, ANSWER).unwrap();
+    assert!(said.ends_with('x'), "{said}");
     machine.cut_power().unwrap();
     machine.power_on().unwrap();
     until_shell(&mut machine);
