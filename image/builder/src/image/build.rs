@@ -125,7 +125,6 @@ pub fn build(
         let path = work.join(name);
         fs::write(&path, bytes).map_err(file("write", &path))?;
     }
-    uki::make_reset_profile(board, &loader, &tools, (work, &cmdline))?;
     uki::make(board, &kernel.release, None, &tools, work)?;
     firmware::make_parts(cache, description, &from, &tools, work)?;
 
@@ -196,18 +195,7 @@ fn keep_parts(
     let folder = out.join(PARTS);
     fs::create_dir_all(&folder).map_err(file("make", &folder))?;
     let mut digests = BTreeMap::new();
-    let system = [
-        ROOT,
-        VERITY,
-        uki::KERNEL,
-        uki::INITRD,
-        uki::CMDLINE,
-        uki::OSREL,
-        uki::STUB,
-        uki::RESET_PROFILE,
-        uki::LOADER,
-        uki::UKI,
-    ];
+    let system = [ROOT, VERITY, uki::KERNEL, uki::INITRD, uki::CMDLINE, uki::OSREL, uki::STUB, uki::LOADER, uki::UKI];
     for name in system.iter().chain(firmware) {
         let (from, to) = (work.join(name), folder.join(name));
         fs::copy(&from, &to).map_err(file("copy", &from))?;

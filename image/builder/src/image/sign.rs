@@ -32,7 +32,7 @@ pub fn sign(cache: &PackageCache, description: &Description, keys: &Path, build:
 
     let scratch = cache.scratch()?;
     let work = scratch.path();
-    for name in [uki::KERNEL, uki::INITRD, uki::CMDLINE, uki::OSREL, uki::STUB, uki::RESET_PROFILE, uki::LOADER] {
+    for name in [uki::KERNEL, uki::INITRD, uki::CMDLINE, uki::OSREL, uki::STUB, uki::LOADER] {
         copy(&part(build, name), &work.join(name))?;
     }
     for name in SECURE_BOOT {

@@ -1,16 +1,12 @@
 //! The unified kernel image: kernel, initrd and command line as one UEFI program. The unsigned one is the same bytes from the same
 //! parts; a signed one differs in its signatures alone.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use protocol_types::{Digest, SecurityVersion};
 
-use super::error::{ImageError, file};
-use crate::{
-    board::Board,
-    rootfs::{Kind, tree::Tree},
-    sandbox::Sandbox,
-};
+use super::error::ImageError;
+use crate::{board::Board, rootfs::Kind, sandbox::Sandbox};
 
 /// Names in the folder of parts.
 pub(super) const KERNEL: &str = "kernel";
@@ -19,14 +15,8 @@ pub(super) const CMDLINE: &str = "cmdline";
 pub(super) const OSREL: &str = "os-release";
 pub(super) const STUB: &str = "stub.efi";
 pub(super) const LOADER: &str = "loader.efi";
-/// The stub of what is only a profile, and the profile that the loader's menu offers for a factory reset.
-const PROFILE_STUB: &str = "addon.efi.stub";
-pub(super) const RESET_PROFILE: &str = "factory-reset.efi";
 /// The unified kernel image.
 pub(super) const UKI: &str = "uki.efi";
-
-/// How the loader knows and shows the profile of a factory reset.
-const RESET_TITLE: &str = "ID=factory-reset\nTITLE=Factory reset";
 
 /// What the loader shows and sorts by. It sorts by sort key, then version, then file name: with one key and no version in every
 /// image the name alone decides, and with it the generation (`protocol_types::boot`).
@@ -61,38 +51,6 @@ pub(super) fn command_line(
     words.map(String::as_str).collect::<Vec<_>>().join(" ")
 }
 
-/// Makes [`RESET_PROFILE`] in the work folder from the command line there and the loader's package: the same kernel and initrd, told to
-/// do a factory reset and nothing else.
-pub(super) fn make_reset_profile(
-    board: &Board,
-    loader: &Tree,
-    tools: &Sandbox,
-    (work, cmdline): (&Path, &str),
-) -> Result<(), ImageError> {
-    let architecture = &board.loader.efi_architecture;
-    let stub = board.loader.stub.with_file_name(format!("addon{architecture}.efi.stub"));
-    let path = work.join(PROFILE_STUB);
-    fs::write(&path, loader.read(&stub)?).map_err(file("write", &path))?;
-    let cmdline = format!("{cmdline} mbl.factory_reset=yes");
-    let arguments = [
-        "build",
-        "--profile",
-        RESET_TITLE,
-        "--cmdline",
-        &cmdline,
-        "--efi-arch",
-        architecture,
-        "--stub",
-        PROFILE_STUB,
-        "--output",
-        RESET_PROFILE,
-    ];
-    tools
-        .run(work, "ukify", &arguments)
-        .map(|_| ())
-        .map_err(|source| ImageError::Tool { what: "profile for a factory reset", source })
-}
-
 /// Puts the parts in the work folder together as [`UKI`].
 pub(super) fn make(
     board: &Board,
@@ -118,8 +76,6 @@ pub(super) fn make(
         &board.loader.efi_architecture,
         "--stub",
         STUB,
-        "--join-profile",
-        RESET_PROFILE,
         "--output",
         UKI,
     ];

@@ -14,15 +14,9 @@ use crate::site::Site;
 /// Without hardware virtualisation everything takes its time, and other tests run beside it.
 const BOOT: Duration = Duration::from_secs(600);
 const ANSWER: Duration = Duration::from_secs(120);
-/// Between two keys of somebody who wants the loader's menu.
-const KEY: Duration = Duration::from_millis(500);
 
 /// What only a system that started says.
 const STARTED: &str = "mbl-init: starting slot";
-/// Our entries in the loader's menu: the system, and below it its factory reset.
-const RESET_ENTRY: &str = "(Factory reset)";
-const DOWN: &str = "\u{1b}[B";
-const ENTER: &str = "\r";
 
 fn build() -> std::path::PathBuf {
     images::image(Order::first("development"), Signer::Owner).unwrap()
@@ -68,7 +62,7 @@ fn table_header(machine: &Machine) -> [u8; 512] {
 }
 
 #[test]
-fn os_a_state_follows_the_disk_keeps_journal_and_time_and_is_new_after_a_reset_from_the_loaders_menu() {
+fn os_a_state_follows_the_disk_and_keeps_journal_and_time() {
     let folder = tempfile::tempdir().unwrap();
     let mut machine = Machine::new(&build(), &folder.path().join("machine")).unwrap();
     // First boot on a disk that is larger than the image.
@@ -112,27 +106,6 @@ fn os_a_state_follows_the_disk_keeps_journal_and_time_and_is_new_after_a_reset_f
     until_shell(&mut machine);
     assert!(machine.shell("cat /state/note", ANSWER).unwrap().contains("kept"));
     assert_eq!(state_mib(&mut machine), second);
-    machine.cut_power().unwrap();
-
-    // Somebody in front of the device types while the loader starts.
-    machine.power_on().unwrap();
-    let mut keys = 0;
-    while machine.until_says(RESET_ENTRY, KEY).is_err() {
-        machine.type_text(" ").unwrap();
-        keys += 1;
-        assert!(keys < 600, "no menu: {}", machine.said());
-    }
-    machine.type_text(DOWN).unwrap();
-    machine.type_text(ENTER).unwrap();
-    machine.until_says("factory reset: the next start makes a new state", BOOT).unwrap();
-    machine.until_says("a factory reset was asked for", BOOT).unwrap();
-    machine.until_says(STARTED, BOOT).unwrap();
-    until_shell(&mut machine);
-    let record = boot_record(&mut machine);
-    assert_eq!((&record["state"], &record["entry"]), (&"created".into(), &"mbl-1-a.efi".into()), "{record}");
-    assert!(machine.shell("ls /state/note", ANSWER).unwrap().contains("No such file"));
-    // A file system that was made so large has other tables than one that grew.
-    assert!(state_mib(&mut machine).abs_diff(second) < 8);
 }
 
 #[test]
