@@ -82,28 +82,27 @@ mod tests {
         bytes
     }
 
-    #[test]
-    fn a_first_program_that_is_none_is_refused() {
-        let wanted = Initrd {
+    /// An initrd with nothing but its first program.
+    fn bare() -> Initrd {
+        Initrd {
             init: "mbl-init".into(),
             programs: vec![],
             libraries: vec![],
             packages: Default::default(),
             with: Default::default(),
-        };
+        }
+    }
+
+    #[test]
+    fn a_first_program_that_is_none_is_refused() {
+        let wanted = bare();
         let error = collect(&wanted, &Tree::default(), b"#!/bin/sh".to_vec(), vec![]).unwrap_err();
         assert!(matches!(error, InitrdError::Library(LibraryError::Malformed { .. })), "{error}");
     }
 
     #[test]
     fn the_first_program_and_the_modules_are_where_they_are_looked_for() {
-        let wanted = Initrd {
-            init: "mbl-init".into(),
-            programs: vec![],
-            libraries: vec![],
-            packages: Default::default(),
-            with: Default::default(),
-        };
+        let wanted = bare();
         let modules = vec![("a.ko".to_owned(), b"A".to_vec()), ("b.ko".to_owned(), b"B".to_vec())];
         let tree = collect(&wanted, &Tree::default(), program(), modules).unwrap();
         assert_eq!(&*tree.read(Path::new("modules")).unwrap(), b"/usr/lib/modules/a.ko\n/usr/lib/modules/b.ko\n");

@@ -9,7 +9,10 @@ use testbed::{
     images::{self, Order, Signer},
 };
 
-use crate::site::Site;
+use crate::{
+    os::{boot_record, until_shell},
+    site::Site,
+};
 
 /// Without hardware virtualisation everything takes its time, and other tests run beside it.
 const BOOT: Duration = Duration::from_secs(600);
@@ -20,19 +23,6 @@ const STARTED: &str = "mbl-init: starting slot";
 
 fn build() -> std::path::PathBuf {
     images::image(Order::first("development"), Signer::Owner).unwrap()
-}
-
-/// Waits for the shell of a board without an identity, which asks for one until a person says no.
-fn until_shell(machine: &mut Machine) {
-    machine.until_says("BEGIN CERTIFICATE REQUEST", BOOT).unwrap();
-    machine.type_text("\u{3}").unwrap();
-    machine.until_says("bash-", BOOT).unwrap();
-}
-
-fn boot_record(machine: &mut Machine) -> Value {
-    let text = machine.shell("cat /run/mbl/boot.json", ANSWER).unwrap();
-    let from = text.find('{').unwrap();
-    serde_json::from_str(&text[from..=text.rfind('}').unwrap()]).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
 /// The number that a command prints in its last line.
