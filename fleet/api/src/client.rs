@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{BASE_PATH, Problem};
@@ -171,6 +171,20 @@ impl Client {
     /// `POST` without a body.
     pub(crate) async fn post_empty<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.json(path, self.request(Method::POST, path)).await
+    }
+
+    /// `PATCH` with a JSON body, if the resource is still at `revision`.
+    pub(crate) async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        revision: Option<i64>,
+    ) -> Result<T, ClientError> {
+        let mut request = self.request(Method::PATCH, path).json(body);
+        if let Some(revision) = revision {
+            request = request.header(header::IF_MATCH, format!("\"{revision}\""));
+        }
+        self.json(path, request).await
     }
 
     /// `DELETE`, whose answer has no body.

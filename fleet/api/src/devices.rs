@@ -1,6 +1,6 @@
 //! The device directory: who the devices of an account are, how they are, and what they should run.
 
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use protocol_types::{Digest, EndpointName, Phase, RolloutId, Slot, UnixSeconds};
 use serde::{Deserialize, Serialize};
@@ -52,8 +52,18 @@ impl FromStr for Standing {
     }
 }
 
+/// The value of an attribute.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum AttributeValue {
+    /// A text of at most 200 characters.
+    Text(String),
+    /// A number.
+    Number(f64),
+}
+
 /// A device, as lists show it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Device {
     /// Its name.
     #[schema(value_type = String)]
@@ -76,6 +86,15 @@ pub struct Device {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>)]
     pub reset_asked: Option<UnixSeconds>,
+    /// Tags that operators gave it.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// Attributes that operators gave it.
+    #[serde(default)]
+    pub attributes: BTreeMap<String, AttributeValue>,
+    /// Counts what operators change of it; also the `ETag`.
+    #[serde(default)]
+    pub revision: i64,
     /// What it last said about its software.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<DeviceReport>,
@@ -180,10 +199,13 @@ pub struct DesiredRelease {
 }
 
 /// Everything that the service knows of a device.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceDetail {
     /// The device as lists show it.
     pub device: Device,
+    /// What operators noted.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
     /// The factory authority that vouched for it when it last bootstrapped.
     pub authority: String,
     /// Serial number of its factory certificate.
@@ -221,7 +243,11 @@ pub struct DeviceQuery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[param(minimum = 1, maximum = 500)]
     pub limit: Option<u32>,
-    /// Only members of this group.
+    /// Only devices that this filter is true for (`docs/formats/filter.md`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(max_length = 4096)]
+    pub filter: Option<String>,
+    /// Only devices in this group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
     /// Only devices that are, or are not, registered now.
@@ -230,6 +256,49 @@ pub struct DeviceQuery {
     /// Only devices of this standing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standing: Option<Standing>,
+}
+
+/// Changes what operators say of a device; what is not named stays.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeDevice {
+    /// The note from now on; at most 2000 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 2000)]
+    pub note: Option<String>,
+    /// Attributes that come and go; a device has at most 100.
+    #[serde(default)]
+    pub attributes: ChangeAttributes,
+    /// Tags that come and go; a device has at most 50.
+    #[serde(default)]
+    pub tags: ChangeTags,
+}
+
+/// Attributes that come and go. A key has 1 to 64 letters, digits, `_` and `-`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeAttributes {
+    /// Attributes that it has from now on, by key.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub set: BTreeMap<String, AttributeValue>,
+    /// Keys of attributes that it has no more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 100)]
+    pub remove: Vec<String>,
+}
+
+/// Tags that come and go. A tag has 1 to 64 letters, digits, `_`, `-`, `.` and `:`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeTags {
+    /// Tags that it has from now on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 50)]
+    pub add: Vec<String>,
+    /// Tags that it has no more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 50)]
+    pub remove: Vec<String>,
 }
 
 /// Suspends a device.
@@ -251,6 +320,16 @@ impl Client {
     /// Everything about one device.
     pub async fn device(&self, endpoint: &EndpointName) -> Result<DeviceDetail, ClientError> {
         self.get(&format!("/devices/{endpoint}"), &()).await
+    }
+
+    /// Changes what operators say of a device, if it is still at `revision`.
+    pub async fn change_device(
+        &self,
+        endpoint: &EndpointName,
+        change: &ChangeDevice,
+        revision: Option<i64>,
+    ) -> Result<Device, ClientError> {
+        self.patch(&format!("/devices/{endpoint}"), change, revision).await
     }
 
     /// Keeps a device out until it is resumed.

@@ -1,7 +1,6 @@
-//! Static groups: lists of endpoint names that an operator keeps, for rollouts to aim at.
+//! Groups: devices that an operator lists, that a filter finds, or that are in groups which a group includes.
 
 use protocol_types::{EndpointName, GroupName, UnixSeconds};
-use reqwest::{Method, header};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -15,8 +14,11 @@ pub struct Group {
     pub name: GroupName,
     /// What people call it.
     pub title: String,
-    /// How many members it has.
+    /// How many members are listed.
     pub members: u64,
+    /// The filter whose devices are in it, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
     /// When it was made, in Unix seconds.
     #[schema(value_type = u64)]
     pub created: UnixSeconds,
@@ -39,6 +41,14 @@ pub struct CreateGroup {
     #[serde(default)]
     #[schema(value_type = Vec<String>, max_items = 10000)]
     pub members: Vec<EndpointName>,
+    /// The filter whose devices are in it, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 4096)]
+    pub filter: Option<String>,
+    /// Groups whose devices are in it, too; at most 100.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>, max_items = 100)]
+    pub include: Vec<GroupName>,
 }
 
 /// Changes a group; what is not named stays.
@@ -57,6 +67,30 @@ pub struct ChangeGroup {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<String>, max_items = 10000)]
     pub remove: Vec<EndpointName>,
+    /// The filter from now on; empty for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 4096)]
+    pub filter: Option<String>,
+    /// Groups that it includes from now on, at most 100.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>, max_items = 100)]
+    pub include: Vec<GroupName>,
+    /// Groups that it includes no more, at most 100.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>, max_items = 100)]
+    pub exclude: Vec<GroupName>,
+}
+
+/// A group, with what is in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GroupDetail {
+    /// The group as lists show it.
+    pub group: Group,
+    /// Groups whose devices are in it, too.
+    #[schema(value_type = Vec<String>)]
+    pub includes: Vec<GroupName>,
+    /// How many devices are in it now. A listed member that has not joined yet does not count.
+    pub devices: u64,
 }
 
 /// One member of a group.
@@ -74,11 +108,11 @@ impl Client {
     }
 
     /// One group.
-    pub async fn group(&self, name: &GroupName) -> Result<Group, ClientError> {
+    pub async fn group(&self, name: &GroupName) -> Result<GroupDetail, ClientError> {
         self.get(&format!("/groups/{name}"), &()).await
     }
 
-    /// The members of a group.
+    /// The listed members of a group.
     pub async fn group_members(&self, name: &GroupName, page: &PageQuery) -> Result<Page<GroupMember>, ClientError> {
         self.get(&format!("/groups/{name}/members"), page).await
     }
@@ -95,12 +129,7 @@ impl Client {
         change: &ChangeGroup,
         revision: Option<i64>,
     ) -> Result<Group, ClientError> {
-        let path = format!("/groups/{name}");
-        let mut request = self.request(Method::PATCH, &path).json(change);
-        if let Some(revision) = revision {
-            request = request.header(header::IF_MATCH, format!("\"{revision}\""));
-        }
-        self.json(&path, request).await
+        self.patch(&format!("/groups/{name}"), change, revision).await
     }
 
     /// Removes a group; its members remain devices of the account.

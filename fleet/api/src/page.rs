@@ -5,7 +5,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     Account, Artifact, Authority, Denial, Device, Enrolment, Event, Group, GroupMember, Release, Rollout,
-    RolloutDevice, Token,
+    RolloutDevice, SavedFilter, Token,
 };
 
 /// One page of a list.
@@ -72,6 +72,7 @@ pub mod forms {
         ReleasePage of Release,
         RolloutPage of Rollout,
         RolloutDevicePage of RolloutDevice,
+        SavedFilterPage of SavedFilter,
         TokenPage of Token,
     }
 }

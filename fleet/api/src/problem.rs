@@ -46,6 +46,8 @@ problems! {
     MalformedBody = "malformed_body", 400, "The body cannot be read", "compare the body with openapi.json";
     /// A query parameter, path part or header does not have its form.
     MalformedRequest = "malformed_request", 400, "The request cannot be read", "compare the request with openapi.json";
+    /// A filter cannot be read; `at` and `length` say which characters are to blame.
+    MalformedFilter = "malformed_filter", 422, "The filter cannot be read", "the language is described in docs/formats/filter.md";
     /// A value has the right form but is not allowed.
     InvalidValue = "invalid_value", 422, "A value is not allowed", "";
     /// No token was sent.
@@ -111,6 +113,12 @@ pub struct Problem {
     /// The field of the request that is to blame.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
+    /// In a text in that field: how many characters stand before those that are to blame.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<u32>,
+    /// How many characters are to blame; 0 if something is missing there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub length: Option<u32>,
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
@@ -127,6 +135,8 @@ impl Problem {
             detail: detail.into(),
             code: code.as_str().to_owned(),
             field: None,
+            at: None,
+            length: None,
             hint: (!hint.is_empty()).then(|| hint.to_owned()),
         }
     }
@@ -140,6 +150,8 @@ impl Problem {
             detail: reason.text.clone(),
             code: reason.code.to_string(),
             field: None,
+            at: None,
+            length: None,
             hint: Some(reason.code.hint().to_owned()),
         }
     }

@@ -47,9 +47,11 @@ struct ReasonForm {
 pub enum Audience {
     /// Every device of the account, also those that join while it runs.
     All,
-    /// The members of a group, also those that join it while it runs.
+    /// The devices in a group, also those that come into it while it runs.
     #[schema(value_type = String)]
     Group(GroupName),
+    /// The devices that a filter is true for, also those for which it becomes true while the rollout runs.
+    Filter(String),
     /// These devices, at most 10000.
     #[schema(value_type = Vec<String>)]
     Devices(Vec<EndpointName>),

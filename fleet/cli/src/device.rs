@@ -1,13 +1,18 @@
 //! `mbl device`: who the devices are and how they are.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
-use fleet_api::{Client, Device, DeviceDetail, DeviceQuery, Standing, SuspendDevice};
+use fleet_api::{
+    AttributeValue, ChangeAttributes, ChangeDevice, ChangeTags, Client, CountQuery, Device, DeviceDetail, DeviceQuery,
+    ExportFormat, ExportQuery, Standing, SuspendDevice,
+};
 use protocol_types::EndpointName;
 
 use crate::{
+    durable,
     failure::{Exit, Failure},
+    filter::refused_filter,
     session::{Session, service_error},
     words::{or_dash, time},
 };
@@ -21,6 +26,19 @@ pub(crate) enum Command {
         /// The device
         endpoint: EndpointName,
     },
+    /// Count the devices by the value of a field
+    Count {
+        /// The field, as in os.version; without it, one number
+        #[arg(long, value_name = "FIELD")]
+        by: Option<String>,
+        /// Only devices that this filter is true for
+        #[arg(long, value_name = "FILTER")]
+        filter: Option<String>,
+    },
+    /// Write the devices to a file or to the standard output
+    Export(ExportArgs),
+    /// Change what is said of a device: attributes, tags, a note
+    Set(SetArgs),
     /// Show every change of a device, until interrupted
     Watch(WatchArgs),
     /// Keep a device out
@@ -49,7 +67,62 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// csv, or jsonl for a JSON object a line
+    #[arg(long, value_name = "FORMAT", default_value = "csv", value_parser = export_format)]
+    format: ExportFormat,
+    /// Only devices that this filter is true for
+    #[arg(long, value_name = "FILTER")]
+    filter: Option<String>,
+    /// The file; it is there only once it is whole
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SetArgs {
+    /// The device
+    endpoint: EndpointName,
+    /// An attribute as KEY=VALUE, may be given several times; a value that is a number is one, in quotes it is a text
+    #[arg(long = "attribute", value_name = "KEY=VALUE", value_parser = attribute)]
+    attributes: Vec<(String, AttributeValue)>,
+    /// Key of an attribute to remove, may be given several times
+    #[arg(long, value_name = "KEY")]
+    without: Vec<String>,
+    /// A tag to add, may be given several times
+    #[arg(long, value_name = "TAG")]
+    tag: Vec<String>,
+    /// A tag to take away, may be given several times
+    #[arg(long, value_name = "TAG")]
+    untag: Vec<String>,
+    /// The note
+    #[arg(long)]
+    note: Option<String>,
+}
+
+fn export_format(text: &str) -> Result<ExportFormat, String> {
+    match text {
+        "csv" => Ok(ExportFormat::Csv),
+        "jsonl" => Ok(ExportFormat::Jsonl),
+        _ => Err("a format is csv or jsonl".to_owned()),
+    }
+}
+
+fn attribute(text: &str) -> Result<(String, AttributeValue), String> {
+    let (key, value) = text.split_once('=').ok_or("write it as in rack=7 or rack=\"7\"")?;
+    let quoted = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    let value = match (quoted, value.parse::<f64>()) {
+        (None, Ok(number)) if number.is_finite() => AttributeValue::Number(number),
+        (quoted, _) => AttributeValue::Text(quoted.unwrap_or(value).to_owned()),
+    };
+    Ok((key.to_owned(), value))
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ListArgs {
+    /// Only devices that this filter is true for, as in 'os.version < "1.2.0"'
+    #[arg(long, value_name = "FILTER")]
+    filter: Option<String>,
     /// Only members of this group
     #[arg(long, value_name = "NAME")]
     group: Option<String>,
@@ -84,6 +157,9 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
             let detail = find(&client, &endpoint).await?;
             session.printer.data(&detail, describe(&detail))
         }
+        Command::Count { by, filter } => count(&client, CountQuery { by, filter }, session).await,
+        Command::Export(args) => export(&client, args, session).await,
+        Command::Set(args) => set(&client, args, session).await,
         Command::Watch(args) => watch(&client, &args, session).await,
         Command::Suspend { endpoint, reason } => {
             let device =
@@ -123,7 +199,9 @@ async fn find(client: &Client, endpoint: &EndpointName) -> anyhow::Result<Device
 }
 
 async fn list(client: &Client, args: ListArgs, session: &Session) -> anyhow::Result<()> {
+    let filter = args.filter.clone();
     let mut query = DeviceQuery {
+        filter: args.filter,
         group: args.group,
         connected: args.connected.then_some(true),
         standing: args.standing,
@@ -131,7 +209,7 @@ async fn list(client: &Client, args: ListArgs, session: &Session) -> anyhow::Res
     };
     let mut devices: Vec<Device> = Vec::new();
     loop {
-        let page = client.devices(&query).await.map_err(service_error)?;
+        let page = client.devices(&query).await.map_err(|e| refused_filter(e, filter.as_deref()))?;
         devices.extend(page.items);
         match page.next {
             Some(next) => query.cursor = Some(next),
@@ -151,9 +229,73 @@ async fn list(client: &Client, args: ListArgs, session: &Session) -> anyhow::Res
     })
 }
 
+async fn count(client: &Client, query: CountQuery, session: &Session) -> anyhow::Result<()> {
+    let counts = client.count_devices(&query).await.map_err(|e| refused_filter(e, query.filter.as_deref()))?;
+    if counts.more {
+        session.printer.say("there are more values; a filter makes them fewer");
+    }
+    let head = query.by.as_deref().unwrap_or_default().to_uppercase();
+    session.printer.table(&counts.items, &[&head, "DEVICES"], |count| {
+        vec![or_dash(count.value.as_ref()), count.devices.to_string()]
+    })
+}
+
+async fn export(client: &Client, args: ExportArgs, session: &Session) -> anyhow::Result<()> {
+    let query = ExportQuery { format: Some(args.format), filter: args.filter };
+    let mut answer = client.export_devices(&query).await.map_err(|e| refused_filter(e, query.filter.as_deref()))?;
+    let broken = |e| Failure::new(Exit::NotReached, "the export broke off; what came is not whole").because(e);
+    match args.output {
+        None => {
+            while let Some(part) = answer.chunk().await.map_err(broken)? {
+                session.printer.bytes(&part)?;
+            }
+            Ok(())
+        }
+        Some(path) => {
+            let mut bytes = Vec::new();
+            while let Some(part) = answer.chunk().await.map_err(broken)? {
+                bytes.extend_from_slice(&part);
+            }
+            durable::write(&path, &bytes)?;
+            session.printer.data(&serde_json::json!({ "file": path }), format_args!("{} written", path.display()))
+        }
+    }
+}
+
+async fn set(client: &Client, args: SetArgs, session: &Session) -> anyhow::Result<()> {
+    let change = ChangeDevice {
+        note: args.note,
+        attributes: ChangeAttributes { set: args.attributes.into_iter().collect(), remove: args.without },
+        tags: ChangeTags { add: args.tag, remove: args.untag },
+    };
+    let endpoint = &args.endpoint;
+    let device = client.change_device(endpoint, &change, None).await.map_err(|e| missing(e, endpoint))?;
+    session.printer.data(&device, format_args!("{}{}", endpoint, labels(&device)))
+}
+
+/// Tags and attributes, a line each.
+fn labels(device: &Device) -> String {
+    let mut text = String::new();
+    for tag in &device.tags {
+        text += &format!("\n  tag {tag}");
+    }
+    for (key, value) in &device.attributes {
+        let value = match value {
+            AttributeValue::Text(value) => format!("\"{value}\""),
+            AttributeValue::Number(value) => value.to_string(),
+        };
+        text += &format!("\n  attribute {key} = {value}");
+    }
+    text
+}
+
 fn describe(detail: &DeviceDetail) -> String {
     let device = &detail.device;
     let mut text = state(device);
+    text += &labels(device);
+    if !detail.note.is_empty() {
+        text += &format!("\n  note {}", detail.note);
+    }
     for component in &detail.components {
         let state = component.state.as_deref().unwrap_or_default();
         text += &format!("\n  {} {} {} {state}", component.name, component.version, component.digest);

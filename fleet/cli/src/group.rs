@@ -1,12 +1,13 @@
-//! `mbl group`: named lists of devices for rollouts to aim at.
+//! `mbl group`: named sets of devices for rollouts to aim at.
 
 use clap::Subcommand;
-use fleet_api::{ChangeGroup, Client, ClientError, CreateGroup, Group, PageQuery};
+use fleet_api::{ChangeGroup, Client, ClientError, CreateGroup, Group, GroupDetail, PageQuery};
 use protocol_types::{EndpointName, GroupName};
 use serde_json::json;
 
 use crate::{
     failure::{Exit, Failure},
+    filter::refused_filter,
     session::{Session, service_error},
 };
 
@@ -19,12 +20,32 @@ pub(crate) enum Command {
         /// What people call it
         #[arg(long, default_value = "")]
         title: String,
+        /// The filter whose devices are in it, too
+        #[arg(long, value_name = "FILTER")]
+        filter: Option<String>,
+        /// A group whose devices are in it, too, may be given several times
+        #[arg(long, value_name = "NAME")]
+        include: Vec<GroupName>,
         /// Its first members
         members: Vec<EndpointName>,
     },
+    /// Change the filter of a group and the groups that it includes
+    Change {
+        /// The group
+        name: GroupName,
+        /// The filter from now on; empty for none
+        #[arg(long, value_name = "FILTER")]
+        filter: Option<String>,
+        /// A group that it includes from now on, may be given several times
+        #[arg(long, value_name = "NAME")]
+        include: Vec<GroupName>,
+        /// A group that it includes no more, may be given several times
+        #[arg(long, value_name = "NAME")]
+        exclude: Vec<GroupName>,
+    },
     /// List the groups
     List,
-    /// List the members of a group
+    /// Show what is in a group
     Show {
         /// The group
         name: GroupName,
@@ -55,9 +76,15 @@ pub(crate) enum Command {
 pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<()> {
     let client = session.client()?;
     match command {
-        Command::Create { name, title, members } => {
-            let group = client.create_group(&CreateGroup { name, title, members }).await.map_err(service_error)?;
+        Command::Create { name, title, filter, include, members } => {
+            let wanted = CreateGroup { name, title, members, filter, include };
+            let text = wanted.filter.clone();
+            let group = client.create_group(&wanted).await.map_err(|e| refused_filter(e, text.as_deref()))?;
             print(&group, session)
+        }
+        Command::Change { name, filter, include, exclude } => {
+            let wanted = ChangeGroup { filter, include, exclude, ..ChangeGroup::default() };
+            change(&client, &name, wanted, session).await
         }
         Command::List => list(&client, session).await,
         Command::Show { name } => show(&client, &name, session).await,
@@ -76,7 +103,13 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
 
 async fn change(client: &Client, name: &GroupName, change: ChangeGroup, session: &Session) -> anyhow::Result<()> {
     // Adding and removing do not depend on who is a member, so no revision is asked for.
-    let group = client.change_group(name, &change, None).await.map_err(|error| missing(error, name))?;
+    let changed = client.change_group(name, &change, None).await;
+    let group = changed.map_err(|error| match error.problem() {
+        Some(problem) if problem.status == 404 && change.include.is_empty() && change.filter.is_none() => {
+            missing(error, name)
+        }
+        _ => refused_filter(error, change.filter.as_deref()),
+    })?;
     print(&group, session)
 }
 
@@ -91,12 +124,14 @@ async fn list(client: &Client, session: &Session) -> anyhow::Result<()> {
             None => break,
         }
     }
-    session.printer.table(&groups, &["GROUP", "MEMBERS", "TITLE"], |group| {
-        vec![group.name.to_string(), group.members.to_string(), group.title.clone()]
+    session.printer.table(&groups, &["GROUP", "MEMBERS", "FILTER", "TITLE"], |group| {
+        let filter = group.filter.clone().unwrap_or_default();
+        vec![group.name.to_string(), group.members.to_string(), filter, group.title.clone()]
     })
 }
 
 async fn show(client: &Client, name: &GroupName, session: &Session) -> anyhow::Result<()> {
+    let GroupDetail { group, includes, devices } = client.group(name).await.map_err(|error| missing(error, name))?;
     let mut members = Vec::new();
     let mut query = PageQuery::default();
     loop {
@@ -107,7 +142,17 @@ async fn show(client: &Client, name: &GroupName, session: &Session) -> anyhow::R
             None => break,
         }
     }
-    session.printer.table(&members, &["DEVICE"], |member| vec![member.endpoint.to_string()])
+    let mut text = format!("{name}: {devices} devices now");
+    if let Some(filter) = &group.filter {
+        text += &format!("\n  filter {filter}");
+    }
+    for include in &includes {
+        text += &format!("\n  includes {include}");
+    }
+    for member in &members {
+        text += &format!("\n  {}", member.endpoint);
+    }
+    session.printer.data(&json!({ "group": group, "includes": includes, "devices": devices, "members": members }), text)
 }
 
 fn print(group: &Group, session: &Session) -> anyhow::Result<()> {

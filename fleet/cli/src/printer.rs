@@ -88,6 +88,13 @@ impl Printer {
         if self.json { self.to_stdout(serde_json::to_string_pretty(value)?) } else { self.to_stdout(text) }
     }
 
+    /// Writes a part of a file as it is.
+    #[expect(clippy::unused_self, reason = "one place decides about output")]
+    pub(crate) fn bytes(&self, part: &[u8]) -> anyhow::Result<()> {
+        let written = io::stdout().lock().write_all(part);
+        written.map_err(|error| anyhow::Error::new(error).context("cannot write to standard output"))
+    }
+
     /// Writes one element of a stream: `value` as one line of JSON if that is wanted, otherwise `text`.
     pub(crate) fn line(&self, value: &impl Serialize, text: impl Display) -> anyhow::Result<()> {
         if self.json { self.to_stdout(serde_json::to_string(value)?) } else { self.to_stdout(text) }

@@ -96,9 +96,12 @@ pub(crate) struct AudienceArgs {
     /// Every device of the account
     #[arg(long)]
     all: bool,
-    /// The members of a group
+    /// The devices in a group
     #[arg(long, value_name = "NAME")]
     group: Option<GroupName>,
+    /// The devices that a filter is true for, as in 'model = "m1"'
+    #[arg(long, value_name = "FILTER")]
+    filter: Option<String>,
     /// This device, may be given several times
     #[arg(long = "device", value_name = "NAME")]
     devices: Vec<EndpointName>,
@@ -111,10 +114,11 @@ fn window(text: &str) -> Result<Window, String> {
 
 impl From<AudienceArgs> for Audience {
     fn from(args: AudienceArgs) -> Self {
-        match args.group {
-            Some(group) => Self::Group(group),
-            None if args.all => Self::All,
-            None => Self::Devices(args.devices),
+        match (args.group, args.filter) {
+            (Some(group), _) => Self::Group(group),
+            (None, Some(filter)) => Self::Filter(filter),
+            (None, None) if args.all => Self::All,
+            (None, None) => Self::Devices(args.devices),
         }
     }
 }

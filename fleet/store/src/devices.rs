@@ -2,11 +2,16 @@
 
 use protocol_types::{Digest, EndpointName, UnixSeconds};
 use serde_json::json;
-use sqlx::{Row, any::AnyRow};
+use sqlx::{
+    Any, AssertSqlSafe, Row,
+    any::{AnyArguments, AnyRow},
+    query::Query,
+};
 
 use crate::{
     AccountScope, DeviceReport, StoreError,
     error::{cannot, formed},
+    filter::{Bind, Filter, Place, version_key},
     numbers::{from_sql, time, to_sql},
     updates,
 };
@@ -63,6 +68,10 @@ pub struct DeviceRow {
     pub created: UnixSeconds,
     /// When a factory reset was asked for that it has not taken yet.
     pub reset_asked: Option<UnixSeconds>,
+    /// What operators noted.
+    pub note: String,
+    /// Counts what operators change of it.
+    pub revision: i64,
     /// What it says of itself.
     pub nameplate: Nameplate,
     /// What it last said about its software, and when.
@@ -112,20 +121,9 @@ pub struct CertificateRow {
     pub first_used: Option<UnixSeconds>,
 }
 
-/// Which devices a list shows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DeviceFilter {
-    /// Only members of this group.
-    pub group: Option<String>,
-    /// Only devices that are, or are not, registered now.
-    pub connected: Option<bool>,
-    /// Only devices of this standing.
-    pub standing: Option<Standing>,
-}
-
 const COLUMNS: &str =
     "d.endpoint, d.standing, d.standing_reason, d.authority, d.factory_serial, d.connected, d.last_seen,
-    d.created, d.reset_asked, d.manufacturer, d.model, d.serial_number, d.firmware_version, r.phase AS said_phase,
+    d.created, d.reset_asked, d.note, d.revision, d.manufacturer, d.model, d.serial_number, d.firmware_version, r.phase AS said_phase,
     r.reason_code AS said_reason_code, r.reason_text AS said_reason_text, r.progress AS said_progress,
     r.rollout AS said_rollout, r.digest AS said_digest, r.running_version AS said_running_version,
     r.running_digest AS said_running_digest, r.slot AS said_slot, r.floor AS said_floor, r.received AS said_received";
@@ -146,6 +144,8 @@ fn read(row: &AnyRow) -> Result<DeviceRow, StoreError> {
         last_seen: number("last_seen")?.map(time),
         created: time(number("created")?.unwrap_or_default()),
         reset_asked: number("reset_asked")?.map(time),
+        note: text("note")?,
+        revision: number("revision")?.unwrap_or_default(),
         nameplate: Nameplate {
             manufacturer: optional("manufacturer")?,
             model: optional("model")?,
@@ -156,11 +156,23 @@ fn read(row: &AnyRow) -> Result<DeviceRow, StoreError> {
     })
 }
 
+/// The query with the values of a filter's placeholders.
+pub(crate) fn bound<'q>(mut query: Query<'q, Any, AnyArguments>, binds: Vec<Bind>) -> Query<'q, Any, AnyArguments> {
+    for bind in binds {
+        query = match bind {
+            Bind::Text(text) => query.bind(text),
+            Bind::Integer(number) => query.bind(number),
+            Bind::Real(number) => query.bind(number),
+        };
+    }
+    query
+}
+
 impl AccountScope {
     /// One device.
     pub async fn device(&self, endpoint: &EndpointName) -> Result<DeviceRow, StoreError> {
         let sql = format!("SELECT {COLUMNS} FROM {TABLES} WHERE d.account = $1 AND d.endpoint = $2");
-        let row = sqlx::query(sqlx::AssertSqlSafe(sql))
+        let row = sqlx::query(AssertSqlSafe(sql))
             .bind(self.id())
             .bind(endpoint.as_str())
             .fetch_optional(self.readers())
@@ -169,30 +181,24 @@ impl AccountScope {
         row.as_ref().map_or_else(|| Err(StoreError::NotFound { kind: "device", id: endpoint.to_string() }), read)
     }
 
-    /// At most `limit` devices whose name comes after `after`.
+    /// At most `limit` devices that the filter is true for and whose name comes after `after`.
     pub async fn devices_after(
         &self,
         after: &str,
-        filter: &DeviceFilter,
+        filter: &Filter,
+        now: UnixSeconds,
         limit: u32,
     ) -> Result<Vec<DeviceRow>, StoreError> {
+        let doing = "list devices";
+        let mut connection = self.readers().acquire().await.map_err(cannot(doing))?;
+        let filter = self.resolved(&mut connection, filter).await?;
+        let clause = filter.clause(Place { report: "r", first: 4, now });
         let sql = format!(
-            "SELECT {COLUMNS} FROM {TABLES} WHERE d.account = $1 AND d.endpoint > $2
-             AND ($3 < 0 OR d.connected = $3) AND ($4 = '' OR d.standing = $4)
-             AND ($5 = '' OR EXISTS (SELECT 1 FROM group_members m
-                  WHERE m.account = d.account AND m.name = $5 AND m.endpoint = d.endpoint))
-             ORDER BY d.endpoint LIMIT $6"
+            "SELECT {COLUMNS} FROM {TABLES} WHERE d.account = $1 AND d.endpoint > $2 AND {} ORDER BY d.endpoint LIMIT $3",
+            clause.sql
         );
-        let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
-            .bind(self.id())
-            .bind(after)
-            .bind(filter.connected.map_or(-1, i64::from))
-            .bind(filter.standing.map_or("", Standing::as_str))
-            .bind(filter.group.as_deref().unwrap_or_default())
-            .bind(i64::from(limit))
-            .fetch_all(self.readers())
-            .await
-            .map_err(cannot("list devices"))?;
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(self.id()).bind(after).bind(i64::from(limit));
+        let rows = bound(query, clause.binds).fetch_all(&mut *connection).await.map_err(cannot(doing))?;
         rows.iter().map(read).collect()
     }
 
@@ -271,8 +277,8 @@ impl AccountScope {
         for component in &sorted {
             // A device that was deleted meanwhile gets no rows.
             sqlx::query(
-                "INSERT INTO device_components (account, endpoint, name, version, digest, state)
-                 SELECT account, endpoint, $3, $4, $5, $6 FROM devices WHERE account = $1 AND endpoint = $2",
+                "INSERT INTO device_components (account, endpoint, name, version, digest, state, version_key)
+                 SELECT account, endpoint, $3, $4, $5, $6, $7 FROM devices WHERE account = $1 AND endpoint = $2",
             )
             .bind(self.id())
             .bind(endpoint.as_str())
@@ -280,6 +286,7 @@ impl AccountScope {
             .bind(component.version.as_str())
             .bind(component.digest.to_string())
             .bind(component.state.as_deref())
+            .bind(version_key(&component.version))
             .execute(tx.sql())
             .await
             .map_err(cannot(doing))?;

@@ -54,6 +54,26 @@ pub enum StoreError {
         /// Bytes that it may hold.
         limit: u64,
     },
+    /// There would be more of something than there may be.
+    #[error("there are at most {most} {what}")]
+    TooMany {
+        /// What there would be too much of.
+        what: &'static str,
+        /// How much there may be.
+        most: u64,
+    },
+    /// A group would be part of its own definition.
+    #[error("group `{name}` would be part of itself")]
+    GroupInItself {
+        /// Its name.
+        name: String,
+    },
+    /// The groups in a filter stand for too many tests.
+    #[error("with its groups written out, the filter has more than {most} tests")]
+    FilterTooLarge {
+        /// How many it may have.
+        most: usize,
+    },
     /// A row holds something that this version of the program never writes.
     #[error("{table} holds a row whose {column} cannot be read")]
     Damaged {

@@ -1,11 +1,12 @@
-//! Static groups: lists of endpoint names that an operator keeps. A member need not have joined yet.
+//! Groups: devices that an operator lists, that a filter finds, or that are in groups which a group includes. A listed member need
+//! not have joined yet.
 
 use protocol_types::{EndpointName, GroupName, UnixSeconds};
 use serde_json::json;
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    AccountScope, Change, EventDraft, RequestKey, StoreError,
+    AccountScope, Change, EventDraft, Filter, RequestKey, StoreError,
     error::{cannot, formed},
     events, idempotency,
     numbers::{from_sql, time, to_sql},
@@ -19,8 +20,10 @@ pub struct GroupRow {
     pub name: GroupName,
     /// What people call it.
     pub title: String,
-    /// How many members it has.
+    /// How many members are listed.
     pub members: u64,
+    /// The filter whose devices are in it, too.
+    pub filter: Option<Filter>,
     /// When it was made.
     pub created: UnixSeconds,
     /// Counts every change.
@@ -34,6 +37,11 @@ fn read(row: &AnyRow) -> Result<GroupRow, StoreError> {
         name: formed(row, doing, ("device_groups", "name"))?,
         title: row.try_get("title").map_err(cannot(doing))?,
         members: from_sql(number("members")?),
+        filter: row
+            .try_get::<Option<String>, _>("filter")
+            .map_err(cannot(doing))?
+            .map(|text| text.parse().map_err(|_| StoreError::Damaged { table: "device_groups", column: "filter" }))
+            .transpose()?,
         created: time(number("created")?),
         revision: number("revision")?,
     })
@@ -44,11 +52,11 @@ fn no_group(name: &GroupName) -> StoreError {
 }
 
 impl AccountScope {
-    /// Makes a group with its first members.
+    /// Makes a group of what `first` adds to it.
     pub async fn create_group(
         &self,
-        (name, title): (&GroupName, &str),
-        members: &[EndpointName],
+        name: &GroupName,
+        first: &GroupChange,
         key: Option<&RequestKey>,
         now: UnixSeconds,
     ) -> Result<GroupRow, StoreError> {
@@ -60,7 +68,7 @@ impl AccountScope {
             )
             .bind(self.id())
             .bind(name.as_str())
-            .bind(title)
+            .bind(first.title.as_deref().unwrap_or_default())
             .bind(to_sql(now.0))
             .execute(tx.sql())
             .await
@@ -68,8 +76,8 @@ impl AccountScope {
             if made.rows_affected() == 0 {
                 return Err(StoreError::Exists { kind: "group", id: name.to_string() });
             }
-            self.add_members(&mut tx, name, members).await?;
-            self.tell_group(&mut tx, ("group.created", name), json!({ "added": members.len() }), now).await?;
+            self.carry_out(&mut tx, name, first).await?;
+            self.tell_group(&mut tx, ("group.created", name), json!({ "added": first.add.len() }), now).await?;
         }
         tx.commit().await?;
         self.group(name).await
@@ -78,7 +86,7 @@ impl AccountScope {
     /// One group.
     pub async fn group(&self, name: &GroupName) -> Result<GroupRow, StoreError> {
         let row = sqlx::query(
-            "SELECT g.name, g.title, g.created, g.revision,
+            "SELECT g.name, g.title, g.created, g.revision, g.filter,
                     (SELECT COUNT(*) FROM group_members m WHERE m.account = g.account AND m.name = g.name) AS members
              FROM device_groups g WHERE g.account = $1 AND g.name = $2",
         )
@@ -93,7 +101,7 @@ impl AccountScope {
     /// At most `limit` groups whose name comes after `after`.
     pub async fn groups_after(&self, after: &str, limit: u32) -> Result<Vec<GroupRow>, StoreError> {
         let rows = sqlx::query(
-            "SELECT g.name, g.title, g.created, g.revision,
+            "SELECT g.name, g.title, g.created, g.revision, g.filter,
                     (SELECT COUNT(*) FROM group_members m WHERE m.account = g.account AND m.name = g.name) AS members
              FROM device_groups g WHERE g.account = $1 AND g.name > $2 ORDER BY g.name LIMIT $3",
         )
@@ -138,6 +146,20 @@ impl AccountScope {
     ) -> Result<GroupRow, StoreError> {
         let mut tx = self.write().await?;
         self.next_group_revision(&mut tx, name, at).await?;
+        self.carry_out(&mut tx, name, change).await?;
+        let data = json!({ "added": change.add.len(), "removed": change.remove.len() });
+        self.tell_group(&mut tx, ("group.changed", name), data, now).await?;
+        tx.commit().await?;
+        self.group(name).await
+    }
+
+    /// The groups that a group includes, by name.
+    pub async fn group_includes(&self, name: &GroupName) -> Result<Vec<GroupName>, StoreError> {
+        let mut connection = self.readers().acquire().await.map_err(cannot("read a group"))?;
+        self.includes(&mut connection, name.as_str()).await
+    }
+
+    async fn carry_out(&self, tx: &mut Transaction, name: &GroupName, change: &GroupChange) -> Result<(), StoreError> {
         if let Some(title) = &change.title {
             sqlx::query("UPDATE device_groups SET title = $3 WHERE account = $1 AND name = $2")
                 .bind(self.id())
@@ -147,7 +169,7 @@ impl AccountScope {
                 .await
                 .map_err(cannot("change a group"))?;
         }
-        self.add_members(&mut tx, name, &change.add).await?;
+        self.add_members(tx, name, &change.add).await?;
         for endpoint in &change.remove {
             sqlx::query("DELETE FROM group_members WHERE account = $1 AND name = $2 AND endpoint = $3")
                 .bind(self.id())
@@ -157,16 +179,14 @@ impl AccountScope {
                 .await
                 .map_err(cannot("remove a member of a group"))?;
         }
-        let data = json!({ "added": change.add.len(), "removed": change.remove.len() });
-        self.tell_group(&mut tx, ("group.changed", name), data, now).await?;
-        tx.commit().await?;
-        self.group(name).await
+        self.define_group(tx, name, change).await
     }
 
     /// Removes a group; its members remain devices of the account.
     pub async fn delete_group(&self, name: &GroupName, at: Option<i64>, now: UnixSeconds) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
         self.next_group_revision(&mut tx, name, at).await?;
+        self.must_be_alone(&mut tx, name).await?;
         sqlx::query("DELETE FROM device_groups WHERE account = $1 AND name = $2")
             .bind(self.id())
             .bind(name.as_str())
@@ -242,4 +262,10 @@ pub struct GroupChange {
     pub add: Vec<EndpointName>,
     /// Endpoints that are members no more.
     pub remove: Vec<EndpointName>,
+    /// The filter from now on; `Some(None)` for none.
+    pub filter: Option<Option<Filter>>,
+    /// Groups that it includes from now on.
+    pub include: Vec<GroupName>,
+    /// Groups that it includes no more.
+    pub exclude: Vec<GroupName>,
 }

@@ -3,7 +3,7 @@
 use protocol_types::{Digest, UnixSeconds};
 use sqlx::{AssertSqlSafe, Row};
 
-use crate::{Store, StoreError, connection::Dialect, error::cannot, numbers::to_sql};
+use crate::{Store, StoreError, connection::Dialect, error::cannot, filter::version_key, numbers::to_sql};
 
 /// One step from an older form to a newer one.
 pub(crate) struct Migration {
@@ -18,6 +18,7 @@ pub(crate) const ALL: &[Migration] = &[
     Migration { number: 3, sql: include_str!("../migrations/0003_updates.sql") },
     Migration { number: 4, sql: include_str!("../migrations/0004_consent.sql") },
     Migration { number: 5, sql: include_str!("../migrations/0005_factory_reset.sql") },
+    Migration { number: 6, sql: include_str!("../migrations/0006_directory.sql") },
 ];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS migrations (
@@ -49,6 +50,9 @@ pub(crate) async fn apply(store: &Store, now: UnixSeconds) -> Result<(), StoreEr
     for migration in ALL.iter().filter(|m| !applied.contains(&m.number)) {
         let mut tx = store.write().await?;
         run(&mut tx, store.dialect(), migration).await?;
+        if migration.number == VERSION_KEYS {
+            fill_version_keys(&mut tx).await?;
+        }
         sqlx::query("INSERT INTO migrations (number, digest, applied) VALUES ($1, $2, $3)")
             .bind(migration.number)
             .bind(digest_of(migration))
@@ -58,6 +62,29 @@ pub(crate) async fn apply(store: &Store, now: UnixSeconds) -> Result<(), StoreEr
             .map_err(cannot(doing))?;
         tx.commit().await?;
         tracing::info!(number = migration.number, "database migrated");
+    }
+    Ok(())
+}
+
+/// The step that put keys beside versions.
+const VERSION_KEYS: i64 = 6;
+
+/// Writes the keys of the versions that were there before: SQL cannot make them.
+async fn fill_version_keys(tx: &mut crate::transaction::Transaction) -> Result<(), StoreError> {
+    let doing = "migrate";
+    for (table, column) in [("device_components", "version"), ("device_reports", "running_version")] {
+        let sql = format!("SELECT DISTINCT {column} AS version FROM {table} WHERE {column} IS NOT NULL");
+        let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(tx.sql()).await.map_err(cannot(doing))?;
+        for row in rows {
+            let version: String = row.try_get("version").map_err(cannot(doing))?;
+            let sql = format!("UPDATE {table} SET {column}_key = $2 WHERE {column} = $1");
+            sqlx::query(AssertSqlSafe(sql))
+                .bind(version.as_str())
+                .bind(version_key(&version))
+                .execute(tx.sql())
+                .await
+                .map_err(cannot(doing))?;
+        }
     }
     Ok(())
 }

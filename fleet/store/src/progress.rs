@@ -10,8 +10,10 @@ use sqlx::{AnyConnection, AssertSqlSafe, Row, any::AnyRow};
 use crate::{
     AccountScope, Audience, DesiredRelease, DesiredRow, DeviceReport, EventDraft, RolloutRow, ServiceWide, Standing,
     StoreError,
+    devices::bound,
     error::cannot,
     events,
+    filter::{Bind, Clause, Filter, Place},
     numbers::{from_sql, time, to_sql},
     transaction::Transaction,
     updates::{self, parsed, read_reason, read_report, read_wish},
@@ -203,12 +205,12 @@ impl AccountScope {
     ) -> Result<usize, StoreError> {
         // Most looks find nothing to do and need no turn to write.
         let mut reader = self.readers().acquire().await.map_err(cannot("look at a rollout"))?;
-        if decide(&self.rollout_facts(&mut reader, id).await?).is_empty() {
+        if decide(&self.rollout_facts(&mut reader, id, now).await?).is_empty() {
             return Ok(0);
         }
         drop(reader);
         let mut tx = self.write().await?;
-        let facts = self.rollout_facts(tx.sql(), id).await?;
+        let facts = self.rollout_facts(tx.sql(), id, now).await?;
         let decision = decide(&facts);
         for step in &decision.devices {
             self.move_device(&mut tx, &facts.rollout, step, now).await?;
@@ -264,7 +266,12 @@ impl AccountScope {
         events::append(tx, self, now, EventDraft { kind: "rollout.device", subject, data }).await
     }
 
-    async fn rollout_facts(&self, sql: &mut AnyConnection, id: &RolloutId) -> Result<RolloutFacts, StoreError> {
+    async fn rollout_facts(
+        &self,
+        sql: &mut AnyConnection,
+        id: &RolloutId,
+        now: UnixSeconds,
+    ) -> Result<RolloutFacts, StoreError> {
         let rollout = self.rollout_on(sql, id).await?;
         let counts = self.count_states(sql, id).await?;
         let order = rollout.start_order.map_or(i64::MAX, to_sql);
@@ -277,10 +284,12 @@ impl AccountScope {
              WHERE r.account = $1 AND r.rollout = $2 AND r.state NOT IN {ENDS} ORDER BY r.endpoint",
             newer("r.endpoint")
         );
-        let mut devices = self.facts(sql, (known, None), id, order).await?;
+        let mut devices = self.facts(sql, (known, Vec::new()), id, order).await?;
         if rollout.state == RolloutState::Running
-            && let Some((condition, group)) = joined(&rollout.wanted.audience)
+            && let Some(filter) = joined(&rollout.wanted.audience)
         {
+            let filter = self.resolved(sql, &filter).await?;
+            let Clause { sql: condition, binds } = filter.clause(Place { report: "s", first: 4, now });
             let fresh = format!(
                 "SELECT d.endpoint AS endpoint, CAST(NULL AS TEXT) AS state, CAST(NULL AS TEXT) AS waiting_for,
                         CAST(NULL AS BIGINT) AS consented, {}, {FACTS}
@@ -291,7 +300,7 @@ impl AccountScope {
                      WHERE r.account = $1 AND r.rollout = $2 AND r.endpoint = d.endpoint) ORDER BY d.endpoint",
                 newer("d.endpoint")
             );
-            devices.extend(self.facts(sql, (fresh, group), id, order).await?);
+            devices.extend(self.facts(sql, (fresh, binds), id, order).await?);
         }
         Ok(RolloutFacts { rollout, devices, counts })
     }
@@ -299,15 +308,12 @@ impl AccountScope {
     async fn facts(
         &self,
         connection: &mut AnyConnection,
-        (sql, group): (String, Option<&str>),
+        (sql, binds): (String, Vec<Bind>),
         id: &RolloutId,
         order: i64,
     ) -> Result<Vec<DeviceFacts>, StoreError> {
-        let mut query = sqlx::query(AssertSqlSafe(sql)).bind(self.id()).bind(id.as_str()).bind(order);
-        if let Some(group) = group {
-            query = query.bind(group);
-        }
-        let rows = query.fetch_all(connection).await.map_err(cannot("read the facts of a rollout"))?;
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(self.id()).bind(id.as_str()).bind(order);
+        let rows = bound(query, binds).fetch_all(connection).await.map_err(cannot("read the facts of a rollout"))?;
         rows.iter().map(read_facts).collect()
     }
 
@@ -384,15 +390,12 @@ impl AccountScope {
     }
 }
 
-/// The condition on `d` for devices that come into the audience while the rollout runs, and the value of its `$4`. A list of devices
-/// is complete from the beginning.
-fn joined(audience: &Audience) -> Option<(&'static str, Option<&str>)> {
+/// Which devices come into the audience while the rollout runs. A list of devices is complete from the beginning.
+fn joined(audience: &Audience) -> Option<Filter> {
     match audience {
-        Audience::All => Some(("1 = 1", None)),
-        Audience::Group(group) => Some((
-            "EXISTS (SELECT 1 FROM group_members m WHERE m.account = d.account AND m.endpoint = d.endpoint AND m.name = $4)",
-            Some(group.as_str()),
-        )),
+        Audience::All => Some(Filter::every_device()),
+        Audience::Group(group) => Some(Filter::of_group(group)),
+        Audience::Filter(filter) => Some(filter.clone()),
         Audience::Devices(_) => None,
     }
 }

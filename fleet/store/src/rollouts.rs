@@ -8,7 +8,7 @@ use serde_json::json;
 use sqlx::{AnyConnection, Row, any::AnyRow};
 
 use crate::{
-    AccountScope, Change, EventDraft, RequestKey, StoreError,
+    AccountScope, Change, EventDraft, Filter, RequestKey, StoreError,
     error::cannot,
     events, idempotency,
     numbers::{from_sql, time, to_sql},
@@ -24,6 +24,8 @@ pub enum Audience {
     All,
     /// The members of a group, also those that join it while it runs.
     Group(GroupName),
+    /// The devices that a filter is true for, also those for which it becomes true while the rollout runs.
+    Filter(Filter),
     /// These devices.
     Devices(Vec<EndpointName>),
 }

@@ -176,6 +176,7 @@ const DIGESTS: &[(i64, &str)] = &[
     (3, "sha256:8fdb60c0a90a63111c1a8f191f0929e24f2eea4d1a5b2baedeffa01d5f36d452"),
     (4, "sha256:b2c3475a9bf202de6eb726f9e7cc2e9a136a50c353e1b45aadd445c554d9ac6c"),
     (5, "sha256:b90616fa65981deedbd26d6e9e062435a4c1b5c251e2c8c8b8cc4a3818438d93"),
+    (6, "sha256:fb047b513443ce97c8e66e3ad2274b80eb344e97a770b6deeb39aa2d31a50c88"),
 ];
 
 #[test]
@@ -529,9 +530,12 @@ async fn the_facts_of_a_device_are_what_was_recorded() {
         one.record_report(&endpoint("gate-2"), &report, NOW).await.unwrap();
     }
     assert_eq!(one.device_report(&endpoint("gate-2")).await.unwrap().unwrap(), (report.clone(), NOW));
-    one.create_group((&"doors".parse().unwrap(), "Doors"), &[endpoint("gate-2"), endpoint("not-there-yet")], None, NOW)
-        .await
-        .unwrap();
+    let first = crate::GroupChange {
+        title: Some("Doors".to_owned()),
+        add: vec![endpoint("gate-2"), endpoint("not-there-yet")],
+        ..crate::GroupChange::default()
+    };
+    one.create_group(&"doors".parse().unwrap(), &first, None, NOW).await.unwrap();
     let audience = crate::Audience::Group("doors".parse().unwrap());
     let rollout = one.create_rollout(&wanted(audience), None, NOW).await.unwrap();
     one.act_on_rollout(&rollout.id, crate::RolloutAction::Start, None, NOW).await.unwrap();

@@ -9,6 +9,7 @@ use sqlx::{Row, any::AnyRow};
 use crate::{
     AccountScope, Change, StoreError,
     error::cannot,
+    filter::version_key,
     numbers::{from_sql, time, to_sql},
     transaction::Transaction,
 };
@@ -206,13 +207,14 @@ impl AccountScope {
         let reason = report.reason.as_ref();
         sqlx::query(
             "INSERT INTO device_reports (account, endpoint, phase, reason_code, reason_text, progress, rollout, digest,
-                                         running_version, running_digest, slot, floor, received)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+                                         running_version, running_digest, slot, floor, received,
+                                         running_version_key)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
              ON CONFLICT (account, endpoint) DO UPDATE SET phase = excluded.phase, reason_code = excluded.reason_code,
                  reason_text = excluded.reason_text, progress = excluded.progress, rollout = excluded.rollout,
                  digest = excluded.digest, running_version = excluded.running_version,
                  running_digest = excluded.running_digest, slot = excluded.slot, floor = excluded.floor,
-                 received = excluded.received",
+                 received = excluded.received, running_version_key = excluded.running_version_key",
         )
         .bind(self.id())
         .bind(endpoint.as_str())
@@ -227,6 +229,7 @@ impl AccountScope {
         .bind(report.slot.map(|slot| slot.letter().to_string()))
         .bind(i64::from(report.floor.0))
         .bind(to_sql(now.0))
+        .bind(report.running_version.as_ref().and_then(|version| version_key(&version.to_string())))
         .execute(tx.sql())
         .await
         .map_err(cannot("record a report"))?;

@@ -24,7 +24,7 @@ fn cli_every_program_says_what_it_is_for_and_refuses_misuse_with_status_two() {
 fn cli_a_rollout_to_a_group_waits_for_an_operators_consent_while_the_events_tell_of_it() {
     let world = World::new();
     let events = world.stage.folder.join("events.log");
-    let mut follow = world.stage.operator.command(&["--json", "events", "--follow"]).unwrap();
+    let mut follow = world.stage.operator.command(&["--json", "events", "--follow", "--after", "0"]).unwrap();
     let followed = Running::start("mbl events", &mut follow, &events).unwrap();
 
     world.mbl(&format!("group create doors --title Doors {ENDPOINT} not-there-yet"));

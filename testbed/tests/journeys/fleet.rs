@@ -225,7 +225,13 @@ fn fleet_stops_in_time_and_in_order_while_streams_are_open() {
     assert!(!service.data_dir().join("addresses.json").exists(), "nobody dials a service that is gone");
 
     service.restart().unwrap();
-    let group = CreateGroup { name: "doors".parse().unwrap(), title: String::new(), members: Vec::new() };
+    let group = CreateGroup {
+        name: "doors".parse().unwrap(),
+        title: String::new(),
+        members: Vec::new(),
+        filter: None,
+        include: Vec::new(),
+    };
     runtime.block_on(client.create_group(&group)).unwrap();
     let found = async {
         loop {
@@ -322,7 +328,13 @@ fn fleet_says_that_its_disk_is_full_and_goes_on_with_what_fits() {
 
     let offset = runtime.block_on(client.artifact(&digest)).unwrap().offset;
     assert!(offset > 0, "what was acknowledged is still there");
-    let group = CreateGroup { name: "doors".parse().unwrap(), title: String::new(), members: Vec::new() };
+    let group = CreateGroup {
+        name: "doors".parse().unwrap(),
+        title: String::new(),
+        members: Vec::new(),
+        filter: None,
+        include: Vec::new(),
+    };
     runtime.block_on(client.create_group(&group)).unwrap();
     assert!(runtime.block_on(client.ready()).unwrap());
 }

@@ -4,6 +4,7 @@
 
 mod app;
 mod cli;
+mod directory;
 mod fleet;
 mod identity;
 mod image;

@@ -52,6 +52,9 @@ impl From<StoreError> for Refusal {
             StoreError::WrongState { .. } => ProblemCode::WrongState,
             StoreError::KeyReused => ProblemCode::IdempotencyKeyReused,
             StoreError::OverQuota { .. } => ProblemCode::OverQuota,
+            StoreError::TooMany { .. } | StoreError::GroupInItself { .. } | StoreError::FilterTooLarge { .. } => {
+                ProblemCode::InvalidValue
+            }
             StoreError::Damaged { .. }
             | StoreError::TooNew { .. }
             | StoreError::MigrationChanged { .. }

@@ -1,28 +1,42 @@
 //! `/devices`: who the devices of the account are, how they are, and whether they may take part.
 
-use axum::{Json, extract::State, http::StatusCode};
-use fleet_api::{
-    DesiredRelease, Device, DeviceCertificate, DeviceDetail, DeviceQuery, DeviceReport, InstalledComponent, Page,
-    PageQuery, Standing, SuspendDevice, forms,
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderName, StatusCode},
 };
-use fleet_store::{AccountScope, CertificateRow, ComponentRow, DesiredRow, DeviceFilter, DeviceRow};
-use protocol_types::{EndpointName, UnixSeconds};
+use fleet_api::{
+    AttributeValue, ChangeAttributes, ChangeDevice, ChangeTags, DesiredRelease, Device, DeviceCertificate,
+    DeviceDetail, DeviceQuery, DeviceReport, InstalledComponent, Page, PageQuery, Standing, SuspendDevice, forms,
+};
+use fleet_store::{
+    AccountScope, CertificateRow, ComponentRow, DesiredRow, DeviceChange, DeviceRow, Filter, Labels, is_key,
+};
+use protocol_types::{EndpointName, GroupName, UnixSeconds};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Refusal, Reply,
-    body::{Body, Parameters, Segments},
+    body::{Body, IfMatch, Parameters, Segments, etag},
     caller::{Caller, need},
+    filters, inventory,
     paging::Paging,
 };
 use crate::fleet::Fleet;
 
 const REASON_CHARACTERS: usize = 200;
+const NOTE_CHARACTERS: usize = 2000;
+const VALUE_CHARACTERS: usize = 200;
+const TAG_BYTES: usize = 64;
+/// Attributes, or tags to add or remove, that one request may name.
+const LABELS: usize = 100;
+
+type Tagged = ([(HeaderName, String); 1], Json<Device>);
 
 pub(super) fn router() -> OpenApiRouter<Fleet> {
     OpenApiRouter::new()
         .routes(routes!(list))
-        .routes(routes!(show, delete))
+        .routes(routes!(show, change, delete))
         .routes(routes!(suspend))
         .routes(routes!(resume))
         .routes(routes!(factory_reset))
@@ -44,7 +58,7 @@ const fn standing_wanted(standing: Standing) -> fleet_store::Standing {
     }
 }
 
-fn view(row: DeviceRow) -> Device {
+fn view(row: DeviceRow, labels: Labels) -> Device {
     Device {
         endpoint: row.endpoint,
         standing: standing_view(row.standing),
@@ -53,8 +67,30 @@ fn view(row: DeviceRow) -> Device {
         last_seen: row.last_seen,
         created: row.created,
         reset_asked: row.reset_asked,
+        tags: labels.tags,
+        attributes: labels.attributes.into_iter().map(|(key, value)| (key, inventory::attribute_view(value))).collect(),
+        revision: row.revision,
         report: row.report.map(|(report, received)| report_view(report, received)),
     }
+}
+
+/// The devices as lists show them.
+pub(super) async fn labelled(account: &AccountScope, rows: Vec<DeviceRow>) -> Reply<Vec<Device>> {
+    let endpoints: Vec<EndpointName> = rows.iter().map(|row| row.endpoint.clone()).collect();
+    let mut labels = account.labels(&endpoints).await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| {
+            let labels = labels.remove(&row.endpoint).unwrap_or_default();
+            view(row, labels)
+        })
+        .collect())
+}
+
+async fn labelled_one(account: &AccountScope, row: DeviceRow) -> Reply<Device> {
+    let mut labels = account.labels(std::slice::from_ref(&row.endpoint)).await?;
+    let labels = labels.remove(&row.endpoint).unwrap_or_default();
+    Ok(view(row, labels))
 }
 
 fn report_view(report: fleet_store::DeviceReport, received: UnixSeconds) -> DeviceReport {
@@ -117,19 +153,38 @@ async fn detail(account: &AccountScope, endpoint: &EndpointName, now: UnixSecond
         certificates: certificates.into_iter().map(certificate_view).collect(),
         components: components.into_iter().map(component_view).collect(),
         desired: desired.map(desired_view),
-        device: view(row),
+        note: row.note.clone(),
+        device: labelled_one(account, row).await?,
     })
 }
 
 /// The devices of the account, by name.
 #[utoipa::path(get, path = "/devices", tag = "devices", operation_id = "list_devices", params(DeviceQuery),
     security(("token" = ["read"])), responses((status = 200, description = "A page of devices", body = forms::DevicePage)))]
-async fn list(who: Caller<need::Read>, Parameters(query): Parameters<DeviceQuery>) -> Reply<Json<Page<Device>>> {
+async fn list(
+    State(fleet): State<Fleet>,
+    who: Caller<need::Read>,
+    Parameters(query): Parameters<DeviceQuery>,
+) -> Reply<Json<Page<Device>>> {
     let paging = Paging::read(&PageQuery { cursor: query.cursor, limit: query.limit })?;
-    let filter =
-        DeviceFilter { group: query.group, connected: query.connected, standing: query.standing.map(standing_wanted) };
-    let rows = who.account.devices_after(paging.after(), &filter, paging.rows()).await?;
-    Ok(Json(paging.page(rows, |row| row.endpoint.to_string(), view)))
+    let mut filter = Filter::every_device();
+    if let Some(text) = &query.filter {
+        filter = filter.and(filters::read("filter", text)?);
+    }
+    if let Some(group) = &query.group {
+        let name: GroupName =
+            group.parse().map_err(|e: protocol_types::NameError| Refusal::value("group", e.to_string()))?;
+        filter = filter.and(Filter::of_group(&name));
+    }
+    if let Some(connected) = query.connected {
+        filter = filter.and(Filter::connected(connected));
+    }
+    if let Some(standing) = query.standing {
+        filter = filter.and(Filter::of_standing(standing_wanted(standing)));
+    }
+    let rows = who.account.devices_after(paging.after(), &filter, fleet.clock.now(), paging.rows()).await?;
+    let page = paging.page(rows, |row| row.endpoint.to_string(), |row| row);
+    Ok(Json(Page { items: labelled(&who.account, page.items).await?, next: page.next }))
 }
 
 /// Everything about one device.
@@ -140,8 +195,83 @@ async fn show(
     State(fleet): State<Fleet>,
     who: Caller<need::Read>,
     Segments(endpoint): Segments<EndpointName>,
-) -> Reply<Json<DeviceDetail>> {
-    Ok(Json(detail(&who.account, &endpoint, fleet.clock.now()).await?))
+) -> Reply<([(HeaderName, String); 1], Json<DeviceDetail>)> {
+    let detail = detail(&who.account, &endpoint, fleet.clock.now()).await?;
+    Ok((etag(detail.device.revision), Json(detail)))
+}
+
+fn text_of(field: &str, text: String, most: usize) -> Reply<String> {
+    if text.chars().count() > most || text.chars().any(|c| c.is_control() && c != '\n') {
+        return Err(Refusal::value(
+            field,
+            format!("a text here has at most {most} characters, none of them a control character"),
+        ));
+    }
+    Ok(text)
+}
+
+fn check_tags(tags: ChangeTags) -> Reply<(Vec<String>, Vec<String>)> {
+    let is_tag = |tag: &String| {
+        (1..=TAG_BYTES).contains(&tag.len())
+            && tag.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b':'))
+    };
+    let ChangeTags { add, remove } = tags;
+    if add.len().max(remove.len()) > LABELS || !add.iter().chain(&remove).all(is_tag) {
+        let detail = format!(
+            "a tag has 1 to {TAG_BYTES} letters, digits, `_`, `-`, `.` and `:`; one request names at most {LABELS}"
+        );
+        return Err(Refusal::value("tags", detail));
+    }
+    Ok((add, remove))
+}
+
+fn check_attributes(
+    ChangeAttributes { set, remove }: ChangeAttributes,
+) -> Reply<Vec<(String, Option<fleet_store::AttributeValue>)>> {
+    if set.len().max(remove.len()) > LABELS {
+        return Err(Refusal::value("attributes", format!("one request names at most {LABELS} attributes")));
+    }
+    let set = set.into_iter().map(|(key, value)| (key, Some(value)));
+    set.chain(remove.into_iter().map(|key| (key, None)))
+        .map(|(key, value)| {
+            if !is_key(&key) {
+                let detail = "the key of an attribute has 1 to 64 letters, digits, `_` and `-`";
+                return Err(Refusal::value("attributes", detail));
+            }
+            let value = match value {
+                None => None,
+                Some(AttributeValue::Number(number)) => Some(fleet_store::AttributeValue::Number(number)),
+                Some(AttributeValue::Text(text)) => {
+                    Some(fleet_store::AttributeValue::Text(text_of("attributes", text, VALUE_CHARACTERS)?))
+                }
+            };
+            Ok((key, value))
+        })
+        .collect()
+}
+
+/// Changes what operators say of a device: its attributes, its tags and a note.
+#[utoipa::path(patch, path = "/devices/{endpoint}", tag = "devices", operation_id = "change_device", request_body = ChangeDevice,
+    params(("endpoint" = String, Path, description = "The device's name"),
+           ("if-match" = Option<String>, Header, description = "`ETag` that the device must still have")),
+    security(("token" = ["operate"])), responses((status = 200, description = "The device", body = Device)))]
+async fn change(
+    State(fleet): State<Fleet>,
+    who: Caller<need::Operate>,
+    Segments(endpoint): Segments<EndpointName>,
+    IfMatch(at): IfMatch,
+    body: Body<ChangeDevice>,
+) -> Reply<Tagged> {
+    let ChangeDevice { note, attributes, tags } = body.value;
+    let (add_tags, remove_tags) = check_tags(tags)?;
+    let change = DeviceChange {
+        note: note.map(|note| text_of("note", note, NOTE_CHARACTERS)).transpose()?,
+        attributes: check_attributes(attributes)?,
+        add_tags,
+        remove_tags,
+    };
+    let row = who.account.change_device(&endpoint, &change, at, fleet.clock.now()).await?;
+    Ok((etag(row.revision), Json(labelled_one(&who.account, row).await?)))
 }
 
 /// Keeps a device out until it is resumed. Its connection ends at once.
@@ -158,7 +288,8 @@ async fn suspend(
     if reason.chars().count() > REASON_CHARACTERS {
         return Err(Refusal::value("reason", format!("a reason has at most {REASON_CHARACTERS} characters")));
     }
-    Ok(Json(view(who.account.suspend_device(&endpoint, &reason, fleet.clock.now()).await?)))
+    let row = who.account.suspend_device(&endpoint, &reason, fleet.clock.now()).await?;
+    Ok(Json(labelled_one(&who.account, row).await?))
 }
 
 /// Lets a suspended or quarantined device take part again.
@@ -170,7 +301,8 @@ async fn resume(
     who: Caller<need::Operate>,
     Segments(endpoint): Segments<EndpointName>,
 ) -> Reply<Json<Device>> {
-    Ok(Json(view(who.account.resume_device(&endpoint, fleet.clock.now()).await?)))
+    let row = who.account.resume_device(&endpoint, fleet.clock.now()).await?;
+    Ok(Json(labelled_one(&who.account, row).await?))
 }
 
 /// Makes a device as new: its data, settings and applications go, its identity and its operating system stay. A device that is away
@@ -183,7 +315,8 @@ async fn factory_reset(
     who: Caller<need::Operate>,
     Segments(endpoint): Segments<EndpointName>,
 ) -> Reply<Json<Device>> {
-    Ok(Json(view(who.account.ask_reset(&endpoint, fleet.clock.now()).await?)))
+    let row = who.account.ask_reset(&endpoint, fleet.clock.now()).await?;
+    Ok(Json(labelled_one(&who.account, row).await?))
 }
 
 /// Forgets a device and its certificates. It may come back only if an enrolment still allows it.

@@ -1,12 +1,12 @@
-//! `/groups`: static groups of devices, for rollouts to aim at.
+//! `/groups`: groups of devices, listed, found by a filter, or both.
 
 use axum::{
     Json,
     extract::State,
     http::{HeaderName, StatusCode},
 };
-use fleet_api::{ChangeGroup, CreateGroup, Group, GroupMember, Page, PageQuery, forms};
-use fleet_store::{GroupChange, GroupRow};
+use fleet_api::{ChangeGroup, CreateGroup, Group, GroupDetail, GroupMember, Page, PageQuery, forms};
+use fleet_store::{Filter, GroupChange, GroupRow};
 use protocol_types::{EndpointName, GroupName};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -14,6 +14,7 @@ use super::{
     Refusal, Reply,
     body::{Body, IfMatch, Parameters, Segments, etag},
     caller::{Caller, need},
+    filters,
     paging::Paging,
 };
 use crate::fleet::Fleet;
@@ -21,6 +22,8 @@ use crate::fleet::Fleet;
 const TITLE_CHARACTERS: usize = 200;
 /// Members that one request may name.
 const MEMBERS: usize = 10_000;
+/// Groups that one request may name.
+const GROUPS: usize = 100;
 
 type Tagged = ([(HeaderName, String); 1], Json<Group>);
 
@@ -29,12 +32,19 @@ pub(super) fn router() -> OpenApiRouter<Fleet> {
 }
 
 fn view(row: GroupRow) -> Group {
-    let GroupRow { name, title, members, created, revision } = row;
-    Group { name, title, members, created, revision }
+    let GroupRow { name, title, members, filter, created, revision } = row;
+    Group { name, title, members, filter: filter.map(String::from), created, revision }
 }
 
 fn tagged(row: GroupRow) -> Tagged {
     (etag(row.revision), Json(view(row)))
+}
+
+fn check_groups(field: &str, groups: &[GroupName]) -> Reply<()> {
+    if groups.len() > GROUPS {
+        return Err(Refusal::value(field, format!("one request names at most {GROUPS} groups")));
+    }
+    Ok(())
 }
 
 fn check(title: Option<&str>, lists: &[(&str, &[EndpointName])]) -> Reply<()> {
@@ -64,22 +74,36 @@ async fn create(
     who: Caller<need::Operate>,
     body: Body<CreateGroup>,
 ) -> Reply<(StatusCode, Tagged)> {
-    let CreateGroup { name, title, members } = body.value;
+    let CreateGroup { name, title, members, filter, include } = body.value;
     check(Some(&title), &[("members", &members)])?;
-    let now = fleet.clock.now();
-    let row = who.account.create_group((&name, &title), &members, body.key.as_ref(), now).await?;
+    check_groups("include", &include)?;
+    let first = GroupChange {
+        title: Some(title),
+        add: members,
+        filter: filter.map(|text| filters::read("filter", &text).map(Some)).transpose()?,
+        include,
+        ..GroupChange::default()
+    };
+    let row = who.account.create_group(&name, &first, body.key.as_ref(), fleet.clock.now()).await?;
     Ok((StatusCode::CREATED, tagged(row)))
 }
 
 /// One group.
 #[utoipa::path(get, path = "/groups/{name}", tag = "groups", operation_id = "show_group",
     params(("name" = String, Path, description = "The group")),
-    security(("token" = ["read"])), responses((status = 200, description = "The group", body = Group)))]
-async fn show(who: Caller<need::Read>, Segments(name): Segments<GroupName>) -> Reply<Tagged> {
-    Ok(tagged(who.account.group(&name).await?))
+    security(("token" = ["read"])), responses((status = 200, description = "The group", body = GroupDetail)))]
+async fn show(
+    State(fleet): State<Fleet>,
+    who: Caller<need::Read>,
+    Segments(name): Segments<GroupName>,
+) -> Reply<([(HeaderName, String); 1], Json<GroupDetail>)> {
+    let row = who.account.group(&name).await?;
+    let includes = who.account.group_includes(&name).await?;
+    let devices = who.account.count_devices(&Filter::of_group(&name), fleet.clock.now()).await?;
+    Ok((etag(row.revision), Json(GroupDetail { group: view(row), includes, devices })))
 }
 
-/// Changes the title or the members of a group. Running rollouts to the group take new members in.
+/// Changes a group. Running rollouts to it take new devices in.
 #[utoipa::path(patch, path = "/groups/{name}", tag = "groups", operation_id = "change_group", request_body = ChangeGroup,
     params(("name" = String, Path, description = "The group"),
            ("if-match" = Option<String>, Header, description = "`ETag` that the group must still have")),
@@ -91,9 +115,15 @@ async fn change(
     IfMatch(at): IfMatch,
     body: Body<ChangeGroup>,
 ) -> Reply<Tagged> {
-    let ChangeGroup { title, add, remove } = body.value;
+    let ChangeGroup { title, add, remove, filter, include, exclude } = body.value;
     check(title.as_deref(), &[("add", &add), ("remove", &remove)])?;
-    let change = GroupChange { title, add, remove };
+    check_groups("include", &include)?;
+    check_groups("exclude", &exclude)?;
+    let wanted = |text: String| match text.trim() {
+        "" => Ok(None),
+        text => filters::read("filter", text).map(Some),
+    };
+    let change = GroupChange { title, add, remove, filter: filter.map(wanted).transpose()?, include, exclude };
     Ok(tagged(who.account.change_group(&name, &change, at, fleet.clock.now()).await?))
 }
 
@@ -112,7 +142,7 @@ async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The members of a group.
+/// The listed members of a group. The devices that are in it now are at `/devices?group=`.
 #[utoipa::path(get, path = "/groups/{name}/members", tag = "groups", operation_id = "list_group_members",
     params(("name" = String, Path, description = "The group"), PageQuery),
     security(("token" = ["read"])), responses((status = 200, description = "A page of members", body = forms::GroupMemberPage)))]

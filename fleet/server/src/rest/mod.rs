@@ -9,8 +9,10 @@ mod caller;
 mod devices;
 mod enrolments;
 mod events;
+mod filters;
 mod groups;
 mod health;
+mod inventory;
 mod observe;
 mod paging;
 mod repository;
@@ -52,7 +54,9 @@ fn resources() -> OpenApiRouter<Fleet> {
         .merge(accounts::router())
         .merge(artifacts::router())
         .merge(events::router())
+        .merge(filters::router())
         .merge(groups::router())
+        .merge(inventory::router())
         .merge(repository::router())
         .merge(rollouts::router())
         .merge(authorities::router())

@@ -19,6 +19,7 @@ use super::{
     Refusal, Reply,
     body::{Body, IfMatch, Parameters, Segments, etag},
     caller::{Caller, need},
+    filters,
     paging::Paging,
 };
 use crate::fleet::Fleet;
@@ -54,6 +55,7 @@ fn understand(wanted: CreateRollout) -> Reply<NewRollout> {
     let audience = match audience {
         Audience::All => fleet_store::Audience::All,
         Audience::Group(group) => fleet_store::Audience::Group(group),
+        Audience::Filter(text) => fleet_store::Audience::Filter(filters::read("audience", &text)?),
         Audience::Devices(devices) if (1..=DEVICES).contains(&devices.len()) => fleet_store::Audience::Devices(devices),
         Audience::Devices(_) => {
             return Err(Refusal::value("audience", format!("an audience lists 1 to {DEVICES} devices")));
@@ -107,6 +109,7 @@ fn view(row: RolloutRow, counts: Counts) -> Rollout {
         audience: match audience {
             fleet_store::Audience::All => Audience::All,
             fleet_store::Audience::Group(group) => Audience::Group(group),
+            fleet_store::Audience::Filter(filter) => Audience::Filter(filter.to_string()),
             fleet_store::Audience::Devices(devices) => Audience::Devices(devices),
         },
         failure_threshold: match threshold {

@@ -1,0 +1,108 @@
+//! `mbl filter`: questions about devices that are kept under a name.
+
+use clap::Subcommand;
+use fleet_api::{ChangeFilter, Client, ClientError, CreateFilter, PageQuery, SavedFilter};
+use protocol_types::GroupName;
+use serde_json::json;
+
+use crate::{
+    failure::{Exit, Failure},
+    session::{Session, service_error},
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Keep a filter under a name; one of that name is replaced
+    Save {
+        /// The name
+        name: GroupName,
+        /// The filter, as in 'group = "north" and os.version < "1.2.0"'
+        filter: String,
+        /// What people call it
+        #[arg(long)]
+        title: Option<String>,
+    },
+    /// List the filters
+    List,
+    /// Show a filter
+    Show {
+        /// The filter
+        name: GroupName,
+    },
+    /// Forget a filter
+    Delete {
+        /// The filter
+        name: GroupName,
+    },
+}
+
+pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<()> {
+    let client = session.client()?;
+    match command {
+        Command::Save { name, filter, title } => save(&client, (name, filter, title), session).await,
+        Command::List => list(&client, session).await,
+        Command::Show { name } => {
+            let filter = client.filter(&name).await.map_err(|e| missing(e, &name))?;
+            session.printer.data(&filter, &filter.filter)
+        }
+        Command::Delete { name } => {
+            client.delete_filter(&name).await.map_err(|e| missing(e, &name))?;
+            session.printer.data(&json!({ "deleted": name }), format_args!("{name} deleted"))
+        }
+    }
+}
+
+async fn save(
+    client: &Client,
+    (name, text, title): (GroupName, String, Option<String>),
+    session: &Session,
+) -> anyhow::Result<()> {
+    let wanted = CreateFilter { name, title: title.clone().unwrap_or_default(), filter: text };
+    let saved = match client.create_filter(&wanted).await {
+        Err(error) if error.problem().is_some_and(|problem| problem.code == "already_exists") => {
+            let change = ChangeFilter { title, filter: Some(wanted.filter.clone()) };
+            client.change_filter(&wanted.name, &change, None).await
+        }
+        made => made,
+    };
+    let saved = saved.map_err(|e| refused_filter(e, Some(&wanted.filter)))?;
+    session.printer.data(&saved, format_args!("{} saved", saved.name))
+}
+
+async fn list(client: &Client, session: &Session) -> anyhow::Result<()> {
+    let mut filters: Vec<SavedFilter> = Vec::new();
+    let mut query = PageQuery::default();
+    loop {
+        let page = client.filters(&query).await.map_err(service_error)?;
+        filters.extend(page.items);
+        match page.next {
+            Some(next) => query.cursor = Some(next),
+            None => break,
+        }
+    }
+    session.printer.table(&filters, &["FILTER", "TITLE", "IS"], |filter| {
+        vec![filter.name.to_string(), filter.title.clone(), filter.filter.clone()]
+    })
+}
+
+fn missing(error: ClientError, name: &GroupName) -> anyhow::Error {
+    match error.problem() {
+        Some(problem) if problem.status == 404 => Failure::new(Exit::Refused, format!("there is no filter `{name}`"))
+            .hint("list the filters with `mbl filter list`")
+            .into(),
+        _ => service_error(error),
+    }
+}
+
+/// A refusal of a filter points at the characters that are to blame.
+pub(crate) fn refused_filter(error: ClientError, filter: Option<&str>) -> anyhow::Error {
+    let pointed = error.problem().zip(filter).and_then(|(problem, filter)| Some((problem, filter, problem.at?)));
+    let Some((problem, filter, at)) = pointed else { return service_error(error) };
+    let before = " ".repeat(usize::try_from(at).unwrap_or_default());
+    let carets = "^".repeat(usize::try_from(problem.length.unwrap_or_default()).unwrap_or_default().max(1));
+    let failure = Failure::new(Exit::Refused, format!("{problem}\n  {filter}\n  {before}{carets}"));
+    match &problem.hint {
+        Some(hint) => failure.hint(hint).into(),
+        None => failure.into(),
+    }
+}

@@ -1,0 +1,112 @@
+//! How many devices there are of each kind.
+
+use std::str::FromStr;
+
+use protocol_types::UnixSeconds;
+use sqlx::{AssertSqlSafe, Row};
+
+use crate::{
+    AccountScope, StoreError,
+    devices::bound,
+    error::cannot,
+    filter::{self, Filter, Place, Source},
+    numbers::from_sql,
+};
+
+/// A field that devices can be counted by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CountBy(Source);
+
+/// A text that names no field to count by.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "devices cannot be counted by `{0}`: name a field of the filter language other than `group`, as in `os.version`"
+)]
+pub struct NotCountable(String);
+
+impl FromStr for CountBy {
+    type Err = NotCountable;
+    fn from_str(text: &str) -> Result<Self, NotCountable> {
+        match filter::lookup(text).map(filter::Field::into_source) {
+            // Whether a device is in a group may depend on its filter, so there is no list of the groups of a device.
+            Some(Source::Group) | None => Err(NotCountable(text.chars().take(80).collect())),
+            Some(source) => Ok(Self(source)),
+        }
+    }
+}
+
+/// How many devices have one value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CountRow {
+    /// The value; `None` for devices without one.
+    pub value: Option<String>,
+    /// How many devices have it.
+    pub devices: u64,
+}
+
+impl AccountScope {
+    /// How many devices there are, by the value of a field; the most frequent values first, at most `limit`.
+    pub async fn count_devices_by(
+        &self,
+        by: &CountBy,
+        filter: &Filter,
+        now: UnixSeconds,
+        limit: u32,
+    ) -> Result<Vec<CountRow>, StoreError> {
+        let doing = "count devices";
+        let mut connection = self.readers().acquire().await.map_err(cannot(doing))?;
+        let filter = self.resolved(&mut connection, filter).await?;
+        // $2 names the rows that count, where a table has several for a device.
+        let rows_of = |table: &str, only: &str| {
+            format!("LEFT JOIN {table} x ON x.account = d.account AND x.endpoint = d.endpoint{only}")
+        };
+        let (value, join, only) = match &by.0 {
+            Source::Device(column) => (format!("d.{column}"), String::new(), ""),
+            Source::Report(column) => (format!("r.{column}"), String::new(), ""),
+            Source::Component { name, column } => {
+                (format!("x.{column}"), rows_of("device_components", " AND x.name = $2"), name.as_str())
+            }
+            Source::Attribute(key) => {
+                ("x.value".to_owned(), rows_of("device_attributes", " AND x.key = $2"), key.as_str())
+            }
+            Source::Tag => ("x.tag".to_owned(), rows_of("device_tags", ""), ""),
+            Source::Group => return Ok(Vec::new()),
+        };
+        let clause = filter.clause(Place { report: "r", first: 4, now });
+        let report = if value.starts_with("r.") || clause.sql.contains("(r.") {
+            "LEFT JOIN device_reports r ON r.account = d.account AND r.endpoint = d.endpoint"
+        } else {
+            ""
+        };
+        let sql = format!(
+            "SELECT CAST({value} AS TEXT) AS value, COUNT(*) AS devices FROM devices d {report} {join}
+             WHERE d.account = $1 AND $2 = $2 AND {} GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT $3",
+            clause.sql
+        );
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(self.id()).bind(only).bind(i64::from(limit));
+        let rows = bound(query, clause.binds).fetch_all(&mut *connection).await.map_err(cannot(doing))?;
+        rows.iter()
+            .map(|row| {
+                let devices = from_sql(row.try_get("devices").map_err(cannot(doing))?);
+                Ok(CountRow { value: row.try_get("value").map_err(cannot(doing))?, devices })
+            })
+            .collect()
+    }
+
+    /// How many devices a filter is true for.
+    pub async fn count_devices(&self, filter: &Filter, now: UnixSeconds) -> Result<u64, StoreError> {
+        let doing = "count devices";
+        let mut connection = self.readers().acquire().await.map_err(cannot(doing))?;
+        let filter = self.resolved(&mut connection, filter).await?;
+        let clause = filter.clause(Place { report: "r", first: 2, now });
+        let sql = format!(
+            "SELECT COUNT(*) AS devices FROM devices d
+             LEFT JOIN device_reports r ON r.account = d.account AND r.endpoint = d.endpoint
+             WHERE d.account = $1 AND {}",
+            clause.sql
+        );
+        let query = bound(sqlx::query(AssertSqlSafe(sql)).bind(self.id()), clause.binds);
+        let row = query.fetch_one(&mut *connection).await.map_err(cannot(doing))?;
+        Ok(from_sql(row.try_get("devices").map_err(cannot(doing))?))
+    }
+}
