@@ -13,7 +13,7 @@ use protocol_types::{
 use rustix::mount::MountFlags;
 
 use crate::{
-    clock,
+    boot_menu, clock,
     console::{attach, in_one_line, say},
     devices::{Announcements, Places},
     growth::grow_state,
@@ -23,7 +23,7 @@ use crate::{
     loader_entry, names,
     program::{ProgramError, run},
     slots::{BelowFloor, Candidate, Ending, NoSlot, choose, ending_below_floor, hold_against},
-    state::{self, StateError},
+    state,
 };
 
 const ROOT: &str = "/sysroot";
@@ -51,10 +51,6 @@ enum BootError {
     BelowFloor { refused: BelowFloor, entry: Option<BootEntry> },
     #[error("cannot open the root file system of slot {slot} on {disk}")]
     Verity { slot: Slot, disk: String, source: ProgramError },
-    #[error("cannot do a factory reset")]
-    State(#[from] StateError),
-    #[error("factory reset: the next start makes a new state")]
-    FactoryReset,
     #[error("cannot hand over")]
     Handover(#[from] HandoverError),
 }
@@ -76,8 +72,6 @@ impl BootError {
             | Self::NoSlot(_)
             | Self::KeyStore(_)
             | Self::Verity { .. }
-            | Self::State(_)
-            | Self::FactoryReset
             | Self::Handover(_) => Ending::Restart,
         }
     }
@@ -109,8 +103,10 @@ fn steps() -> Result<std::convert::Infallible, BootError> {
     let cmdline = kernel::read_start(Path::new("/proc/cmdline"), SignedCmdline::MAX_BYTES + 1)
         .map_err(io_error("read the command line"))?;
     let cmdline = SignedCmdline::parse(&cmdline)?;
-    let [selected, counted] =
-        kernel::firmware_variables([loader_entry::SELECTED, loader_entry::COUNTED], loader_entry::MAX_BYTES);
+    let [selected, counted, menu] = kernel::firmware_variables(
+        [loader_entry::SELECTED, loader_entry::COUNTED, boot_menu::SHOWN],
+        loader_entry::MAX_BYTES,
+    );
     let entry = loader_entry::entry(selected.as_deref(), counted.as_deref());
     let places = Places::default();
     let (layout, slot) = find_slot(&announced, &places, &cmdline, entry)?;
@@ -118,18 +114,17 @@ fn steps() -> Result<std::convert::Infallible, BootError> {
     let mut keys = KeyStore::open(cmdline.key_store, &announced, &places, &layout)?;
     let floor = keys.floor()?;
     hold_against(floor, cmdline.security_version).map_err(|refused| BootError::BelowFloor { refused, entry })?;
-    if cmdline.factory_reset {
-        state::forget(&places.node(layout.state()))?;
-        return Err(BootError::FactoryReset);
-    }
     open_root(&places, &layout, slot, &cmdline)?;
     mount_factory(&places, &layout);
     fs::create_dir_all("/run/mbl").map_err(io_error("make /run/mbl"))?;
     pass_on_policy();
-    keys.enter()?;
     if cmdline.key_store != signed_cmdline::KeyStore::None {
+        if menu.is_some() {
+            offer_reset(&places.node(layout.state()));
+        }
         grow_state(&places, &layout);
     }
+    keys.enter()?;
     let at = format!("{ROOT}/state");
     let (state, reason) = state::provide(&keys, &places.node(layout.state()), &at)?;
     keys.leave()?;
@@ -194,6 +189,15 @@ fn open_root(places: &Places, layout: &Layout, slot: Slot, cmdline: &SignedCmdli
     })?;
     mount_at("erofs", "/dev/mapper/root", ROOT, MountFlags::RDONLY | MountFlags::NODEV, c"")?;
     Ok(())
+}
+
+/// A reset that cannot be done leaves the board as it was, and the person at the console reads why.
+fn offer_reset(device: &Path) {
+    let wanted = boot_menu::wants_reset(rustix::stdio::stdin());
+    let _ = kernel::show_life_to_watchdog();
+    if wanted && let Err(e) = state::forget(device) {
+        say(&format!("cannot do a factory reset: {}", in_one_line(&e)));
+    }
 }
 
 /// The factory partition is empty until the factory has written to it; a device without it boots, but does not enrol.

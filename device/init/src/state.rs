@@ -202,7 +202,7 @@ pub fn provide(keys: &KeyStore, device: &Path, at: &str) -> Result<(StateOutcome
     Ok((StateOutcome::Degraded, Some(reason)))
 }
 
-/// Leaves the wish for a new state to the next boot, which makes it. A partition without a state needs none; one whose header can
+/// Makes [`provide`] make a new state, in this boot or the next. A partition without a state needs none; one whose header can
 /// no longer be changed loses it, which comes to the same.
 ///
 /// # Errors

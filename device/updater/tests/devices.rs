@@ -385,6 +385,23 @@ fn a_board_whose_factory_document_is_not_the_recorded_one_installs_nothing() {
     assert_eq!(machine.entries(), ["mbl-1-a.efi"]);
 }
 
+#[test]
+fn an_image_with_a_second_profile_is_refused_before_it_is_armed() {
+    let mut machine = Machine::new();
+    assert!(machine.record_factory().success());
+    machine.world.lock().unwrap().account.profile = Some(WORDS);
+    let digest = machine.want(&Contents::new("1.1.0", new_image()));
+    let status = machine.ends(digest);
+    let reason = status.reason.unwrap();
+    assert_eq!((status.phase, reason.code), (Phase::Failed, ReasonCode::MalformedRelease), "{reason:?}");
+    assert!(reason.text.contains("profiles"), "{reason:?}");
+    assert_eq!((machine.entries(), machine.booted.len()), (vec!["mbl-1-a.efi".to_owned()], 1));
+    // The same system without it is taken afterwards.
+    machine.world.lock().unwrap().account.profile = None;
+    let digest = machine.want(&Contents::new("1.1.1", new_image()));
+    assert_eq!(machine.ends(digest).phase, Phase::Succeeded);
+}
+
 impl Machine {
     /// Adds a disk with the same partitions and the same bytes.
     fn add_twin(&self) {

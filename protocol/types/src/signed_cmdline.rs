@@ -14,8 +14,6 @@ pub struct SignedCmdline {
     pub key_store: KeyStore,
     /// `mbl.board=`: the board that the image was built for.
     pub board: Option<BoardName>,
-    /// `mbl.factory_reset=yes`: this boot is for a factory reset alone. Only the profile of that name of an image says it.
-    pub factory_reset: bool,
 }
 
 /// Where a board keeps its floor and the key of its state.
@@ -58,7 +56,6 @@ const ROOT_HASH: &str = "roothash";
 const SECURITY_VERSION: &str = "mbl.security_version";
 const KEY_STORE: &str = "mbl.key_store";
 const BOARD: &str = "mbl.board";
-const FACTORY_RESET: &str = "mbl.factory_reset";
 
 impl SignedCmdline {
     /// Upper bound for the text in bytes.
@@ -97,11 +94,6 @@ impl SignedCmdline {
                 None => None,
                 Some(name) => Some(BoardName::new(name).map_err(|_| wrong(BOARD, "a board name"))?),
             },
-            factory_reset: match word(FACTORY_RESET)? {
-                None => false,
-                Some("yes") => true,
-                Some(_) => return Err(wrong(FACTORY_RESET, "`yes`")),
-            },
         })
     }
 }
@@ -132,7 +124,6 @@ mod tests {
                 security_version: SecurityVersion(7),
                 key_store: KeyStore::Tpm2,
                 board: Some(BoardName::new("qemu-arm64-tpm").unwrap()),
-                factory_reset: false,
             })
         );
     }
@@ -159,15 +150,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_factory_reset_is_asked_for_by_one_word_alone() {
-        let asked = |extra: &str| SignedCmdline::parse(line(extra).as_bytes()).map(|line| line.factory_reset);
-        assert_eq!(asked("mbl.factory_reset=yes"), Ok(true));
-        assert_eq!(asked("mbl.factory_reset"), Ok(false), "a word without a value is none of ours");
-        assert!(asked("mbl.factory_reset=no").is_err());
-        assert!(asked("mbl.factory_reset=yes mbl.factory_reset=yes").is_err());
-    }
-
     proptest! {
         #[test]
         fn any_bytes_are_read_without_panic(bytes: Vec<u8>) {
@@ -178,7 +160,7 @@ mod tests {
         fn any_text_after_a_good_line_cannot_change_what_it_says(extra in "[ -~]{0,64}") {
             let plain = SignedCmdline::parse(line("").as_bytes()).unwrap();
             if let Ok(read) = SignedCmdline::parse(line(&extra).as_bytes()) {
-                prop_assert_eq!(SignedCmdline { board: None, factory_reset: false, ..read }, plain);
+                prop_assert_eq!(SignedCmdline { board: None, ..read }, plain);
             }
         }
     }

@@ -48,8 +48,7 @@ impl<D: Disk, P: Peers> Updater<D, P> {
         }
     }
 
-    /// The signed command line must be the one of this release on this board. A further profile is the same system, started for a
-    /// factory reset.
+    /// The signed command line must be the one of this release on this board.
     fn check_uki(&self, read_back: &ReadBack, root_hash: Digest) -> Result<(), Reason> {
         let staged = Place::file(Folder::Esp, STAGED);
         let mut head = vec![0; Span::HEAD_BYTES];
@@ -65,15 +64,7 @@ impl<D: Disk, P: Peers> Updater<D, P> {
             "another board than this one"
         } else if line.key_store != trust.keys().on_cmdline() {
             "another key store than this board's"
-        } else if line.factory_reset {
-            "a factory reset at each start"
         } else {
-            let reset = SignedCmdline { factory_reset: true, ..line };
-            for span in Span::of_profiles(&head).map_err(Reason::from)? {
-                if self.signed_line(span)? != reset {
-                    return Err(malformed("a profile of the boot entry is not the factory reset of this system"));
-                }
-            }
             return Ok(());
         };
         Err(malformed(format!("the command line in the boot entry names {wrong}")))

@@ -68,6 +68,8 @@ pub(crate) struct Account {
     pub(crate) board: BoardName,
     /// Its images have hash trees and unified kernel images, whose command line is this one behind the root hash.
     pub(crate) trees: Option<&'static str>,
+    /// The command line of a second profile of these images, behind the root hash.
+    pub(crate) profile: Option<&'static str>,
     pub(crate) metadata: BTreeMap<String, Vec<u8>>,
     pub(crate) artifacts: BTreeMap<Digest, Vec<u8>>,
 }
@@ -101,6 +103,7 @@ impl Account {
             last: 0,
             board: BoardName::new("host").unwrap(),
             trees: None,
+            profile: None,
             metadata: BTreeMap::new(),
             artifacts: BTreeMap::new(),
         };
@@ -155,7 +158,8 @@ impl Account {
             let (tree, hash) = hash_tree(image);
             sections.push(self.section(SectionName::Verity, tree));
             root_hash = Some(hash);
-            unified_kernel_image(&format!("roothash={} {words}", hash.hex()))
+            let line = |words| format!("roothash={} {words}", hash.hex());
+            unified_kernel_image(&line(words), self.profile.map(line).as_deref())
         } else {
             let os_release = [("VERSION_ID".to_owned(), version.to_owned())].into();
             HostUki { root: sections[0].blocks.digest, size: sections[0].size, os_release }.to_bytes().unwrap()
@@ -331,20 +335,33 @@ pub(crate) fn verified(root: &[u8], tree: &[u8]) -> Option<(Digest, u64)> {
     whole.then(|| (salted(top), blocks))
 }
 
-/// A PE file with a section `.cmdline`, as far as anybody but the firmware looks at it.
-fn unified_kernel_image(cmdline: &str) -> Vec<u8> {
+/// A PE file with a section `.cmdline`, and with profiles if it has a second one (UAPI.5, "Multi-Profile UKIs"), as far as anybody but the
+/// firmware looks at it.
+fn unified_kernel_image(cmdline: &str, second: Option<&str>) -> Vec<u8> {
+    let line = |text: &str| (*b".cmdline", text.as_bytes().to_vec());
+    let profile = |id: &[u8]| (*b".profile", id.to_vec());
+    let mut sections = vec![line(cmdline)];
+    if let Some(second) = second {
+        sections.extend([profile(b"ID=main\n"), profile(b"ID=factory-reset\n"), line(second)]);
+    }
     let mut bytes = b"MZ".to_vec();
     bytes.resize(0x3c, 0);
     bytes.extend([0x40, 0, 0, 0]);
-    bytes.extend(b"PE\0\0\x64\xaa\x01\0");
+    bytes.extend(b"PE\0\0\x64\xaa");
+    bytes.extend(u16::try_from(sections.len()).unwrap().to_le_bytes());
     bytes.resize(0x40 + 24, 0);
-    bytes.extend(b".cmdline");
-    for field in [cmdline.len(), 0x1000, 4096, 4096] {
-        bytes.extend(u32::try_from(field).unwrap().to_le_bytes());
+    for (at, (name, content)) in (1..).zip(&sections) {
+        bytes.extend(name);
+        for field in [content.len(), 0x1000, 4096, at * 4096] {
+            bytes.extend(u32::try_from(field).unwrap().to_le_bytes());
+        }
+        bytes.extend([0; 16]);
     }
-    bytes.resize(4096, 0);
-    bytes.extend(cmdline.as_bytes());
-    bytes.resize(9000, 0);
+    for (at, (_, content)) in (1..).zip(sections) {
+        bytes.resize(at * 4096, 0);
+        bytes.extend(content);
+    }
+    bytes.resize(bytes.len().max(9000), 0);
     bytes
 }
 

@@ -1,6 +1,5 @@
-//! Where the signed command lines stand in a unified kernel image: that of the system, and those of the further profiles that the
-//! loader's menu offers (UAPI.5 Unified Kernel Image, "Multi-Profile UKIs"). Never reads more of the image than its head, and never says
-//! whether its signature is right: that is the firmware's word.
+//! Where the signed command line stands in a unified kernel image (UAPI.5 Unified Kernel Image). Never reads more of the image than its
+//! head, and never says whether its signature is right: that is the firmware's word.
 
 use protocol_types::signed_cmdline::SignedCmdline;
 
@@ -9,7 +8,7 @@ use super::DocumentError;
 const KIND: &str = "unified kernel image";
 /// The name of the section, padded as the table of sections has it.
 const CMDLINE: [u8; 8] = *b".cmdline";
-/// Begins a profile, which takes over the sections before the first of these.
+/// Begins a profile (UAPI.5, "Multi-Profile UKIs").
 const PROFILE: [u8; 8] = *b".profile";
 
 /// A run of bytes in a file.
@@ -25,39 +24,22 @@ impl Span {
     /// The longest head of an image that is looked at: the table of sections stands right behind the headers.
     pub const HEAD_BYTES: usize = 16 * 1024;
 
-    /// Finds the command line of the system in an image that begins with `head`, by "PE Format", sections "Signature", "COFF File
-    /// Header" and "Section Table".
+    /// Finds the command line in an image that begins with `head`, by "PE Format", sections "Signature", "COFF File Header" and "Section
+    /// Table".
     ///
     /// # Errors
-    /// If it is no PE file, or has no command line before its profiles, more than one, or one that is longer than any of ours.
+    /// If it is no PE file, has no command line, more than one, or one that is longer than any of ours, or has profiles: the loader
+    /// would start another one than the first (`docs/decisions/0010-factory-reset.md`).
     pub fn of_cmdline(head: &[u8]) -> Result<Self, DocumentError> {
-        let mut found = table(head)?.take_while(|section| !is(section, PROFILE)).filter(|section| is(section, CMDLINE));
+        let sections: Vec<_> = table(head)?.collect();
+        if sections.iter().any(|section| is(section, PROFILE)) {
+            return Err(broken("it must not have profiles"));
+        }
+        let mut found = sections.into_iter().filter(|section| is(section, CMDLINE));
         match (found.next(), found.next()) {
             (Some(section), None) => Self::of_section(section),
-            (None, _) => Err(broken("it must have a section `.cmdline` before its profiles")),
-            (Some(_), Some(_)) => Err(broken("it must not have two sections `.cmdline` before its profiles")),
+            (None, _) | (Some(_), Some(_)) => Err(broken("it must have exactly one section `.cmdline`")),
         }
-    }
-
-    /// Finds the command lines of the profiles behind the first one, each of which has one of its own; there are none in an image
-    /// without profiles.
-    ///
-    /// # Errors
-    /// As [`Span::of_cmdline`], or if a profile has none or the first one has one of its own.
-    pub fn of_profiles(head: &[u8]) -> Result<Vec<Self>, DocumentError> {
-        let sections: Vec<_> = table(head)?.skip_while(|section| !is(section, PROFILE)).collect();
-        let mut profiles = sections.split(|section| is(section, PROFILE)).skip(1);
-        if profiles.next().is_some_and(|first| first.iter().any(|section| is(section, CMDLINE))) {
-            return Err(broken("its first profile must have the command line of the system"));
-        }
-        let line_of = |profile: &[&[u8]]| {
-            let mut found = profile.iter().filter(|section| is(section, CMDLINE));
-            match (found.next(), found.next()) {
-                (Some(section), None) => Self::of_section(section),
-                (None, _) | (Some(_), Some(_)) => Err(broken("each further profile must have one section `.cmdline`")),
-            }
-        };
-        profiles.map(line_of).collect()
     }
 
     fn of_section(section: &[u8]) -> Result<Self, DocumentError> {
@@ -143,23 +125,19 @@ mod tests {
     }
 
     #[test]
-    fn each_profile_behind_the_first_has_a_command_line_of_its_own() {
+    fn an_image_with_profiles_is_refused_wherever_they_stand() {
         let (text, profile): (&[u8; 8], &[u8; 8]) = (b".cmdline", b".profile");
-        let whole = image(&[text, b".linux\0\0", profile, b".pcrsig\0", profile, text, b".pcrsig\0"]);
-        assert_eq!(Span::of_cmdline(&whole).unwrap().start, 0x400);
-        assert_eq!(Span::of_profiles(&whole).unwrap(), [Span { start: 0x400 + 512 * 5, bytes: 20 }]);
-        assert_eq!(Span::of_profiles(&image(&[text, b".linux\0\0"])).unwrap(), []);
-        for hidden in [&[text, profile, text][..], &[text, profile, profile], &[text, profile, profile, text, text]] {
-            assert!(Span::of_profiles(&image(hidden)).is_err(), "{hidden:?}");
+        for sections in
+            [&[text, profile][..], &[profile, text], &[text, profile, profile, text], &[text, profile, text]]
+        {
+            assert!(Span::of_cmdline(&image(sections)).is_err(), "{sections:?}");
         }
-        assert!(Span::of_cmdline(&image(&[profile, text])).is_err(), "a system without a line of its own");
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_read_without_panic(bytes: Vec<u8>) {
             drop(Span::of_cmdline(&bytes));
-            drop(Span::of_profiles(&bytes));
         }
 
         #[test]
@@ -169,8 +147,7 @@ mod tests {
                 *byte = to;
             }
             bytes.truncate(cut);
-            let further = Span::of_profiles(&bytes).unwrap_or_default();
-            for span in Span::of_cmdline(&bytes).into_iter().chain(further) {
+            if let Ok(span) = Span::of_cmdline(&bytes) {
                 prop_assert!(span.bytes <= SignedCmdline::MAX_BYTES);
             }
         }
