@@ -96,11 +96,11 @@ fn settings_that_no_device_would_take_are_refused_with_the_place() {
     let recipe =
         "version = \"1.0.0\"\n[[configuration]]\nname = \"NAME\"\nversion = \"1.0.0\"\nfile = \"settings.json\"\n";
     desk.write("release.toml", &recipe.replace("NAME", "system"));
-    desk.write("settings.json", "{\n  \"format\": 1,\n  \"hostname\": \"Kiln 7\"\n}\n");
+    desk.write("settings.json", "{\n  \"format\": 1,\n  \"hostname\": \"Kiln 7\",\n  \"journal_mib\": 16\n}\n");
     let create = "release create --from release.toml --keys keys --out release";
     let seen = desk.see(create);
     assert!(seen.starts_with("exit 1\n") && seen.contains("settings.json"), "{seen}");
-    assert!(seen.contains("`Kiln 7` is not a host name") && seen.contains("at line 3 column 23"), "{seen}");
+    assert!(seen.contains("`Kiln 7` is not a host name") && seen.contains("at line 3"), "{seen}");
     desk.write("settings.json", "{\"format\": 1, \"journal_mib\": 4}");
     assert!(desk.see(create).contains("`journal_mib` is 4, but must be from 8 to 512"), "{}", desk.see(create));
     // What is for others is not looked into: there is nothing else to complain of than the missing keys.
