@@ -15,11 +15,15 @@ use device_agent::{
 use protocol_types::{AccountName, EndpointName};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::filter::LevelFilter;
 
 /// The network-facing process of a device.
 #[derive(Parser)]
 #[command(name = "mbl-agent", version)]
 struct Arguments {
+    /// The least important messages to write: error, warn, info or debug.
+    #[arg(long, env = "MBL_LOG_LEVEL", default_value = "info", global = true)]
+    log_level: LevelFilter,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -64,8 +68,10 @@ impl DeviceArguments {
 const NOT_AGAIN: u8 = 3;
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
-    match start(Arguments::parse()) {
+    let arguments = Arguments::parse();
+    let log = tracing_subscriber::fmt().with_max_level(arguments.log_level);
+    log.with_writer(std::io::stderr).with_ansi(false).init();
+    match start(arguments) {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -74,7 +80,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(Arguments { verb }: Arguments) -> anyhow::Result<ExitCode> {
+fn start(Arguments { verb, .. }: Arguments) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Run(device) => {
             let (folder, store) = device.open()?;

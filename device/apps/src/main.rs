@@ -5,11 +5,15 @@ use std::{ffi::OsString, io, path::PathBuf, process::ExitCode};
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use device_apps::{config::Settings, container::enter_network, limits::Limits, start};
+use tracing_subscriber::filter::LevelFilter;
 
 /// Unpacks, runs and supervises the applications of a device.
 #[derive(Debug, Parser)]
 #[command(name = "mbl-apps", version)]
 struct Arguments {
+    /// The least important messages to write: error, warn, info or debug.
+    #[arg(long, env = "MBL_LOG_LEVEL", default_value = "info", global = true)]
+    log_level: LevelFilter,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -79,8 +83,10 @@ impl From<Run> for Settings {
 }
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(io::stderr).with_target(false).init();
-    match run(Arguments::parse().verb) {
+    let arguments = Arguments::parse();
+    let log = tracing_subscriber::fmt().with_max_level(arguments.log_level);
+    log.with_writer(io::stderr).with_target(false).init();
+    match run(arguments.verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");

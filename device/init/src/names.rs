@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-use protocol_types::FactoryDocument;
+use protocol_types::{FactoryDocument, HostName};
 use rustix::{
     mount::mount_bind,
     rand::{GetRandomFlags, getrandom},
@@ -17,8 +17,6 @@ use rustix::{
 
 use crate::{console::say, kernel::read_start};
 
-/// The longest label of a host name (RFC 1123, 2.1 and RFC 1035, 2.3.4).
-const LONGEST: usize = 63;
 /// In the state, so that a factory reset makes a new one and the journal of the device stays one journal.
 const MACHINE_ID: &str = "machine-id";
 /// What the system sees as `/etc/machine-id`.
@@ -28,19 +26,11 @@ const SHOWN: &str = "/run/machine-id";
 pub fn set_hostname(factory: &Path) {
     let document = read_start(&factory.join("factory.json"), FactoryDocument::MAX_BYTES + 1);
     let Some(document) = document.ok().and_then(|bytes| FactoryDocument::parse(&bytes).ok()) else { return };
-    let name = hostname(document.endpoint.as_str());
-    if !name.is_empty()
-        && let Err(e) = sethostname(name.as_bytes())
+    if let Some(name) = HostName::of_endpoint(&document.endpoint)
+        && let Err(e) = sethostname(name.as_str().as_bytes())
     {
         say(&format!("cannot set the host name {name}: {e}"));
     }
-}
-
-/// An endpoint name as a label that any network takes: letters, digits and hyphens, and no hyphen at either end.
-fn hostname(endpoint: &str) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
-    let name: String = endpoint.chars().map(plain).take(LONGEST).collect();
-    name.trim_matches('-').to_owned()
 }
 
 /// Gives the system below `root` the machine ID that `state` keeps, which is made if there is none.
@@ -85,19 +75,7 @@ fn is_machine_id(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-
-    #[test]
-    fn an_endpoint_name_becomes_a_name_that_a_network_takes() {
-        let long = "x".repeat(64);
-        for (endpoint, name) in
-            [("gate-1", "gate-1"), ("Gate 42.A", "gate-42-a"), ("_x_", "x"), ("--", ""), (&long, &long[1..])]
-        {
-            assert_eq!(hostname(endpoint), name, "{endpoint}");
-        }
-    }
 
     #[test]
     fn a_machine_id_is_kept_and_a_damaged_one_is_made_anew() {
@@ -110,15 +88,6 @@ mod tests {
             fs::write(state.path().join(MACHINE_ID), damaged).unwrap();
             let anew = machine_id(state.path()).unwrap();
             assert!(is_machine_id(&anew) && anew != first, "{damaged:?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn every_name_is_a_label(endpoint in "[ -~]{1,64}") {
-            let name = hostname(&endpoint);
-            prop_assert!(name.len() <= LONGEST && !name.starts_with('-') && !name.ends_with('-'));
-            prop_assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
         }
     }
 }

@@ -2,7 +2,7 @@
 //! Never a note about what runs: that is read from the booted system.
 
 use protocol_release::{
-    document::{Component, Health, Kind, OsIndex},
+    document::{Component, Health, Kind, OsIndex, SystemConfiguration},
     workflow::VerifiedRelease,
 };
 use protocol_types::{
@@ -87,6 +87,25 @@ impl From<&VerifiedRelease> for Goal {
             configurations: release.components.iter().filter_map(configuration).collect(),
         };
         Self { note, os: verified.os.as_ref().map(|os| os.index.clone()) }
+    }
+}
+
+impl Note {
+    /// The settings of the operating system, if the release has any.
+    pub fn system_configuration(&self) -> Option<&Configuration> {
+        self.configurations.iter().find(|configuration| configuration.name.as_str() == SystemConfiguration::NAME)
+    }
+}
+
+impl Configuration {
+    /// The name of the file that keeps the document.
+    pub fn file_name(&self) -> String {
+        Self::file_of(&self.digest)
+    }
+
+    /// The name of the file that keeps the document with this digest.
+    pub fn file_of(digest: &Digest) -> String {
+        format!("configuration-{}.json", digest.hex())
     }
 }
 
@@ -230,6 +249,15 @@ impl Record {
             Slot::A => self.a.as_ref(),
             Slot::B => self.b.as_ref(),
         }
+    }
+
+    /// The release that runs in `slot` while its system has this root digest: the one on trial there, or the one that was confirmed.
+    pub fn in_force(&self, slot: Slot, root: Digest) -> Option<&Note> {
+        let goes_back = |pending: &Pending| matches!(pending.verdict, Some(Verdict::Return(_)));
+        let tried = self.pending.as_ref().filter(|pending| pending.slot == slot && !goes_back(pending));
+        let tried = tried.map(|pending| &pending.installed).filter(|installed| installed.root == root);
+        let installed = tried.or_else(|| self.slot(slot).filter(|installed| installed.root == root))?;
+        Some(&installed.note)
     }
 
     /// The place for what was confirmed in `slot`.

@@ -28,6 +28,7 @@ use crate::{
     perform::{Peers, Turn, Updater},
     plan::{Fact, Running},
     record::{Origin, Wish},
+    settings,
     socket::{Event, LinkError, Links, Listener, Peer, keep_apps},
     storage::{Storage, StorageError},
     trust::{Trust, factory_document},
@@ -39,7 +40,7 @@ const WAITING_EVENTS: usize = 32;
 const IDLE: Duration = Duration::from_secs(3600);
 
 /// The initrd's account of this boot, on a real board.
-const BOOT_RECORD: &str = "run/boot.json";
+pub(crate) const BOOT_RECORD: &str = "run/boot.json";
 /// Held as long as the updater of a device runs.
 const LOCK: &str = "state/updater/lock";
 /// The newest report, for `mbl-updater status`.
@@ -166,7 +167,8 @@ fn serve_on<D: Disk>(
     let speakers = Speakers {
         links: links.clone(),
         status_file: device_dir.join(STATUS),
-        configuration_dir: device_dir.join("run/configuration"),
+        configuration_dir: device_dir.join(settings::DOCUMENTS),
+        configuration_changed: device_dir.join(settings::CHANGED),
     };
     info!(slot = %running.slot, generation = running.generation, root = %running.root, "updater started");
     let updater = Updater::start(storage, speakers, trust, running, config.spread)?;
@@ -332,6 +334,7 @@ pub struct Speakers {
     links: Links,
     status_file: PathBuf,
     configuration_dir: PathBuf,
+    configuration_changed: PathBuf,
 }
 
 impl Peers for Speakers {
@@ -349,7 +352,9 @@ impl Peers for Speakers {
     }
 
     fn configure(&mut self, documents: &[(AppName, Vec<u8>)]) {
-        if let Err(e) = write_configurations(&self.configuration_dir, documents) {
+        let written = write_configurations(&self.configuration_dir, documents);
+        // Made anew whenever the documents may have changed, since a process that ended in between left no other trace.
+        if let Err(e) = written.and_then(|()| fs::write(&self.configuration_changed, "")) {
             warn!(cause = %e, "cannot put the configuration in force");
         }
     }

@@ -23,6 +23,7 @@ pub struct Trial {
     set: Digest,
     applications: Vec<ApplicationSpec>,
     contact: Option<Contact>,
+    distrusts_link: bool,
     network_since: Option<Duration>,
     statuses: Vec<ApplicationStatus>,
 }
@@ -50,13 +51,21 @@ impl Trial {
             set: note.digest,
             applications: note.applications.clone(),
             contact: None,
+            distrusts_link: false,
             network_since: None,
             statuses: Vec::new(),
         }
     }
 
+    /// From now on nothing counts that the agent says, until it was away: what it is connected by is older than what is on trial.
+    pub const fn distrust_link(&mut self) {
+        self.distrusts_link = true;
+    }
+
     /// How the agent reaches the world; none while no agent is connected.
     pub fn contact(&mut self, contact: Option<Contact>, now: Duration) {
+        self.distrusts_link &= contact.is_some();
+        let contact = contact.filter(|_| !self.distrusts_link);
         let network = contact.is_some_and(|contact| contact.network || contact.registered);
         self.network_since = if network { self.network_since.or(Some(now)) } else { None };
         self.contact = contact;
@@ -174,6 +183,30 @@ mod tests {
         assert_eq!(trial.judge(s(2)), Judgement::Open(s(91)));
         trial.applications(Some(set), &[status(ApplicationState::Ready)]);
         assert_eq!(trial.judge(s(2)), Judgement::Keep);
+    }
+
+    #[test]
+    fn new_settings_are_proved_by_an_agent_that_came_back_with_them() {
+        let (mut trial, set) = trial(true);
+        trial.applications(Some(set), &[status(ApplicationState::Ready)]);
+        trial.distrust_link();
+        trial.contact(Some(ONLINE), s(2));
+        assert_eq!(trial.judge(s(2)), Judgement::Open(s(91)), "the old connection proves nothing");
+        trial.contact(None, s(3));
+        trial.contact(Some(SILENT), s(4));
+        assert_eq!(trial.judge(s(91)), Judgement::Open(s(601)), "silence waits for the second limit");
+        assert_eq!(code(trial.judge(s(601))), Some(ReasonCode::NoContact));
+        trial.contact(Some(ONLINE), s(20));
+        assert_eq!(trial.judge(s(20)), Judgement::Keep);
+    }
+
+    #[test]
+    fn an_agent_that_never_left_is_to_blame_for_settings_that_never_came() {
+        let (mut trial, set) = trial(true);
+        trial.applications(Some(set), &[status(ApplicationState::Ready)]);
+        trial.distrust_link();
+        trial.contact(Some(ONLINE), s(2));
+        assert_eq!(code(trial.judge(s(91))), Some(ReasonCode::AgentNotRegistered));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use image_builder::{application::AppLayout, artifacts::ArtifactFile, os_folder::OsFolder};
 use protocol_release::{
-    document::{Component, FormatOne, Health, Kind, Release},
+    document::{Component, FormatOne, Health, Kind, Release, SystemConfiguration},
     metadata::Delegate,
     signing::Entry,
 };
@@ -174,6 +174,9 @@ fn app_part(part: &AppPart, base: &Path) -> anyhow::Result<Part> {
 fn configuration_part(part: &ConfigurationPart, base: &Path) -> anyhow::Result<Part> {
     let file = base.join(&part.file);
     let bytes = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    if part.name.as_str() == SystemConfiguration::NAME {
+        SystemConfiguration::parse(&bytes).with_context(|| format!("no device would take {}", file.display()))?;
+    }
     let component = Component {
         kind: Kind::Configuration { name: part.name.clone() },
         path: TargetPath::new(format!("configuration/{}/{}.json", part.name, part.version))?,

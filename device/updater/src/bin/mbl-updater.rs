@@ -18,19 +18,26 @@ use device_updater::{
     reset::{self, ResetError},
     restart,
     serve::{self, Config, Hardware},
+    settings::{self, SettingsError},
     tpm, trust,
 };
 use protocol_types::{BoardName, UnixSeconds, UpdateStatus};
+use tracing_subscriber::filter::LevelFilter;
 
 /// How long an updater that cannot start stays, in a system that was confirmed.
 const HOLD: Duration = Duration::from_secs(60);
 /// The board that is made of files.
 const HOST: &str = "host";
+/// The status of settings that are refused: whoever started this need not try again.
+const NOT_AGAIN: u8 = 3;
 
 /// Installs signed releases, tries them, keeps them or goes back.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
+    /// The least important messages to write: error, warn, info or debug.
+    #[arg(long, env = "MBL_LOG_LEVEL", default_value = "info", global = true)]
+    log_level: LevelFilter,
     #[command(subcommand)]
     command: Command,
 }
@@ -98,6 +105,19 @@ enum Command {
         #[arg(long)]
         device_dir: PathBuf,
     },
+    /// Renders the settings of the operating system for the programs that read them, and tells these. Exit status 3 says that the
+    /// settings are refused.
+    ConfigureSystem {
+        /// The device's folder.
+        #[arg(long)]
+        device_dir: PathBuf,
+        /// The root of the running system.
+        #[arg(long, default_value = "/")]
+        root: PathBuf,
+        /// Takes the settings of the release that was booted, before any program that reads them has started.
+        #[arg(long)]
+        at_boot: bool,
+    },
     /// Says how things stand.
     Status {
         /// The device's folder.
@@ -111,7 +131,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_max_level(cli.log_level).with_ansi(false).with_writer(std::io::stderr).init();
     match run(cli.command) {
         Ok(status) => status,
         Err(e) => {
@@ -156,6 +176,15 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::FactoryReset { device_dir } => {
             reset::ask(&device_dir)?;
             say("the device restarts with a new state");
+        }
+        Command::ConfigureSystem { device_dir, root, at_boot } => {
+            let place = settings::Place { device_dir, root };
+            let configured = if at_boot { settings::at_boot(&place) } else { settings::change(&place) };
+            if let Err(e @ SettingsError::Refused(_)) = configured {
+                say(&format!("error: {:#}", anyhow::Error::from(e)));
+                return Ok(ExitCode::from(NOT_AGAIN));
+            }
+            configured?;
         }
         Command::Status { device_dir, json } => print_status(&device_dir, json)?,
     }

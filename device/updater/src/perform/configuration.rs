@@ -1,6 +1,8 @@
 //! Configuration documents of a release: brought and checked with its metadata, kept beside the state file, put in force with the
-//! release. Never read: what they mean is the business of those whom they configure.
+//! release. Read is only the one for the operating system, so that a release whose settings nobody could apply is not tried: what the
+//! others mean is the business of those whom they configure.
 
+use protocol_release::document::SystemConfiguration;
 use protocol_types::{
     Digest, Reason, ReasonCode,
     socket::{Fetch, FetchError, MAX_FETCH},
@@ -19,11 +21,6 @@ pub(super) struct Configurations {
     goal: Box<Goal>,
     next: usize,
     so_far: Vec<u8>,
-}
-
-/// The file that keeps a document.
-fn file_name(digest: &Digest) -> String {
-    format!("configuration-{}.json", digest.hex())
 }
 
 impl<D: Disk, P: Peers> Updater<D, P> {
@@ -46,12 +43,16 @@ impl<D: Disk, P: Peers> Updater<D, P> {
     /// Asks for what is still missing; at the end, the check is over.
     fn bring_next(&mut self, mut under_way: Box<Configurations>) {
         while let Some(wanted) = under_way.goal.note.configurations.get(under_way.next) {
-            if !under_way.so_far.is_empty() || self.kept_configuration(wanted).is_none() {
+            let kept = if under_way.so_far.is_empty() { self.kept_configuration(wanted) } else { None };
+            let Some(kept) = kept else {
                 let offset = u64::try_from(under_way.so_far.len()).unwrap_or(u64::MAX);
                 let length = piece_length(wanted.size, offset);
                 let what = Fetch::Artifact { digest: wanted.digest, offset, length };
                 self.work = Work::Configurations(under_way);
                 return self.ask(what);
+            };
+            if let Err(reason) = judge(wanted, &kept) {
+                return self.conclude(Err(reason));
             }
             under_way.next += 1;
         }
@@ -76,14 +77,15 @@ impl<D: Disk, P: Peers> Updater<D, P> {
         if Digest::of(so_far) != wanted.digest {
             return Err(Reason::new(ReasonCode::DigestMismatch, format!("{what} does not have the signed digest")));
         }
-        self.storage.replace(Folder::State, &file_name(&wanted.digest), so_far).map_err(|e| Reason::from(&e))?;
+        judge(wanted, so_far)?;
+        self.storage.replace(Folder::State, &wanted.file_name(), so_far).map_err(|e| Reason::from(&e))?;
         (*next, *so_far) = (*next + 1, Vec::new());
         Ok(())
     }
 
     /// A document that was brought before.
     fn kept_configuration(&self, wanted: &Configuration) -> Option<Vec<u8>> {
-        let kept = self.storage.load(Folder::State, &file_name(&wanted.digest), MAX_BYTES).ok().flatten()?;
+        let kept = self.storage.load(Folder::State, &wanted.file_name(), MAX_BYTES).ok().flatten()?;
         (Digest::of(&kept) == wanted.digest).then_some(kept)
     }
 
@@ -104,7 +106,7 @@ impl<D: Disk, P: Peers> Updater<D, P> {
         if matches!(self.work, Work::Check(_) | Work::Configurations(_)) {
             return;
         }
-        let needed: Vec<String> = needed.iter().map(file_name).collect();
+        let needed: Vec<String> = needed.iter().map(Configuration::file_of).collect();
         let forgotten = self.storage.remove_where(Folder::State, |name| {
             name.starts_with("configuration-") && !needed.iter().any(|needed| needed == name)
         });
@@ -112,6 +114,14 @@ impl<D: Disk, P: Peers> Updater<D, P> {
             warn!(reason = %Reason::from(&e), "cannot free old configurations");
         }
     }
+}
+
+/// Refuses a document that says nothing to whom it is for, as far as that is known here.
+fn judge(wanted: &Configuration, bytes: &[u8]) -> Result<(), Reason> {
+    if wanted.name.as_str() == SystemConfiguration::NAME {
+        SystemConfiguration::parse(bytes)?;
+    }
+    Ok(())
 }
 
 /// Bytes of the piece that begins at `offset` of a document of `size` bytes.

@@ -130,6 +130,7 @@ fn boot_with_tree(storage: &mut Storage<FaultyDisk>) -> Result<(Running, u64), l
                 root: line.root_hash,
                 os_version: blocks.to_string(),
                 generation: entry.generation,
+                restarts_agent: false,
             };
             return Ok((running, blocks * 4096));
         }
@@ -426,7 +427,7 @@ fn a_cut_at_any_write_of_a_bad_update_ends_in_the_old_system() {
 fn a_cut_at_any_write_of_a_switch_of_applications_keeps_the_set_and_the_verdict_together() {
     let contents = Contents {
         application: Some("{}"),
-        configuration: Some("{\"interval\":1}"),
+        configuration: Some(("base", "{\"interval\":1}")),
         ..Contents::new("1.1.0", old_image())
     };
     for sick in [false, true] {
@@ -441,6 +442,27 @@ fn a_cut_at_any_write_of_a_switch_of_applications_keeps_the_set_and_the_verdict_
             assert_eq!(device.entries(), ["mbl-1-a.efi"]);
         });
     }
+}
+
+#[test]
+fn settings_of_the_operating_system_that_say_nothing_are_refused_before_anything_is_armed() {
+    for (text, says) in [
+        (r#"{"format":1,"hostnam":"gate"}"#, "unknown field `hostnam`"),
+        (r#"{"format":1,"journal_mib":4096}"#, "`journal_mib` is 4096"),
+        ("{", "EOF"),
+    ] {
+        let contents = Contents { configuration: Some(("system", text)), ..Contents::new("1.1.0", new_image()) };
+        let mut device = Device::wanting(&contents);
+        let status = device.settle(Luck::None);
+        let reason = status.reason.as_ref().unwrap();
+        assert_eq!((status.phase, reason.code), (Phase::Failed, ReasonCode::MalformedRelease), "{status:?}");
+        assert!(reason.text.contains(says), "{reason}");
+        assert_eq!((device.configured.len(), device.entries()), (0, vec!["mbl-1-a.efi".to_owned()]));
+    }
+    // Whoever else a document is for knows what it means.
+    let contents = Contents { configuration: Some(("base", "no JSON")), ..Contents::new("1.1.0", new_image()) };
+    let status = Device::wanting(&contents).settle(Luck::None);
+    assert_eq!(status.phase, Phase::Succeeded, "{status:?}");
 }
 
 #[test]

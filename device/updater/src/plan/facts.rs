@@ -148,6 +148,8 @@ pub struct Running {
     pub os_version: String,
     /// Generation of the entry.
     pub generation: u32,
+    /// Whether new settings of the operating system restart the agent, as on a real board: nothing on the board `host` reads them.
+    pub restarts_agent: bool,
 }
 
 impl Running {

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use protocol_release::document::{Blocks, FormatOne, OsIndex, Section, SectionName};
 use protocol_types::{
-    BoardName, Digest, Phase, Reason, ReasonCode, SecurityVersion, Slot, UnixSeconds,
+    AppName, BoardName, Digest, Phase, Reason, ReasonCode, SecurityVersion, Slot, UnixSeconds,
     boot::{BootEntry, Tries},
     socket::{ApplicationState, ApplicationStatus, Contact},
 };
@@ -12,7 +12,7 @@ use super::*;
 use crate::{
     disk::Room,
     record::{
-        Verdict,
+        Configuration, Verdict,
         tests::{application, note, wish},
     },
 };
@@ -69,7 +69,13 @@ struct World {
 
 fn running(entry: BootEntry, slots: [Option<Digest>; 2]) -> Running {
     let root = slots[usize::from(entry.slot == Slot::B)].expect("a slot without a system was booted");
-    Running { slot: entry.slot, root, os_version: "1.0.0".to_owned(), generation: entry.generation }
+    Running {
+        slot: entry.slot,
+        root,
+        os_version: "1.0.0".to_owned(),
+        generation: entry.generation,
+        restarts_agent: false,
+    }
 }
 
 impl World {
@@ -381,6 +387,30 @@ fn a_release_that_changes_applications_alone_is_switched_in_place() {
     assert_eq!(world.entries.len(), 1, "no entry was touched");
     assert!(world.armed.is_empty(), "no restart was needed");
     assert_eq!(world.plan.confirmed().unwrap().version.to_string(), "1.1.0");
+}
+
+#[test]
+fn new_settings_are_kept_only_when_an_agent_that_was_restarted_for_them_registers() {
+    let mut world = settled_world(1, "r1", ApplicationState::Ready);
+    world.plan.running.restarts_agent = true;
+    let mut goal = goal(1);
+    goal.note.digest = Digest::of(b"settings");
+    goal.note.configurations.push(Configuration {
+        name: AppName::new("system").unwrap(),
+        digest: Digest::of(b"document"),
+        size: 8,
+    });
+    let wish = Wish { digest: goal.note.digest, ..wish("1.1.0", "r2") };
+    world.tell(Fact::Desired(wish));
+    world.tell(Fact::Checked(goal.clone()));
+    world.tell(Fact::Prepared { set: goal.note.digest, refused: None });
+    world.tell(ready("settings", ApplicationState::Ready));
+    assert_eq!(phase(&world), Phase::Trial, "the connection of before proves nothing");
+    world.tell(Fact::Contact(None));
+    world.tell(Fact::Contact(Some(Contact { registered: false, network: true })));
+    assert_eq!(phase(&world), Phase::Trial);
+    world.tell(Fact::Contact(Some(ONLINE)));
+    assert_eq!(phase(&world), Phase::Succeeded);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use protocol_types::{Reason, ReasonCode};
 
 use super::{CONFIRM_RETRY, CONFIRM_TRIES, Errand, Plan, Stage, Step};
 use crate::{
-    record::{Outcome, Verdict},
+    record::{Note, Outcome, Pending, Verdict},
     trial::{Judgement, Trial},
 };
 
@@ -19,6 +19,9 @@ impl Plan {
                     return self.reboot(steps);
                 }
                 let mut trial = Trial::begin(&pending, self.now);
+                if self.running.restarts_agent && self.changes_settings(&pending) {
+                    trial.distrust_link();
+                }
                 trial.contact(self.contact, self.now);
                 self.stage = Stage::OnTrial { pending, trial };
                 self.run(steps);
@@ -39,6 +42,12 @@ impl Plan {
             | Stage::OnTrial { .. }
             | Stage::Waiting { .. } => {}
         }
+    }
+
+    /// Whether the release on its way in has other settings of the operating system than the one before.
+    fn changes_settings(&self, pending: &Pending) -> bool {
+        let digest_in = |note: &Note| note.system_configuration().map(|configuration| configuration.digest);
+        self.confirmed().and_then(digest_in) != digest_in(&pending.installed.note)
     }
 
     pub(super) fn judge(&mut self, steps: &mut Vec<Step>) {

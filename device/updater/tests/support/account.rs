@@ -32,8 +32,8 @@ pub(crate) struct Contents {
     pub(crate) os: Option<Vec<u8>>,
     /// An application called `hello` with this index, if any.
     pub(crate) application: Option<&'static str>,
-    /// A configuration called `base` with this text, if any.
-    pub(crate) configuration: Option<&'static str>,
+    /// A configuration with this name and text, if any.
+    pub(crate) configuration: Option<(&'static str, &'static str)>,
     pub(crate) health: Health,
 }
 
@@ -195,9 +195,9 @@ impl Account {
             let path = format!("apps/hello/{version}.json");
             components.push(self.component(kind, &path, version, index.as_bytes().to_vec()));
         }
-        if let Some(text) = contents.configuration {
-            let kind = Kind::Configuration { name: AppName::new("base").unwrap() };
-            let path = format!("configuration/base/{version}.json");
+        if let Some((name, text)) = contents.configuration {
+            let kind = Kind::Configuration { name: AppName::new(name).unwrap() };
+            let path = format!("configuration/{name}/{version}.json");
             components.push(self.component(kind, &path, version, text.as_bytes().to_vec()));
         }
         let release = Release {

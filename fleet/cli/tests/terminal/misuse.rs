@@ -91,6 +91,25 @@ fn a_folder_without_a_first_token_says_where_to_get_another() {
 }
 
 #[test]
+fn settings_that_no_device_would_take_are_refused_with_the_place() {
+    let desk = Desk::new();
+    let recipe =
+        "version = \"1.0.0\"\n[[configuration]]\nname = \"NAME\"\nversion = \"1.0.0\"\nfile = \"settings.json\"\n";
+    desk.write("release.toml", &recipe.replace("NAME", "system"));
+    desk.write("settings.json", "{\n  \"format\": 1,\n  \"hostname\": \"Kiln 7\",\n  \"journal_mib\": 16\n}\n");
+    let create = "release create --from release.toml --keys keys --out release";
+    let seen = desk.see(create);
+    assert!(seen.starts_with("exit 1\n") && seen.contains("settings.json"), "{seen}");
+    assert!(seen.contains("`Kiln 7` is not a host name") && seen.contains("at line 3"), "{seen}");
+    desk.write("settings.json", "{\"format\": 1, \"journal_mib\": 4}");
+    assert!(desk.see(create).contains("`journal_mib` is 4, but must be from 8 to 512"), "{}", desk.see(create));
+    // What is for others is not looked into: there is nothing else to complain of than the missing keys.
+    desk.write("release.toml", &recipe.replace("NAME", "base"));
+    let seen = desk.see(create);
+    assert!(!seen.contains("settings.json") && !seen.starts_with("exit 0"), "{seen}");
+}
+
+#[test]
 fn a_recipe_with_an_unknown_key_is_refused_by_name_and_line() {
     let desk = Desk::new();
     desk.write("app.toml", "name = \"hello\"\nprivileged = true\n");

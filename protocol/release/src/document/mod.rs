@@ -6,6 +6,7 @@ mod host_uki;
 mod json;
 mod os_index;
 mod release;
+mod system_configuration;
 mod uki;
 
 pub use component::{Component, Kind};
@@ -13,6 +14,7 @@ pub use error::DocumentError;
 pub use host_uki::HostUki;
 pub use os_index::{BLOCK_BYTES, Blocks, OsIndex, Section, SectionName};
 pub use release::{Health, Release};
+pub use system_configuration::{Connection, ConnectionKind, InterfaceAddress, Ip, LogLevel, SystemConfiguration};
 pub use uki::Span;
 
 use serde::{Deserialize, Serialize};

@@ -12,5 +12,6 @@ mod documents;
 mod fits;
 mod keys;
 mod oracles;
+mod settings;
 mod time;
 mod world;

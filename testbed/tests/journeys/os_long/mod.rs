@@ -2,6 +2,7 @@
 
 mod application;
 mod clock;
+mod configuration;
 mod floor;
 mod loader;
 mod network;

@@ -1,0 +1,129 @@
+//! The settings of the operating system: what the configuration document `system` says, rendered below `/run` for the programs that
+//! read it. `/etc` stays as the verified root has it. Never decides which release runs, and never opens a network socket.
+
+mod folder;
+mod kept;
+mod programs;
+mod render;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use protocol_release::document::{DocumentError, SystemConfiguration};
+use protocol_types::{FactoryDocument, HostName};
+use tracing::{error, info};
+
+use crate::files::read_at_most;
+use render::{HOSTNAME, Rendered};
+
+/// The documents in force, in the device's folder.
+pub const DOCUMENTS: &str = "run/configuration";
+/// There once the documents in force may have changed; whoever reads them removes it first.
+pub const CHANGED: &str = "run/configuration-changed";
+
+/// What the kernel says the machine is called, from the top of the root on.
+const KERNEL_HOSTNAME: &str = "proc/sys/kernel/hostname";
+
+/// A device whose settings are rendered.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The device's folder.
+    pub device_dir: PathBuf,
+    /// The root of the running system.
+    pub root: PathBuf,
+}
+
+/// Settings that are not in force.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The document is none.
+    #[error("the system configuration is refused, and the former one stays in force")]
+    Refused(#[from] DocumentError),
+    /// A file.
+    #[error("cannot {doing} {}", path.display())]
+    File {
+        /// What was tried.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl SettingsError {
+    fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::File { doing, path: path.to_owned(), source }
+    }
+}
+
+/// Renders the settings of the release that was booted, before any program reads them. A document that cannot be read leaves the image's
+/// own settings in force: a device without them is still one that can be reached.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn at_boot(place: &Place) -> Result<(), SettingsError> {
+    let document = kept::document(&place.device_dir).unwrap_or_else(|e| {
+        error!(cause = %chain(&e), "the settings of this release cannot be read; those of the image are in force");
+        None
+    });
+    let identity = identity(&place.device_dir);
+    let rendered = Rendered::of(document.as_deref(), identity.as_ref()).or_else(|e| {
+        error!(cause = %chain(&e), "the settings of this release are refused; those of the image are in force");
+        Rendered::of(None, identity.as_ref())
+    })?;
+    folder::put(place, &rendered)?;
+    set_hostname(place, &rendered)?;
+    folder::note_told(place)
+}
+
+/// Renders the settings of the release that runs now, and tells the programs whose settings changed.
+///
+/// # Errors
+/// If the document is refused, or a file cannot be read or written.
+pub fn change(place: &Place) -> Result<(), SettingsError> {
+    let (changed, path) = (
+        place.device_dir.join(CHANGED),
+        place.device_dir.join(DOCUMENTS).join(format!("{}.json", SystemConfiguration::NAME)),
+    );
+    // First: what changes from here on is looked at again.
+    match fs::remove_file(&changed) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(SettingsError::file("remove", &changed)(e)),
+        Ok(()) | Err(_) => {}
+    }
+    let document = match read_at_most(&path, SystemConfiguration::MAX_BYTES) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        read => Some(read.map_err(SettingsError::file("read", &path))?),
+    };
+    let rendered = Rendered::of(document.as_deref(), identity(&place.device_dir).as_ref())?;
+    let former = folder::in_force(place);
+    if former.as_ref() == Some(&rendered) {
+        return Ok(());
+    }
+    folder::put(place, &rendered)?;
+    set_hostname(place, &rendered)?;
+    programs::tell(&place.root, former.as_ref(), &rendered);
+    info!("new settings are in force");
+    folder::note_told(place)
+}
+
+/// The host name by the device's identity; none before it has one.
+fn identity(device_dir: &Path) -> Option<HostName> {
+    let bytes = read_at_most(&device_dir.join("factory/factory.json"), FactoryDocument::MAX_BYTES).ok()?;
+    HostName::of_endpoint(&FactoryDocument::parse(&bytes).ok()?.endpoint)
+}
+
+/// Lets the kernel know the machine's name; without one, the system's own default stands.
+fn set_hostname(place: &Place, rendered: &Rendered) -> Result<(), SettingsError> {
+    let name = rendered.setting(HOSTNAME);
+    let path = place.root.join(KERNEL_HOSTNAME);
+    if name.is_empty() { Ok(()) } else { fs::write(&path, name).map_err(SettingsError::file("write", &path)) }
+}
+
+/// An error with its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

@@ -1,0 +1,61 @@
+//! Tells the programs whose settings changed. One that cannot be told reads them when it starts, so this only warns.
+
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use tracing::warn;
+
+use super::render::{ANY_WIRED, DOCUMENT, JOURNAL, Rendered, TIME_SERVERS, interface_of};
+
+const SYSTEMCTL: &str = "usr/bin/systemctl";
+const NMCLI: &str = "usr/bin/nmcli";
+/// Seconds that an interface has to come up.
+const PATIENCE: &str = "30";
+
+/// Tells every program for which `now` differs from `former`; all of them without a former one.
+pub(super) fn tell(root: &Path, former: Option<&Rendered>, now: &Rendered) {
+    let differs = |name| former.is_none_or(|former| former.setting(name) != now.setting(name));
+    if differs(JOURNAL) {
+        // It keeps what others write to meanwhile.
+        run(root, SYSTEMCTL, &["restart", "systemd-journald.service"]);
+    }
+    if differs(TIME_SERVERS) {
+        run(root, SYSTEMCTL, &["try-reload-or-restart", "chrony.service"]);
+    }
+    tell_network(root, former, now);
+    if differs(DOCUMENT) {
+        // The trial of a release goes by what an agent reaches that has never known other settings.
+        run(root, SYSTEMCTL, &["--no-block", "try-restart", "mbl-agent.service"]);
+    }
+}
+
+fn tell_network(root: &Path, former: Option<&Rendered>, now: &Rendered) {
+    let none = Rendered::default();
+    let former = &former.unwrap_or(&none).connections;
+    if *former == now.connections {
+        return;
+    }
+    run(root, NMCLI, &["connection", "reload"]);
+    for (name, content) in &now.connections {
+        if interface_of(name).is_some() && former.get(name) != Some(content) {
+            run(root, NMCLI, &["--wait", PATIENCE, "connection", "up", "id", name]);
+        }
+    }
+    for name in former.keys().filter(|name| !now.connections.contains_key(*name)) {
+        if let Some(interface) = interface_of(name) {
+            run(root, NMCLI, &["--wait", PATIENCE, "connection", "up", "id", ANY_WIRED, "ifname", interface]);
+        }
+    }
+}
+
+/// Runs a program of the system below `root`.
+fn run(root: &Path, program: &str, words: &[&str]) {
+    let mut command = Command::new(root.join(program));
+    match command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).status() {
+        Ok(status) if status.success() => {}
+        Ok(status) => warn!(program, ?words, %status, "a program was not told of its new settings"),
+        Err(cause) => warn!(program, ?words, %cause, "a program was not told of its new settings"),
+    }
+}

@@ -1,0 +1,204 @@
+//! From a document to the files that programs read. Never touches a disk.
+
+use std::collections::BTreeMap;
+
+use protocol_release::document::{Connection, ConnectionKind, DocumentError, Ip, LogLevel, SystemConfiguration};
+use protocol_types::{Digest, HostName};
+
+/// The document itself, as it was signed; empty without one.
+pub(super) const DOCUMENT: &str = "system.json";
+/// What the machine is called; empty if nobody says.
+pub(super) const HOSTNAME: &str = "hostname";
+/// Time sources in the form of chrony; empty for those of the image.
+pub(super) const TIME_SERVERS: &str = "chrony/mbl.sources";
+/// journald.conf(5).
+pub(super) const JOURNAL: &str = "journald.conf";
+/// What the device's own processes are started with, in the form of systemd's `EnvironmentFile=`.
+pub(super) const ENVIRONMENT: &str = "environment";
+
+/// Every other wired interface: DHCP and router advertisements.
+pub(super) const ANY_WIRED: &str = "mbl-wired";
+
+/// What a document means, as files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Rendered {
+    /// By name in the folder of ours.
+    pub(super) settings: BTreeMap<String, Vec<u8>>,
+    /// Connections of NetworkManager by their name.
+    pub(super) connections: BTreeMap<String, Vec<u8>>,
+}
+
+impl Rendered {
+    /// The files for `document`, or for none, on a machine that is called `identity` unless the document says otherwise.
+    pub(super) fn of(document: Option<&[u8]>, identity: Option<&HostName>) -> Result<Self, DocumentError> {
+        let wanted = document.map(SystemConfiguration::parse).transpose()?.unwrap_or_default();
+        let name = wanted.hostname.as_ref().or(identity).map_or("", HostName::as_str);
+        let servers: String = wanted.time_servers.iter().map(|server| format!("server {server} iburst\n")).collect();
+        let settings = [
+            (DOCUMENT, document.unwrap_or_default().to_vec()),
+            (HOSTNAME, name.into()),
+            (JOURNAL, journal(wanted.journal_mib).into()),
+            (ENVIRONMENT, wanted.log_level.map_or_else(String::new, environment).into()),
+        ];
+        let mut settings: BTreeMap<_, Vec<u8>> = settings.map(|(name, bytes)| (name.to_owned(), bytes)).into();
+        // An empty file would hide the image's own sources.
+        if !servers.is_empty() {
+            settings.insert(TIME_SERVERS.to_owned(), servers.into());
+        }
+        let mut connections = BTreeMap::from([(ANY_WIRED.to_owned(), any_wired().into_bytes())]);
+        connections.extend(wanted.network.iter().map(|one| (name_of(one.interface.as_str()), connection(one).into())));
+        Ok(Self { settings, connections })
+    }
+
+    /// The content of a file of ours.
+    pub(super) fn setting(&self, name: &str) -> &[u8] {
+        self.settings.get(name).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// The name of the connection of an interface.
+fn name_of(interface: &str) -> String {
+    format!("mbl-on-{interface}")
+}
+
+/// The interface whose connection has this name.
+pub(super) fn interface_of(connection: &str) -> Option<&str> {
+    connection.strip_prefix("mbl-on-")
+}
+
+fn environment(level: LogLevel) -> String {
+    format!("MBL_LOG_LEVEL={}\n", level.as_str())
+}
+
+fn journal(mib: Option<u32>) -> String {
+    let limits =
+        mib.map_or_else(String::new, |mib| format!("SystemMaxUse={mib}M\nSystemMaxFileSize={}M\n", mib.div_ceil(8)));
+    format!("[Journal]\n{limits}")
+}
+
+/// nm-settings-keyfile(5). Anything else comes before it.
+fn any_wired() -> String {
+    let head = head(ANY_WIRED, "autoconnect-priority=-100\nmulti-connect=3\n");
+    let (ipv4, ipv6) = (internet("ipv4", None), internet("ipv6", None));
+    format!("{head}\n{ipv4}\n{ipv6}")
+}
+
+/// nm-settings-keyfile(5) of one interface.
+fn connection(connection: &Connection) -> String {
+    let Connection { kind: ConnectionKind::Ethernet, interface, ipv4, ipv6 } = connection;
+    let more = format!("interface-name={interface}\nautoconnect-priority=100\n");
+    let head = head(&name_of(interface.as_str()), &more);
+    let (ipv4, ipv6) = (internet("ipv4", ipv4.as_ref()), internet("ipv6", ipv6.as_ref()));
+    format!("{head}\n{ipv4}\n{ipv6}")
+}
+
+fn head(name: &str, more: &str) -> String {
+    format!("[connection]\nid={name}\nuuid={}\ntype=ethernet\n{more}", uuid(name))
+}
+
+/// One version of the Internet protocol.
+fn internet(section: &str, ip: Option<&Ip>) -> String {
+    let mut text = format!("[{section}]\n");
+    let ip = ip.cloned().unwrap_or_default();
+    text.push_str(if ip.addresses.is_empty() { "method=auto\n" } else { "method=manual\n" });
+    for (number, address) in (1..).zip(&ip.addresses) {
+        text.push_str(&format!("address{number}={address}\n"));
+    }
+    if let Some(gateway) = ip.gateway {
+        text.push_str(&format!("gateway={gateway}\n"));
+    }
+    if !ip.dns.is_empty() {
+        let servers: String = ip.dns.iter().map(|server| format!("{server};")).collect();
+        text.push_str(&format!("dns={servers}\n"));
+    }
+    if section == "ipv6" {
+        // What NetworkManager does by itself; a file without the key means something older.
+        text.push_str("addr-gen-mode=stable-privacy\n");
+    }
+    text
+}
+
+/// Always the same for a name, so that a connection that changes is still the same one: a UUID of version 8 (RFC 9562, section 5.8).
+fn uuid(name: &str) -> String {
+    let digits = Digest::of(format!("connection {name}").as_bytes()).hex();
+    let part = |from, to| digits.get(from..to).unwrap_or_default();
+    format!("{}-{}-8{}-8{}-{}", part(0, 8), part(8, 12), part(12, 15), part(15, 18), part(18, 30))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DOCUMENT_TEXT: &str = r#"{ "format": 1, "hostname": "kiln-7", "time_servers": ["ntp.example", "2001:db8::7b"], "log_level": "debug",
+        "journal_mib": 100, "network": [ { "kind": "ethernet", "interface": "enp0s1",
+          "ipv4": { "addresses": ["192.0.2.7/24", "192.0.2.8/24"], "gateway": "192.0.2.1", "dns": ["192.0.2.53", "192.0.2.54"] } } ] }"#;
+
+    fn text(bytes: &[u8]) -> &str {
+        std::str::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn each_setting_becomes_what_its_program_reads() {
+        let identity = HostName::new("gate-1").unwrap();
+        let rendered = Rendered::of(Some(DOCUMENT_TEXT.as_bytes()), Some(&identity)).unwrap();
+        for (name, wanted) in [
+            (DOCUMENT, DOCUMENT_TEXT),
+            (HOSTNAME, "kiln-7"),
+            (TIME_SERVERS, "server ntp.example iburst\nserver 2001:db8::7b iburst\n"),
+            (JOURNAL, "[Journal]\nSystemMaxUse=100M\nSystemMaxFileSize=13M\n"),
+            (ENVIRONMENT, "MBL_LOG_LEVEL=debug\n"),
+        ] {
+            assert_eq!(text(rendered.setting(name)), wanted, "{name}");
+        }
+        let names: Vec<&String> = rendered.connections.keys().collect();
+        assert_eq!(names, ["mbl-on-enp0s1", "mbl-wired"]);
+        assert_eq!(interface_of("mbl-on-enp0s1"), Some("enp0s1"));
+        let wanted = format!(
+            "[connection]\nid=mbl-on-enp0s1\nuuid={}\ntype=ethernet\ninterface-name=enp0s1\nautoconnect-priority=100\n\n\
+             [ipv4]\nmethod=manual\naddress1=192.0.2.7/24\naddress2=192.0.2.8/24\ngateway=192.0.2.1\n\
+             dns=192.0.2.53;192.0.2.54;\n\n[ipv6]\nmethod=auto\naddr-gen-mode=stable-privacy\n",
+            uuid("mbl-on-enp0s1")
+        );
+        assert_eq!(text(&rendered.connections["mbl-on-enp0s1"]), wanted);
+    }
+
+    #[test]
+    fn without_a_document_the_device_goes_by_its_identity_and_the_rest_is_the_images() {
+        let rendered = Rendered::of(None, Some(&HostName::new("gate-1").unwrap())).unwrap();
+        assert_eq!((text(rendered.setting(HOSTNAME)), text(rendered.setting(JOURNAL))), ("gate-1", "[Journal]\n"));
+        assert!(!rendered.settings.contains_key(TIME_SERVERS) && rendered.setting(ENVIRONMENT).is_empty());
+        assert!(text(&rendered.connections[ANY_WIRED]).contains("[ipv4]\nmethod=auto\n"));
+        assert_eq!(rendered.connections.len(), 1);
+    }
+
+    #[test]
+    fn a_connection_keeps_its_identity_and_no_other_has_it() {
+        assert_eq!(uuid("mbl-wired"), uuid("mbl-wired"));
+        assert_ne!(uuid("mbl-on-eth0"), uuid("mbl-on-eth1"));
+        let uuid = uuid("mbl-wired");
+        let lengths: Vec<usize> = uuid.split('-').map(str::len).collect();
+        assert_eq!(lengths, [8, 4, 4, 4, 12]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_rendered_or_refused(bytes: Vec<u8>) {
+            drop(Rendered::of(Some(&bytes), None));
+        }
+
+        /// Whatever a document that is accepted holds, it stays on its line: no value becomes a key or a section of a program's settings.
+        #[test]
+        fn no_value_leaves_its_line(server in "\\PC{1,20}", host in "\\PC{1,12}", interface in "\\PC{1,12}", address in "[0-9.:/a]{1,12}") {
+            let document = serde_json::json!({ "format": 1, "hostname": host, "time_servers": [server],
+                "network": [{ "kind": "ethernet", "interface": interface, "ipv4": { "addresses": [address] } }] });
+            if let Ok(rendered) = Rendered::of(Some(document.to_string().as_bytes()), None) {
+                prop_assert_eq!(text(rendered.setting(TIME_SERVERS)).lines().count(), 1);
+                let one = &rendered.connections[&name_of(&interface)];
+                prop_assert_eq!(text(one).lines().filter(|line| line.starts_with('[')).count(), 3);
+                prop_assert_eq!(text(one).lines().count(), 14);
+            }
+        }
+    }
+}

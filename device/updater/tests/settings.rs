@@ -1,0 +1,295 @@
+//! The real `mbl-updater configure-system` on a root of its own, where shell scripts stand for the programs that it tells.
+
+#![expect(clippy::unwrap_used, reason = "whatever fails here fails the test")]
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use device_updater::record::{Configuration, Installed, Note, Origin, Pending, Record, Verdict, Wish};
+use protocol_release::document::Health;
+use protocol_types::{
+    AppName, BootRecord, Digest, FactoryDocument, Reason, ReasonCode, SecurityVersion, Slot, TargetPath, UnixSeconds,
+    boot_record::{Format1, StateOutcome},
+};
+
+const UPDATER: &str = env!("CARGO_BIN_EXE_mbl-updater");
+const FIRST: &str = r#"{ "format": 1, "hostname": "kiln-7", "time_servers": ["ntp.example"], "log_level": "debug", "journal_mib": 64,
+    "network": [{ "kind": "ethernet", "interface": "eth0", "ipv4": { "addresses": ["192.0.2.7/24"] } }] }"#;
+const SECOND: &str = r#"{ "format": 1, "time_servers": ["ntp.example"], "journal_mib": 100 }"#;
+const MALFORMED: &str = r#"{ "format": 1, "hostname": "Kiln 7" }"#;
+
+/// A board with an identity, a system in slot A, and programs that write down what they are told.
+struct Board {
+    dir: tempfile::TempDir,
+}
+
+impl Board {
+    fn new() -> Self {
+        let board = Self { dir: tempfile::tempdir().unwrap() };
+        for folder in ["usr/bin", "proc/sys/kernel", "run", "mbl/run/configuration", "mbl/factory", "mbl/state/updater"]
+        {
+            fs::create_dir_all(board.path(folder)).unwrap();
+        }
+        for program in ["systemctl", "nmcli"] {
+            let script = format!("#!/bin/sh\necho {program} \"$@\" >> {}\n", board.path("told").display());
+            fs::write(board.path("usr/bin").join(program), script).unwrap();
+            fs::set_permissions(board.path("usr/bin").join(program), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let factory = FactoryDocument {
+            format: 1,
+            endpoint: "Gate.1".parse().unwrap(),
+            account: "acme".parse().unwrap(),
+            board: "qemu-arm64-tpm".parse().unwrap(),
+            architecture: "aarch64".parse().unwrap(),
+            bootstrap_uri: String::new(),
+            service_authority: String::new(),
+            tuf_root: String::new(),
+            time_key: String::new(),
+            provisioned: UnixSeconds(0),
+        };
+        fs::write(board.path("mbl/factory/factory.json"), serde_json::to_vec(&factory).unwrap()).unwrap();
+        board
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Runs the program; its exit status, and what it said.
+    fn run(&self, words: &[&str]) -> (i32, String) {
+        let mut command = Command::new(UPDATER);
+        command.arg("configure-system").args(words).arg("--root").arg(self.dir.path());
+        let output = command.arg("--device-dir").arg(self.path("mbl")).env_remove("MBL_LOG_LEVEL").output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    }
+
+    /// What the updater does when this document is in force, and what the service manager does then.
+    fn change(&self, document: Option<&str>) -> (i32, String) {
+        let path = self.path("mbl/run/configuration/system.json");
+        match document {
+            Some(text) => fs::write(path, text).unwrap(),
+            None => fs::remove_file(path).unwrap(),
+        }
+        fs::write(self.path("mbl/run/configuration-changed"), "").unwrap();
+        drop(fs::remove_file(self.path("told")));
+        let seen = self.run(&[]);
+        assert!(!self.path("mbl/run/configuration-changed").exists(), "it would be started again and again");
+        seen
+    }
+
+    /// What the programs were told since the last change.
+    fn told(&self) -> Vec<String> {
+        fs::read_to_string(self.path("told")).unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+
+    fn text(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    fn setting(&self, name: &str) -> String {
+        self.text(&format!("mbl/run/system/{name}"))
+    }
+
+    fn connections(&self) -> Vec<String> {
+        let listed = fs::read_dir(self.path("run/NetworkManager/system-connections")).unwrap();
+        let mut names: Vec<String> = listed.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// Power on: what the initrd leaves behind, and nothing else in `/run`.
+    fn boot(&self, slot: Slot, root: &str) -> (i32, String) {
+        for folder in ["run", "mbl/run"] {
+            fs::remove_dir_all(self.path(folder)).unwrap();
+            fs::create_dir_all(self.path(folder)).unwrap();
+        }
+        let record = BootRecord {
+            format: Format1,
+            slot,
+            entry: None,
+            root_hash: Digest::of(root.as_bytes()),
+            security_version: SecurityVersion(1),
+            floor: SecurityVersion(0),
+            state: StateOutcome::Open,
+            reason: None,
+        };
+        fs::write(self.path("mbl/run/boot.json"), serde_json::to_vec(&record).unwrap()).unwrap();
+        drop(fs::remove_file(self.path("told")));
+        let seen = self.run(&["--at-boot"]);
+        assert_eq!(self.told(), Vec::<String>::new(), "nobody runs yet who could be told");
+        seen
+    }
+
+    /// A release with this document whose system has this root, as the updater remembers it.
+    fn installed(&self, root: &str, document: &str) -> Installed {
+        let digest = Digest::of(document.as_bytes());
+        let name = AppName::new("system").unwrap();
+        let configuration = Configuration { name, digest, size: document.len() as u64 };
+        fs::write(self.path("mbl/state/updater").join(configuration.file_name()), document).unwrap();
+        let note = Note {
+            digest: Digest::of(root.as_bytes()),
+            version: "1.0.0".parse().unwrap(),
+            security_version: SecurityVersion(1),
+            raises_floor: false,
+            health: Health { time_limit_s: 90, no_contact_limit_s: 600 },
+            applications: Vec::new(),
+            configurations: vec![configuration],
+        };
+        Installed { root: Digest::of(root.as_bytes()), note }
+    }
+
+    fn remember(&self, record: &Record) {
+        fs::write(self.path("mbl/state/updater/state.json"), serde_json::to_vec(record).unwrap()).unwrap();
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn a_change_is_rendered_and_those_whom_it_concerns_are_told() {
+    let board = Board::new();
+    assert_eq!(board.change(Some(FIRST)).0, 0);
+    assert_eq!(board.text("proc/sys/kernel/hostname"), "kiln-7");
+    assert_eq!(board.setting("chrony/mbl.sources"), "server ntp.example iburst\n");
+    assert_eq!(board.setting("environment"), "MBL_LOG_LEVEL=debug\n");
+    assert_eq!(board.connections(), ["mbl-on-eth0.nmconnection", "mbl-wired.nmconnection"]);
+    // The first time nobody knows what the programs have read.
+    let all = [
+        "systemctl restart systemd-journald.service",
+        "systemctl try-reload-or-restart chrony.service",
+        "nmcli connection reload",
+        "nmcli --wait 30 connection up id mbl-on-eth0",
+        "systemctl --no-block try-restart mbl-agent.service",
+    ];
+    assert_eq!(board.told(), all);
+    // chrony reads as a user of its own; NetworkManager refuses what others could read.
+    assert_eq!(mode(&board.path("mbl/run/system")), 0o755);
+    assert_eq!(mode(&board.path("mbl/run/system/chrony")), 0o755);
+    assert_eq!(mode(&board.path("mbl/run/system/chrony/mbl.sources")), 0o644);
+    let connections = board.path("run/NetworkManager/system-connections");
+    assert_eq!(mode(&connections.join("mbl-on-eth0.nmconnection")), 0o600);
+
+    // The same once more, and then other settings.
+    assert_eq!((board.change(Some(FIRST)).0, board.told()), (0, Vec::new()));
+    assert_eq!(board.change(Some(SECOND)).0, 0);
+    assert_eq!(board.text("proc/sys/kernel/hostname"), "gate-1", "back to the name by the identity");
+    assert_eq!(board.setting("journald.conf"), "[Journal]\nSystemMaxUse=100M\nSystemMaxFileSize=13M\n");
+    assert_eq!(board.connections(), ["mbl-wired.nmconnection"]);
+    assert_eq!(
+        board.told(),
+        [
+            "systemctl restart systemd-journald.service",
+            "nmcli connection reload",
+            "nmcli --wait 30 connection up id mbl-wired ifname eth0",
+            "systemctl --no-block try-restart mbl-agent.service",
+        ]
+    );
+    assert_eq!(board.change(None).0, 0);
+    assert_eq!(board.setting("journald.conf"), "[Journal]\n");
+    assert!(!board.path("mbl/run/system/chrony").exists(), "an empty file would hide the image's sources");
+    assert!(!board.path("mbl/run/system.next").exists());
+}
+
+#[test]
+fn a_refused_document_leaves_the_former_settings_and_tells_nobody() {
+    let board = Board::new();
+    assert_eq!(board.change(Some(FIRST)).0, 0);
+    let (status, said) = board.change(Some(MALFORMED));
+    assert_eq!((status, board.told()), (3, Vec::new()), "{said}");
+    assert!(said.contains("the former one stays in force") && said.contains("`Kiln 7` is not a host name"), "{said}");
+    assert_eq!(board.setting("system.json"), FIRST);
+    assert_eq!(board.text("proc/sys/kernel/hostname"), "kiln-7");
+    assert_eq!((board.change(Some(FIRST)).0, board.told()), (0, Vec::new()), "nothing had changed");
+}
+
+#[test]
+fn whoever_was_not_told_before_an_interruption_is_told_afterwards() {
+    let board = Board::new();
+    assert_eq!(board.change(Some(FIRST)).0, 0);
+    fs::remove_file(board.path("mbl/run/system/told")).unwrap();
+    assert_eq!((board.change(Some(FIRST)).0, board.told().len()), (0, 5));
+}
+
+#[test]
+fn a_program_that_cannot_be_told_does_not_keep_the_others_from_it() {
+    let board = Board::new();
+    fs::write(board.path("usr/bin/nmcli"), "#!/bin/sh\nexit 8\n").unwrap();
+    let (status, said) = board.change(Some(FIRST));
+    assert_eq!((status, board.told().len()), (0, 3), "{said}");
+    assert!(said.contains("a program was not told of its new settings") && said.contains("nmcli"), "{said}");
+}
+
+#[test]
+fn at_boot_the_settings_are_those_of_the_release_that_was_booted() {
+    let board = Board::new();
+    // A device without any release goes by its identity.
+    assert_eq!(board.boot(Slot::A, "old").0, 0);
+    assert_eq!((board.setting("hostname"), board.setting("system.json")), ("gate-1".to_owned(), String::new()));
+    assert_eq!(board.connections(), ["mbl-wired.nmconnection"]);
+
+    let mut record = Record { a: Some(board.installed("old", FIRST)), ..Record::default() };
+    let wish = Wish {
+        release: TargetPath::new("releases/1.1.0.json").unwrap(),
+        digest: Digest::of(b"new"),
+        rollout: None,
+        origin: Origin::Service,
+    };
+    let mut pending = Pending {
+        wish,
+        slot: Slot::B,
+        installed: board.installed("new", SECOND),
+        generation: Some(2),
+        was_registered: true,
+        starts: 0,
+        verdict: None,
+    };
+    record.pending = Some(pending.clone());
+    board.remember(&record);
+    for (slot, root, document) in [(Slot::A, "old", FIRST), (Slot::B, "new", SECOND), (Slot::B, "strange", "")] {
+        assert_eq!(board.boot(slot, root).0, 0);
+        assert_eq!(board.setting("system.json"), document, "slot {slot} with {root}");
+    }
+
+    // A switch in place runs in the slot of the release before, until it is left again.
+    pending.slot = Slot::A;
+    pending.installed.root = Digest::of(b"old");
+    record.pending = Some(pending.clone());
+    board.remember(&record);
+    assert_eq!((board.boot(Slot::A, "old").0, board.setting("system.json")), (0, SECOND.to_owned()));
+    pending.verdict = Some(Verdict::Return(Reason::new(ReasonCode::NoContact, "nobody answered")));
+    record.pending = Some(pending);
+    board.remember(&record);
+    assert_eq!((board.boot(Slot::A, "old").0, board.setting("system.json")), (0, FIRST.to_owned()));
+
+    // What was rendered at boot is what runs: the updater's first word changes nothing.
+    fs::create_dir_all(board.path("mbl/run/configuration")).unwrap();
+    assert_eq!((board.change(Some(FIRST)).0, board.told()), (0, Vec::new()));
+}
+
+#[test]
+fn at_boot_settings_that_cannot_be_trusted_or_read_leave_a_device_that_can_be_reached() {
+    let board = Board::new();
+    let installed = board.installed("old", FIRST);
+    board.remember(&Record { a: Some(installed.clone()), ..Record::default() });
+    let kept = board.path("mbl/state/updater").join(installed.note.configurations[0].file_name());
+    let falls_back = |says: &str| {
+        let (status, said) = board.boot(Slot::A, "old");
+        assert!(status == 0 && said.contains(says), "{said}");
+        assert_eq!((board.setting("system.json"), board.setting("hostname")), (String::new(), "gate-1".to_owned()));
+        assert_eq!(board.connections(), ["mbl-wired.nmconnection"]);
+    };
+    fs::write(&kept, FIRST.replace("kiln-7", "kiln-8")).unwrap();
+    falls_back("does not have the signed digest");
+    fs::remove_file(&kept).unwrap();
+    falls_back("cannot read");
+    fs::write(board.path("mbl/state/updater/state.json"), "{").unwrap();
+    falls_back("cannot tell which release was booted");
+    board.remember(&Record { a: Some(board.installed("old", MALFORMED)), ..Record::default() });
+    falls_back("is not a host name");
+}
