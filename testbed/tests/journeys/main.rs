@@ -11,6 +11,7 @@ mod os;
 mod os_long;
 mod os_power;
 mod os_tee;
+mod os_tee_firmware;
 mod os_tee_store;
 mod site;
 mod update;
