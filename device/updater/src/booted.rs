@@ -34,6 +34,7 @@ impl Running {
             root: cmdline.root,
             os_version: cmdline.os_version().to_owned(),
             generation: cmdline.entry.generation,
+            firmware: None,
         }
     }
 
@@ -50,7 +51,7 @@ impl Running {
             return Err(BootedError::OtherSlot { entry, slot });
         }
         let os_version = version_id(os_release).unwrap_or_default().to_owned();
-        Ok(Self { slot, root: record.root_hash, os_version, generation: entry.generation })
+        Ok(Self { slot, root: record.root_hash, os_version, generation: entry.generation, firmware: None })
     }
 }
 
@@ -90,8 +91,13 @@ mod tests {
     fn the_record_of_the_initrd_says_what_runs() {
         let os_release = b"ID=mbl\nVERSION_ID=\"1.1.0\"\nNAME='Mbed Linux OS'\n";
         let running = Running::from_record(&record(Slot::B, "mbl-2-b+2-1.efi"), os_release, &[]);
-        let expected =
-            Running { slot: Slot::B, root: Digest::of(b"root"), os_version: "1.1.0".to_owned(), generation: 2 };
+        let expected = Running {
+            slot: Slot::B,
+            root: Digest::of(b"root"),
+            os_version: "1.1.0".to_owned(),
+            generation: 2,
+            firmware: None,
+        };
         assert_eq!(running, Ok(expected));
     }
 

@@ -13,6 +13,7 @@ mod os_power;
 mod os_tee;
 mod os_tee_firmware;
 mod os_tee_store;
+mod os_tee_update;
 mod site;
 mod update;
 mod world;

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The room of the board `host`.
-const ROOM: Room = Room { root: 1 << 20, verity: None };
+const ROOM: Room = Room { root: 1 << 20, verity: None, firmware: None };
 const ONLINE: Contact = Contact { registered: true, network: true };
 const SILENT: Contact = Contact { registered: false, network: false };
 
@@ -69,7 +69,7 @@ struct World {
 
 fn running(entry: BootEntry, slots: [Option<Digest>; 2]) -> Running {
     let root = slots[usize::from(entry.slot == Slot::B)].expect("a slot without a system was booted");
-    Running { slot: entry.slot, root, os_version: "1.0.0".to_owned(), generation: entry.generation }
+    Running { slot: entry.slot, root, os_version: "1.0.0".to_owned(), generation: entry.generation, firmware: None }
 }
 
 impl World {
@@ -148,6 +148,7 @@ impl World {
             Step::Done => self.tell(Fact::Done),
             Step::ForgetState => self.forgets = true,
             Step::Reboot => self.boot(),
+            Step::Firmware(_) => panic!("this board has no slots for firmware"),
             Step::Run { .. } | Step::Configure(_) | Step::Retain { .. } | Step::RaiseFloor(_) => {}
         }
         let bootable = self.entries.iter().any(|entry| {

@@ -68,6 +68,8 @@ pub(crate) struct Account {
     pub(crate) board: BoardName,
     /// Its images have hash trees and unified kernel images, whose command line is this one behind the root hash.
     pub(crate) trees: Option<&'static str>,
+    /// Its operating systems bring this firmware image package.
+    pub(crate) firmware: Option<Vec<u8>>,
     pub(crate) metadata: BTreeMap<String, Vec<u8>>,
     pub(crate) artifacts: BTreeMap<Digest, Vec<u8>>,
 }
@@ -101,6 +103,7 @@ impl Account {
             last: 0,
             board: BoardName::new("host").unwrap(),
             trees: None,
+            firmware: None,
             metadata: BTreeMap::new(),
             artifacts: BTreeMap::new(),
         };
@@ -161,6 +164,9 @@ impl Account {
             HostUki { root: sections[0].blocks.digest, size: sections[0].size, os_release }.to_bytes().unwrap()
         };
         sections.push(self.section(SectionName::Uki, uki));
+        if let Some(package) = self.firmware.clone() {
+            sections.push(self.section(SectionName::Firmware, package));
+        }
         OsIndex { format: FormatOne, board, version: version.parse().unwrap(), sections, root_hash }
     }
 

@@ -18,6 +18,8 @@ use super::{
 use crate::{
     board::SourceFirmware,
     image::{
+        build::COMPONENT,
+        component,
         error::{ImageError, copy, file},
         keys::ROOT_OF_TRUST,
         manifest::part,
@@ -98,7 +100,8 @@ pub(super) fn sign(signing: &Signing<'_>, firmware: &SourceFirmware) -> Result<(
     let size = firmware.flash_mib << 20;
     flash(&out.join(FIRMWARE_ROM), size, &[(0, &read(&work.join(BL1))?)])?;
     let record = FACTORY_RECORD.to_bytes();
-    flash(&out.join(FIRMWARE_PACKAGE), size, &[(0, &record), (SLOT_A, &read(&fip)?)])
+    flash(&out.join(FIRMWARE_PACKAGE), size, &[(0, &record), (SLOT_A, &read(&fip)?)])?;
+    component::add_firmware(&fip, &out.join(COMPONENT))
 }
 
 /// The SHA-256 of the public half of the key in `pem`, in the form in which a certificate holds it (RFC 5280, 4.1.2.7).
