@@ -18,6 +18,15 @@ use crate::{images::tree, monitor, programs::program, until};
 /// The socket of QEMU's monitor, in the machine's folder, which is where QEMU runs.
 const MONITOR: &str = "monitor.sock";
 
+/// Where the flash has the two places of the record, and the slots for firmware image packages (docs/formats/firmware.md).
+pub const RECORDS: [u64; 2] = [0, 256 << 10];
+/// The first slot.
+pub const SLOT_A: u64 = 16 << 20;
+/// The second slot.
+pub const SLOT_B: u64 = 32 << 20;
+/// What a slot has room for.
+pub const SLOT_BYTES: usize = 8 << 20;
+
 /// A machine. Dropping it turns it off at once.
 #[derive(Debug)]
 pub struct Machine {
@@ -291,26 +300,42 @@ impl Machine {
         anyhow::bail!("what should be bent is not on the disk")
     }
 
-    /// Flips one bit in the firmware image package, `offset` bytes behind the place where `content` begins; the machine is off. What
-    /// follows the first kilobyte of `content` may have been changed by signing.
+    /// Flips one bit in the firmware image package of slot a, `offset` bytes behind the place where `content` begins; the machine is
+    /// off. What follows the first kilobyte of `content` may have been changed by signing.
     ///
     /// # Errors
     /// If the content is not there exactly once.
     pub fn flip_bit_in_flash(&self, content: &[u8], offset: usize) -> anyhow::Result<()> {
-        // The package ends before: 8 MiB at 1 MiB (docs/formats/firmware.md).
-        const USED: usize = 9 << 20;
         let mark = content.get(..1024).context("the content is shorter than a kilobyte")?;
-        let path = self.folder.join(FIRMWARE_PACKAGE);
-        let flash = File::options().read(true).write(true).open(&path).context("cannot open the flash")?;
-        let mut bytes = vec![0; USED];
-        flash.read_exact_at(&mut bytes, 0).context("cannot read the flash")?;
+        let bytes = self.flash(SLOT_A, SLOT_BYTES)?;
         let is_there = |at: &usize| bytes.get(*at..*at + mark.len()) == Some(mark);
-        let places: Vec<usize> = (0..USED - mark.len()).filter(is_there).collect();
+        let places: Vec<usize> = (0..bytes.len() - mark.len()).filter(is_there).collect();
         let &[at] = places.as_slice() else {
             anyhow::bail!("what should be bent is in the flash {} times", places.len())
         };
-        let bent = bytes.get(at + offset).context("the offset is behind the end of the flash")? ^ 1;
-        flash.write_all_at(&[bent], (at + offset) as u64).context("cannot write the flash")
+        let bent = bytes.get(at + offset).context("the offset is behind the end of the slot")? ^ 1;
+        self.write_flash(SLOT_A + (at + offset) as u64, &[bent])
+    }
+
+    /// The bytes of the flash that the system can write, from `offset` on.
+    ///
+    /// # Errors
+    /// If the file of the machine cannot be read.
+    pub fn flash(&self, offset: u64, length: usize) -> anyhow::Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        let flash = File::open(self.folder.join(FIRMWARE_PACKAGE)).context("cannot open the flash")?;
+        flash.read_exact_at(&mut bytes, offset).context("cannot read the flash")?;
+        Ok(bytes)
+    }
+
+    /// Replaces bytes of that flash; the machine is off.
+    ///
+    /// # Errors
+    /// If the file of the machine cannot be written.
+    pub fn write_flash(&self, offset: u64, bytes: &[u8]) -> anyhow::Result<()> {
+        let flash =
+            File::options().write(true).open(self.folder.join(FIRMWARE_PACKAGE)).context("cannot open the flash")?;
+        flash.write_all_at(bytes, offset).context("cannot write the flash")
     }
 }
 

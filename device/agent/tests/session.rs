@@ -190,6 +190,7 @@ fn status(phase: Phase, version: &str) -> UpdateStatus {
             os_version: version.to_owned(),
             os_digest: Digest::of(version.as_bytes()),
             applications: Vec::new(),
+            firmware: None,
         },
         floor: SecurityVersion(0),
     }

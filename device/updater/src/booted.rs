@@ -35,6 +35,7 @@ impl Running {
             os_version: cmdline.os_version().to_owned(),
             generation: cmdline.entry.generation,
             restarts_agent: false,
+            firmware: None,
         }
     }
 
@@ -51,7 +52,14 @@ impl Running {
             return Err(BootedError::OtherSlot { entry, slot });
         }
         let os_version = version_id(os_release).unwrap_or_default().to_owned();
-        Ok(Self { slot, root: record.root_hash, os_version, generation: entry.generation, restarts_agent: true })
+        Ok(Self {
+            slot,
+            root: record.root_hash,
+            os_version,
+            generation: entry.generation,
+            restarts_agent: true,
+            firmware: None,
+        })
     }
 }
 
@@ -97,6 +105,7 @@ mod tests {
             os_version: "1.1.0".to_owned(),
             generation: 2,
             restarts_agent: true,
+            firmware: None,
         };
         assert_eq!(running, Ok(expected));
     }

@@ -99,7 +99,7 @@ fn write_section<D: Disk>(storage: &mut Storage<D>, section: &Section, os: &Path
     let place = match section.name {
         SectionName::Root if section.size <= storage.room().root => Place::Slot(Slot::A),
         SectionName::Uki => Place::file(Folder::Esp, STAGED),
-        SectionName::Root | SectionName::Verity => return Err(FormatError::NoRoom(name)),
+        SectionName::Root | SectionName::Verity | SectionName::Firmware => return Err(FormatError::NoRoom(name)),
     };
     let path = os.join("artifacts").join(section.digest.hex());
     let refused = |source| FormatError::File { doing: "read", path: path.clone(), source };

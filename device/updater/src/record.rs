@@ -154,6 +154,9 @@ pub struct Pending {
     pub starts: u32,
     /// The verdict, from the moment it was taken until it was carried out.
     pub verdict: Option<Verdict>,
+    /// The slot of the firmware that is tried with it; none if the firmware stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<Slot>,
 }
 
 /// How a wish ended.
@@ -341,6 +344,7 @@ pub(crate) mod tests {
             was_registered: true,
             starts: 0,
             verdict: None,
+            firmware: None,
         }
     }
 

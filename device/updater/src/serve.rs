@@ -24,6 +24,7 @@ use crate::{
     cmdline::{Cmdline, CmdlineError},
     disk::{DeviceDisk, Devices, DevicesError, Disk, FileDisk, OpenError},
     files::read_at_most,
+    firmware,
     key_store::{self, HardwareError, KeyStore},
     perform::{Peers, Turn, Updater},
     plan::{Fact, Running},
@@ -137,6 +138,11 @@ pub fn serve(config: &Config, now: impl Fn() -> UnixSeconds) -> Result<(), Serve
             let storage = Storage::new(DeviceDisk::open(&devices, record.slot, record.root_hash, device_dir)?);
             let os_release = account(&root.join(booted::OS_RELEASE), booted::MAX_OS_RELEASE)?;
             let running = Running::from_record(&record, &os_release, &storage.entries()?)?;
+            let firmware = firmware::running(&storage).unwrap_or_else(|e| {
+                warn!(reason = %Reason::from(&e), "cannot tell which firmware runs");
+                None
+            });
+            let running = Running { firmware, ..running };
             serve_on(config, storage, key_store.open()?, running, now)
         }
     }

@@ -1,4 +1,4 @@
-//! The three durable writes of the updater: a slot, a boot entry, a state file. Never decides which, and never leaves one half done.
+//! The durable writes of the updater: a slot, a boot entry, a state file, the record of the firmware. Never decides which, and never leaves one half done.
 //!
 //! A file is replaced by writing a temporary one, flushing it, renaming it over the old one and flushing the folder. A slot is
 //! written in place, but only while no boot entry names it. A boot entry changes by one rename.
@@ -6,14 +6,28 @@
 use std::io;
 
 use protocol_types::{
-    Reason, ReasonCode, Slot,
+    FirmwareRecord, Reason, ReasonCode, Slot,
     boot::{BootEntry, Tries},
 };
 
-use crate::disk::{Disk, Folder, Place, Room};
+use crate::disk::{Disk, FirmwareState, Folder, Place, Room};
 
 /// The file in the boot partition that a new entry grows in; the loader ignores the name.
 pub const STAGED: &str = "mbl-staged.tmp";
+
+/// What the record of the firmware slots is called in messages.
+const FIRMWARE_RECORD: &str = "the record of the firmware slots";
+
+/// How the firmware is to start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirmwareChoice {
+    /// From the slot that did not start, on trial.
+    TryIdle,
+    /// From the slot that started, for good.
+    KeepBooted,
+    /// From the slot that is not on trial.
+    Return,
+}
 
 /// Storage that did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -144,6 +158,34 @@ impl<D: Disk> Storage<D> {
     /// If the boot partition cannot be changed.
     pub fn arm(&mut self, entry: BootEntry) -> Result<(), StorageError> {
         self.rename(Folder::Esp, STAGED, &entry.to_string())
+    }
+
+    /// The slots for firmware, on a board that has them.
+    ///
+    /// # Errors
+    /// If their record cannot be read.
+    pub fn firmware(&self) -> Result<Option<FirmwareState>, StorageError> {
+        self.disk.firmware().map_err(|e| StorageError::new("read", FIRMWARE_RECORD, e))
+    }
+
+    /// Lets the firmware start as chosen from the next start on, by one new record; nothing happens if it does already.
+    ///
+    /// # Errors
+    /// If the record cannot be read or written; the one before then counts.
+    pub fn choose_firmware(&mut self, choice: FirmwareChoice) -> Result<(), StorageError> {
+        let Some(FirmwareState { booted, record }) = self.firmware()? else { return Ok(()) };
+        let before = record.unwrap_or(FirmwareRecord::new(0, booted, false));
+        let (active, on_trial) = match choice {
+            FirmwareChoice::TryIdle => (booted, true),
+            FirmwareChoice::KeepBooted => (booted, false),
+            FirmwareChoice::Return => (before.active, false),
+        };
+        let next = FirmwareRecord::new(before.sequence.saturating_add(1), active, on_trial);
+        let is_so = (before.active, before.on_trial) == (active, on_trial) && (!on_trial || before.tried == 0);
+        if is_so && record.is_some() {
+            return Ok(());
+        }
+        self.disk.write_firmware_record(&next).map_err(|e| StorageError::new("write", FIRMWARE_RECORD, e))
     }
 
     /// Changes the counter of an entry by one rename; nothing happens if the counter is as wanted.

@@ -15,7 +15,7 @@ use crate::{
 
 /// The generation of this updater; a release may ask for a later one. It rises when the updater learns something that a release
 /// can depend on.
-pub const UPDATER_GENERATION: u32 = 1;
+pub const UPDATER_GENERATION: u32 = 2;
 
 /// The factory document in a device's folder.
 pub const FACTORY_DOCUMENT: &str = "factory/factory.json";

@@ -141,6 +141,7 @@ impl Machine {
             match section.name {
                 SectionName::Root => self.write("root-a", bytes),
                 SectionName::Verity => self.write("verity-a", bytes),
+                SectionName::Firmware => unreachable!("this board has no slots for firmware"),
                 SectionName::Uki => {
                     let file = self.root().join("uki");
                     fs::write(&file, bytes).unwrap();

@@ -248,6 +248,7 @@ fn at_boot_the_settings_are_those_of_the_release_that_was_booted() {
         was_registered: true,
         starts: 0,
         verdict: None,
+        firmware: None,
     };
     record.pending = Some(pending.clone());
     board.remember(&record);

@@ -53,7 +53,7 @@ pub(crate) struct FolderArgs {
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
     /// Recipe of the release
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["version", "os", "app", "security_version", "raises_floor"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["version", "os", "with_firmware", "app", "security_version", "raises_floor"])]
     from: Option<PathBuf>,
     /// Version of the release, as in 1.2.0
     #[arg(long, required_unless_present = "from")]
@@ -61,6 +61,9 @@ pub(crate) struct CreateArgs {
     /// Folder of the operating system
     #[arg(long, value_name = "DIR")]
     os: Option<PathBuf>,
+    /// Bring the firmware of the build, too; its signatures are new in each build, so devices restart into it even if nothing else changed
+    #[arg(long, requires = "os")]
+    with_firmware: bool,
     /// Architecture of the operating system
     #[arg(long, value_name = "NAME", default_value = std::env::consts::ARCH)]
     architecture: Architecture,
@@ -184,6 +187,7 @@ fn recipe_of(args: &CreateArgs) -> anyhow::Result<Recipe> {
         folder: folder.clone(),
         architectures: vec![args.architecture.clone()],
         minimum_updater: 1,
+        with_firmware: args.with_firmware,
     };
     Ok(Recipe {
         version,

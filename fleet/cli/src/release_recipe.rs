@@ -3,7 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use image_builder::{application::AppLayout, artifacts::ArtifactFile, os_folder::OsFolder};
+use image_builder::{
+    application::AppLayout,
+    artifacts::ArtifactFile,
+    os_folder::{INDEX_FILE, INDEX_WITH_FIRMWARE, OsFolder},
+};
 use protocol_release::{
     document::{Component, FormatOne, Health, Kind, Release, SystemConfiguration},
     metadata::Delegate,
@@ -51,7 +55,13 @@ pub(crate) struct OsPart {
     /// The lowest generation of the updater that can install it.
     #[serde(default = "first_updater")]
     pub(crate) minimum_updater: u32,
+    /// Whether the release brings the firmware of the build, too.
+    #[serde(default)]
+    pub(crate) with_firmware: bool,
 }
+
+/// The first generation of the updater that can install firmware.
+const FIRMWARE_UPDATER: u32 = 2;
 
 /// An application of a release.
 #[derive(Clone, Debug, Deserialize)]
@@ -141,16 +151,19 @@ impl Recipe {
 }
 
 fn os_part(part: &OsPart, base: &Path) -> anyhow::Result<Part> {
-    let os = OsFolder::load(&base.join(&part.folder))?;
+    // A version has no `_`, so the two kinds of index of one version never share a path.
+    let (index, suffix, needs) =
+        if part.with_firmware { (INDEX_WITH_FIRMWARE, "_firmware", FIRMWARE_UPDATER) } else { (INDEX_FILE, "", 0) };
+    let os = OsFolder::load(&base.join(&part.folder), index)?;
     let component = Component {
         kind: Kind::Os,
-        path: TargetPath::new(format!("os/{}/{}.json", os.index.board, os.index.version))?,
+        path: TargetPath::new(format!("os/{}/{}{suffix}.json", os.index.board, os.index.version))?,
         digest: os.stored.digest,
         size: os.stored.size,
         version: os.index.version.clone(),
         boards: vec![os.index.board.clone()],
         architectures: part.architectures.clone(),
-        minimum_updater: part.minimum_updater,
+        minimum_updater: part.minimum_updater.max(needs),
     };
     Ok(Part { component, role: Role::Delegated(Delegate::Os), artifacts: os.artifacts, bytes: None })
 }

@@ -12,6 +12,8 @@ use crate::artifacts::{self, ArtifactError, ArtifactFile, ArtifactFolder, Stored
 
 /// The file of an OS folder that holds the OS index.
 pub const INDEX_FILE: &str = "os.json";
+/// The file of an OS folder that holds the OS index with a section `firmware`; there on a board whose firmware is built here.
+pub const INDEX_WITH_FIRMWARE: &str = "os-with-firmware.json";
 /// The folder of an OS folder that holds the artifacts.
 pub const ARTIFACTS: &str = "artifacts";
 
@@ -48,9 +50,9 @@ pub enum OsFolderError {
 }
 
 impl OsFolder {
-    /// Reads the folder at `path`; the artifacts themselves are not opened.
-    pub fn load(path: &Path) -> Result<Self, OsFolderError> {
-        let file = path.join(INDEX_FILE);
+    /// Reads the folder at `path` by its index called `name`; the artifacts themselves are not opened.
+    pub fn load(path: &Path, name: &str) -> Result<Self, OsFolderError> {
+        let file = path.join(name);
         let text = fs::read(&file).map_err(|source| OsFolderError::Read { path: file.clone(), source })?;
         let index = OsIndex::parse(&text).map_err(|source| OsFolderError::Index { path: file.clone(), source })?;
         let stored = Stored { digest: Digest::of(&text), size: text.len() as u64 };

@@ -83,6 +83,18 @@ pub struct RunningRelease {
     pub os_digest: Digest,
     /// The applications of the release.
     pub applications: Vec<RunningApplication>,
+    /// The firmware that started the system, on a board with slots for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<RunningFirmware>,
+}
+
+/// The firmware that started the system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningFirmware {
+    /// The slot that it started from, as it said itself.
+    pub slot: Slot,
+    /// Digest of the package in that slot, as read from the flash; none if there is no package now.
+    pub digest: Option<Digest>,
 }
 
 /// One application of the running release.

@@ -11,11 +11,11 @@ use testbed::{
 
 use crate::os::{ANSWER, BOOT, DEVELOPMENT, PRODUCTION, REFUSED, STARTED, says_on, until_shell};
 
-const BOARD: &str = "qemu-arm64";
+pub(crate) const BOARD: &str = "qemu-arm64";
 
 /// What BL1 and BL2 say when they refuse what comes next.
-const BL1_REFUSES: &str = "Failed to load BL2 firmware";
-const BL2_REFUSES: &str = "BL2: Failed to load image id";
+pub(crate) const BL1_REFUSES: &str = "Failed to load BL2 firmware";
+pub(crate) const BL2_REFUSES: &str = "BL2: Failed to load image id";
 
 /// The build that the owner of the boards signed.
 pub(crate) fn owners(order: Order) -> PathBuf {

@@ -45,6 +45,8 @@ pub(crate) struct Release<'a> {
     pub(crate) version: &'a str,
     /// The build of its operating system.
     pub(crate) os: Option<&'a Path>,
+    /// Whether it brings the firmware of that build, too.
+    pub(crate) with_firmware: bool,
     /// The folder of its application, at the operator's.
     pub(crate) app: Option<&'a str>,
     pub(crate) security_version: u32,
@@ -57,7 +59,15 @@ pub(crate) struct Release<'a> {
 impl<'a> Release<'a> {
     /// A release of the operating system in `build` alone.
     pub(crate) const fn of_os(version: &'a str, build: &'a Path) -> Self {
-        Self { version, os: Some(build), app: None, security_version: 1, raises_floor: false, time_limit: 600 }
+        Self {
+            version,
+            os: Some(build),
+            with_firmware: false,
+            app: None,
+            security_version: 1,
+            raises_floor: false,
+            time_limit: 600,
+        }
     }
 }
 
@@ -197,12 +207,13 @@ ready = {{ command = ["/bin/confined", "{check}"], interval_s = 2, timeout_s = 2
 
     /// Signs and publishes a release.
     pub(crate) fn publish(&self, release: &Release<'_>) {
-        let Release { version, os, app, security_version, raises_floor, time_limit } = release;
+        let Release { version, os, with_firmware, app, security_version, raises_floor, time_limit } = release;
         let os = os.map_or_else(String::new, |build| format!(" --os {}", build.join("signed/os").display()));
         let app = app.map_or_else(String::new, |folder| format!(" --app {folder}"));
+        let firmware = if *with_firmware { " --with-firmware" } else { "" };
         let floor = if *raises_floor { " --raises-floor" } else { "" };
         self.mbl(&format!(
-            "release create --version {version} --security-version {security_version} --architecture aarch64{os}{app}{floor} \
+            "release create --version {version} --security-version {security_version} --architecture aarch64{os}{firmware}{app}{floor} \
              --keys keys --out release-{version} --time-limit {time_limit}"
         ));
         self.mbl(&format!("release sign release-{version} --keys keys"));

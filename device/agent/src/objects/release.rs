@@ -10,6 +10,9 @@ use protocol_types::{Phase, UpdateStatus, socket::ApplicationState};
 use super::{integer, software::Installed, text};
 use crate::orders::Orders;
 
+/// How many digits of the digest stand for the version of firmware.
+const FIRMWARE_VERSION: usize = 12;
+
 pub(super) fn read(
     orders: &Orders,
     status: Option<&UpdateStatus>,
@@ -50,7 +53,8 @@ fn progress(status: &UpdateStatus) -> Option<i64> {
     Some(i64::try_from(percent.min(100)).unwrap_or(100))
 }
 
-/// `os VERSION DIGEST`, then `application/NAME VERSION DIGEST STATE` in the order of the instances of object 9.
+/// `os VERSION DIGEST`, then `application/NAME VERSION DIGEST STATE` in the order of the instances of object 9, then
+/// `firmware VERSION DIGEST SLOT` on a board with slots for it. Firmware has no number, so its digest begins in the place of one.
 fn components(status: &UpdateStatus, installed: &Installed) -> Reading {
     let os = format!("os {} {}", status.running.os_version, status.running.os_digest);
     let applications = installed.applications().map(|app| {
@@ -63,7 +67,13 @@ fn components(status: &UpdateStatus, installed: &Installed) -> Reading {
         };
         format!("application/{} {} {}{state}", app.release.name, app.release.version, app.release.digest)
     });
-    Reading::Multiple((0..u16::MAX).zip(std::iter::once(os).chain(applications).map(Value::String)).collect())
+    let firmware = status.running.firmware.and_then(|firmware| {
+        let digest = firmware.digest?;
+        let version = digest.hex().chars().take(FIRMWARE_VERSION).collect::<String>();
+        Some(format!("firmware {version} {digest} slot_{}", firmware.slot))
+    });
+    let all = std::iter::once(os).chain(applications).chain(firmware);
+    Reading::Multiple((0..u16::MAX).zip(all.map(Value::String)).collect())
 }
 
 fn text_of(value: &impl ToString) -> String {

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use protocol_types::{
-    Digest, Phase, Reason, ReasonCode, RunningRelease, SecurityVersion, Slot, UnixSeconds,
+    Digest, Phase, Reason, ReasonCode, RunningFirmware, RunningRelease, SecurityVersion, Slot, UnixSeconds,
     socket::{ApplicationState, ApplicationStatus},
     update::RunningApplication,
 };
@@ -57,6 +57,7 @@ pub(super) fn status(version: &str) -> UpdateStatus {
             os_version: "13.1".to_owned(),
             os_digest: Digest::of(b"root"),
             applications: vec![application("hello", "1.0.0")],
+            firmware: Some(RunningFirmware { slot: Slot::A, digest: Some(Digest::of(b"package")) }),
         },
         floor: SecurityVersion(3),
     }
@@ -134,8 +135,12 @@ fn a_report_of_the_updater_is_shown_and_announced_once() {
     let read = |resource| string(&bench.objects, ids::RELEASE, resource);
     assert_eq!([read(3), read(4), read(9), read(11)], ["rolled_back", "application_not_ready", "1.1.0", "b"]);
     assert_eq!(read(10), Digest::of(b"1.1.0").to_string());
-    let components =
-        [format!("os 13.1 {}", Digest::of(b"root")), format!("application/hello 1.0.0 {} ready", Digest::of(b"hello"))];
+    let package = Digest::of(b"package");
+    let components = [
+        format!("os 13.1 {}", Digest::of(b"root")),
+        format!("application/hello 1.0.0 {} ready", Digest::of(b"hello")),
+        format!("firmware {} {package} slot_a", &package.hex()[..12]),
+    ];
     let expected = (0..).zip(components.map(Value::String)).collect();
     assert_eq!(bench.objects.read(ids::RELEASE, 0, 12), Ok(Reading::Multiple(expected)));
     assert_eq!(bench.objects.read(ids::RELEASE, 0, 13), Ok(integer(3)));

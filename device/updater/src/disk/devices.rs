@@ -9,8 +9,9 @@ use std::{
     process::{Command, Stdio},
 };
 
+use protocol_release::document::FirmwarePackage;
 use protocol_types::{
-    Digest, Slot, luks,
+    Digest, FirmwareRecord, Slot, luks,
     partitions::{self, Layout, Partition},
     verity::Superblock,
 };
@@ -18,8 +19,9 @@ use rustix::fs::{Advice, fadvise};
 use tracing::{info, warn};
 
 use super::{
-    Disk, Folder, Place, Room,
+    Disk, FirmwareState, Folder, Place, Room,
     esp::Esp,
+    firmware::FirmwareSlots,
     folders::{Folders, read_full},
 };
 
@@ -35,6 +37,8 @@ pub struct Devices {
     pub dev: PathBuf,
     /// The program that changes the header of the state.
     pub cryptsetup: PathBuf,
+    /// The top of the system, in which the kernel shows what the firmware says and its flash.
+    pub root: PathBuf,
 }
 
 impl Devices {
@@ -44,6 +48,7 @@ impl Devices {
             class_block: root.join("sys/class/block"),
             dev: root.join("dev"),
             cryptsetup: root.join("usr/sbin/cryptsetup"),
+            root: root.to_owned(),
         }
     }
 }
@@ -130,6 +135,7 @@ struct SlotDevices {
 pub struct DeviceDisk {
     running: SlotDevices,
     idle: SlotDevices,
+    firmware: Option<FirmwareSlots<File>>,
     esp: Esp,
     folders: Folders,
     state: PathBuf,
@@ -180,6 +186,7 @@ impl DeviceDisk {
         Ok(Self {
             running: slot_devices(slot, false)?,
             idle: slot_devices(slot.other(), true)?,
+            firmware: FirmwareSlots::open(&devices.root),
             esp,
             folders,
             state: devices.dev.join(layout.state()),
@@ -196,8 +203,13 @@ impl DeviceDisk {
         match place {
             Place::Slot(slot) => Some(&self.slot(*slot).root),
             Place::Verity(slot) => Some(&self.slot(*slot).verity),
-            Place::File(..) => None,
+            Place::BootedFirmware | Place::IdleFirmware | Place::File(..) => None,
         }
+    }
+
+    fn firmware_slots(&self) -> io::Result<&FirmwareSlots<File>> {
+        let none = || io::Error::new(io::ErrorKind::Unsupported, "this board has no slots for firmware");
+        self.firmware.as_ref().ok_or_else(none)
     }
 
     fn write_extent(&self, place: &Place, slot: Slot, at: u64, bytes: &[u8]) -> io::Result<()> {
@@ -219,7 +231,11 @@ impl Disk for DeviceDisk {
         // An image that fits into one slot only could never be followed by the next one.
         let both = |a: &Extent, b: &Extent| a.bytes.min(b.bytes);
         let (running, idle) = (&self.running, &self.idle);
-        Room { root: both(&running.root, &idle.root), verity: Some(both(&running.verity, &idle.verity)) }
+        Room {
+            root: both(&running.root, &idle.root),
+            verity: Some(both(&running.verity, &idle.verity)),
+            firmware: self.firmware.as_ref().map(|_| FirmwarePackage::MAX_BYTES),
+        }
     }
 
     fn list(&self, folder: Folder) -> io::Result<Vec<String>> {
@@ -232,6 +248,9 @@ impl Disk for DeviceDisk {
     fn size(&self, place: &Place) -> io::Result<Option<u64>> {
         match place {
             Place::Slot(_) | Place::Verity(_) => Ok(self.extent(place).map(|extent| extent.bytes)),
+            Place::BootedFirmware | Place::IdleFirmware => {
+                Ok(self.firmware.as_ref().map(|_| FirmwarePackage::MAX_BYTES))
+            }
             Place::File(Folder::Esp, name) => self.esp.size(name),
             Place::File(folder, name) => self.folders.size(*folder, name),
         }
@@ -243,6 +262,11 @@ impl Disk for DeviceDisk {
                 Some(extent) => read_full(&extent.file, at, into),
                 None => Err(io::ErrorKind::NotFound.into()),
             },
+            Place::BootedFirmware | Place::IdleFirmware => {
+                let firmware = self.firmware_slots()?;
+                let booted = firmware.booted();
+                firmware.read(if *place == Place::IdleFirmware { booted.other() } else { booted }, at, into)
+            }
             Place::File(Folder::Esp, name) => self.esp.read_at(name, at, into),
             Place::File(folder, name) => self.folders.read_at(*folder, name, at, into),
         }
@@ -251,6 +275,10 @@ impl Disk for DeviceDisk {
     fn write_at(&mut self, place: &Place, at: u64, bytes: &[u8]) -> io::Result<()> {
         match place {
             Place::Slot(slot) | Place::Verity(slot) => self.write_extent(place, *slot, at, bytes),
+            Place::BootedFirmware => {
+                Err(io::Error::new(io::ErrorKind::PermissionDenied, "the firmware in it started the system"))
+            }
+            Place::IdleFirmware => self.firmware_slots()?.write(at, bytes),
             Place::File(Folder::Esp, name) => self.esp.write_at(name, at, bytes),
             Place::File(folder, name) => self.folders.write_at(*folder, name, at, bytes),
         }
@@ -258,7 +286,7 @@ impl Disk for DeviceDisk {
 
     fn set_len(&mut self, place: &Place, bytes: u64) -> io::Result<()> {
         match place {
-            Place::Slot(_) | Place::Verity(_) => {
+            Place::Slot(_) | Place::Verity(_) | Place::BootedFirmware | Place::IdleFirmware => {
                 Err(io::Error::new(io::ErrorKind::InvalidInput, "a partition has a fixed length"))
             }
             Place::File(Folder::Esp, name) => self.esp.set_len(name, bytes),
@@ -273,6 +301,8 @@ impl Disk for DeviceDisk {
                 extent.file.sync_data()?;
                 Ok(fadvise(&extent.file, 0, None, Advice::DontNeed)?)
             }
+            // Each write reached the chip, and each read asks it.
+            Place::BootedFirmware | Place::IdleFirmware => Ok(()),
             Place::File(Folder::Esp, _) => self.esp.sync(),
             Place::File(folder, name) => self.folders.sync(*folder, name),
         }
@@ -297,6 +327,15 @@ impl Disk for DeviceDisk {
             Folder::Esp => self.esp.sync(),
             Folder::State | Folder::Keys => self.folders.sync_folder(folder),
         }
+    }
+
+    fn firmware(&self) -> io::Result<Option<FirmwareState>> {
+        let state = |slots: &FirmwareSlots<File>| Ok(FirmwareState { booted: slots.booted(), record: slots.record()? });
+        self.firmware.as_ref().map(state).transpose()
+    }
+
+    fn write_firmware_record(&mut self, record: &FirmwareRecord) -> io::Result<()> {
+        self.firmware_slots()?.write_record(record)
     }
 
     fn forget_state(&mut self) -> io::Result<()> {

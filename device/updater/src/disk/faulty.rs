@@ -6,9 +6,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use protocol_types::Slot;
+use protocol_types::{FirmwareRecord, Slot};
 
-use super::{Disk, Folder, Place, Room};
+use super::{Disk, FirmwareState, Folder, Place, Room};
 
 /// What happens to what was written but not flushed when power fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +49,8 @@ struct Inner {
     off: bool,
     full: bool,
     slot_writes: u64,
+    /// The slot that the firmware started from, and its record, on a disk with slots for it.
+    firmware: Option<(Slot, FirmwareRecord)>,
 }
 
 /// A disk in memory; clones share it.
@@ -100,7 +102,43 @@ impl FaultyDisk {
             slots.extend(tree_bytes.map(|bytes| (Place::Verity(slot), blank(bytes))));
         }
         let inner = Arc::new(Mutex::new(Inner { slots, ..Inner::default() }));
-        Self { inner, room: Room { root: slot_bytes as u64, verity: tree_bytes.map(|bytes| bytes as u64) } }
+        let room = Room { root: slot_bytes as u64, verity: tree_bytes.map(|bytes| bytes as u64), firmware: None };
+        Self { inner, room }
+    }
+
+    /// Gives the disk slots for firmware; slot a has `package`.
+    pub(crate) fn add_firmware(&mut self, package: &[u8], slot_bytes: usize) {
+        let mut inner = self.lock();
+        let blank = vec![0xff; slot_bytes];
+        let mut booted = blank.clone();
+        booted[..package.len()].copy_from_slice(package);
+        for (place, bytes) in [(Place::BootedFirmware, booted), (Place::IdleFirmware, blank)] {
+            inner.slots.insert(place, Content { volatile: bytes.clone(), durable: Some(bytes) });
+        }
+        inner.firmware = Some((Slot::A, FirmwareRecord::new(1, Slot::A, false)));
+        drop(inner);
+        self.room.firmware = Some(slot_bytes as u64);
+    }
+
+    /// Starts the firmware by its record, as BL1 does; the package that starts.
+    pub(crate) fn start_firmware(&self) -> Vec<u8> {
+        let mut inner = self.lock();
+        let (booted, record) = inner.firmware.unwrap();
+        let is_tried = record.on_trial && record.tried < protocol_types::firmware_record::TRIES;
+        let chosen = if is_tried { record.active.other() } else { record.active };
+        if chosen != booted {
+            let idle = inner.slots.remove(&Place::IdleFirmware).unwrap();
+            let before = inner.slots.insert(Place::BootedFirmware, idle).unwrap();
+            inner.slots.insert(Place::IdleFirmware, before);
+        }
+        let record = FirmwareRecord { tried: record.tried + usize::from(is_tried), ..record };
+        inner.firmware = Some((chosen, record));
+        inner.slots[&Place::BootedFirmware].volatile.clone()
+    }
+
+    /// The record of the firmware.
+    pub(crate) fn firmware_record(&self) -> FirmwareRecord {
+        self.lock().firmware.unwrap().1
     }
 
     /// A disk of its own with the same bytes.
@@ -201,14 +239,16 @@ impl Inner {
 
     fn find(&self, place: &Place) -> Option<&Content> {
         match place {
-            Place::Slot(_) | Place::Verity(_) => self.slots.get(place),
+            Place::Slot(_) | Place::Verity(_) | Place::BootedFirmware | Place::IdleFirmware => self.slots.get(place),
             Place::File(folder, name) => self.contents.get(*self.names.get(folder)?.get(name)?),
         }
     }
 
     fn open(&mut self, place: &Place) -> &mut Content {
         match place {
-            Place::Slot(_) | Place::Verity(_) => self.slots.get_mut(place).unwrap(),
+            Place::Slot(_) | Place::Verity(_) | Place::BootedFirmware | Place::IdleFirmware => {
+                self.slots.get_mut(place).unwrap()
+            }
             Place::File(folder, name) => {
                 let known = self.names.get(folder).and_then(|names| names.get(name)).copied();
                 let content = known.unwrap_or_else(|| {
@@ -318,6 +358,22 @@ impl Disk for FaultyDisk {
         }
         inner.change(folder, Change::Remove(name.to_owned()));
         powered.map_err(|_| dead())
+    }
+
+    fn firmware(&self) -> io::Result<Option<FirmwareState>> {
+        let inner = self.lock();
+        if inner.off {
+            return Err(dead());
+        }
+        Ok(inner.firmware.map(|(booted, record)| FirmwareState { booted, record: Some(record) }))
+    }
+
+    fn write_firmware_record(&mut self, record: &FirmwareRecord) -> io::Result<()> {
+        let mut inner = self.lock();
+        // A torn one does not count; the older copy does.
+        Self::operate(&mut inner).map_err(|_| dead())?;
+        inner.firmware = inner.firmware.map(|(booted, _)| (booted, *record));
+        Ok(())
     }
 
     fn forget_state(&mut self) -> io::Result<()> {

@@ -7,11 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use protocol_types::Slot;
+use protocol_types::{FirmwareRecord, Slot};
 use rustix::fs::{Advice, fadvise};
 
 use super::{
-    Disk, Folder, ImageError, Place, Room,
+    Disk, FirmwareState, Folder, ImageError, Place, Room,
     folders::{Folders, read_full},
     forget,
     gpt_image::{Extent, find_slots},
@@ -71,7 +71,7 @@ impl FileDisk {
 
 impl Disk for FileDisk {
     fn room(&self) -> Room {
-        Room { root: self.extent(Slot::A).bytes, verity: None }
+        Room { root: self.extent(Slot::A).bytes, verity: None, firmware: None }
     }
 
     fn list(&self, folder: Folder) -> io::Result<Vec<String>> {
@@ -81,7 +81,7 @@ impl Disk for FileDisk {
     fn size(&self, place: &Place) -> io::Result<Option<u64>> {
         match place {
             Place::Slot(slot) => Ok(Some(self.extent(*slot).bytes)),
-            Place::Verity(_) => Ok(None),
+            Place::Verity(_) | Place::BootedFirmware | Place::IdleFirmware => Ok(None),
             Place::File(folder, name) => self.folders.size(*folder, name),
         }
     }
@@ -93,7 +93,7 @@ impl Disk for FileDisk {
                 let room = usize::try_from(extent.bytes.saturating_sub(at)).unwrap_or(usize::MAX).min(into.len());
                 read_full(&self.image, extent.start + at, into.get_mut(..room).unwrap_or_default())
             }
-            Place::Verity(_) => Err(io::ErrorKind::NotFound.into()),
+            Place::Verity(_) | Place::BootedFirmware | Place::IdleFirmware => Err(io::ErrorKind::NotFound.into()),
             Place::File(folder, name) => self.folders.read_at(*folder, name, at, into),
         }
     }
@@ -109,7 +109,7 @@ impl Disk for FileDisk {
                 }
                 self.image.write_all_at(bytes, extent.start + at)
             }
-            Place::Verity(_) => Err(no_tree()),
+            Place::Verity(_) | Place::BootedFirmware | Place::IdleFirmware => Err(no_such_place()),
             Place::File(folder, name) => self.folders.write_at(*folder, name, at, bytes),
         }
     }
@@ -117,7 +117,7 @@ impl Disk for FileDisk {
     fn set_len(&mut self, place: &Place, bytes: u64) -> io::Result<()> {
         match place {
             Place::Slot(_) => Err(io::Error::new(io::ErrorKind::InvalidInput, "a slot has a fixed length")),
-            Place::Verity(_) => Err(no_tree()),
+            Place::Verity(_) | Place::BootedFirmware | Place::IdleFirmware => Err(no_such_place()),
             Place::File(folder, name) => self.folders.set_len(*folder, name, bytes),
         }
     }
@@ -131,7 +131,7 @@ impl Disk for FileDisk {
                 fadvise(&self.image, extent.start, std::num::NonZeroU64::new(extent.bytes), Advice::DontNeed)?;
                 Ok(())
             }
-            Place::Verity(_) => Err(no_tree()),
+            Place::Verity(_) | Place::BootedFirmware | Place::IdleFirmware => Err(no_such_place()),
             Place::File(folder, name) => self.folders.sync(*folder, name),
         }
     }
@@ -148,13 +148,21 @@ impl Disk for FileDisk {
         self.folders.sync_folder(folder)
     }
 
+    fn firmware(&self) -> io::Result<Option<FirmwareState>> {
+        Ok(None)
+    }
+
+    fn write_firmware_record(&mut self, _: &FirmwareRecord) -> io::Result<()> {
+        Err(no_such_place())
+    }
+
     fn forget_state(&mut self) -> io::Result<()> {
         forget::ask(&self.state)
     }
 }
 
-fn no_tree() -> io::Error {
-    io::Error::new(io::ErrorKind::Unsupported, "this board has no partition for a hash tree")
+fn no_such_place() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "this board has no place for a hash tree or firmware")
 }
 
 #[cfg(test)]

@@ -6,9 +6,11 @@
 mod devices;
 pub mod esp;
 mod files;
+mod firmware;
 mod folders;
 pub mod forget;
 mod gpt_image;
+mod nor;
 
 #[cfg(test)]
 pub(crate) mod faulty;
@@ -18,7 +20,7 @@ use std::{fmt, io};
 pub use devices::{DeviceDisk, Devices, DevicesError};
 pub use files::{FileDisk, OpenError};
 pub use gpt_image::{ImageError, create_image};
-use protocol_types::Slot;
+use protocol_types::{FirmwareRecord, Slot};
 
 /// A folder of small files, each replaced as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,6 +40,10 @@ pub enum Place {
     Slot(Slot),
     /// The hash tree partition of a slot.
     Verity(Slot),
+    /// The slot of the firmware that started the system.
+    BootedFirmware,
+    /// The other slot for firmware.
+    IdleFirmware,
     /// A file in a folder.
     File(Folder, String),
 }
@@ -64,6 +70,8 @@ impl fmt::Display for Place {
         match self {
             Self::Slot(slot) => write!(f, "slot {slot}"),
             Self::Verity(slot) => write!(f, "the hash tree of slot {slot}"),
+            Self::BootedFirmware => f.write_str("the slot of the running firmware"),
+            Self::IdleFirmware => f.write_str("the idle slot for firmware"),
             Self::File(folder, name) => write!(f, "{folder}/{name}"),
         }
     }
@@ -76,6 +84,17 @@ pub struct Room {
     pub root: u64,
     /// Its hash tree partition; none on a board without one.
     pub verity: Option<u64>,
+    /// A slot for firmware; none on a board without them.
+    pub firmware: Option<u64>,
+}
+
+/// The slots for firmware, as they are now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FirmwareState {
+    /// The slot that the running firmware came from, as it says itself.
+    pub booted: Slot,
+    /// The record that says which one starts, if there is a whole one.
+    pub record: Option<FirmwareRecord>,
 }
 
 /// What storage can do. Only [`Disk::sync`] and [`Disk::sync_folder`] make anything last: until then a power cut may keep, lose or
@@ -101,6 +120,10 @@ pub trait Disk {
     fn remove(&mut self, folder: Folder, name: &str) -> io::Result<()>;
     /// Makes names and removals in `folder` last.
     fn sync_folder(&mut self, folder: Folder) -> io::Result<()>;
+    /// The slots for firmware, on a board that has them.
+    fn firmware(&self) -> io::Result<Option<FirmwareState>>;
+    /// Writes the record of the firmware slots, so that it lasts; until it is whole, the one before counts.
+    fn write_firmware_record(&mut self, record: &FirmwareRecord) -> io::Result<()>;
     /// Leaves the wish for a new state where the next boot looks for it, and makes it last.
     fn forget_state(&mut self) -> io::Result<()>;
 }

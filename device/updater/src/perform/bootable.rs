@@ -7,6 +7,7 @@ use protocol_types::{Digest, Reason, ReasonCode, signed_cmdline::SignedCmdline, 
 use super::{Disk, Peers, Updater, read_back::ReadBack};
 use crate::{
     disk::{Folder, Place},
+    firmware,
     storage::STAGED,
 };
 
@@ -20,6 +21,17 @@ impl<D: Disk, P: Peers> Updater<D, P> {
             (SectionName::Verity, None) => Err(malformed("a hash tree without a root hash")),
             (SectionName::Uki, Some(root_hash)) => self.check_uki(read_back, root_hash),
             (SectionName::Uki, None) => self.check_host_uki(os, section),
+            (SectionName::Firmware, _) => self.check_firmware(section),
+        }
+    }
+
+    /// What the firmware takes for a package must be the section, no more and no less; that is what it reports later.
+    fn check_firmware(&self, section: &Section) -> Result<(), Reason> {
+        let package = firmware::package(&self.storage, &Place::IdleFirmware).map_err(|e| Reason::from(&e))?;
+        if package == Some(section.digest) {
+            Ok(())
+        } else {
+            Err(malformed("the section `firmware` is not one whole firmware image package"))
         }
     }
 

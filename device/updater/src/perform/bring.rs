@@ -72,6 +72,7 @@ pub(super) fn place_of(name: SectionName, slot: Slot) -> Place {
         SectionName::Root => Place::Slot(slot),
         SectionName::Verity => Place::Verity(slot),
         SectionName::Uki => Place::file(Folder::Esp, STAGED),
+        SectionName::Firmware => Place::IdleFirmware,
     }
 }
 
@@ -100,8 +101,12 @@ impl<D: Disk, P: Peers> Updater<D, P> {
                 (BTreeMap::new(), Traffic { image: sections.iter().map(|s| s.size).sum(), ..Traffic::default() })
             }
         };
-        // A running entry goes by a name of its own, so the staged one starts from what was left in its place.
-        let sibling = (section.name != SectionName::Uki).then(|| place_of(section.name, slot.other()));
+        let sibling = match section.name {
+            SectionName::Root | SectionName::Verity => Some(place_of(section.name, slot.other())),
+            // A running entry goes by a name of its own, so the staged one starts from what was left in its place.
+            SectionName::Uki => None,
+            SectionName::Firmware => Some(Place::BootedFirmware),
+        };
         self.asked = None;
         self.work = Work::Transfer(Box::new(Transfer {
             release: goal.note.digest,

@@ -29,7 +29,7 @@ use crate::{
     disk::{Disk, Folder},
     plan::{Fact, Plan, Running, Step, may_pass},
     record::{Origin, Record},
-    storage::{Storage, StorageError},
+    storage::{FirmwareChoice, Storage, StorageError},
     trust::Trust,
 };
 
@@ -299,6 +299,16 @@ impl<D: Disk, P: Peers> Updater<D, P> {
                     warn!(reason = %Reason::from(&e), "cannot take the tries off the boot entry");
                 }
             }
+            Step::Firmware(choice) => match self.storage.choose_firmware(choice) {
+                // As above: its tries lead to the same end.
+                Err(e) if choice == FirmwareChoice::Return => {
+                    warn!(reason = %Reason::from(&e), "cannot take the firmware's trial back");
+                }
+                chosen => {
+                    chosen?;
+                    info!(?choice, "firmware chosen");
+                }
+            },
             Step::RaiseFloor(floor) => {
                 if let Ok(trust) = &mut self.trust {
                     trust.raise_floor(&mut self.storage, floor)?;

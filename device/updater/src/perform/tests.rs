@@ -5,7 +5,7 @@ use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 use account::{Account, Contents, NOW, image, verified};
 use protocol_release::document::Span;
 use protocol_types::{
-    Digest, Phase, ReasonCode, RolloutId, Slot, TargetPath,
+    Digest, Phase, ReasonCode, RolloutId, RunningFirmware, Slot, TargetPath,
     signed_cmdline::SignedCmdline,
     socket::{ApplicationState, ApplicationStatus, Contact},
 };
@@ -16,6 +16,7 @@ use crate::{
         Place,
         faulty::{FaultyDisk, Luck},
     },
+    firmware,
     key_store::KeyStore,
     loader,
     record::Wish,
@@ -26,6 +27,7 @@ use crate::{
 mod account;
 
 const SLOT_BYTES: usize = 16 * 4096;
+const FIRMWARE_BYTES: usize = 8 * 4096;
 const ONLINE: Contact = Contact { registered: true, network: true };
 
 /// What the updater said, to be answered by the test.
@@ -131,11 +133,24 @@ fn boot_with_tree(storage: &mut Storage<FaultyDisk>) -> Result<(Running, u64), l
                 os_version: blocks.to_string(),
                 generation: entry.generation,
                 restarts_agent: false,
+                firmware: firmware::running(storage)?,
             };
             return Ok((running, blocks * 4096));
         }
         assert!(entry.tries.is_some(), "an entry that was confirmed does not boot");
     }
+}
+
+/// A firmware image package with one image of `blocks` blocks.
+fn package(seed: u8, blocks: u64) -> Vec<u8> {
+    let mut package = 0xaa64_0001_u32.to_le_bytes().to_vec();
+    package.resize(16 + 40, seed);
+    let end = 96 + blocks * 4096;
+    package.extend([0; 16]);
+    package.extend(end.to_le_bytes());
+    package.resize(96, 0);
+    package.extend((0..blocks).flat_map(|block| [seed ^ block.to_le_bytes()[0]; 4096]));
+    package
 }
 
 /// An image as long as a file system is: a whole number of blocks.
@@ -155,6 +170,13 @@ impl Device {
         let mut account = Account::new();
         account.trees = Some(WORDS);
         Self::made(FaultyDisk::with_trees(SLOT_BYTES, 2 * 4096), account)
+    }
+
+    /// One that has slots for firmware, too, with the old one in slot a.
+    fn with_firmware() -> Self {
+        let mut device = Self::with_trees();
+        device.disk.add_firmware(&package(1, 3), FIRMWARE_BYTES);
+        device
     }
 
     fn made(disk: FaultyDisk, mut account: Account) -> Self {
@@ -226,6 +248,9 @@ impl Device {
 
     /// From power-on until the power is gone, a restart is due or nothing more happens.
     fn session(&mut self) -> End {
+        if self.disk.room().firmware.is_some() {
+            self.disk.start_firmware();
+        }
         let mut storage = Storage::new(self.disk.clone());
         let booted = self.boot(&mut storage);
         let Some((running, _)) = self.unless_off(booted) else { return End::PowerCut };
@@ -366,6 +391,86 @@ fn a_cut_at_any_write_of_an_update_with_a_hash_tree_ends_in_the_new_system_or_fo
             runs(device, &padded(if sick { old_image() } else { new_image() }));
         });
     }
+}
+
+#[test]
+fn a_cut_at_any_write_of_an_update_with_firmware_ends_with_system_and_firmware_both_new_or_both_old() {
+    let contents = Contents { application: Some("{}"), ..Contents::new("1.1.0", padded(new_image())) };
+    for sick in [false, true] {
+        let mut device = Device::with_firmware();
+        device.account.firmware = Some(package(9, 4));
+        device.want(&contents);
+        device.sick = device.wish.as_ref().map(|wish| wish.digest).filter(|_| sick);
+        sweep(&device, |device, status| {
+            let is_new = status.phase == Phase::Succeeded;
+            // After a cut between entry and firmware, the new system is not kept.
+            let code = status.reason.as_ref().map(|reason| reason.code);
+            assert!(is_new || sick || code == Some(ReasonCode::BootFailed), "{status:?}");
+            assert!(!(is_new && sick), "{status:?}");
+            let (version, slot, firmware) =
+                if is_new { ("13", Slot::B, package(9, 4)) } else { ("11", Slot::A, package(1, 3)) };
+            let running = &status.running;
+            assert_eq!((running.os_version.as_str(), running.slot), (version, slot), "{status:?}");
+            let expected = RunningFirmware { slot, digest: Some(Digest::of(&firmware)) };
+            assert_eq!(running.firmware, Some(expected), "{status:?}");
+            // Of that the next start is made, too.
+            let record = device.disk.firmware_record();
+            assert_eq!((record.active, record.on_trial), (slot, false), "{status:?}");
+            assert!(device.disk.fork().start_firmware().starts_with(&firmware));
+            runs(device, &padded(if is_new { new_image() } else { old_image() }));
+        });
+        let mut uncut = device.fork();
+        assert_eq!(uncut.settle(Luck::None).phase, if sick { Phase::RolledBack } else { Phase::Succeeded });
+    }
+}
+
+#[test]
+fn new_firmware_with_the_same_system_is_tried_and_firmware_that_runs_already_is_not_brought() {
+    let mut device = Device::with_firmware();
+    device.account.firmware = Some(package(9, 4));
+    device.want(&Contents::new("1.1.0", old_image()));
+    let status = device.settle(Luck::None);
+    assert_eq!((status.phase, status.running.slot), (Phase::Succeeded, Slot::B), "{status:?}");
+    let digest = Some(Digest::of(&package(9, 4)));
+    assert_eq!(status.running.firmware, Some(RunningFirmware { slot: Slot::B, digest }));
+
+    device.want(&Contents::new("1.2.0", padded(new_image())));
+    let status = device.settle(Luck::None);
+    assert_eq!((status.phase, status.running.slot), (Phase::Succeeded, Slot::A), "{status:?}");
+    assert_eq!(status.running.firmware, Some(RunningFirmware { slot: Slot::B, digest }), "it stays where it is");
+}
+
+#[test]
+fn firmware_that_is_no_package_or_that_the_board_has_no_slot_for_is_refused_before_anything_is_armed() {
+    let mut torn = package(9, 4);
+    torn.truncate(9000);
+    let mut long = package(9, 4);
+    long.push(0);
+    for (mut device, firmware, code) in [
+        (Device::with_firmware(), torn, ReasonCode::MalformedRelease),
+        (Device::with_firmware(), long, ReasonCode::MalformedRelease),
+        (Device::with_firmware(), package(9, 8), ReasonCode::NoRoom),
+        (Device::with_trees(), package(9, 4), ReasonCode::WrongBoard),
+    ] {
+        device.account.firmware = Some(firmware);
+        device.want(&Contents::new("1.1.0", padded(new_image())));
+        let status = device.settle(Luck::None);
+        assert_eq!((status.phase, status.reason.map(|reason| reason.code)), (Phase::Failed, Some(code)));
+        assert_eq!(device.entries(), ["mbl-1-a.efi"]);
+        runs(&device, &padded(old_image()));
+    }
+}
+
+#[test]
+fn a_trial_of_firmware_that_nobody_remembers_is_taken_back() {
+    let device = Device::with_firmware();
+    let mut storage = Storage::new(device.disk.clone());
+    storage.choose_firmware(FirmwareChoice::TryIdle).unwrap();
+    storage.write(&Place::IdleFirmware, 0, &package(9, 4)).unwrap();
+    let mut device = device;
+    let status = device.settle(Luck::None);
+    assert_eq!(status.running.firmware.map(|firmware| firmware.slot), Some(Slot::A));
+    assert!(!device.disk.firmware_record().on_trial);
 }
 
 #[test]

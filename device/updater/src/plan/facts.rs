@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
+use protocol_release::document::SectionName;
 use protocol_types::{
-    ApplicationSpec, Digest, Reason, SecurityVersion, Slot, UnixSeconds,
+    ApplicationSpec, Digest, Reason, RunningFirmware, SecurityVersion, Slot, UnixSeconds,
     boot::BootEntry,
     socket::{ApplicationStatus, Contact},
 };
 
-use crate::record::{Configuration, Goal, Note, Origin, Record, Wish};
+use crate::{
+    record::{Configuration, Goal, Note, Origin, Record, Wish},
+    storage::FirmwareChoice,
+};
 
 /// Everything that can wake the updater.
 #[derive(Clone, Debug)]
@@ -127,6 +131,8 @@ pub enum Step {
     Confirm(u32),
     /// Take the tries off the entry of this generation: it is not booted any more.
     Exhaust(u32),
+    /// Let the firmware start so from now on.
+    Firmware(FirmwareChoice),
     /// Refuse releases below this security version from now on.
     RaiseFloor(SecurityVersion),
     /// Answer [`Fact::Done`].
@@ -150,12 +156,45 @@ pub struct Running {
     pub generation: u32,
     /// Whether new settings of the operating system restart the agent, as on a real board: nothing on the board `host` reads them.
     pub restarts_agent: bool,
+    /// The firmware that started it, on a board with slots for it.
+    pub firmware: Option<Firmware>,
+}
+
+/// The firmware that started the system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Firmware {
+    /// Its slot and package.
+    pub running: RunningFirmware,
+    /// The slot that is on trial by the record, whether it has tries left or not.
+    pub on_trial: Option<Slot>,
+}
+
+impl Firmware {
+    /// Whether it runs on trial.
+    pub(super) fn is_on_trial(&self) -> bool {
+        self.on_trial == Some(self.running.slot)
+    }
 }
 
 impl Running {
-    /// Whether `goal` keeps the operating system that runs: it has the same one, or none.
+    /// Whether `goal` keeps the operating system and the firmware that run: it has the same ones, or none.
     pub(super) fn is_os(&self, goal: &Goal) -> bool {
-        goal.os.as_ref().and_then(protocol_release::document::OsIndex::root_digest).is_none_or(|root| root == self.root)
+        goal.os
+            .as_ref()
+            .is_none_or(|os| os.root_digest() == Some(self.root) && os.section(SectionName::Firmware).is_none())
+    }
+
+    /// Takes the firmware out of `goal` if it runs already.
+    pub(super) fn leave_out_firmware(&self, goal: &mut Goal) {
+        if let (Some(os), Some(Firmware { running, .. })) = (&mut goal.os, self.firmware) {
+            os.sections
+                .retain(|section| section.name != SectionName::Firmware || Some(section.digest) != running.digest);
+        }
+    }
+
+    /// The slot that firmware started from.
+    pub(super) fn firmware_slot(&self) -> Option<Slot> {
+        self.firmware.map(|firmware| firmware.running.slot)
     }
 }
 

@@ -20,7 +20,7 @@ mod tests;
 
 use std::time::Duration;
 
-pub use facts::{Fact, Running, Step};
+pub use facts::{Fact, Firmware, Running, Step};
 use protocol_types::{Digest, Reason, ReasonCode, Slot, socket::Contact};
 
 use crate::{

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use protocol_release::document::{OsIndex, SectionName};
 use protocol_types::{
-    Digest, Reason, ReasonCode,
+    Digest, Reason, ReasonCode, Slot,
     boot::{BootEntry, Tries},
     socket::Contact,
 };
@@ -14,6 +14,7 @@ use crate::{
     blocks::BlockList,
     disk::Room,
     record::{Goal, Installed, Origin, Outcome, Pending, Wish},
+    storage::FirmwareChoice,
 };
 
 /// First wait and longest wait after something that may pass.
@@ -121,8 +122,9 @@ impl Plan {
         }
     }
 
-    pub(super) fn checked(&mut self, goal: Box<Goal>, steps: &mut Vec<Step>) {
+    pub(super) fn checked(&mut self, mut goal: Box<Goal>, steps: &mut Vec<Step>) {
         let Stage::Checking { wish } = &self.stage else { return };
+        self.running.leave_out_firmware(&mut goal);
         let job = Job { wish: wish.clone(), goal };
         match &job.goal.os {
             Some(index) if !self.running.is_os(&job.goal) => {
@@ -200,10 +202,13 @@ impl Plan {
         }
     }
 
-    /// Makes the trial durable: first what is going on, then the entry that the loader will try.
+    /// Makes the trial durable: first what is going on, then the entry that the loader will try, then the firmware. After a cut
+    /// before the last, the new system finds that it was not started by its firmware, and goes back.
     fn arm(&mut self, job: Job, steps: &mut Vec<Step>) {
         let Job { wish, goal } = job;
-        let new_root = goal.os.as_ref().and_then(OsIndex::root_digest).filter(|root| *root != self.running.root);
+        let new_os = goal.os.as_ref().filter(|_| !self.running.is_os(&goal));
+        let new_root = new_os.and_then(OsIndex::root_digest);
+        let has_firmware = new_os.is_some_and(|os| os.section(SectionName::Firmware).is_some());
         let pending = Pending {
             wish,
             slot: if new_root.is_some() { self.idle_slot() } else { self.running.slot },
@@ -212,6 +217,7 @@ impl Plan {
             was_registered: self.is_registered(),
             starts: 0,
             verdict: None,
+            firmware: self.running.firmware_slot().filter(|_| has_firmware).map(Slot::other),
         };
         let mut record = self.record.clone();
         record.pending = Some(pending.clone());
@@ -220,6 +226,9 @@ impl Plan {
             self.generation = generation;
             let tries = Some(Tries { left: BOOT_TRIES, done: 0 });
             steps.push(Step::Arm(BootEntry { generation, slot: pending.slot, tries }));
+        }
+        if pending.firmware.is_some() {
+            steps.push(Step::Firmware(FirmwareChoice::TryIdle));
         }
         steps.push(Step::Done);
         self.stage = Stage::Arming { pending: Box::new(pending) };
@@ -305,15 +314,14 @@ fn fits(index: &OsIndex, room: Room) -> Result<(), Reason> {
     for section in &index.sections {
         let (name, size) = (section.name.as_str(), section.size);
         let room = match section.name {
-            SectionName::Root => room.root,
-            SectionName::Verity => match room.verity {
-                Some(room) => room,
-                None => {
-                    return refuse(ReasonCode::WrongBoard, format!("this board has no place for a section `{name}`"));
-                }
-            },
+            SectionName::Root => Some(room.root),
+            SectionName::Verity => room.verity,
             // The boot partition says itself whether it has room, before anything is written to it.
-            SectionName::Uki => u64::MAX,
+            SectionName::Uki => Some(u64::MAX),
+            SectionName::Firmware => room.firmware,
+        };
+        let Some(room) = room else {
+            return refuse(ReasonCode::WrongBoard, format!("this board has no place for a section `{name}`"));
         };
         if size > room {
             return refuse(ReasonCode::NoRoom, format!("section `{name}` needs {size} bytes, its place has {room}"));

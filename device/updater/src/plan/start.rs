@@ -8,6 +8,7 @@ use super::{Errand, Plan, Running, Stage, Step};
 use crate::{
     disk::Room,
     record::{Outcome, Pending, Record, Verdict},
+    storage::FirmwareChoice,
     trial::{MAX_STARTS, Trial},
 };
 
@@ -49,16 +50,27 @@ impl Plan {
                 plan.came_back(pending, entry, &mut steps);
             }
             // A trial that nobody remembers cannot be judged: the way back is safe.
-            None if has_counter => {
-                steps.push(Step::Exhaust(plan.running.generation));
-                plan.reboot(&mut steps);
-            }
             None => {
-                plan.forget_lost(entries);
-                plan.settled_in(&mut steps);
+                let is_tried = plan.leave_firmware_trial(&mut steps);
+                if has_counter {
+                    steps.push(Step::Exhaust(plan.running.generation));
+                }
+                if has_counter || is_tried {
+                    plan.reboot(&mut steps);
+                } else {
+                    plan.forget_lost(entries);
+                    plan.settled_in(&mut steps);
+                }
             }
         }
         (plan, steps)
+    }
+
+    /// Takes a trial that nobody judges any more out of the record of the firmware; true if that firmware runs.
+    fn leave_firmware_trial(&self, steps: &mut Vec<Step>) -> bool {
+        let Some(firmware) = self.running.firmware.filter(|firmware| firmware.on_trial.is_some()) else { return false };
+        steps.push(Step::Firmware(FirmwareChoice::Return));
+        firmware.is_on_trial()
     }
 
     /// The release on trial runs (again).
@@ -69,6 +81,7 @@ impl Plan {
         };
         pending.starts = pending.starts.saturating_add(1);
         let too_often = pending.starts > MAX_STARTS;
+        let other_firmware = pending.firmware.is_some() && pending.firmware != self.running.firmware_slot();
         let verdict = pending.verdict.clone();
         self.record.pending = Some(pending.clone());
         let trial = Trial::begin(&pending, self.now);
@@ -79,6 +92,10 @@ impl Plan {
                 self.confirm(steps);
             }
             Some(Verdict::Return(reason)) => self.go_back(reason, steps),
+            Some(Verdict::Keep) | None if other_firmware => {
+                let text = "the system was not started by the firmware of its release";
+                self.go_back(Reason::new(ReasonCode::BootFailed, text), steps);
+            }
             Some(Verdict::Keep) | None if too_often => {
                 let text =
                     format!("the system started {MAX_STARTS} times during the trial without coming to a verdict");
@@ -94,9 +111,19 @@ impl Plan {
 
     /// Another system than the one on trial runs.
     fn came_back(&mut self, mut pending: Pending, entry: Option<BootEntry>, steps: &mut Vec<Step>) {
+        let firmware_is_kept = self
+            .running
+            .firmware
+            .is_some_and(|firmware| pending.firmware == Some(firmware.running.slot) && firmware.on_trial.is_none());
+        let is_counted = entry.is_some_and(|entry| entry.tries.is_some());
         let untried = |entry: BootEntry| entry.tries.is_some_and(|tries| tries.left > 0 && tries.done == 0);
         let reason = match pending.verdict.take() {
             Some(Verdict::Return(reason)) => reason,
+            // The good verdict reached the firmware, but not the entry: on to the new system, which the firmware belongs to.
+            Some(Verdict::Keep) if firmware_is_kept && is_counted => {
+                steps.extend(pending.generation.map(Step::Confirm));
+                return self.reboot(steps);
+            }
             // Power failed before the entry was armed: nothing happened yet.
             None if pending.generation.is_some() && entry.is_none() => {
                 self.record.pending = None;
@@ -117,6 +144,11 @@ impl Plan {
             steps.push(Step::Exhaust(entry.generation));
         }
         self.record.pending = None;
+        if self.leave_firmware_trial(steps) {
+            self.record.settle(pending.wish, Outcome::RolledBack(reason));
+            steps.push(Step::Save(Box::new(self.record.clone())));
+            return self.reboot(steps);
+        }
         self.run(steps);
         self.retain(steps);
         self.settle(pending.wish, Outcome::RolledBack(reason), steps);

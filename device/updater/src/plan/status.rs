@@ -87,6 +87,7 @@ impl Plan {
         RunningRelease {
             version: note.map_or_else(|| self.factory_version(), |note: &Note| note.version.clone()),
             digest: note.map(|note| note.digest),
+            firmware: self.running.firmware.map(|firmware| firmware.running),
             slot: self.running.slot,
             os_version: self.running.os_version.clone(),
             os_digest: self.running.root,

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The room of the board `host`.
-const ROOM: Room = Room { root: 1 << 20, verity: None };
+const ROOM: Room = Room { root: 1 << 20, verity: None, firmware: None };
 const ONLINE: Contact = Contact { registered: true, network: true };
 const SILENT: Contact = Contact { registered: false, network: false };
 
@@ -75,6 +75,7 @@ fn running(entry: BootEntry, slots: [Option<Digest>; 2]) -> Running {
         os_version: "1.0.0".to_owned(),
         generation: entry.generation,
         restarts_agent: false,
+        firmware: None,
     }
 }
 
@@ -154,6 +155,7 @@ impl World {
             Step::Done => self.tell(Fact::Done),
             Step::ForgetState => self.forgets = true,
             Step::Reboot => self.boot(),
+            Step::Firmware(_) => panic!("this board has no slots for firmware"),
             Step::Run { .. } | Step::Configure(_) | Step::Retain { .. } | Step::RaiseFloor(_) => {}
         }
         let bootable = self.entries.iter().any(|entry| {

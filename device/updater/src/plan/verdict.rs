@@ -5,6 +5,7 @@ use protocol_types::{Reason, ReasonCode};
 use super::{CONFIRM_RETRY, CONFIRM_TRIES, Errand, Plan, Stage, Step};
 use crate::{
     record::{Note, Outcome, Pending, Verdict},
+    storage::FirmwareChoice,
     trial::{Judgement, Trial},
 };
 
@@ -60,7 +61,7 @@ impl Plan {
     }
 
     /// Makes the good verdict durable. Taking the counter off the boot entry is the moment from which the new system stays; a
-    /// switch in place has no entry, so there the record says it first.
+    /// switch in place has no entry, and new firmware is a second thing to keep, so there the record says it first.
     pub(super) fn confirm(&mut self, steps: &mut Vec<Step>) {
         let (pending, failures) = match &self.stage {
             Stage::OnTrial { pending, .. } => (pending.clone(), 0),
@@ -76,16 +77,18 @@ impl Plan {
             | Stage::Waiting { .. } => return,
         };
         let note = &pending.installed.note;
-        match pending.generation {
-            Some(generation) => steps.push(Step::Confirm(generation)),
-            None => {
-                let mut record = self.record.clone();
-                if let Some(pending) = &mut record.pending {
-                    pending.verdict = Some(Verdict::Keep);
-                }
-                steps.push(Step::Save(Box::new(record)));
+        if pending.generation.is_none() || pending.firmware.is_some() {
+            let mut record = self.record.clone();
+            if let Some(pending) = &mut record.pending {
+                pending.verdict = Some(Verdict::Keep);
             }
+            steps.push(Step::Save(Box::new(record)));
         }
+        // Between the two, the firmware of the new system may start the old one: the record then says that the way leads on.
+        if pending.firmware.is_some() && pending.firmware == self.running.firmware_slot() {
+            steps.push(Step::Firmware(FirmwareChoice::KeepBooted));
+        }
+        steps.extend(pending.generation.map(Step::Confirm));
         if let Some(floor) = note.new_floor() {
             steps.push(Step::RaiseFloor(floor));
         }
@@ -120,6 +123,9 @@ impl Plan {
             }
             steps.push(Step::Save(Box::new(self.record.clone())));
             steps.push(Step::Exhaust(generation));
+            if pending.firmware.is_some() {
+                steps.push(Step::Firmware(FirmwareChoice::Return));
+            }
             if self.errand == Errand::FactoryReset {
                 steps.push(Step::ForgetState);
             }

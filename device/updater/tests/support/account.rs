@@ -70,6 +70,8 @@ pub(crate) struct Account {
     pub(crate) trees: Option<&'static str>,
     /// The command line of a second profile of these images, behind the root hash.
     pub(crate) profile: Option<&'static str>,
+    /// Its operating systems bring this firmware image package.
+    pub(crate) firmware: Option<Vec<u8>>,
     pub(crate) metadata: BTreeMap<String, Vec<u8>>,
     pub(crate) artifacts: BTreeMap<Digest, Vec<u8>>,
 }
@@ -104,6 +106,7 @@ impl Account {
             board: BoardName::new("host").unwrap(),
             trees: None,
             profile: None,
+            firmware: None,
             metadata: BTreeMap::new(),
             artifacts: BTreeMap::new(),
         };
@@ -165,6 +168,9 @@ impl Account {
             HostUki { root: sections[0].blocks.digest, size: sections[0].size, os_release }.to_bytes().unwrap()
         };
         sections.push(self.section(SectionName::Uki, uki));
+        if let Some(package) = self.firmware.clone() {
+            sections.push(self.section(SectionName::Firmware, package));
+        }
         OsIndex { format: FormatOne, board, version: version.parse().unwrap(), sections, root_hash }
     }
 

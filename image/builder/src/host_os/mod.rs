@@ -234,7 +234,7 @@ mod tests {
         assert_eq!((boot.root, boot.size, boot.version_id()), (root.blocks.digest, root.size, Some("1.1.0")));
         let index = fs::read(dir.path().join("1.1.0").join(INDEX_FILE)).unwrap();
         assert_eq!(Digest::of(&index), new.stored.digest);
-        let read_back = OsFolder::load(&dir.path().join("1.1.0")).unwrap();
+        let read_back = OsFolder::load(&dir.path().join("1.1.0"), INDEX_FILE).unwrap();
         assert_eq!((&read_back.index, read_back.stored), (&new.index, new.stored));
         for artifact in read_back.artifacts {
             assert_eq!(Digest::of(&fs::read(&artifact.path).unwrap()), artifact.stored.digest);

@@ -2,6 +2,7 @@
 
 mod component;
 mod error;
+mod firmware_package;
 mod host_uki;
 mod json;
 mod os_index;
@@ -11,6 +12,7 @@ mod uki;
 
 pub use component::{Component, Kind};
 pub use error::DocumentError;
+pub use firmware_package::FirmwarePackage;
 pub use host_uki::HostUki;
 pub use os_index::{BLOCK_BYTES, Blocks, OsIndex, Section, SectionName};
 pub use release::{Health, Release};

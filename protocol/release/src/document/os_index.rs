@@ -6,7 +6,7 @@ use protocol_types::{BoardName, Digest, ReleaseVersion};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DocumentError, FormatOne,
+    DocumentError, FirmwarePackage, FormatOne,
     json::{self, JsonDocument},
 };
 
@@ -56,6 +56,8 @@ pub enum SectionName {
     Verity,
     /// The boot entry of the slot.
     Uki,
+    /// The firmware image package, on a board with slots for it.
+    Firmware,
 }
 
 impl SectionName {
@@ -65,6 +67,7 @@ impl SectionName {
             Self::Root => "root",
             Self::Verity => "verity",
             Self::Uki => "uki",
+            Self::Firmware => "firmware",
         }
     }
 }
@@ -133,8 +136,12 @@ impl JsonDocument for OsIndex {
             if !names.insert(section.name) {
                 return broken("it stands twice".to_owned());
             }
-            if section.size == 0 || section.size > Self::MAX_SECTION_BYTES {
-                return broken(format!("the size must be from 1 to {} bytes", Self::MAX_SECTION_BYTES));
+            let most = match section.name {
+                SectionName::Root | SectionName::Verity | SectionName::Uki => Self::MAX_SECTION_BYTES,
+                SectionName::Firmware => FirmwarePackage::MAX_BYTES,
+            };
+            if section.size == 0 || section.size > most {
+                return broken(format!("the size must be from 1 to {most} bytes"));
             }
             let needed = Blocks::size_for(section.size);
             if section.blocks.size != needed {

@@ -7,7 +7,8 @@ use std::{
     path::Path,
 };
 
-use protocol_types::Digest;
+use protocol_release::document::FirmwarePackage;
+use protocol_types::{Digest, FirmwareRecord, Slot};
 use rcgen::{KeyPair, PublicKeyData};
 
 use super::{
@@ -17,6 +18,8 @@ use super::{
 use crate::{
     board::SourceFirmware,
     image::{
+        build::COMPONENT,
+        component,
         error::{ImageError, copy, file},
         keys::ROOT_OF_TRUST,
         manifest::part,
@@ -27,10 +30,10 @@ use crate::{
 const UNSIGNED: &[u8; 32] = b"MBL-ROTPK-SHA256-SET-WHEN-SIGNED";
 /// The package in the work folder.
 const FIP: &str = "firmware.fip";
-/// Where the package lies in its flash (`PLAT_QEMU_FIP_BASE` in `image/firmware/trusted-firmware/patches`).
-const PACKAGE_OFFSET: u64 = 1 << 20;
-/// The most that it may need.
-const PACKAGE_BYTES: u64 = 8 << 20;
+/// Where slot a lies in the flash of the packages (`PLAT_QEMU_FIP_BASE` in `image/firmware/trusted-firmware/patches`).
+const SLOT_A: u64 = 16 << 20;
+/// The record that the factory writes, in the first of its two places: slot a starts.
+const FACTORY_RECORD: FirmwareRecord = FirmwareRecord::new(1, Slot::A, false);
 
 /// What goes into the package: the options of `cert_create` and `fiptool`, and the file. Images are verified by digests in
 /// certificates, certificates by keys in certificates, the first by the root-of-trust key (Trusted Board Boot Requirements, Arm DEN0006).
@@ -89,12 +92,16 @@ pub(super) fn sign(signing: &Signing<'_>, firmware: &SourceFirmware) -> Result<(
 
     let fip = work.join(FIP);
     let needs = fs::metadata(&fip).map_err(file("read", &fip))?.len();
-    if needs > PACKAGE_BYTES {
-        return Err(ImageError::Budget { part: "firmware image package", needs, allows: PACKAGE_BYTES });
+    if needs > FirmwarePackage::MAX_BYTES {
+        let allows = FirmwarePackage::MAX_BYTES;
+        return Err(ImageError::Budget { part: "firmware image package", needs, allows });
     }
+    let read = |path: &Path| fs::read(path).map_err(file("read", path));
     let size = firmware.flash_mib << 20;
-    flash(&out.join(FIRMWARE_ROM), size, &work.join(BL1), 0)?;
-    flash(&out.join(FIRMWARE_PACKAGE), size, &fip, PACKAGE_OFFSET)
+    flash(&out.join(FIRMWARE_ROM), size, &[(0, &read(&work.join(BL1))?)])?;
+    let record = FACTORY_RECORD.to_bytes();
+    flash(&out.join(FIRMWARE_PACKAGE), size, &[(0, &record), (SLOT_A, &read(&fip)?)])?;
+    component::add_firmware(&fip, &out.join(COMPONENT))
 }
 
 /// The SHA-256 of the public half of the key in `pem`, in the form in which a certificate holds it (RFC 5280, 4.1.2.7).
@@ -112,12 +119,11 @@ fn trust(image: &[u8], root: &Digest) -> Option<Vec<u8>> {
     Some(image)
 }
 
-/// Makes a flash image of `size` bytes with `content` at `offset`, sparse: what is erased is left out.
-fn flash(path: &Path, size: u64, content: &Path, offset: u64) -> Result<(), ImageError> {
-    let bytes = fs::read(content).map_err(file("read", content))?;
+/// Makes a flash image of `size` bytes with each content at its offset, sparse: all else is left out.
+fn flash(path: &Path, size: u64, contents: &[(u64, &[u8])]) -> Result<(), ImageError> {
     let made = File::create(path).and_then(|flash| {
         flash.set_len(size)?;
-        flash.write_all_at(&bytes, offset)
+        contents.iter().try_for_each(|(offset, bytes)| flash.write_all_at(bytes, *offset))
     });
     made.map_err(file("write", path))
 }
