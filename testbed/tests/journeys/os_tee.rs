@@ -11,7 +11,7 @@ use testbed::{
 
 use crate::os::{ANSWER, BOOT, DEVELOPMENT, PRODUCTION, REFUSED, STARTED, says_on, until_shell};
 
-const BOARD: &str = "qemu-arm64";
+pub(crate) const BOARD: &str = "qemu-arm64";
 
 /// What BL1 and BL2 say when they refuse what comes next.
 const BL1_REFUSES: &str = "Failed to load BL2 firmware";

@@ -5,6 +5,7 @@ mod clock;
 mod floor;
 mod loader;
 mod network;
+mod radios;
 mod reset;
 mod returns;
 mod sockets;
