@@ -126,7 +126,7 @@ pub fn build(
         fs::write(&path, bytes).map_err(file("write", &path))?;
     }
     uki::make(board, &kernel.release, None, &tools, work)?;
-    firmware::make_parts(cache, description, &from, &tools, work)?;
+    firmware::make_parts(cache, description, &from, &mut copyrights, (&tools, work))?;
 
     let parts = keep_parts(work, order.out, firmware::part_names(board))?;
     let manifest = Manifest {
@@ -148,6 +148,7 @@ pub fn build(
         root: &root,
         initrd: &initrd,
         programs: &programs,
+        trusted: trusted.own(),
         copyrights: &copyrights,
     };
     bill::write(cache, &sources, &manifest, order)?;

@@ -8,7 +8,7 @@ use std::{
 
 use super::error::{ImageError, file};
 use crate::{
-    board::{Board, Budget},
+    board::{Board, Budget, Firmware},
     packages::{Lock, LockError, PackageCache, Pool, Wanted},
     rootfs::{Allowance, Description as _, Feature, ImageKind, Kind, Recipe, Sources, Tools, Users},
 };
@@ -28,7 +28,7 @@ pub struct Description {
     pub(super) users: Users,
     pub(super) tools: Tools,
     pub(super) toolchain: Tools,
-    sources: Sources,
+    pub(super) sources: Sources,
     pub(super) lock: Lock,
 }
 
@@ -131,6 +131,12 @@ impl Description {
             (self.board.loader.package.as_str(), "the boot loader"),
         ];
         let features = self.features()?;
+        let of_firmware = match &self.board.firmware {
+            Firmware::Source(firmware) => {
+                Some((firmware.trusted_os.package.as_str(), "the board's trusted operating system"))
+            }
+            Firmware::Package(_) => None,
+        };
         let of_tee =
             self.board.tee.as_ref().map(|tee| (tee.package.as_str(), "trusted applications of the board's TEE"));
         let of_initrd =
@@ -139,6 +145,7 @@ impl Description {
         let of_recipe = of_initrd.chain(features.values().flat_map(|feature| &feature.packages));
         Ok(of_board
             .into_iter()
+            .chain(of_firmware)
             .chain(of_tee)
             .chain(of_recipe.map(|(name, reason)| (name.as_str(), reason.as_str())))
             .collect())
