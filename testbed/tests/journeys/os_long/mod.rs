@@ -2,6 +2,7 @@
 
 mod application;
 mod clock;
+mod firmware;
 mod floor;
 mod loader;
 mod network;
