@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File},
     io::Write as _,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -26,6 +27,8 @@ pub struct Order {
     pub version: &'static str,
     /// Its security version.
     pub security_version: u32,
+    /// Optional features of the recipe.
+    pub features: &'static [&'static str],
     /// A feature that no product has, from `testbed/image-features`.
     pub with: Option<&'static str>,
 }
@@ -33,7 +36,12 @@ pub struct Order {
 impl Order {
     /// Version 1.0.0 of security version 1 for the board `qemu-arm64-tpm`.
     pub const fn first(kind: &'static str) -> Self {
-        Self { board: "qemu-arm64-tpm", kind, version: "1.0.0", security_version: 1, with: None }
+        Self { board: "qemu-arm64-tpm", kind, version: "1.0.0", security_version: 1, features: &[], with: None }
+    }
+
+    /// The same with optional features.
+    pub const fn having(self, features: &'static [&'static str]) -> Self {
+        Self { features, ..self }
     }
 
     /// The same for another board.
@@ -73,14 +81,14 @@ pub fn image(order: Order, signer: Signer) -> anyhow::Result<PathBuf> {
         "the programs of the device are not built; run `image/device-binaries {}`",
         programs.display()
     );
-    let Order { board, kind, version, security_version, with } = order;
+    let Order { board, kind, version, security_version, features, with } = order;
     let digest = ingredients(&programs, with)?;
     let signed_by = match signer {
         Signer::Owner => "owner",
         Signer::Stranger => "stranger",
     };
-    let feature = with.map_or_else(String::new, |name| format!("-{name}"));
-    let name = format!("{board}-{kind}{feature}-{version}-{security_version}-{signed_by}-{}", &digest.hex()[..16]);
+    let features: String = features.iter().chain(with.as_ref()).map(|name| format!("-{name}")).collect();
+    let name = format!("{board}-{kind}{features}-{version}-{security_version}-{signed_by}-{}", &digest.hex()[..16]);
     let build = workshop.join("builds").join(name);
     let done = build.join("done");
     if done.exists() {
@@ -105,7 +113,7 @@ pub fn image(order: Order, signer: Signer) -> anyhow::Result<PathBuf> {
     let build_from = |description: &Path| {
         let extended =
             with.map(|name| with_feature(description, &workshop.join("extended"), kind, name)).transpose()?;
-        run_build(order, extended.as_deref().unwrap_or(description), &build, Some(&keys))
+        run_build(order, extended.as_deref().unwrap_or(description), &cache, &build, Some(&keys))
     };
     let (committed, note) = (tree().join("image"), workshop.join(NOTE));
     match build_from(&committed) {
@@ -132,6 +140,24 @@ pub fn image(order: Order, signer: Signer) -> anyhow::Result<PathBuf> {
 /// # Errors
 /// As [`image`], which must have built it before.
 pub fn build_again(order: Order, folder: &Path) -> anyhow::Result<()> {
+    build_with_cache(order, &workshop()?.join("cache"), folder)
+}
+
+/// As [`build_again`], and what is compiled for the image is compiled again, too.
+///
+/// # Errors
+/// As there.
+pub fn compile_again(order: Order, folder: &Path) -> anyhow::Result<()> {
+    // What was fetched is the same; what was compiled is not there.
+    let (kept, cache) = (workshop()?.join("cache"), folder.join("cache"));
+    fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
+    for name in ["apt", "packages", "sources", "trees"] {
+        symlink(kept.join(name), cache.join(name)).with_context(|| format!("cannot share {name} of the cache"))?;
+    }
+    build_with_cache(order, &cache, folder)
+}
+
+fn build_with_cache(order: Order, cache: &Path, folder: &Path) -> anyhow::Result<()> {
     let workshop = workshop()?;
     let lock = File::create(workshop.join("lock")).context("cannot make the lock of the image builds")?;
     flock(&lock, FlockOperation::LockExclusive).context("cannot lock the image builds")?;
@@ -139,11 +165,11 @@ pub fn build_again(order: Order, folder: &Path) -> anyhow::Result<()> {
     let description = if is_old { workshop.join("description") } else { tree().join("image") };
     let copy = folder.join("description");
     copy_description(&description, &copy)?;
-    run_build(order, &copy, &folder.join("build"), None)
+    run_build(order, &copy, cache, &folder.join("build"), None)
 }
 
 /// Runs `mbl image build` from `description` into `out`.
-fn run_build(order: Order, description: &Path, out: &Path, keys: Option<&Path>) -> anyhow::Result<()> {
+fn run_build(order: Order, description: &Path, cache: &Path, out: &Path, keys: Option<&Path>) -> anyhow::Result<()> {
     let workshop = workshop()?;
     let mut command = Command::new(program("mbl")?);
     if keys.is_none() {
@@ -153,7 +179,10 @@ fn run_build(order: Order, description: &Path, out: &Path, keys: Option<&Path>) 
     }
     command.args(["image", "build", "--board", order.board, "--kind", order.kind, "--version", order.version]);
     command.arg("--security-version").arg(order.security_version.to_string());
-    command.arg("--device-binaries").arg(workshop.join("programs")).arg("--cache").arg(workshop.join("cache"));
+    for feature in order.features {
+        command.args(["--feature", feature]);
+    }
+    command.arg("--device-binaries").arg(workshop.join("programs")).arg("--cache").arg(cache);
     command.arg("--description").arg(description).arg("--out").arg(out);
     if let Some(keys) = keys {
         command.arg("--keys").arg(keys);

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use image_builder::{
     host_os,
-    image::{self, Description, FileChange, Manifest, Order, Reach, Report},
+    image::{self, Description, FeatureAllowance, FileChange, Manifest, Order, Reach, Report},
     packages::PackageCache,
     rootfs::ImageKind,
 };
@@ -51,6 +51,9 @@ pub(crate) enum Command {
         /// The kind of image: development, production or evaluation
         #[arg(long, default_value = "production")]
         kind: ImageKind,
+        /// Optional feature that the image has beside those of its kind, as in wifi; may be given several times
+        #[arg(long = "feature", value_name = "NAME")]
+        features: Vec<String>,
         /// Version of the operating system, as in 1.2.0
         #[arg(long)]
         version: ReleaseVersion,
@@ -156,8 +159,20 @@ pub(crate) fn run(command: Command, session: &Session) -> anyhow::Result<()> {
             host_os(session, &version, overlay.as_deref(), (&cache, &out))
         }
         Command::Lock { update: _, place } => lock(session, &place),
-        Command::Build { board, kind, version, security_version, device_binaries, out, ssh_key, keys, place } => {
-            let description = Description::load(&place.description, board.as_str(), kind)?;
+        Command::Build {
+            board,
+            kind,
+            features,
+            version,
+            security_version,
+            device_binaries,
+            out,
+            ssh_key,
+            keys,
+            place,
+        } => {
+            let features = features.into_iter().collect();
+            let description = Description::load(&place.description, board.as_str(), kind, &features)?;
             let cache = PackageCache::open(&place.cache)?;
             let security_version = SecurityVersion(security_version);
             let ssh_keys = ssh_key.as_deref();
@@ -183,7 +198,7 @@ pub(crate) fn run(command: Command, session: &Session) -> anyhow::Result<()> {
         }
         Command::Run { dir, machine, fresh, reach, forward, description, further } => {
             let manifest = Manifest::load(&dir).with_context(|| format!("{} holds no build", dir.display()))?;
-            let description = Description::load(&description, manifest.board.as_str(), manifest.kind)?;
+            let description = describe(&description, &manifest)?;
             if fresh || !machine.exists() {
                 image::make_machine(&dir, &machine)?;
             }
@@ -231,8 +246,13 @@ fn lock(session: &Session, place: &Place) -> anyhow::Result<()> {
 /// The cache, and the description of the build in `dir`.
 fn open(place: &Place, dir: &Path) -> anyhow::Result<(PackageCache, Description)> {
     let manifest = Manifest::load(dir).with_context(|| format!("{} holds no build", dir.display()))?;
-    let description = Description::load(&place.description, manifest.board.as_str(), manifest.kind)?;
+    let description = describe(&place.description, &manifest)?;
     Ok((PackageCache::open(&place.cache)?, description))
+}
+
+/// What the build of `manifest` is made from.
+fn describe(folder: &Path, manifest: &Manifest) -> anyhow::Result<Description> {
+    Ok(Description::load(folder, manifest.board.as_str(), manifest.kind, &manifest.features)?)
 }
 
 fn show(session: &Session, dir: &Path, manifest: &Manifest, report: &Report) -> anyhow::Result<()> {
@@ -244,12 +264,16 @@ fn show(session: &Session, dir: &Path, manifest: &Manifest, report: &Report) -> 
     }
     let [download, budget] = [report.download, report.download_budget].map(bytes);
     lines.push(format!("{:8} {download:>9} of {budget:>9}", "download"));
+    for FeatureAllowance { feature, root, download } in &report.allowances {
+        let [root, download] = [*root, *download].map(bytes);
+        lines.push(format!("feature {feature} allows {root} more of root and {download} more to download"));
+    }
     for share in &report.owners {
         lines.push(format!("{:>9}  {} ({})", bytes(share.bytes), share.owner, share.why));
     }
     let value = json!({
         "folder": dir, "image": manifest, "parts": report.parts, "download": report.download,
-        "download_budget": report.download_budget, "owners": report.owners,
+        "download_budget": report.download_budget, "allowances": report.allowances, "owners": report.owners,
     });
     session.printer.data(&value, lines.join("\n"))
 }

@@ -1,7 +1,7 @@
 //! A board file: all that is particular to one board. Parsing never opens a file.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -75,6 +75,17 @@ pub struct Kernel {
     pub arguments: Vec<String>,
     /// Modules that the initrd loads, in this order.
     pub initrd_modules: Vec<String>,
+    /// Modules in the root image.
+    pub root_modules: Vec<String>,
+    /// By the name of a feature: what an image with that feature has beside.
+    #[serde(default)]
+    pub with: BTreeMap<String, KernelPart>,
+}
+
+/// What an image has of the kernel because of a feature.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KernelPart {
     /// Modules in the root image.
     pub root_modules: Vec<String>,
 }

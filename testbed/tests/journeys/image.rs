@@ -49,26 +49,20 @@ fn image_two_builds_in_different_folders_at_different_times_are_the_same_bytes()
     }
 }
 
-#[test]
-fn image_a_bill_of_materials_is_valid_and_names_packages_programs_and_crates() {
-    let build = images::image(FIRST, Signer::Owner).unwrap();
+/// The bill of materials in `build`, once the reference library has judged it, and every component was reached from the image.
+fn bill(build: &Path) -> Value {
     let oracles = tree().join("testbed/oracles");
     let path = build.join("sbom.cdx.json");
     let said = Command::new(oracles.join("python")).arg(oracles.join("check_bill.py")).arg(&path).output().unwrap();
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
-
     let bill = json(&path);
-    let components = bill["components"].as_array().unwrap();
-    let named = |name: &str| components.iter().find(|it| it["name"] == name).unwrap_or_else(|| panic!("no {name}"));
-    let systemd = named("systemd");
-    assert!(systemd["purl"].as_str().unwrap().starts_with("pkg:deb/debian/systemd@"), "{systemd}");
-    assert!(systemd["licenses"].as_array().unwrap().len() > 1, "{systemd}");
-    assert_eq!(named("cryptsetup-bin")["properties"][0]["value"], "initrd");
-    let programs = fs::read_to_string(build.parent().unwrap().join("../programs/SHA256SUMS")).unwrap();
-    assert!(programs.contains(named("mbl-agent")["hashes"][0]["content"].as_str().unwrap()), "{programs}");
-    assert_eq!(named("rustls")["licenses"][0]["expression"], "Apache-2.0 OR ISC OR MIT");
+    let lost = lost(&bill);
+    assert!(lost.is_empty(), "nothing needs {lost:?}");
+    bill
+}
 
-    // From the image one comes to every component by what needs what.
+/// The components to which nothing leads by what needs what.
+fn lost(bill: &Value) -> Vec<&str> {
     let dependencies = bill["dependencies"].as_array().unwrap();
     let (mut open, mut reached) = (vec!["image"], BTreeSet::from(["image"]));
     while let Some(at) = open.pop() {
@@ -80,16 +74,71 @@ fn image_a_bill_of_materials_is_valid_and_names_packages_programs_and_crates() {
             }
         }
     }
-    let lost: Vec<&str> =
-        components.iter().map(|it| it["bom-ref"].as_str().unwrap()).filter(|it| !reached.contains(it)).collect();
-    assert!(lost.is_empty(), "nothing needs {lost:?}");
+    let components = bill["components"].as_array().unwrap().iter();
+    components.map(|it| it["bom-ref"].as_str().unwrap()).filter(|it| !reached.contains(it)).collect()
+}
 
+/// The component called `name`.
+fn named<'a>(bill: &'a Value, name: &str) -> &'a Value {
+    let mut components = bill["components"].as_array().unwrap().iter();
+    components.find(|it| it["name"] == name).unwrap_or_else(|| panic!("no {name}"))
+}
+
+/// The report of licences in `build`, which leaves few licences to a reader of the texts.
+fn licences(build: &Path) -> String {
     let report = String::from_utf8_lossy(&fs::read(build.join("licences.txt")).unwrap()).into_owned();
+    let silent: Vec<&str> = report.lines().filter(|line| line.ends_with(": see its text")).collect();
+    assert!(silent.len() <= 5, "licences that nobody named: {silent:?}");
+    report
+}
+
+#[test]
+fn image_a_bill_of_materials_is_valid_and_names_packages_programs_and_crates() {
+    let build = images::image(FIRST, Signer::Owner).unwrap();
+    let bill = bill(&build);
+    let named = |name| named(&bill, name);
+    let systemd = named("systemd");
+    assert!(systemd["purl"].as_str().unwrap().starts_with("pkg:deb/debian/systemd@"), "{systemd}");
+    assert!(systemd["licenses"].as_array().unwrap().len() > 1, "{systemd}");
+    assert_eq!(named("cryptsetup-bin")["properties"][0]["value"], "initrd");
+    let programs = fs::read_to_string(build.parent().unwrap().join("../programs/SHA256SUMS")).unwrap();
+    assert!(programs.contains(named("mbl-agent")["hashes"][0]["content"].as_str().unwrap()), "{programs}");
+    assert_eq!(named("rustls")["licenses"][0]["expression"], "Apache-2.0 OR ISC OR MIT");
+    let report = licences(&build);
     for text in ["\n==== systemd ====\n", "\n==== GPL-2 ====\n", "---- rustls v"] {
         assert!(report.contains(text), "{text}");
     }
-    let silent: Vec<&str> = report.lines().filter(|line| line.ends_with(": see its text")).collect();
-    assert!(silent.len() <= 5, "licences that nobody named: {silent:?}");
+}
+
+#[test]
+fn image_a_bill_of_materials_of_a_board_whose_firmware_is_built_here_names_its_sources_and_parts() {
+    let build = images::image(FIRST.on("qemu-arm64"), Signer::Owner).unwrap();
+    let bill = bill(&build);
+    let lock: toml::Table = fs::read_to_string(tree().join("image/lock.toml")).unwrap().parse().unwrap();
+    let sources = lock["source"].as_array().unwrap();
+    assert_eq!(sources.len(), 3, "trusted firmware, its cryptography and UEFI");
+    for source in sources {
+        let component = named(&bill, source["name"].as_str().unwrap());
+        assert_eq!(component["version"], source["version"].as_str().unwrap());
+        assert!(component["purl"].as_str().unwrap().contains("?arch=source"), "{component}");
+        assert!(!component["licenses"].as_array().unwrap().is_empty(), "{component}");
+        let digests = component["externalReferences"].as_array().unwrap().iter().map(|it| &it["hashes"][0]["content"]);
+        let digests: BTreeSet<String> = digests.map(|it| format!("sha256:{}", it.as_str().unwrap())).collect();
+        let locked = source["file"].as_array().unwrap().iter().map(|file| file["digest"].as_str().unwrap().to_owned());
+        assert_eq!(digests, locked.collect());
+    }
+    for part in ["bl1.bin", "bl2.bin", "bl31.bin", "uefi.fd", "tee-pager.bin", "board.dtb"] {
+        let component = named(&bill, part);
+        let digest = protocol_types::Digest::of(&fs::read(build.join("parts").join(part)).unwrap()).hex();
+        assert_eq!((&component["type"], &component["hashes"][0]["content"]), (&"firmware".into(), &digest.into()));
+    }
+    assert_eq!(named(&bill, "key-store")["licenses"][0]["expression"], "Apache-2.0");
+    let trusted_os = named(&bill, "optee-os");
+    assert!(trusted_os["properties"].to_string().contains("\"firmware\""), "{trusted_os}");
+    let report = licences(&build);
+    for text in ["\n==== source edk2 ====\n", "\n==== source arm-trusted-firmware ====\n", "\n==== optee-os ====\n"] {
+        assert!(report.contains(text), "{text}");
+    }
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The bill of materials of an image and the report of its licences: packages of root file system, initrd, kernel and loader, and
-//! our own programs with the crates that they are linked from.
+//! The bill of materials of an image and the report of its licences: packages of root file system, initrd, kernel and loader, our own
+//! programs with the crates that they are linked from, and firmware that is built from source.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,9 +12,11 @@ use super::{
     build::{Order, Packages},
     description::Description,
     error::{ImageError, file},
+    firmware,
     manifest::{self, Manifest},
 };
 use crate::{
+    board::Firmware,
     identity,
     packages::{LockedPackage, PackageCache, Pool, RELEASE, deb},
     rootfs::tree::Tree,
@@ -34,6 +36,8 @@ pub(super) struct Sources<'a> {
     pub(super) initrd: &'a Tree,
     /// The programs of ours.
     pub(super) programs: &'a BTreeMap<String, Digest>,
+    /// The trusted applications of ours.
+    pub(super) trusted: &'a BTreeMap<String, Digest>,
     pub(super) copyrights: &'a Copyrights,
 }
 
@@ -94,6 +98,19 @@ pub(super) fn write(
         components.push(component);
     }
     components.extend(of_crates);
+    let board = &sources.description.board;
+    let kit = board.tee.as_ref().and_then(|tee| references.get(tee.package.as_str()));
+    for (name, digest) in sources.trusted {
+        let component = trusted_application(name, digest);
+        needs.insert(component.reference.clone(), kit.cloned().into_iter().collect());
+        top.insert(component.reference.clone());
+        components.push(component);
+    }
+    let trusted_os = references.get(board.firmware.package()).map(String::as_str);
+    let firmware = firmware::bill(sources.description, manifest, sources.copyrights, trusted_os)?;
+    components.extend(firmware.components);
+    needs.extend(firmware.needs);
+    top.extend(firmware.parts);
     needs.insert(product_reference.clone(), top);
 
     let title = format!("mbl-{}-{}", manifest.board, manifest.kind.as_str());
@@ -109,10 +126,23 @@ pub(super) fn write(
         let name = package.name.as_str();
         Some((name, sources.copyrights.text(name)?))
     });
-    let texts = of_packages.chain(sources.copyrights.common()).chain([("Rust crates", of_crates.as_slice())]);
+    let of_firmware = firmware.texts.iter().filter_map(|name| Some((name.as_str(), sources.copyrights.text(name)?)));
+    let texts = of_packages
+        .chain(of_firmware)
+        .chain(sources.copyrights.common())
+        .chain([("Rust crates", of_crates.as_slice())]);
     let report = sbom::licence_report(&format!("{title} {}", manifest.version), &bill, texts);
     let path = order.out.join(LICENCES);
     fs::write(&path, report).map_err(file("write", &path))
+}
+
+/// One of ours in the TEE, which root file system and initrd bring there.
+fn trusted_application(name: &str, digest: &Digest) -> Component {
+    let mut component = Component::new(ComponentKind::Application, format!("trusted-application/{name}"), name);
+    component.hashes = vec![digest.into()];
+    component.licenses = vec![Licence::ours()];
+    component.properties = vec![Property::part("root"), Property::part("initrd")];
+    component
 }
 
 /// The packages of an image, each with the parts that it brought something into.
@@ -128,6 +158,9 @@ fn parts<'a>(sources: &Sources<'a>) -> Result<BTreeMap<&'a str, BTreeSet<&'stati
         }
     }
     parts.entry(&board.loader.package).or_default().insert("loader");
+    if let Firmware::Source(firmware) = &board.firmware {
+        parts.entry(&firmware.trusted_os.package).or_default().insert("firmware");
+    }
     for name in sources.from.kernel()? {
         parts.entry(name).or_default().insert("kernel");
     }

@@ -16,7 +16,7 @@ use super::{
     esp, firmware,
     manifest::{self, MANIFEST, Manifest, PARTS, part},
     programs,
-    report::{self, Part, REPORT, Report},
+    report::{self, FeatureAllowance, Part, REPORT, Report},
     root_image::{self, ROOT, VERITY},
     ssh,
     trusted::TrustedApplications,
@@ -97,7 +97,7 @@ pub fn build(
     if let Some(path) = order.ssh_keys {
         ssh::allow(&mut root, &description.kind, path)?;
     }
-    kernel.add_to_root(&board.kernel.root_modules, &mut root, &tools, work)?;
+    kernel.add_to_root(&description.root_modules()?, &mut root, &tools, work)?;
     root.add_parents(&"image-builder".into());
     root_image::make_root(&root, time, &tools, work)?;
     let root_hash = root_image::make_verity(&tools, work)?;
@@ -126,13 +126,14 @@ pub fn build(
         fs::write(&path, bytes).map_err(file("write", &path))?;
     }
     uki::make(board, &kernel.release, None, &tools, work)?;
-    firmware::make_parts(cache, description, &from, &tools, work)?;
+    firmware::make_parts(cache, description, &from, &mut copyrights, (&tools, work))?;
 
     let parts = keep_parts(work, order.out, firmware::part_names(board))?;
     let manifest = Manifest {
         format: 1,
         board: board.name.clone(),
         kind: description.kind.kind,
+        features: description.optional.clone(),
         version: order.version.clone(),
         security_version: order.security_version,
         root_hash,
@@ -147,6 +148,7 @@ pub fn build(
         root: &root,
         initrd: &initrd,
         programs: &programs,
+        trusted: trusted.own(),
         copyrights: &copyrights,
     };
     bill::write(cache, &sources, &manifest, order)?;
@@ -211,7 +213,7 @@ fn report(description: &Description, from: &Packages<'_>, root: &Tree, out: &Pat
             name: name.to_owned(),
             bytes: fs::metadata(&path).map_err(file("read", &path))?.len(),
             download: report::download_size(&path).map_err(file("read", &path))?,
-            budget: Report::budget(&description.board, name),
+            budget: Report::budget(description.budget(), name),
         });
     }
     let reasons = description.reasons()?;
@@ -225,8 +227,9 @@ fn report(description: &Description, from: &Packages<'_>, root: &Tree, out: &Pat
     chosen.extend(kit.into_iter().filter(|(name, _)| owns(name)));
     let (owners, files) = report::owners(root, &chosen, &reasons);
     let download = parts.iter().map(|part| part.download).sum();
-    let download_budget = description.board.budget.download_mib << 20;
-    Ok(Report { parts, download, download_budget, owners, files })
+    let download_budget = description.budget().download_mib << 20;
+    let allowances = description.allowances().into_iter().map(FeatureAllowance::from).collect();
+    Ok(Report { parts, download, download_budget, allowances, owners, files })
 }
 
 /// The locked packages that a build takes.

@@ -41,7 +41,7 @@ pub fn verify(cache: &PackageCache, description: &Description, folder: &Path) ->
         };
         let path = part(folder, name);
         let bytes = fs::metadata(&path).map_err(file("read", &path))?.len();
-        if bytes != listed.bytes || listed.budget != Report::budget(&description.board, &listed.name) {
+        if bytes != listed.bytes || listed.budget != Report::budget(description.budget(), &listed.name) {
             return Err(broken(format!("the report is of another `{}` or of another budget", listed.name)));
         }
     }

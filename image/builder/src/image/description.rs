@@ -8,9 +8,9 @@ use std::{
 
 use super::error::{ImageError, file};
 use crate::{
-    board::Board,
+    board::{Board, Budget, Firmware},
     packages::{Lock, LockError, PackageCache, Pool, Wanted},
-    rootfs::{Description as _, Feature, ImageKind, Kind, Recipe, Sources, Tools, Users},
+    rootfs::{Allowance, Description as _, Feature, ImageKind, Kind, Recipe, Sources, Tools, Users},
 };
 
 /// What an image of one kind for one board is made from.
@@ -22,11 +22,13 @@ pub struct Description {
     pub board: Board,
     /// The kind.
     pub kind: Kind,
+    /// The optional features that were asked for.
+    pub optional: BTreeSet<String>,
     pub(super) recipe: Recipe,
     pub(super) users: Users,
     pub(super) tools: Tools,
     pub(super) toolchain: Tools,
-    sources: Sources,
+    pub(super) sources: Sources,
     pub(super) lock: Lock,
 }
 
@@ -36,14 +38,15 @@ const TOOLCHAIN: &str = "toolchain.toml";
 const SOURCES: &str = "sources.toml";
 
 impl Description {
-    /// Reads what the folder `folder` says about `board` and `kind`.
-    pub fn load(folder: &Path, board: &str, kind: ImageKind) -> Result<Self, ImageError> {
+    /// Reads what the folder `folder` says about `board` and `kind` with the optional features `optional`.
+    pub fn load(folder: &Path, board: &str, kind: ImageKind, optional: &BTreeSet<String>) -> Result<Self, ImageError> {
         let board = load_board(folder, board)?;
         let rootfs = folder.join("rootfs");
         let description = Self {
             folder: folder.to_owned(),
             board,
             kind: Kind::load(&rootfs.join(kind.as_str()).with_extension("toml"))?,
+            optional: optional.clone(),
             recipe: Recipe::load(&rootfs.join("recipe.toml"))?,
             users: Users::load(&rootfs.join("users.toml"))?,
             tools: Tools::load(&folder.join(TOOLS))?,
@@ -52,14 +55,73 @@ impl Description {
             lock: Lock::load(&folder.join(LOCK))?,
         };
         description.check_lock()?;
+        description.check_optional()?;
         Ok(description)
     }
 
-    /// The features of kind and board.
+    /// The features of kind and board, and those that were asked for.
     pub(super) fn features(&self) -> Result<BTreeMap<&str, &Feature>, ImageError> {
         let kind = self.kind.kind.as_str();
-        let names = self.kind.features.iter().chain(&self.board.features);
+        let names = self.kind.features.iter().chain(&self.board.features).chain(&self.optional);
         self.recipe.features_of(names).map_err(|rule| ImageError::Kind { kind, rule })
+    }
+
+    /// What each optional feature of the image may need beyond the board's budget.
+    pub(super) fn allowances(&self) -> BTreeMap<&str, Allowance> {
+        let mut allowances = self.recipe.optional();
+        allowances.retain(|name, _| self.optional.contains(*name));
+        allowances
+    }
+
+    /// The most that the image may need: the board's budget, and what its optional features may need beyond it.
+    pub(super) fn budget(&self) -> Budget {
+        self.allowances().values().fold(self.board.budget, |budget, allowance| Budget {
+            root_mib: budget.root_mib.saturating_add(allowance.root_mib),
+            download_mib: budget.download_mib.saturating_add(allowance.download_mib),
+            ..budget
+        })
+    }
+
+    /// The kernel's modules in the root file system.
+    pub(super) fn root_modules(&self) -> Result<Vec<String>, ImageError> {
+        let features = self.features()?;
+        let with = features.keys().filter_map(|name| self.board.kernel.with.get(*name));
+        let with = with.flat_map(|part| &part.root_modules);
+        Ok(self.board.kernel.root_modules.iter().chain(with).cloned().collect())
+    }
+
+    /// Refuses a feature that is not optional, whose drivers nobody named, or with which the image would not fit into a slot.
+    fn check_optional(&self) -> Result<(), ImageError> {
+        let refuse = |feature: &str, rule: String| Err(ImageError::Feature { feature: feature.to_owned(), rule });
+        let (known, board) = (self.recipe.optional(), &self.board);
+        if let Some(name) = board.kernel.with.keys().find(|name| !self.recipe.features.contains_key(*name)) {
+            return refuse(
+                name,
+                format!("the file of board `{}` names modules for it, but no recipe has it", board.name),
+            );
+        }
+        for name in &self.optional {
+            if !known.contains_key(name.as_str()) {
+                let names: Vec<&str> = known.keys().copied().collect();
+                return refuse(name, format!("the optional features are {}", names.join(", ")));
+            }
+            if !board.kernel.with.contains_key(name) {
+                let board = &board.name;
+                return refuse(
+                    name,
+                    format!("the file of board `{board}` does not name its drivers in `[kernel.with.{name}]`"),
+                );
+            }
+            let slot = board.partition_bytes("root-a").unwrap_or_default() >> 20;
+            let root = self.budget().root_mib;
+            if root > slot {
+                return refuse(
+                    name,
+                    format!("together they may need a root of {root} MiB, and a slot holds {slot} MiB"),
+                );
+            }
+        }
+        Ok(())
     }
 
     /// Why the packages that are named for this image are there.
@@ -69,6 +131,12 @@ impl Description {
             (self.board.loader.package.as_str(), "the boot loader"),
         ];
         let features = self.features()?;
+        let of_firmware = match &self.board.firmware {
+            Firmware::Source(firmware) => {
+                Some((firmware.trusted_os.package.as_str(), "the board's trusted operating system"))
+            }
+            Firmware::Package(_) => None,
+        };
         let of_tee =
             self.board.tee.as_ref().map(|tee| (tee.package.as_str(), "trusted applications of the board's TEE"));
         let of_initrd =
@@ -77,6 +145,7 @@ impl Description {
         let of_recipe = of_initrd.chain(features.values().flat_map(|feature| &feature.packages));
         Ok(of_board
             .into_iter()
+            .chain(of_firmware)
             .chain(of_tee)
             .chain(of_recipe.map(|(name, reason)| (name.as_str(), reason.as_str())))
             .collect())
@@ -162,11 +231,18 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
     }
 
+    const RADIOS: [&str; 3] = ["wifi", "cellular", "bluetooth"];
+
+    fn load(board: &str, kind: ImageKind, optional: &[&str]) -> Result<Description, ImageError> {
+        let optional = optional.iter().map(|name| (*name).to_owned()).collect();
+        Description::load(&here(), board, kind, &optional)
+    }
+
     #[test]
     fn the_committed_lock_explains_every_package_of_every_board_and_kind() {
         for board in ["qemu-arm64", "qemu-arm64-tpm"] {
             for kind in [ImageKind::Development, ImageKind::Production, ImageKind::Evaluation] {
-                let description = Description::load(&here(), board, kind).unwrap();
+                let description = load(board, kind, &[]).unwrap();
                 assert_eq!(description.kind.kind, kind);
                 description.features().unwrap();
             }
@@ -175,8 +251,7 @@ mod tests {
 
     #[test]
     fn the_committed_lock_has_what_radios_need() {
-        let mut description = Description::load(&here(), "qemu-arm64-tpm", ImageKind::Production).unwrap();
-        description.kind.features.extend(["wifi", "cellular", "bluetooth"].map(str::to_owned));
+        let description = load("qemu-arm64", ImageKind::Production, &RADIOS).unwrap();
         let features = description.features().unwrap();
         let named = features.values().flat_map(|feature| feature.packages.keys().map(String::as_str));
         let chosen = description.lock.choose(Pool::Device, named).unwrap();
@@ -187,8 +262,30 @@ mod tests {
     }
 
     #[test]
+    fn an_optional_feature_brings_its_drivers_and_what_it_may_need_beyond_the_budget() {
+        let [plain, with] = [&[][..], &RADIOS].map(|names| load("qemu-arm64", ImageKind::Production, names).unwrap());
+        assert!(plain.allowances().is_empty() && plain.budget().root_mib == plain.board.budget.root_mib);
+        let allowances = with.allowances();
+        assert_eq!(allowances.keys().copied().collect::<Vec<_>>(), ["bluetooth", "cellular", "wifi"]);
+        let more: u64 = allowances.values().map(|allowance| allowance.download_mib).sum();
+        assert_eq!(with.budget().download_mib, with.board.budget.download_mib + more);
+        let has =
+            |description: &Description, name: &str| description.root_modules().unwrap().iter().any(|it| it == name);
+        assert!(has(&with, "btusb") && has(&with, "overlay") && has(&plain, "overlay") && !has(&plain, "btusb"));
+    }
+
+    #[test]
+    fn a_feature_that_does_not_go_with_the_board_is_refused_with_what_does() {
+        let refused = |board, name| load(board, ImageKind::Production, &[name]).unwrap_err().to_string();
+        let error = refused("qemu-arm64", "ssh");
+        assert!(error.contains("`ssh`") && error.contains("are bluetooth, cellular, wifi"), "{error}");
+        let error = refused("qemu-arm64-tpm", "wifi");
+        assert!(error.contains("does not name its drivers in `[kernel.with.wifi]`"), "{error}");
+    }
+
+    #[test]
     fn a_production_image_has_no_shell() {
-        let description = Description::load(&here(), "qemu-arm64-tpm", ImageKind::Production).unwrap();
+        let description = load("qemu-arm64-tpm", ImageKind::Production, &[]).unwrap();
         let features = description.features().unwrap();
         let named = features.values().flat_map(|feature| feature.packages.keys().map(String::as_str));
         let chosen = description.lock.choose(Pool::Device, named).unwrap();

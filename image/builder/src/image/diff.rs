@@ -92,9 +92,11 @@ fn facts(old: &Manifest, new: &Manifest) -> BTreeMap<&'static str, Change<String
         let security_version = it.security_version.to_string();
         let (board, kind, version) = (it.board.to_string(), it.kind.as_str().to_owned(), it.version.to_string());
         let (kernel, root_hash) = (it.kernel_release.clone(), it.root_hash.hex());
+        let features: Vec<&str> = it.features.iter().map(String::as_str).collect();
         BTreeMap::from([
             ("board", board),
             ("kind", kind),
+            ("features", features.join(" ")),
             ("version", version),
             ("security version", security_version),
             ("kernel", kernel),
@@ -169,7 +171,7 @@ mod tests {
             digest: content.map(|text| Digest::of(text.as_bytes())),
         };
         let files = files.iter().map(file).collect();
-        Report { parts: vec![], download: 1, download_budget: 1, owners: vec![], files }
+        Report { parts: vec![], download: 1, download_budget: 1, allowances: vec![], owners: vec![], files }
     }
 
     #[test]

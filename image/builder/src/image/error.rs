@@ -36,6 +36,14 @@ pub enum ImageError {
         /// What is wrong.
         rule: String,
     },
+    /// An optional feature does not go with the board.
+    #[error("the feature `{feature}` cannot be built in: {rule}")]
+    Feature {
+        /// The feature.
+        feature: String,
+        /// What is wrong.
+        rule: String,
+    },
     /// The lock.
     #[error(transparent)]
     Lock(#[from] LockError),

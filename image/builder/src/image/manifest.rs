@@ -1,7 +1,7 @@
 //! `image.json`: what a build is and the digest of each of its parts, so that a later step works on what was built and nothing else.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -27,6 +27,9 @@ pub struct Manifest {
     pub board: BoardName,
     /// The kind of image.
     pub kind: ImageKind,
+    /// The optional features that it has.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub features: BTreeSet<String>,
     /// Version of the operating system.
     pub version: ReleaseVersion,
     /// What the initrd holds against the device's floor.
@@ -92,6 +95,7 @@ mod tests {
             format: 1,
             board: BoardName::new("board").unwrap(),
             kind: ImageKind::Production,
+            features: ["wifi".to_owned()].into(),
             version: "1.0.0".parse().unwrap(),
             security_version: SecurityVersion(1),
             root_hash: Digest::of(b"root"),

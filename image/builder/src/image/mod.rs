@@ -32,6 +32,6 @@ pub use firmware::{FIRMWARE_CODE, FIRMWARE_PACKAGE, FIRMWARE_ROM, FIRMWARE_VARIA
 pub use keys::init as init_keys;
 pub use manifest::{MANIFEST, Manifest, PARTS};
 pub use programs::ProgramsError;
-pub use report::{OwnedFile, OwnerShare, Part, REPORT, Report};
+pub use report::{FeatureAllowance, OwnedFile, OwnerShare, Part, REPORT, Report};
 pub use run::{HOST_ADDRESS, NoPort, Reach, make_machine, power_on};
 pub use sign::sign;

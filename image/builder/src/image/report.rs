@@ -13,9 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use super::error::ImageError;
 use crate::{
-    board::Board,
+    board::Budget,
     packages::Chosen,
-    rootfs::tree::{NodeKind, Tree},
+    rootfs::{
+        Allowance,
+        tree::{NodeKind, Tree},
+    },
 };
 
 /// The name in the folder of a build.
@@ -29,8 +32,11 @@ pub struct Report {
     pub parts: Vec<Part>,
     /// All parts together, compressed for the way to a device.
     pub download: u64,
-    /// What the board allows for that.
+    /// What the board and the optional features allow for that.
     pub download_budget: u64,
+    /// How much of the budgets the optional features of the image have brought.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowances: Vec<FeatureAllowance>,
     /// Who brought what into the root file system, the largest first.
     pub owners: Vec<OwnerShare>,
     /// The files of the root file system.
@@ -47,8 +53,27 @@ pub struct Part {
     pub bytes: u64,
     /// Its length compressed.
     pub download: u64,
-    /// What the board allows for the length.
+    /// What the board and the optional features allow for the length.
     pub budget: u64,
+}
+
+/// What an optional feature of the image added to the board's budgets, in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FeatureAllowance {
+    /// The feature.
+    pub feature: String,
+    /// To that of the root file system.
+    pub root: u64,
+    /// To that of the download.
+    pub download: u64,
+}
+
+impl From<(&str, Allowance)> for FeatureAllowance {
+    fn from((feature, allowance): (&str, Allowance)) -> Self {
+        let feature = feature.to_owned();
+        Self { feature, root: allowance.root_mib << 20, download: allowance.download_mib << 20 }
+    }
 }
 
 /// What one package, or one part of the recipe, brought.
@@ -150,11 +175,11 @@ pub(super) fn download_size(path: &Path) -> io::Result<u64> {
 
 impl Report {
     /// The budget of a part by name.
-    pub(super) fn budget(board: &Board, part: &str) -> u64 {
+    pub(super) fn budget(budget: Budget, part: &str) -> u64 {
         let mib = match part {
-            "root" => board.budget.root_mib,
-            "verity" => board.budget.verity_mib,
-            _ => board.budget.uki_mib,
+            "root" => budget.root_mib,
+            "verity" => budget.verity_mib,
+            _ => budget.uki_mib,
         };
         mib << 20
     }
@@ -189,6 +214,7 @@ mod tests {
             parts: vec![part("root", root), part("uki", 10)],
             download,
             download_budget: 5,
+            allowances: vec![],
             owners: vec![],
             files: vec![],
         };

@@ -20,8 +20,10 @@ use crate::{packages::PackageCache, sandbox::Sandbox};
 /// Signs the build in `build` with the keys in `keys`; returns the folder with the signed form.
 pub fn sign(cache: &PackageCache, description: &Description, keys: &Path, build: &Path) -> Result<PathBuf, ImageError> {
     let manifest = Manifest::load(build)?;
-    if manifest.board != description.board.name || manifest.kind != description.kind.kind {
-        let rule = format!("it is of kind {} for board {}", manifest.kind.as_str(), manifest.board);
+    let is_of = manifest.board == description.board.name && manifest.kind == description.kind.kind;
+    if !is_of || manifest.features != description.optional {
+        let (kind, board, features) = (manifest.kind.as_str(), &manifest.board, &manifest.features);
+        let rule = format!("it is of kind {kind} for board {board} with the optional features {features:?}");
         return Err(ImageError::Broken { path: build.to_owned(), rule });
     }
     let packages = Packages::choose(description)?;

@@ -2,10 +2,13 @@
 //! kit's key is public, so the signature says which kit, and nothing about who signed.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
+
+use protocol_types::Digest;
 
 use super::error::{ImageError, file};
 use crate::{
@@ -31,6 +34,8 @@ pub(super) struct TrustedApplications {
     root: Vec<(PathBuf, Node)>,
     /// Ours: what the initrd asks.
     initrd: Vec<(PathBuf, Node)>,
+    /// Ours, by the names of their folders.
+    own: BTreeMap<String, Digest>,
 }
 
 impl TrustedApplications {
@@ -55,11 +60,17 @@ impl TrustedApplications {
         let builder: Arc<str> = "image-builder".into();
         for name in &tee.own {
             let (uuid, bytes) = build(&board.architecture.to_string(), &sources.join(name), (&compilers, tools), work)?;
+            all.own.insert(name.clone(), Digest::of(&bytes));
             let node = Node::file(bytes, 0o644, &builder);
             all.root.push((place(&uuid), node.clone()));
             all.initrd.push((place(&uuid), node));
         }
         Ok(all)
+    }
+
+    /// Ours, by the names of their folders, with the digest of each signed file.
+    pub(super) const fn own(&self) -> &BTreeMap<String, Digest> {
+        &self.own
     }
 
     /// Adds all of them to the root file system.

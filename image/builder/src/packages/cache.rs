@@ -148,7 +148,7 @@ impl PackageCache {
     }
 
     /// The file of a package that was fetched.
-    pub(crate) fn file(&self, package: &LockedPackage) -> PathBuf {
+    pub fn file(&self, package: &LockedPackage) -> PathBuf {
         self.path.join("packages").join(format!("{}.deb", package.digest.hex()))
     }
 

@@ -69,6 +69,13 @@ impl LockedSource {
     }
 }
 
+impl LockedSource {
+    /// The archive with what Debian adds, its `debian/copyright` among that (source format 3.0, quilt).
+    pub(crate) fn debian_archive(&self) -> Option<&SourceFile> {
+        self.files.iter().find(|file| file.name().contains(".debian.tar."))
+    }
+}
+
 impl SourceFile {
     /// The name of the file.
     pub fn name(&self) -> &str {
@@ -100,23 +107,27 @@ impl PackageCache {
 
     /// Makes sure that the cache holds the archives of `sources`, downloading what is missing.
     pub fn fetch_sources(&self, sources: &[&LockedSource]) -> Result<(), PackageError> {
-        for file in sources.iter().flat_map(|source| &source.files) {
-            let path = self.source_file(file)?;
-            if !path.exists() {
-                let apt = Apt::for_sources(self.path(), RELEASE)?;
-                let fresh = path.with_extension("fresh");
-                apt.download_file(&file.path, &file.digest, &fresh).map_err(|source| PackageError::SourceGone {
-                    file: file.name().to_owned(),
-                    source: Box::new(source),
-                })?;
-                fs::rename(&fresh, &path).map_err(|source| PackageError::Cache { path: fresh, source })?;
-            }
-            let digest = digest_of(&path).map_err(|source| PackageError::Cache { path: path.clone(), source })?;
-            if digest != file.digest {
-                return Err(PackageError::Tampered { package: file.name().to_owned(), path });
-            }
+        sources.iter().flat_map(|source| &source.files).try_for_each(|file| self.fetch_source_file(file).map(drop))
+    }
+
+    /// Makes sure that the cache holds an archive, downloading it if it is missing; where it is.
+    pub(crate) fn fetch_source_file(&self, file: &SourceFile) -> Result<PathBuf, PackageError> {
+        let path = self.source_file(file)?;
+        if !path.exists() {
+            let apt = Apt::for_sources(self.path(), RELEASE)?;
+            let fresh = path.with_extension("fresh");
+            apt.download_file(&file.path, &file.digest, &fresh).map_err(|source| PackageError::SourceGone {
+                file: file.name().to_owned(),
+                source: Box::new(source),
+            })?;
+            fs::rename(&fresh, &path).map_err(|source| PackageError::Cache { path: fresh, source })?;
         }
-        Ok(())
+        let digest = digest_of(&path).map_err(|source| PackageError::Cache { path: path.clone(), source })?;
+        if digest == file.digest {
+            Ok(path)
+        } else {
+            Err(PackageError::Tampered { package: file.name().to_owned(), path })
+        }
     }
 
     /// Where the cache keeps an archive.

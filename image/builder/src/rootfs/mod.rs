@@ -9,7 +9,9 @@ mod users;
 
 pub use assemble::AssembleError;
 pub(crate) use assemble::{Ingredients, assemble};
-pub use recipe::{Description, Feature, ImageKind, Initrd, InitrdPart, Kind, Recipe, RecipeError, Sources, Tools};
+pub use recipe::{
+    Allowance, Description, Feature, ImageKind, Initrd, InitrdPart, Kind, Recipe, RecipeError, Sources, Tools,
+};
 pub use tree::TreeError;
 pub use unpack::UnpackError;
 pub use users::Users;

@@ -40,6 +40,18 @@ pub struct Feature {
     pub bundles: BTreeMap<String, String>,
     /// What is left out of the packages: paths in which `*` stands for any part of a name.
     pub prune: Vec<String>,
+    /// With one the feature is optional: an image has it if whoever builds it asks for it.
+    pub allowance: Option<Allowance>,
+}
+
+/// What an image may need beyond the board's budget because it has a feature, in MiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Allowance {
+    /// The root file system.
+    pub root_mib: u64,
+    /// Everything, compressed for the way to the device.
+    pub download_mib: u64,
 }
 
 /// What the initrd has.
@@ -266,6 +278,11 @@ impl Recipe {
             None => Err(format!("there is no feature `{name}`")),
         };
         names.into_iter().map(feature).collect()
+    }
+
+    /// The features that whoever builds an image may ask for, each with what it may need.
+    pub fn optional(&self) -> BTreeMap<&str, Allowance> {
+        self.features.iter().filter_map(|(name, feature)| Some((name.as_str(), feature.allowance?))).collect()
     }
 }
 

@@ -45,6 +45,11 @@ impl Copyrights {
         }
     }
 
+    /// Keeps the text of something that is in no tree, under a name that no package has.
+    pub(crate) fn add(&mut self, name: String, text: Vec<u8>) {
+        self.packages.insert(name, text.into());
+    }
+
     /// The licences that the text of a package names; none if it has no text or names none.
     pub(crate) fn licences(&self, package: &str) -> BTreeSet<Licence> {
         self.packages.get(package).map(|text| licences(&String::from_utf8_lossy(text))).unwrap_or_default()

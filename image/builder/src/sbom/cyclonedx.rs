@@ -46,6 +46,24 @@ pub(crate) struct Component {
     pub(crate) purl: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) properties: Vec<Property>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) external_references: Vec<ExternalReference>,
+}
+
+/// Where something that belongs to a component is found.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ExternalReference {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    url: String,
+    hashes: Vec<Hash>,
+}
+
+impl ExternalReference {
+    /// An archive of the source, by its path below the address of a Debian archive.
+    pub(crate) fn source_archive(path: &str, digest: &Digest) -> Self {
+        Self { kind: "source-distribution", url: path.to_owned(), hashes: vec![digest.into()] }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -53,6 +71,7 @@ pub(crate) struct Component {
 pub(crate) enum ComponentKind {
     Application,
     File,
+    Firmware,
     Library,
     OperatingSystem,
 }
@@ -87,6 +106,11 @@ pub(crate) enum LicenceName {
 }
 
 impl Licence {
+    /// That of everything in this tree.
+    pub(crate) fn ours() -> Self {
+        Self::Expression { expression: env!("CARGO_PKG_LICENSE").to_owned() }
+    }
+
     /// As a person reads it.
     pub(crate) fn text(&self) -> &str {
         match self {
@@ -105,7 +129,7 @@ pub(crate) struct Property {
 }
 
 impl Property {
-    /// In which part of an image it is: `root`, `initrd` or `loader`.
+    /// In which part of an image it is: `root`, `initrd`, `kernel`, `loader` or `firmware`.
     pub(crate) fn part(value: &str) -> Self {
         Self { name: "mbl:part", value: value.to_owned() }
     }
@@ -113,6 +137,11 @@ impl Property {
     /// Why it is there.
     pub(crate) fn reason(value: &str) -> Self {
         Self { name: "mbl:reason", value: value.to_owned() }
+    }
+
+    /// A patch of ours with which its source was changed.
+    pub(crate) fn patch(name: &str) -> Self {
+        Self { name: "mbl:patch", value: name.to_owned() }
     }
 }
 

@@ -20,8 +20,17 @@ pub const LICENCES: &str = "licences.txt";
 impl Component {
     /// A component that nothing more is known of.
     pub(crate) fn new(kind: ComponentKind, reference: String, name: &str) -> Self {
-        let (hashes, licenses, properties) = (Vec::new(), Vec::new(), Vec::new());
-        Self { kind, reference, name: name.to_owned(), version: None, hashes, licenses, purl: None, properties }
+        Self {
+            kind,
+            reference,
+            name: name.to_owned(),
+            version: None,
+            hashes: Vec::new(),
+            licenses: Vec::new(),
+            purl: None,
+            properties: Vec::new(),
+            external_references: Vec::new(),
+        }
     }
 }
 
@@ -49,6 +58,11 @@ pub(crate) fn crate_reference((name, version): &CrateName) -> String {
 pub(crate) fn debian_reference(release: &str, name: &str, version: &str, architecture: &str, source: &str) -> String {
     let (name, version) = (encoded(name), encoded(version));
     format!("pkg:deb/debian/{name}@{version}?arch={architecture}&distro={release}&upstream={}", encoded(source))
+}
+
+/// The package URL of a Debian source package.
+pub(crate) fn debian_source_reference(release: &str, name: &str, version: &str) -> String {
+    format!("pkg:deb/debian/{}@{}?arch=source&distro={release}", encoded(name), encoded(version))
 }
 
 /// What a package URL may hold as it is (purl specification, "Character encoding").
@@ -87,6 +101,10 @@ mod tests {
         assert_eq!(
             debian_reference("trixie", "libstdc++6", "1:2.0+b1", "arm64", "gcc-14"),
             "pkg:deb/debian/libstdc%2B%2B6@1%3A2.0%2Bb1?arch=arm64&distro=trixie&upstream=gcc-14"
+        );
+        assert_eq!(
+            debian_source_reference("trixie", "edk2", "2025.02-8+deb13u1"),
+            "pkg:deb/debian/edk2@2025.02-8%2Bdeb13u1?arch=source&distro=trixie"
         );
     }
 

@@ -3,9 +3,11 @@
 mod application;
 mod clock;
 mod configuration;
+mod firmware;
 mod floor;
 mod loader;
 mod network;
+mod radios;
 mod reset;
 mod returns;
 mod sockets;

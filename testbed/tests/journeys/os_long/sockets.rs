@@ -1,5 +1,7 @@
 //! What a production image listens to: nothing. Its only difference here is a unit that says which sockets there are.
 
+use std::path::Path;
+
 use testbed::images::{Order, Signer, image};
 
 use crate::{
@@ -24,10 +26,9 @@ fn listening(said: &str) -> Vec<&str> {
     said.lines().filter(takes_all).collect()
 }
 
-#[test]
-fn os_a_production_image_that_is_registered_has_no_port_that_others_could_reach() {
-    let build = image(Order { with: Some("sockets"), ..PRODUCTION }, Signer::Owner).unwrap();
-    let mut site = Site::provisioned(&build);
+/// Asserts that nobody reaches a port of a registered board with the build in `build`, which has the feature `sockets`.
+pub(super) fn has_no_port(build: &Path) {
+    let mut site = Site::provisioned(build);
     site.machine.power_on().unwrap();
     site.until_runs(FIRST, "a");
     // Its connections to the service are in the list, or it was no list of this system.
@@ -37,6 +38,11 @@ fn os_a_production_image_that_is_registered_has_no_port_that_others_could_reach(
     let connected = said.lines().filter(|line| line.contains("/proc/net/tcp:") && line.contains(" 01 ")).count();
     assert!(connected > 0, "no connection in the list: {said}");
     assert_eq!(listening(&said), Vec::<&str>::new());
+}
+
+#[test]
+fn os_a_production_image_that_is_registered_has_no_port_that_others_could_reach() {
+    has_no_port(&image(Order { with: Some("sockets"), ..PRODUCTION }, Signer::Owner).unwrap());
 }
 
 #[test]

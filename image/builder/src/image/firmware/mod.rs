@@ -1,6 +1,7 @@
 //! The firmware of a board: taken from a package of the host, or built from source, and signed. What is in flash when the machine is
 //! turned on for the first time.
 
+mod bill;
 mod fip;
 mod package;
 mod parts;
@@ -8,6 +9,7 @@ mod step;
 
 use std::path::Path;
 
+pub(super) use bill::bill;
 pub(super) use parts::{make as make_parts, names as part_names};
 
 use super::{build::Packages, description::Description, error::ImageError};

@@ -1,6 +1,10 @@
 //! The unsigned parts of firmware that is built from source. The same description and lock give the same bytes.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    io::{self, Read},
+    path::Path,
+};
 
 use super::step::Step;
 use crate::{
@@ -10,8 +14,9 @@ use crate::{
         description::Description,
         error::{ImageError, copy, file},
     },
-    packages::PackageCache,
+    packages::{LockedSource, PackageCache},
     sandbox::Sandbox,
+    sbom::Copyrights,
 };
 
 /// The boot ROM.
@@ -31,6 +36,9 @@ pub(super) const UEFI: &str = "uefi.fd";
 /// The device tree.
 pub(super) const DEVICE_TREE: &str = "board.dtb";
 
+/// The archive of a source in the work folder.
+const ARCHIVE: &str = "source.tar.xz";
+
 const NAMES: [&str; 8] = [BL1, BL2, BL31, TEE_HEADER, TEE_PAGER, TEE_PAGEABLE, UEFI, DEVICE_TREE];
 
 /// The parts of a build of `board` that are firmware; none if the host supplies it.
@@ -41,23 +49,29 @@ pub(in crate::image) fn names(board: &Board) -> &'static [&'static str] {
     }
 }
 
-/// Makes the parts of the board's firmware in the folder `work`.
+/// Makes the parts of the board's firmware in the folder `work`, and keeps the licences of what they are made from.
 pub(in crate::image) fn make(
     cache: &PackageCache,
     description: &Description,
     packages: &Packages<'_>,
-    tools: &Sandbox,
-    work: &Path,
+    copyrights: &mut Copyrights,
+    (tools, work): (&Sandbox, &Path),
 ) -> Result<(), ImageError> {
     let Firmware::Source(firmware) = &description.board.firmware else { return Ok(()) };
-    for step in [trusted_firmware(firmware), uefi(firmware)] {
+    for step in steps(firmware) {
         let built = step.make(cache, description)?;
         for name in step.outputs {
             copy(&built.join(name), &work.join(name))?;
         }
+        for source in step.locked(description)? {
+            if let Some(text) = copyright(cache, source, tools, work)? {
+                copyrights.add(source_name(source), text);
+            }
+        }
     }
     let trusted_os = &firmware.trusted_os;
     let files = packages.unpack(cache, &[&trusted_os.package], |_| true)?;
+    copyrights.keep(&files);
     for (name, path) in
         [(TEE_HEADER, &trusted_os.header), (TEE_PAGER, &trusted_os.pager), (TEE_PAGEABLE, &trusted_os.pageable)]
     {
@@ -70,6 +84,45 @@ pub(in crate::image) fn make(
         .run(work, "dtc", &["-I", "dts", "-O", "dtb", "-o", DEVICE_TREE, &firmware.device_tree])
         .map(drop)
         .map_err(|source| ImageError::Tool { what: "device tree", source })
+}
+
+/// What is built from source.
+pub(super) fn steps(firmware: &SourceFirmware) -> [Step<'_>; 2] {
+    [trusted_firmware(firmware), uefi(firmware)]
+}
+
+/// What the text of a source is kept as among those of packages.
+pub(super) fn source_name(source: &LockedSource) -> String {
+    format!("source {}", source.name)
+}
+
+/// The file `debian/copyright` of a source; none if Debian adds nothing to it.
+fn copyright(
+    cache: &PackageCache,
+    source: &LockedSource,
+    tools: &Sandbox,
+    work: &Path,
+) -> Result<Option<Vec<u8>>, ImageError> {
+    let Some(archive) = source.debian_archive() else { return Ok(None) };
+    let archive = cache.fetch_source_file(archive)?;
+    copy(&archive, &work.join(ARCHIVE))?;
+    let unpacked = tools
+        .run(work, "xz", &["--decompress", "--stdout", ARCHIVE])
+        .map_err(|source| ImageError::Tool { what: "licences of a source", source })?;
+    find(&unpacked, Path::new("debian/copyright")).map_err(file("read", &archive))
+}
+
+/// The content of the file `path` in the tar `archive`.
+fn find(archive: &[u8], path: &Path) -> io::Result<Option<Vec<u8>>> {
+    for entry in tar::Archive::new(archive).entries()? {
+        let mut entry = entry?;
+        if entry.path()? == path {
+            let mut text = Vec::new();
+            entry.read_to_end(&mut text)?;
+            return Ok(Some(text));
+        }
+    }
+    Ok(None)
 }
 
 fn trusted_firmware(firmware: &SourceFirmware) -> Step<'_> {
@@ -93,5 +146,32 @@ fn uefi(firmware: &SourceFirmware) -> Step<'_> {
         sources: &["edk2"],
         arguments: words.into_iter().chain(arguments).collect(),
         outputs: &[UEFI],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_file_of_an_archive_is_found_by_its_path_alone() {
+        let mut archive = tar::Builder::new(Vec::new());
+        for (path, text) in [("copyright", &b"other"[..]), ("debian/copyright", b"text")] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(text.len() as u64);
+            archive.append_data(&mut header, path, text).unwrap();
+        }
+        let archive = archive.into_inner().unwrap();
+        assert_eq!(find(&archive, Path::new("debian/copyright")).unwrap().unwrap(), b"text");
+        assert_eq!(find(&archive, Path::new("debian/rules")).unwrap(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_archive_is_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..2048)) {
+            let _answer = find(&bytes, Path::new("debian/copyright"));
+        }
     }
 }

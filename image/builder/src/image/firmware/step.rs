@@ -38,14 +38,26 @@ const SCRIPT: &str = "build";
 const RESULTS: &str = "firmware";
 
 impl Step<'_> {
+    /// The sources as the lock pins them.
+    pub(super) fn locked<'a>(&self, description: &'a Description) -> Result<Vec<&'a LockedSource>, ImageError> {
+        let sources = self.sources.iter().map(|name| description.lock.source(name));
+        Ok(sources.collect::<Result<_, _>>()?)
+    }
+
+    /// What the sources are changed with.
+    pub(super) fn patches(&self, description: &Description) -> Result<Vec<PathBuf>, ImageError> {
+        patches(&self.folder(description).join("patches"))
+    }
+
+    fn folder(&self, description: &Description) -> PathBuf {
+        description.folder.join("firmware").join(self.name)
+    }
+
     /// The folder with the outputs, built now if the cache does not have them.
     pub(super) fn make(&self, cache: &PackageCache, description: &Description) -> Result<PathBuf, ImageError> {
-        let folder = description.folder.join("firmware").join(self.name);
-        let patches = patches(&folder.join("patches"))?;
-        let sources = self.sources.iter().map(|name| description.lock.source(name));
-        let sources = sources.collect::<Result<Vec<_>, _>>()?;
+        let (patches, sources) = (self.patches(description)?, self.locked(description)?);
         let compilers: Vec<LockedPackage> = description.lock.pool(Pool::Toolchain).cloned().collect();
-        let script = folder.join(SCRIPT);
+        let script = self.folder(description).join(SCRIPT);
 
         let mut inputs = Hasher::new();
         let digest = |path: &Path| digest_of(path).map_err(file("read", path));
