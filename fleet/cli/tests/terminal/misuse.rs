@@ -39,7 +39,7 @@ fn a_context_that_does_not_exist_names_those_that_do() {
 fn a_rollout_without_an_audience_is_misuse() {
     let seen = Desk::new().see("rollout start 1.0.0");
     assert!(seen.starts_with("exit 2\n"), "{seen}");
-    assert!(seen.contains("<--all|--group <NAME>|--device <NAME>>"), "{seen}");
+    assert!(seen.contains("<--all|--group <NAME>|--filter <FILTER>|--device <NAME>>"), "{seen}");
 }
 
 #[test]
