@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Row, any::AnyRow};
 
 use crate::{
     AccountScope, DeviceRow, StoreError,
-    error::{cannot, formed},
+    error::{at_revision, cannot, formed},
     numbers::from_sql,
     transaction::Transaction,
 };
@@ -162,10 +162,7 @@ impl AccountScope {
         .map_err(cannot(doing))?
         .ok_or_else(|| StoreError::NotFound { kind: "device", id: endpoint.to_string() })?;
         let was = row.try_get::<i64, _>("revision").map_err(cannot(doing))? - 1;
-        match at {
-            Some(at) if at != was => Err(StoreError::Stale { kind: "device", id: endpoint.to_string(), now: was }),
-            Some(_) | None => Ok(()),
-        }
+        at_revision(("device", endpoint.as_str()), at, was)
     }
 
     async fn set_attribute(

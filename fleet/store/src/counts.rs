@@ -73,7 +73,7 @@ impl AccountScope {
             Source::Group => return Ok(Vec::new()),
         };
         let clause = filter.clause(Place { report: "r", first: 4, now });
-        let report = if value.starts_with("r.") || clause.sql.contains("(r.") {
+        let report = if matches!(by.0, Source::Report(_)) || clause.asks_report {
             "LEFT JOIN device_reports r ON r.account = d.account AND r.endpoint = d.endpoint"
         } else {
             ""

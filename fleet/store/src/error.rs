@@ -116,6 +116,14 @@ pub(crate) fn formed<T: FromStr>(
     text.parse().map_err(|_| StoreError::Damaged { table, column })
 }
 
+/// Refuses a change of a resource that was at revision `was` and not at the one that the caller names.
+pub(crate) fn at_revision((kind, id): (&'static str, &str), at: Option<i64>, was: i64) -> Result<(), StoreError> {
+    match at {
+        Some(at) if at != was => Err(StoreError::Stale { kind, id: id.to_owned(), now: was }),
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// Names what was tried, for use in `map_err`.
 pub(crate) fn cannot(doing: &'static str) -> impl FnOnce(sqlx::Error) -> StoreError {
     move |source| StoreError::Database { doing, source }

@@ -7,7 +7,7 @@ use sqlx::{Row, any::AnyRow};
 
 use crate::{
     AccountScope, Change, EventDraft, Filter, RequestKey, StoreError,
-    error::{cannot, formed},
+    error::{at_revision, cannot, formed},
     events, idempotency,
     numbers::{from_sql, time, to_sql},
     transaction::Transaction,
@@ -214,10 +214,7 @@ impl AccountScope {
         .map_err(cannot(doing))?
         .ok_or_else(|| no_group(name))?;
         let was = row.try_get::<i64, _>("revision").map_err(cannot(doing))? - 1;
-        match at {
-            Some(at) if at != was => Err(StoreError::Stale { kind: "group", id: name.to_string(), now: was }),
-            Some(_) | None => Ok(()),
-        }
+        at_revision(("group", name.as_str()), at, was)
     }
 
     async fn add_members(

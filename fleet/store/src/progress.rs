@@ -289,7 +289,7 @@ impl AccountScope {
             && let Some(filter) = joined(&rollout.wanted.audience)
         {
             let filter = self.resolved(sql, &filter).await?;
-            let Clause { sql: condition, binds } = filter.clause(Place { report: "s", first: 4, now });
+            let Clause { sql: condition, binds, .. } = filter.clause(Place { report: "s", first: 4, now });
             let fresh = format!(
                 "SELECT d.endpoint AS endpoint, CAST(NULL AS TEXT) AS state, CAST(NULL AS TEXT) AS waiting_for,
                         CAST(NULL AS BIGINT) AS consented, {}, {FACTS}

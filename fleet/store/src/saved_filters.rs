@@ -6,7 +6,7 @@ use sqlx::{Row, any::AnyRow};
 
 use crate::{
     AccountScope, EventDraft, Filter, RequestKey, StoreError,
-    error::{cannot, formed},
+    error::{at_revision, cannot, formed},
     events, idempotency,
     numbers::{time, to_sql},
 };
@@ -125,9 +125,7 @@ impl AccountScope {
         .map_err(cannot(doing))?
         .ok_or_else(|| missing(name))?;
         let was = row.try_get::<i64, _>("revision").map_err(cannot(doing))? - 1;
-        if at.is_some_and(|at| at != was) {
-            return Err(StoreError::Stale { kind: "filter", id: name.to_string(), now: was });
-        }
+        at_revision(("filter", name.as_str()), at, was)?;
         let draft = EventDraft { kind: "filter.changed", subject: format!("filters/{name}"), data: json!({}) };
         events::append(&mut tx, self, now, draft).await?;
         tx.commit().await?;
@@ -146,9 +144,7 @@ impl AccountScope {
             .map_err(cannot(doing))?
             .ok_or_else(|| missing(name))?;
         let was: i64 = row.try_get("revision").map_err(cannot(doing))?;
-        if at.is_some_and(|at| at != was) {
-            return Err(StoreError::Stale { kind: "filter", id: name.to_string(), now: was });
-        }
+        at_revision(("filter", name.as_str()), at, was)?;
         let draft = EventDraft { kind: "filter.deleted", subject: format!("filters/{name}"), data: json!({}) };
         events::append(&mut tx, self, now, draft).await?;
         tx.commit().await

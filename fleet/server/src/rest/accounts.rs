@@ -8,14 +8,12 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Refusal, Reply,
-    body::{Body, Parameters, Segments},
+    body::{Body, Parameters, Segments, titled},
     caller::{Caller, need},
     paging::Paging,
     tokens,
 };
 use crate::fleet::Fleet;
-
-const TITLE_CHARACTERS: usize = 200;
 
 pub(super) fn router() -> OpenApiRouter<Fleet> {
     OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(show))
@@ -75,9 +73,7 @@ async fn create(
         return Err(Refusal::new(ProblemCode::ScopeMissing, detail));
     }
     let wanted = body.value;
-    if wanted.title.chars().count() > TITLE_CHARACTERS {
-        return Err(Refusal::value("title", format!("a title has at most {TITLE_CHARACTERS} characters")));
-    }
+    titled(&wanted.title)?;
     let now = fleet.clock.now();
     let row = fleet.store.create_account(&who.account, (&wanted.name, &wanted.title), body.key.as_ref(), now).await?;
     let first = CreateToken { name: "first token".to_owned(), scopes: vec![TokenScope::Admin], expires: None };

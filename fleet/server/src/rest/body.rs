@@ -84,6 +84,16 @@ fn idempotency_key(headers: &HeaderMap) -> Reply<Option<String>> {
     }
 }
 
+const TITLE_CHARACTERS: usize = 200;
+
+/// What people call something.
+pub(crate) fn titled(title: &str) -> Reply<&str> {
+    if title.chars().count() > TITLE_CHARACTERS {
+        return Err(Refusal::value("title", format!("a title has at most {TITLE_CHARACTERS} characters")));
+    }
+    Ok(title)
+}
+
 /// Parts of the path.
 pub(crate) struct Segments<T>(pub(crate) T);
 

@@ -19,7 +19,7 @@ use super::{
     Refusal, Reply,
     body::{Body, IfMatch, Parameters, Segments, etag},
     caller::{Caller, need},
-    filters, inventory,
+    filters,
     paging::Paging,
 };
 use crate::fleet::Fleet;
@@ -68,9 +68,17 @@ fn view(row: DeviceRow, labels: Labels) -> Device {
         created: row.created,
         reset_asked: row.reset_asked,
         tags: labels.tags,
-        attributes: labels.attributes.into_iter().map(|(key, value)| (key, inventory::attribute_view(value))).collect(),
+        attributes: labels.attributes.into_iter().map(|(key, value)| (key, attribute_view(value))).collect(),
         revision: row.revision,
         report: row.report.map(|(report, received)| report_view(report, received)),
+    }
+}
+
+/// An attribute as the API shows it.
+fn attribute_view(value: fleet_store::AttributeValue) -> AttributeValue {
+    match value {
+        fleet_store::AttributeValue::Text(text) => AttributeValue::Text(text),
+        fleet_store::AttributeValue::Number(number) => AttributeValue::Number(number),
     }
 }
 

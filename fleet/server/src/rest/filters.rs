@@ -12,13 +12,11 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Refusal, Reply,
-    body::{Body, IfMatch, Parameters, Segments, etag},
+    body::{Body, IfMatch, Parameters, Segments, etag, titled},
     caller::{Caller, need},
     paging::Paging,
 };
 use crate::fleet::Fleet;
-
-const TITLE_CHARACTERS: usize = 200;
 
 type Tagged = ([(HeaderName, String); 1], Json<SavedFilter>);
 
@@ -37,13 +35,6 @@ pub(super) fn read(field: &str, text: &str) -> Reply<Filter> {
         }
         Refusal::from(problem)
     })
-}
-
-fn titled(title: &str) -> Reply<&str> {
-    if title.chars().count() > TITLE_CHARACTERS {
-        return Err(Refusal::value("title", format!("a title has at most {TITLE_CHARACTERS} characters")));
-    }
-    Ok(title)
 }
 
 fn view(row: SavedFilterRow) -> SavedFilter {

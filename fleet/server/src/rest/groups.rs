@@ -12,14 +12,13 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Refusal, Reply,
-    body::{Body, IfMatch, Parameters, Segments, etag},
+    body::{Body, IfMatch, Parameters, Segments, etag, titled},
     caller::{Caller, need},
     filters,
     paging::Paging,
 };
 use crate::fleet::Fleet;
 
-const TITLE_CHARACTERS: usize = 200;
 /// Members that one request may name.
 const MEMBERS: usize = 10_000;
 /// Groups that one request may name.
@@ -48,9 +47,7 @@ fn check_groups(field: &str, groups: &[GroupName]) -> Reply<()> {
 }
 
 fn check(title: Option<&str>, lists: &[(&str, &[EndpointName])]) -> Reply<()> {
-    if title.is_some_and(|title| title.chars().count() > TITLE_CHARACTERS) {
-        return Err(Refusal::value("title", format!("a title has at most {TITLE_CHARACTERS} characters")));
-    }
+    title.map(titled).transpose()?;
     match lists.iter().find(|(_, list)| list.len() > MEMBERS) {
         Some((field, _)) => Err(Refusal::value(field, format!("one request names at most {MEMBERS} devices"))),
         None => Ok(()),

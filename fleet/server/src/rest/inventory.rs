@@ -6,7 +6,7 @@ use axum::{
     extract::State,
     http::{HeaderName, header},
 };
-use fleet_api::{AttributeValue, CountQuery, Device, DeviceCount, DeviceCounts, ExportFormat, ExportQuery};
+use fleet_api::{CountQuery, Device, DeviceCount, DeviceCounts, ExportFormat, ExportQuery};
 use fleet_store::{AccountScope, CountBy, CountRow, Filter};
 use futures_util::{Stream, TryStreamExt as _, stream};
 use protocol_types::{EndpointName, UnixSeconds};
@@ -171,12 +171,4 @@ fn json_lines(devices: &[Device]) -> Reply<Bytes> {
         lines.push(b'\n');
     }
     Ok(lines.into())
-}
-
-/// An attribute as the API shows it.
-pub(super) fn attribute_view(value: fleet_store::AttributeValue) -> AttributeValue {
-    match value {
-        fleet_store::AttributeValue::Text(text) => AttributeValue::Text(text),
-        fleet_store::AttributeValue::Number(number) => AttributeValue::Number(number),
-    }
 }

@@ -22,6 +22,8 @@ pub(crate) enum Bind {
 pub(crate) struct Clause {
     pub(crate) sql: String,
     pub(crate) binds: Vec<Bind>,
+    /// Whether it asks about the report, so that the query must join it.
+    pub(crate) asks_report: bool,
 }
 
 /// Where in a query a condition stands. `$1` is the account.
@@ -38,15 +40,16 @@ pub(crate) struct Place {
 impl Resolved {
     /// The condition.
     pub(crate) fn clause(&self, place: Place) -> Clause {
-        let mut writer = Writer { sql: String::new(), binds: Vec::new(), place };
+        let mut writer = Writer { sql: String::new(), binds: Vec::new(), asks_report: false, place };
         writer.node(&self.0);
-        Clause { sql: writer.sql, binds: writer.binds }
+        Clause { sql: writer.sql, binds: writer.binds, asks_report: writer.asks_report }
     }
 }
 
 struct Writer {
     sql: String,
     binds: Vec<Bind>,
+    asks_report: bool,
     place: Place,
 }
 
@@ -90,6 +93,7 @@ impl Writer {
                 format!("d.{column}")
             }
             Source::Report(column) => {
+                self.asks_report = true;
                 self.sql.push_str("((");
                 format!("{}.{column}", self.place.report)
             }
