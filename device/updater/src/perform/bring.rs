@@ -63,11 +63,14 @@ pub(super) struct Transfer {
 enum Awaited {
     Nothing,
     List(Vec<u8>),
-    /// Blocks up to `until`; those up to `next` need no more looks.
-    Blocks {
-        until: u64,
-        next: u64,
-    },
+    Blocks { until: u64 },
+}
+
+/// Where a block was found on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    InPlace,
+    InRunningSlot,
 }
 
 /// Where a section goes.
@@ -131,9 +134,7 @@ impl<D: Disk, P: Peers> Updater<D, P> {
     pub(super) fn go_on_bringing(&mut self, mut transfer: Box<Transfer>, answer: Option<Result<Vec<u8>, FetchError>>) {
         let result = match (std::mem::replace(&mut transfer.awaited, Awaited::Nothing), answer) {
             (Awaited::List(so_far), Some(answer)) => take_list(&mut transfer, so_far, answer).map(|()| None),
-            (Awaited::Blocks { until, next }, Some(answer)) => {
-                self.take_blocks(&mut transfer, until, answer).map(|()| Some(next))
-            }
+            (Awaited::Blocks { until }, Some(answer)) => self.take_blocks(&mut transfer, until, answer).map(Some),
             (awaited, _) => {
                 transfer.awaited = awaited;
                 self.bring_more(&mut transfer)
@@ -176,44 +177,60 @@ impl<D: Disk, P: Peers> Updater<D, P> {
         Ok(Some(end))
     }
 
+    /// Reads block `index` from its place or from the running slot; says who has it, and its length.
+    fn look(
+        &self,
+        Transfer { lists, index: section, target, sibling, .. }: &Transfer,
+        index: u64,
+        block: &mut [u8; BLOCK],
+    ) -> Result<Option<(Found, usize)>, StorageError> {
+        let Some(list) = lists.get(section) else { return Ok(None) };
+        let (at, length) = (BlockList::start(index), list.length(index));
+        let Some(into) = block.get_mut(..length) else { return Ok(None) };
+        for (place, found) in [(Some(target), Found::InPlace), (sibling.as_ref(), Found::InRunningSlot)] {
+            if let Some(place) = place
+                && self.storage.read(place, at, into)? == length
+                && list.holds(index, into)
+            {
+                return Ok(Some((found, length)));
+            }
+        }
+        Ok(None)
+    }
+
     /// Whether block `index` stands in its place, or could be copied there from the running slot.
     fn find_here(&mut self, transfer: &mut Transfer, index: u64) -> Result<bool, StorageError> {
-        let Transfer { lists, traffic, target, sibling, .. } = transfer;
-        let Some(list) = lists.get(&transfer.index) else { return Ok(false) };
-        let (mut block, at) = ([0; BLOCK], BlockList::start(index));
-        let Some(into) = block.get_mut(..list.length(index)) else { return Ok(false) };
-        let length = u64::try_from(into.len()).unwrap_or(0);
-        if self.storage.read(target, at, into)? == into.len() && list.holds(index, into) {
-            traffic.kept += length;
-            return Ok(true);
+        let mut block = [0; BLOCK];
+        let Some((found, length)) = self.look(transfer, index, &mut block)? else { return Ok(false) };
+        let bytes = block.get(..length).unwrap_or_default();
+        let (traffic, length) = (&mut transfer.traffic, u64::try_from(length).unwrap_or(0));
+        match found {
+            Found::InPlace => traffic.kept += length,
+            Found::InRunningSlot => {
+                self.storage.write(&transfer.target, BlockList::start(index), bytes)?;
+                traffic.copied += length;
+                traffic.written += length;
+            }
         }
-        let Some(sibling) = sibling else { return Ok(false) };
-        if self.storage.read(sibling, at, into)? == into.len() && list.holds(index, into) {
-            self.storage.write(target, at, into)?;
-            traffic.copied += length;
-            traffic.written += length;
-            return Ok(true);
-        }
-        Ok(false)
+        Ok(true)
     }
 
     /// Asks for the run of blocks from the first needed one on that are nowhere on the device.
     fn ask_for_blocks(&mut self, transfer: &mut Transfer) -> Result<(), Reason> {
         let (from, mut until) = (transfer.from, transfer.from + 1);
-        let mut next = until;
+        let mut block = [0; BLOCK];
         let Some(count) = transfer.lists.get(&transfer.index).map(BlockList::count) else { return Ok(()) };
         while until < count && until - from < FETCH_BLOCKS {
-            let is_here = self.find_here(transfer, until).map_err(|e| Reason::from(&e))?;
-            next = until + 1;
-            if is_here {
+            // Nothing is copied yet: flash may erase what lies behind the blocks that are still to come.
+            if self.look(transfer, until, &mut block).map_err(|e| Reason::from(&e))?.is_some() {
                 break;
             }
-            until = next;
+            until += 1;
         }
         let Some(list) = transfer.lists.get(&transfer.index) else { return Ok(()) };
         let length = u32::try_from(list.span(from, until)).unwrap_or(MAX_FETCH);
         let what = Fetch::Artifact { digest: transfer.section.digest, offset: BlockList::start(from), length };
-        transfer.awaited = Awaited::Blocks { until, next };
+        transfer.awaited = Awaited::Blocks { until };
         transfer.to_ask = Some(what);
         Ok(())
     }
@@ -223,10 +240,10 @@ impl<D: Disk, P: Peers> Updater<D, P> {
         transfer: &mut Transfer,
         until: u64,
         answer: Result<Vec<u8>, FetchError>,
-    ) -> Result<(), Reason> {
+    ) -> Result<u64, Reason> {
         let (from, name) = (transfer.from, transfer.section.name.as_str());
         let bytes = answer.map_err(|e| e.reason(name))?;
-        let Some(list) = transfer.lists.get(&transfer.index) else { return Ok(()) };
+        let Some(list) = transfer.lists.get(&transfer.index) else { return Ok(from) };
         same_length(name, &bytes, list.span(from, until))?;
         for (index, block) in (from..).zip(bytes.chunks(BLOCK)) {
             if !list.holds(index, block) {
@@ -238,7 +255,7 @@ impl<D: Disk, P: Peers> Updater<D, P> {
         let length = u64::try_from(bytes.len()).unwrap_or(0);
         transfer.traffic.fetched += length;
         transfer.traffic.written += length;
-        Ok(())
+        Ok(until)
     }
 }
 

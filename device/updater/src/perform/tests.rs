@@ -441,6 +441,18 @@ fn new_firmware_with_the_same_system_is_tried_and_firmware_that_runs_already_is_
 }
 
 #[test]
+fn firmware_that_differs_in_its_first_block_is_whole_although_flash_loses_what_lies_behind_a_write() {
+    let mut device = Device::with_firmware();
+    let mut newer = package(1, 3);
+    newer[16] ^= 1;
+    device.account.firmware = Some(newer.clone());
+    device.want(&Contents::new("1.1.0", old_image()));
+    let status = device.settle(Luck::None);
+    assert_eq!(status.phase, Phase::Succeeded, "{status:?}");
+    assert_eq!(status.running.firmware.unwrap().digest, Some(Digest::of(&newer)));
+}
+
+#[test]
 fn firmware_that_is_no_package_or_that_the_board_has_no_slot_for_is_refused_before_anything_is_armed() {
     let mut torn = package(9, 4);
     torn.truncate(9000);
