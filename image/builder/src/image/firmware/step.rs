@@ -32,6 +32,14 @@ pub(super) struct Step<'a> {
     pub(super) outputs: &'static [&'static str],
 }
 
+/// What a script works on.
+struct Inputs<'a> {
+    script: &'a Path,
+    patches: &'a [PathBuf],
+    sources: &'a [&'a LockedSource],
+    given: &'a [(&'a str, &'a [u8])],
+}
+
 /// The script in the folder of a step.
 const SCRIPT: &str = "build";
 /// Where results are in the cache.
@@ -88,7 +96,12 @@ impl Step<'_> {
             cache.fetch_locked(&description.toolchain.debian_architecture, &compilers)?;
             cache.fetch_sources(&sources)?;
             let compilers = Sandbox::open(cache, &compilers, 0)?;
-            self.build(cache, &compilers, (&script, &patches, &sources, given), &result)?;
+            self.build(
+                cache,
+                &compilers,
+                &Inputs { script: &script, patches: &patches, sources: &sources, given },
+                &result,
+            )?;
         }
         Ok(result)
     }
@@ -97,7 +110,7 @@ impl Step<'_> {
         &self,
         cache: &PackageCache,
         compilers: &Sandbox,
-        (script, patches, sources, given): (&Path, &[PathBuf], &[&LockedSource], &[(&str, &[u8])]),
+        &Inputs { script, patches, sources, given }: &Inputs<'_>,
         result: &Path,
     ) -> Result<(), ImageError> {
         let scratch = cache.scratch()?;
