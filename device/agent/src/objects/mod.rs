@@ -17,7 +17,7 @@ use protocol_lwm2m::{
     formats::{Entry, Value},
     object::{Path, definition, ids},
 };
-use protocol_types::{UpdateStatus, recovery::SealedRecoveryKey};
+use protocol_types::{ReasonCode, UpdateStatus, recovery::SealedRecoveryKey};
 use tokio::sync::mpsc::error::TrySendError;
 
 pub use connectivity::{Bearer, Connectivity};
@@ -25,6 +25,7 @@ pub use connectivity::{Bearer, Connectivity};
 use crate::{
     cause::Chain,
     clock::VerificationClock,
+    durable::DurableError,
     facts::{Facts, set},
     identity::Identity,
     orders::Orders,
@@ -144,7 +145,7 @@ impl DeviceObjects {
         // Durable first: the answer to the server is a promise. One small file, so the wait is that of one flush.
         self.state.keep_orders(&orders).map_err(|e| {
             tracing::error!(error = %Chain(&e), "orders of the service could not be kept, so they were refused");
-            ObjectError::Failed("the device could not keep the order".to_owned())
+            refusal(&e)
         })?;
         tracing::info!(wish = ?orders.wish, artifacts = ?orders.artifacts.as_ref().map(ToString::to_string), "orders taken");
         set(&self.facts.orders, orders);
@@ -208,7 +209,7 @@ impl Objects for DeviceObjects {
                 // Durable first, as every order: the updater hears of it until the state is gone, and this file with it.
                 self.state.keep_reset().map_err(|e| {
                     tracing::error!(error = %Chain(&e), "a factory reset could not be kept, so it was refused");
-                    ObjectError::Failed("the device could not keep the order".to_owned())
+                    refusal(&e)
                 })?;
                 tracing::warn!("the service asks for a factory reset");
                 set(&self.facts.reset, true);
@@ -217,6 +218,12 @@ impl Objects for DeviceObjects {
             _ => Err(ObjectError::NotAllowed),
         }
     }
+}
+
+/// What the service is told of an order that could not be kept: the code of a reason.
+fn refusal(error: &DurableError) -> ObjectError {
+    let code = if error.is_full() { ReasonCode::NoRoom } else { ReasonCode::StorageFailed };
+    ObjectError::Failed(code.as_str().to_owned())
 }
 
 /// A reading of a single integer.

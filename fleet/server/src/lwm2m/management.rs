@@ -9,7 +9,7 @@ use protocol_lwm2m::{
     formats::Entry,
     server::{Answer, Content, Decision, Ended, Fact, Operation, Question, Registration, RequestError, Step},
 };
-use protocol_types::ReasonCode;
+use protocol_types::{Reason, ReasonCode};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
@@ -279,10 +279,14 @@ impl Visit {
             Ok(answer) => answer,
             Err(error) if under_way.errand == Errand::Probe => return self.probed(&error).await,
             Err(error) => {
-                let (errand, error) = (under_way.errand, crate::Chain(&error));
+                let errand = under_way.errand;
                 tracing::warn!(
-                    account = %identity.account, device = %identity.endpoint, ?errand, %error, "device refused a request"
+                    account = %identity.account, device = %identity.endpoint, ?errand, error = %crate::Chain(&error),
+                    "device refused a request"
                 );
+                if let (Errand::WriteWish, RequestError::Refused { diagnostic, .. }) = (errand, &error) {
+                    self.wish_refused(under_way.generation, report::refusal(diagnostic)).await;
+                }
                 return;
             }
         };
@@ -333,6 +337,22 @@ impl Visit {
                 account = %identity.account, device = %identity.endpoint, generation, "device took what it should run"
             ),
             Err(error) => self.store_failed("an acknowledgement was not recorded", &error),
+        }
+    }
+
+    /// A device that cannot take what it should run has said why: for the rollout that counts as a report of failure.
+    async fn wish_refused(&self, generation: u64, reason: Reason) {
+        let identity = &self.facts.identity;
+        let account = self.devices.fleet.store.account(&identity.account);
+        let recorded = async {
+            let wish = account.desired_release(&identity.endpoint).await?.filter(|wish| wish.generation == generation);
+            let Some(release) = wish.and_then(|wish| wish.release) else { return Ok(()) };
+            let before = account.device_report(&identity.endpoint).await?.map(|(said, _)| said);
+            let said = report::refused(before, &release, reason);
+            account.record_report(&identity.endpoint, &said, self.devices.fleet.clock.now()).await
+        };
+        if let Err(error) = recorded.await {
+            self.store_failed("that a device refused what it should run was not recorded", &error);
         }
     }
 

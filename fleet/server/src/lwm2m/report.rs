@@ -1,6 +1,6 @@
 //! Reads what a device says about its software in object 26241, and of itself in object 3. Never trusts a length or a form.
 
-use fleet_store::{ComponentRow, DeviceReport, Nameplate};
+use fleet_store::{ComponentRow, DesiredRelease, DeviceReport, Nameplate};
 use protocol_lwm2m::{
     formats::{Entry, Value},
     object::ids,
@@ -106,6 +106,38 @@ pub(super) fn nameplate(entries: &[Entry]) -> Nameplate {
         Some(kept).filter(|kept| !kept.is_empty())
     };
     Nameplate { manufacturer: text(0), model: text(1), serial_number: text(2), firmware_version: text(3) }
+}
+
+/// Why a device could not take an order: the code of a reason, or whatever else it said.
+pub(super) fn refusal(diagnostic: &str) -> Reason {
+    let doing = "the device could not keep the order";
+    match diagnostic.parse::<ReasonCode>() {
+        Ok(code) => Reason::new(code, doing),
+        Err(_) => Reason::new(ReasonCode::Internal, format!("{doing}: {diagnostic}")),
+    }
+}
+
+/// What a device that did not take a release has thereby said; what runs is what it last reported.
+pub(super) fn refused(before: Option<DeviceReport>, release: &DesiredRelease, reason: Reason) -> DeviceReport {
+    let before = before.unwrap_or(DeviceReport {
+        phase: Phase::Failed,
+        reason: None,
+        progress: None,
+        rollout: None,
+        digest: None,
+        running_version: None,
+        running_digest: None,
+        slot: None,
+        floor: SecurityVersion(0),
+    });
+    DeviceReport {
+        phase: Phase::Failed,
+        reason: Some(reason),
+        progress: None,
+        rollout: Some(release.rollout.clone()),
+        digest: Some(release.digest),
+        ..before
+    }
 }
 
 #[cfg(test)]

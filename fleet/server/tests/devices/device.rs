@@ -72,6 +72,9 @@ impl Objects for Memory {
     }
 
     fn write(&mut self, _: &Path, _: WriteMode, entries: &[Entry]) -> Result<(), ObjectError> {
+        if self.0.contains_key(&(26241, FULL)) {
+            return Err(ObjectError::Failed("no_room".to_owned()));
+        }
         for entry in entries {
             let [object, _, resource] = *entry.path.ids() else { return Err(ObjectError::NotFound) };
             self.0.insert((object, resource), Reading::Single(entry.value.clone()));
@@ -87,6 +90,9 @@ impl Objects for Memory {
         Ok(())
     }
 }
+
+/// A resource of object 26241 that a device has as long as its disk is full: then it takes no order.
+pub(crate) const FULL: u16 = 999;
 
 /// What a test tells a running device.
 pub(crate) enum Order {

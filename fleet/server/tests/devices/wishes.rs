@@ -2,13 +2,13 @@
 
 use std::{path::Path, sync::Arc};
 
-use fleet_api::{Audience, Consent, CreateRollout, FailureThreshold, PageQuery, RolloutAction};
+use fleet_api::{Audience, Consent, CreateRollout, FailureThreshold, PageQuery, RolloutAction, RolloutDeviceQuery};
 use fleet_store::{MetadataFile, Publication, ReleaseRow, RepositoryRow, Store};
 use protocol_lwm2m::client::Reading;
-use protocol_types::{AccountName, Digest, SecurityVersion, UnixSeconds};
+use protocol_types::{AccountName, DeviceState, Digest, ReasonCode, SecurityVersion, UnixSeconds};
 
 use crate::{
-    device::{Device, News, Order},
+    device::{Device, FULL, News, Order},
     service::{Service, until},
 };
 
@@ -161,6 +161,25 @@ async fn a_recovery_key_that_a_device_reports_is_handed_out_as_it_came_and_with_
     let events = service.admin.events(&PageQuery { limit: Some(500), ..PageQuery::default() }).await.unwrap().items;
     let fetched = events.iter().rfind(|event| event.kind == "device.recovery_key_fetched").unwrap();
     assert!(fetched.data["by"].is_string() && fetched.subject == "devices/gate-42", "{fetched:?}");
+}
+
+#[tokio::test]
+async fn a_device_that_cannot_keep_a_wish_says_why_and_the_rollout_fails_on_it() {
+    let service = Service::start_with(publish).await;
+    let factory = service.trusted_factory().await;
+    let mut device = Device::start(&service, factory.device("default", "gate-42"), "gate-42");
+    device.registered().await;
+    until("the first report", async || service.device("gate-42").await?.device.report).await;
+    device.order(Order::Set(FULL, "".into())).await;
+    let rollout = roll_out(&service).await.parse().unwrap();
+    let failed = until("the rollout fails on the device", async || {
+        let devices = service.admin.rollout_devices(&rollout, &RolloutDeviceQuery::default()).await.unwrap().items;
+        devices.into_iter().find(|device| device.state == DeviceState::Failed)
+    })
+    .await;
+    assert_eq!(failed.reason.unwrap().code, ReasonCode::NoRoom);
+    let report = service.device("gate-42").await.unwrap().device.report.unwrap();
+    assert_eq!(report.running_version.as_deref(), Some("1.0.0"), "what runs is as it was");
 }
 
 async fn hear_reset(device: &mut Device) {
