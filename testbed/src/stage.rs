@@ -42,6 +42,19 @@ impl Stage {
     /// # Errors
     /// If a program was not built, the folder cannot be written, or the service does not start.
     pub fn set(folder: &Path, endpoint: &'static str, patience: Duration) -> anyhow::Result<Self> {
+        Self::set_with(folder, endpoint, patience, &[])
+    }
+
+    /// As [`Stage::set`], with flags for the service.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn set_with(
+        folder: &Path,
+        endpoint: &'static str,
+        patience: Duration,
+        service_flags: &[&str],
+    ) -> anyhow::Result<Self> {
         for name in ["bin", "device"] {
             fs::create_dir_all(folder.join(name)).with_context(|| format!("cannot make {}", folder.display()))?;
         }
@@ -49,7 +62,7 @@ impl Stage {
         for name in ["mbl-host-board", "mbl-agent", "mbl-updater", "mbl-apps"] {
             fs::copy(program(name)?, folder.join("bin").join(name)).with_context(|| format!("cannot copy {name}"))?;
         }
-        Self::around(folder, endpoint, patience, &[])
+        Self::around(folder, endpoint, patience, service_flags)
     }
 
     /// As [`Stage::set`], around a device of another kind, for which the service may need flags.

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use fleet_server::{Clock, Config, Random, make_first_token, run};
+use fleet_server::{Clock, Config, Random, back_up, make_first_token, restore, run};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +22,28 @@ enum Verb {
     Run(RunFlags),
     /// Make a new first token in `DATA_DIR/first-token`, for an operator who has lost every administrator's token.
     FirstToken(FileFlags),
+    /// Back up everything that the service keeps, while it runs; the file holds its keys.
+    Backup(BackupFlags),
+    /// Restore a backup into a new data directory.
+    Restore(RestoreFlags),
+}
+
+#[derive(Args)]
+struct BackupFlags {
+    #[command(flatten)]
+    file: FileFlags,
+    /// The new file.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+#[derive(Args)]
+struct RestoreFlags {
+    #[command(flatten)]
+    file: FileFlags,
+    /// The backup.
+    #[arg(long, value_name = "FILE")]
+    from: PathBuf,
 }
 
 #[derive(Args)]
@@ -125,6 +147,20 @@ fn act(cli: Cli) -> anyhow::Result<()> {
             let config = flags.config()?;
             start_logs(config.log_json);
             Ok(runtime.block_on(make_first_token(&config, Clock::system(), Random::system()))?)
+        }
+        Verb::Backup(flags) => {
+            let config = flags.file.config()?;
+            start_logs(config.log_json);
+            let made = runtime.block_on(back_up(&config, &flags.out, &Clock::system()))?;
+            tracing::info!(file = %flags.out.display(), members = made.members, "backup made");
+            Ok(())
+        }
+        Verb::Restore(flags) => {
+            let config = flags.file.config()?;
+            start_logs(config.log_json);
+            let restored = runtime.block_on(restore(&config, &flags.from))?;
+            tracing::info!(data_dir = %config.data_dir.display(), members = restored.members, "backup restored");
+            Ok(())
         }
     }
 }

@@ -97,3 +97,37 @@ impl Metrics {
         Ok(text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    const DASHBOARD: &str = include_str!("../../../deploy/grafana/mbl-service.json");
+
+    #[test]
+    fn the_dashboard_has_a_panel_for_each_counter_and_no_other() {
+        let metrics = Metrics::new();
+        // A family without a member is not in the text.
+        let labels = RequestLabels { method: "GET".to_owned(), route: "/healthz".to_owned(), status: 200 };
+        metrics.requests.get_or_create(&labels).inc();
+        metrics.connections.get_or_create(&PortLabels { port: "api" }).inc();
+        metrics.handshakes.get_or_create(&HandshakeLabels { port: "lwm2m", result: "well" }).inc();
+        metrics.refused(ReasonCode::NoContact);
+        let text = metrics.text().unwrap();
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+        let counted: BTreeSet<&str> = types.collect();
+
+        let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
+        let panels = dashboard["panels"].as_array().unwrap();
+        let mut asked = BTreeSet::new();
+        for target in panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap()) {
+            let words = target["expr"].as_str().unwrap().split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            asked.extend(words.filter(|word| word.starts_with("mbl_")).map(|word| word.trim_end_matches("_total")));
+        }
+        assert_eq!(asked, counted);
+    }
+}

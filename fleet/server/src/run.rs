@@ -10,6 +10,7 @@ use std::{
 };
 
 use fleet_store::{Signals, Store, StoreError};
+use sd_notify::NotifyState;
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -18,11 +19,13 @@ use crate::{
     artifact_files::ArtifactFiles,
     artifact_port,
     authority::{Authority, AuthorityError},
+    backup::RESTORING,
     device_trust,
     first_token::{self, FirstTokenError},
     fleet::Fleet,
     https,
     lwm2m::{self, Devices, Duty, Port, PresenceRecorder},
+    manager,
     metrics::Metrics,
     repository, rest, rollouts,
     signals::LocalSignals,
@@ -57,6 +60,9 @@ pub enum RunError {
     /// The keys of the service cannot be opened.
     #[error("cannot open the keys of the service")]
     Authority(#[from] AuthorityError),
+    /// A restore into the data directory did not come to its end.
+    #[error("a restore into {} did not come to its end; empty the folder and restore again", .0.display())]
+    Restoring(PathBuf),
     /// The ports have no certificates.
     #[error("cannot prepare TLS")]
     Tls(#[from] TlsError),
@@ -146,15 +152,18 @@ async fn serve(fleet: &Fleet, ports: Ports) -> Result<(), RunError> {
     serve_devices(fleet, &mut tasks, (ports.bootstrap, ports.lwm2m))?;
     tasks.spawn(named("timestamps", repository::keep_fresh(fleet.clone())));
     tasks.spawn(named("rollouts", rollouts::reconcile(fleet.clone())));
+    tasks.spawn(named("manager", manager::keep_alive(fleet.clone())));
 
     let data_dir = &fleet.config.data_dir;
     fleet.addresses.write(data_dir).map_err(at_data_dir(data_dir))?;
     let at = &fleet.addresses;
     tracing::info!(api = %at.api, bootstrap = %at.bootstrap, lwm2m = %at.lwm2m, artifacts = %at.artifacts, "service up");
+    manager::tell(NotifyState::Ready);
 
     let first = tasks.join_next().await;
     let asked = fleet.stop.is_cancelled();
     fleet.stop.cancel();
+    manager::tell(NotifyState::Stopping);
     tracing::info!("service stopping");
     let rest = async { while tasks.join_next().await.is_some() {} };
     if timeout(Duration::from_secs(fleet.config.grace_s), rest).await.is_err() {
@@ -223,13 +232,16 @@ fn at_data_dir(data_dir: &Path) -> impl FnOnce(io::Error) -> RunError {
 }
 
 /// Makes the data directory, for the service's own user alone, and keeps other services out as long as the file is held.
-fn occupy(data_dir: &Path) -> Result<fs::File, RunError> {
+pub(crate) fn occupy(data_dir: &Path) -> Result<fs::File, RunError> {
     let prepare = || {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir)?;
         fs::set_permissions(data_dir, fs::Permissions::from_mode(0o700))?;
         fs::OpenOptions::new().create(true).truncate(false).write(true).open(data_dir.join("lock"))
     };
     let file = prepare().map_err(at_data_dir(data_dir))?;
+    if data_dir.join(RESTORING).exists() {
+        return Err(RunError::Restoring(data_dir.to_owned()));
+    }
     match file.try_lock() {
         Ok(()) => {
             // What a killed service left behind names ports that may be somebody else's by now.

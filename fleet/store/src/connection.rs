@@ -49,16 +49,7 @@ const READERS: u32 = 4;
 impl Store {
     /// Opens or makes the embedded database in `file` and brings it to the newest migration.
     pub async fn open_file(file: &Path, signals: Arc<dyn Signals>, now: UnixSeconds) -> Result<Self, StoreError> {
-        let mut url = String::from("sqlite://");
-        for byte in file.as_os_str().as_encoded_bytes() {
-            // Everything but plain path characters is escaped, so that no file name can be read as an option.
-            match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => url.push(char::from(*byte)),
-                other => url.push_str(&format!("%{other:02X}")),
-            }
-        }
-        url.push_str("?mode=rwc");
-        Self::open(&url, signals, now).await
+        Self::open(&sqlite_url(file, "rwc"), signals, now).await
     }
 
     /// Opens the database at `url` (`sqlite://…` or `postgres://…`) and brings it to the newest migration.
@@ -128,6 +119,19 @@ impl Store {
             }
         }
     }
+}
+
+/// The address of the embedded database in `file`, to be opened in this mode of SQLite.
+pub(crate) fn sqlite_url(file: &Path, mode: &str) -> String {
+    let mut url = String::from("sqlite://");
+    for byte in file.as_os_str().as_encoded_bytes() {
+        // Everything but plain path characters is escaped, so that no file name can be read as an option.
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => url.push(char::from(*byte)),
+            other => url.push_str(&format!("%{other:02X}")),
+        }
+    }
+    url + "?mode=" + mode
 }
 
 /// The queries of one account. There is no way from here to another one.

@@ -1,14 +1,10 @@
 //! Opens databases for the tests of every table: SQLite in a folder of its own, or PostgreSQL when one of its tests says so.
 
-use std::{
-    fs,
-    os::unix::{fs::MetadataExt, fs::chown, process::CommandExt},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+mod postgres;
 
+use std::{path::Path, process::Command, sync::Arc};
+
+use postgres::Server;
 use protocol_types::{AccountName, UnixSeconds};
 use sqlx::{Executor, Row};
 
@@ -74,79 +70,6 @@ async fn new_database(server: &str) -> String {
     pool.execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.unwrap();
     pool.close().await;
     format!("{server}&dbname={name}")
-}
-
-/// A PostgreSQL server on a socket in a folder of its own.
-struct Server {
-    process: Child,
-    folder: tempfile::TempDir,
-}
-
-impl Server {
-    fn start() -> Self {
-        let programs = programs();
-        let folder = tempfile::Builder::new().prefix("pg").tempdir_in("/tmp").unwrap();
-        let owner = server_owner();
-        if let Some((user, group)) = owner {
-            chown(folder.path(), Some(user), Some(group)).unwrap();
-        }
-        let run = |program: &str| {
-            let mut command = Command::new(programs.join(program));
-            command.current_dir(folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            if let Some((user, group)) = owner {
-                command.uid(user).gid(group);
-            }
-            command
-        };
-        let data = folder.path().join("data");
-        let made = run("initdb").args(["--username=postgres", "--auth=trust", "-D"]).arg(&data).status().unwrap();
-        assert!(made.success(), "initdb failed in {}", data.display());
-        let process = run("postgres")
-            .args(["-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=200"])
-            .arg("-k")
-            .arg(folder.path())
-            .arg("-D")
-            .arg(&data)
-            .spawn()
-            .unwrap();
-        let server = Self { process, folder };
-        let (socket, begun) = (server.folder.path().join(".s.PGSQL.5432"), Instant::now());
-        let (_keep, wait) = std::sync::mpsc::channel::<()>();
-        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
-            assert!(begun.elapsed() < Duration::from_secs(30), "postgres does not listen on {}", socket.display());
-            assert!(wait.recv_timeout(Duration::from_millis(50)).is_err());
-        }
-        server
-    }
-
-    fn url(&self) -> String {
-        format!("postgres://postgres@localhost/?host={}", self.folder.path().display())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // SIGINT is the server's fast and orderly end; SIGKILL would leave its own children behind.
-        let ended = Command::new("sh").args(["-c", "kill -INT $0", &self.process.id().to_string()]).status();
-        drop((ended, self.process.wait()));
-    }
-}
-
-fn programs() -> PathBuf {
-    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let found = versions.map(|version| version.path().join("bin")).filter(|bin| bin.join("initdb").exists()).max();
-    found.expect("PostgreSQL is not installed: run `apt-get install -y --no-install-recommends postgresql`")
-}
-
-/// PostgreSQL refuses to run as root; then it runs as the user of the Debian package.
-fn server_owner() -> Option<(u32, u32)> {
-    if fs::metadata("/proc/self").unwrap().uid() != 0 {
-        return None;
-    }
-    let users = fs::read_to_string("/etc/passwd").unwrap();
-    let line = users.lines().find(|line| line.starts_with("postgres:")).expect("there is a user `postgres`");
-    let fields: Vec<&str> = line.split(':').collect();
-    Some((fields[2].parse().unwrap(), fields[3].parse().unwrap()))
 }
 
 /// Runs every test of this crate once more, each in a database of the server.

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a journey that meets an obstacle has failed")]
 
 mod app;
+mod backup;
 mod cli;
 mod directory;
 mod fleet;
@@ -15,6 +16,9 @@ mod os_tee;
 mod os_tee_firmware;
 mod os_tee_store;
 mod os_tee_update;
+#[path = "../../../fleet/store/src/tests/postgres.rs"]
+#[expect(clippy::expect_used, reason = "it says what is missing")]
+mod postgres;
 mod site;
 mod update;
 mod world;

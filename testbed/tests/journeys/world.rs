@@ -26,10 +26,15 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Self {
+        Self::on(&[])
+    }
+
+    /// A world whose service has these flags.
+    pub(crate) fn on(service_flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // The agent is an unprivileged user, who must be able to walk to its program and its folder.
         fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let stage = Stage::set(folder.path(), ENDPOINT, PATIENCE).unwrap();
+        let stage = Stage::set_with(folder.path(), ENDPOINT, PATIENCE, service_flags).unwrap();
         let mut world = Self { stage, _folder: folder };
         world.provision();
         world.power_on();
