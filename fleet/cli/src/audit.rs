@@ -1,7 +1,7 @@
 //! `mbl audit`: what was done in the account and by whom; as a file that anybody can verify without the service.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{File, OpenOptions},
     io::{BufRead as _, BufReader, Read as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
@@ -83,7 +83,8 @@ async fn list(principal: Option<&str>, session: &Session) -> anyhow::Result<()> 
 }
 
 async fn export(file: &Path, after: Option<u64>, session: &Session) -> anyhow::Result<()> {
-    let mut pieces = session.client()?.export_audit(&AuditExportQuery { after }).await.map_err(service_error)?;
+    let pieces = session.client()?.export_audit(&AuditExportQuery { after }).await.map_err(service_error)?;
+    let mut pieces = std::pin::pin!(pieces);
     let cannot = || format!("cannot write {}", file.display());
     let options = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(file);
     let mut written = options.with_context(cannot)?;
@@ -119,7 +120,6 @@ fn verify(file: &Path, head: Option<&str>, session: &Session) -> anyhow::Result<
         return Err(Failure::new(Exit::Failed, message).hint("entries were cut off the end, or added to it").into());
     }
     let first = chain.first().unwrap_or(last);
-    let value =
-        json!({ "account": account, "first": first, "last": last, "head": hash, "bytes": fs::metadata(file)?.len() });
+    let value = json!({ "account": account, "first": first, "last": last, "head": hash });
     session.printer.data(&value, format_args!("{account} entries {first} to {last} are whole, head {hash}"))
 }
