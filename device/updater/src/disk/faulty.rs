@@ -316,6 +316,10 @@ impl Disk for FaultyDisk {
             assert!(matches!(place, Place::File(..)), "a write leaves its slot");
             content.volatile.resize(at + bytes.len(), 0);
         }
+        if *place == Place::IdleFirmware && content.volatile[at..at + bytes.len()] != *bytes {
+            // Flash is erased from where it is written on.
+            content.volatile[at..].fill(0xff);
+        }
         content.volatile[at..at + bytes.len()].copy_from_slice(bytes);
         if cut { Err(dead()) } else { Ok(()) }
     }

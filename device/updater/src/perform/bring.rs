@@ -66,6 +66,13 @@ enum Awaited {
     Blocks { until: u64 },
 }
 
+/// Where a block was found on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    InPlace,
+    InRunningSlot,
+}
+
 /// Where a section goes.
 pub(super) fn place_of(name: SectionName, slot: Slot) -> Place {
     match name {
@@ -103,8 +110,9 @@ impl<D: Disk, P: Peers> Updater<D, P> {
         };
         let sibling = match section.name {
             SectionName::Root | SectionName::Verity => Some(place_of(section.name, slot.other())),
-            // A running entry goes by a name of its own, so the staged one starts from what was left in its place.
-            SectionName::Uki => None,
+            SectionName::Uki => {
+                self.storage.newest_entry(slot.other())?.map(|it| Place::file(Folder::Esp, it.to_string()))
+            }
             SectionName::Firmware => Some(Place::BootedFirmware),
         };
         self.asked = None;
@@ -169,33 +177,52 @@ impl<D: Disk, P: Peers> Updater<D, P> {
         Ok(Some(end))
     }
 
+    /// Reads block `index` from its place or from the running slot; says who has it, and its length.
+    fn look(
+        &self,
+        Transfer { lists, index: section, target, sibling, .. }: &Transfer,
+        index: u64,
+        block: &mut [u8; BLOCK],
+    ) -> Result<Option<(Found, usize)>, StorageError> {
+        let Some(list) = lists.get(section) else { return Ok(None) };
+        let (at, length) = (BlockList::start(index), list.length(index));
+        let Some(into) = block.get_mut(..length) else { return Ok(None) };
+        for (place, found) in [(Some(target), Found::InPlace), (sibling.as_ref(), Found::InRunningSlot)] {
+            if let Some(place) = place
+                && self.storage.read(place, at, into)? == length
+                && list.holds(index, into)
+            {
+                return Ok(Some((found, length)));
+            }
+        }
+        Ok(None)
+    }
+
     /// Whether block `index` stands in its place, or could be copied there from the running slot.
     fn find_here(&mut self, transfer: &mut Transfer, index: u64) -> Result<bool, StorageError> {
-        let Transfer { lists, traffic, target, sibling, .. } = transfer;
-        let Some(list) = lists.get(&transfer.index) else { return Ok(false) };
-        let (mut block, at) = ([0; BLOCK], BlockList::start(index));
-        let Some(into) = block.get_mut(..list.length(index)) else { return Ok(false) };
-        let length = u64::try_from(into.len()).unwrap_or(0);
-        if self.storage.read(target, at, into)? == into.len() && list.holds(index, into) {
-            traffic.kept += length;
-            return Ok(true);
+        let mut block = [0; BLOCK];
+        let Some((found, length)) = self.look(transfer, index, &mut block)? else { return Ok(false) };
+        let bytes = block.get(..length).unwrap_or_default();
+        let (traffic, length) = (&mut transfer.traffic, u64::try_from(length).unwrap_or(0));
+        match found {
+            Found::InPlace => traffic.kept += length,
+            Found::InRunningSlot => {
+                self.storage.write(&transfer.target, BlockList::start(index), bytes)?;
+                traffic.copied += length;
+                traffic.written += length;
+            }
         }
-        let Some(sibling) = sibling else { return Ok(false) };
-        if self.storage.read(sibling, at, into)? == into.len() && list.holds(index, into) {
-            self.storage.write(target, at, into)?;
-            traffic.copied += length;
-            traffic.written += length;
-            return Ok(true);
-        }
-        Ok(false)
+        Ok(true)
     }
 
     /// Asks for the run of blocks from the first needed one on that are nowhere on the device.
     fn ask_for_blocks(&mut self, transfer: &mut Transfer) -> Result<(), Reason> {
         let (from, mut until) = (transfer.from, transfer.from + 1);
+        let mut block = [0; BLOCK];
         let Some(count) = transfer.lists.get(&transfer.index).map(BlockList::count) else { return Ok(()) };
         while until < count && until - from < FETCH_BLOCKS {
-            if self.find_here(transfer, until).map_err(|e| Reason::from(&e))? {
+            // Nothing is copied yet: flash may erase what lies behind the blocks that are still to come.
+            if self.look(transfer, until, &mut block).map_err(|e| Reason::from(&e))?.is_some() {
                 break;
             }
             until += 1;

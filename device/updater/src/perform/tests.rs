@@ -441,6 +441,18 @@ fn new_firmware_with_the_same_system_is_tried_and_firmware_that_runs_already_is_
 }
 
 #[test]
+fn firmware_that_differs_in_its_first_block_is_whole_although_flash_loses_what_lies_behind_a_write() {
+    let mut device = Device::with_firmware();
+    let mut newer = package(1, 3);
+    newer[16] ^= 1;
+    device.account.firmware = Some(newer.clone());
+    device.want(&Contents::new("1.1.0", old_image()));
+    let status = device.settle(Luck::None);
+    assert_eq!(status.phase, Phase::Succeeded, "{status:?}");
+    assert_eq!(status.running.firmware.unwrap().digest, Some(Digest::of(&newer)));
+}
+
+#[test]
 fn firmware_that_is_no_package_or_that_the_board_has_no_slot_for_is_refused_before_anything_is_armed() {
     let mut torn = package(9, 4);
     torn.truncate(9000);
@@ -641,6 +653,18 @@ fn blocks_that_the_device_has_are_not_asked_for() {
     let status = device.settle(Luck::None);
     assert_eq!((status.phase, status.running.slot), (Phase::Succeeded, Slot::A));
     assert_eq!(device.disk.slot_bytes_written(), before, "the old image was still in its slot");
+}
+
+#[test]
+fn blocks_that_the_kernel_image_has_in_common_with_the_one_that_runs_are_not_asked_for() {
+    let mut device = Device::with_trees();
+    device.want(&Contents::new("1.1.0", padded(new_image())));
+    assert_eq!(device.settle(Luck::None).phase, Phase::Succeeded);
+    let traffic = Storage::new(device.disk.clone()).load(Folder::State, "traffic.json", 1 << 16).unwrap().unwrap();
+    let traffic: serde_json::Value = serde_json::from_slice(&traffic).unwrap();
+    // Six blocks of the root, its tree, and of the kernel image the one with the command line; zeros behind it stand there anyway.
+    let [fetched, copied, kept] = ["fetched", "copied", "kept"].map(|part| traffic[part].as_u64().unwrap());
+    assert_eq!((fetched, copied, kept), ((6 + 2 + 1) * 4096, (7 + 1) * 4096, 9000 % 4096), "{traffic}");
 }
 
 #[test]

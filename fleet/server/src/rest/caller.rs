@@ -32,6 +32,8 @@ pub(crate) struct Caller<N> {
     pub(crate) account: AccountScope,
     /// Who asks.
     pub(crate) caller: access::Caller,
+    /// The token's id, for what goes on record.
+    pub(crate) token: String,
     scope: PhantomData<N>,
 }
 
@@ -41,9 +43,12 @@ impl<N: Need> FromRequestParts<Fleet> for Caller<N> {
     async fn from_request_parts(parts: &mut Parts, _: &Fleet) -> Reply<Self> {
         // A route that the description does not know, or describes with another scope, was not decided upon.
         match parts.extensions.get::<Admitted>().filter(|admitted| admitted.scope == N::SCOPE) {
-            Some(Admitted { account, caller, .. }) => {
-                Ok(Self { account: account.clone(), caller: caller.clone(), scope: PhantomData })
-            }
+            Some(Admitted { account, caller, token, .. }) => Ok(Self {
+                account: account.clone(),
+                caller: caller.clone(),
+                token: token.clone(),
+                scope: PhantomData,
+            }),
             None => {
                 tracing::error!(
                     path = parts.uri.path(),

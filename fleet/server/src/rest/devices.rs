@@ -7,10 +7,12 @@ use axum::{
 };
 use fleet_api::{
     AttributeValue, ChangeAttributes, ChangeDevice, ChangeTags, DesiredRelease, Device, DeviceCertificate,
-    DeviceDetail, DeviceQuery, DeviceReport, InstalledComponent, Page, PageQuery, Standing, SuspendDevice, forms,
+    DeviceDetail, DeviceQuery, DeviceRecoveryKey, DeviceRecoveryKeys, DeviceReport, InstalledComponent, Page,
+    PageQuery, Standing, SuspendDevice, forms,
 };
 use fleet_store::{
-    AccountScope, CertificateRow, ComponentRow, DesiredRow, DeviceChange, DeviceRow, Filter, Labels, is_key,
+    AccountScope, CertificateRow, ComponentRow, DesiredRow, DeviceChange, DeviceRow, Filter, Labels, RecoveryRow,
+    is_key,
 };
 use protocol_types::{EndpointName, GroupName, UnixSeconds};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -40,6 +42,7 @@ pub(super) fn router() -> OpenApiRouter<Fleet> {
         .routes(routes!(suspend))
         .routes(routes!(resume))
         .routes(routes!(factory_reset))
+        .routes(routes!(recovery))
 }
 
 const fn standing_view(standing: fleet_store::Standing) -> Standing {
@@ -127,6 +130,11 @@ fn certificate_view(row: CertificateRow) -> DeviceCertificate {
         not_after: row.not_after,
         first_used: row.first_used,
     }
+}
+
+fn recovery_view(row: RecoveryRow) -> DeviceRecoveryKey {
+    let RecoveryRow { sealed, received } = row;
+    DeviceRecoveryKey { volume: sealed.volume, recipient: sealed.recipient, sealed: sealed.sealed, received }
 }
 
 fn component_view(row: ComponentRow) -> InstalledComponent {
@@ -325,6 +333,20 @@ async fn factory_reset(
 ) -> Reply<Json<Device>> {
     let row = who.account.ask_reset(&endpoint, fleet.clock.now()).await?;
     Ok(Json(labelled_one(&who.account, row).await?))
+}
+
+/// The recovery keys of a device's state, sealed to the account: only its offline recovery key opens them. Each fetch is an event that
+/// names the token.
+#[utoipa::path(get, path = "/devices/{endpoint}/recovery", tag = "devices", operation_id = "fetch_recovery_keys",
+    params(("endpoint" = String, Path, description = "The device's name")),
+    security(("token" = ["operate"])), responses((status = 200, description = "The sealed keys", body = DeviceRecoveryKeys)))]
+async fn recovery(
+    State(fleet): State<Fleet>,
+    who: Caller<need::Operate>,
+    Segments(endpoint): Segments<EndpointName>,
+) -> Reply<Json<DeviceRecoveryKeys>> {
+    let rows = who.account.fetch_recovery_keys(&endpoint, &who.token, fleet.clock.now()).await?;
+    Ok(Json(DeviceRecoveryKeys { items: rows.into_iter().map(recovery_view).collect() }))
 }
 
 /// Forgets a device and its certificates. It may come back only if an enrolment still allows it.

@@ -41,6 +41,8 @@ pub(crate) struct Admitted {
     pub(crate) scope: TokenScope,
     /// Who asks.
     pub(crate) caller: access::Caller,
+    /// Id of the token that was shown.
+    pub(crate) token: String,
 }
 
 /// Lets requests through that may reach their handler, and those to paths that are open to everybody.
@@ -62,7 +64,12 @@ pub(crate) async fn admit(State(fleet): State<Fleet>, request: Request, next: Ne
     let changes = !matches!(parts.method, Method::GET | Method::HEAD);
     let (account, answer) = match Box::pin(enter(&fleet, &mut parts, (&action, &shown, &acting))).await {
         Ok(account) => {
-            let admitted = Admitted { account: account.clone(), scope: action.scope, caller: shown.caller.clone() };
+            let admitted = Admitted {
+                account: account.clone(),
+                scope: action.scope,
+                caller: shown.caller.clone(),
+                token: shown.token.id.clone(),
+            };
             parts.extensions.insert(admitted);
             (account, next.run(Request::from_parts(parts, body)).await)
         }
