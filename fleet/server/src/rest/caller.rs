@@ -43,12 +43,9 @@ impl<N: Need> FromRequestParts<Fleet> for Caller<N> {
     async fn from_request_parts(parts: &mut Parts, _: &Fleet) -> Reply<Self> {
         // A route that the description does not know, or describes with another scope, was not decided upon.
         match parts.extensions.get::<Admitted>().filter(|admitted| admitted.scope == N::SCOPE) {
-            Some(Admitted { account, caller, token, .. }) => Ok(Self {
-                account: account.clone(),
-                caller: caller.clone(),
-                token: token.clone(),
-                scope: PhantomData,
-            }),
+            Some(Admitted { account, caller, token, .. }) => {
+                Ok(Self { account: account.clone(), caller: caller.clone(), token: token.clone(), scope: PhantomData })
+            }
             None => {
                 tracing::error!(
                     path = parts.uri.path(),
