@@ -23,11 +23,7 @@ pub(crate) struct Session {
 impl Session {
     /// A client of the chosen service.
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
-        let client = connect(&self.context.load()?)?;
-        Ok(match self.context.account() {
-            Some(account) => client.in_account(account.clone()),
-            None => client,
-        })
+        connect(&self.context.load()?)
     }
 
     /// The present.
