@@ -10,13 +10,12 @@ fn updates_although_it_is(year: &str) {
     let mut site = Site::registered(&first);
     site.machine.arguments(&["-rtc", &format!("base={year}-01-01T00:00:00")]);
     site.power_on();
-    let date = site.shell("date +%Y");
     let rollout = site.roll_out(&Release::of_os("1.1.0", &newer));
     site.until_rollout(&rollout, "succeeded");
     site.until_runs("1.1.0", "b");
-    // systemd knows that it cannot be before the image was made.
-    let wrong = date.trim().parse::<u32>().unwrap();
-    assert!(wrong.to_string() == year || year == "1970", "the clock was right: {date}");
+    // Neither what the kernel took for the time nor what systemd made of it may matter.
+    let said = site.machine.said();
+    assert!(said.contains(&format!("setting system clock to {year}-")), "the clock was right: {said}");
 }
 
 #[test]
