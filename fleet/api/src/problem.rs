@@ -65,7 +65,7 @@ problems! {
     /// The token works but does not allow this.
     ScopeMissing = "scope_missing", 403, "The token does not allow this", "use a token with the scope that the detail names";
     /// No role of the caller allows this, or a policy forbids it.
-    AccessDenied = "access_denied", 403, "The policies do not allow this", "an administrator sees why at `/access-check`";
+    AccessDenied = "access_denied", 403, "The policies do not allow this", "an administrator sees why with `mbl access check`";
     /// The account has nothing there.
     NotFound = "not_found", 404, "There is nothing here", "check the name; a token sees only its own account";
     /// The resource does not know this method.
