@@ -14,6 +14,10 @@ pub struct Account {
     pub name: AccountName,
     /// What people call it.
     pub title: String,
+    /// The account that it stands below; roles and policies there also hold here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub parent: Option<AccountName>,
     /// When it was made, in Unix seconds.
     #[schema(value_type = u64)]
     pub created: UnixSeconds,
@@ -30,6 +34,20 @@ pub struct CreateAccount {
     #[serde(default)]
     #[schema(max_length = 200)]
     pub title: String,
+    /// The account that it stands below: the caller's own or one below that. Administrators of `default` may leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub parent: Option<AccountName>,
+}
+
+/// Moves an account in the tree.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeAccount {
+    /// The account that it stands below from now on; `null` for none.
+    #[serde(deserialize_with = "Option::deserialize")]
+    #[schema(value_type = Option<String>, required = true)]
+    pub parent: Option<AccountName>,
 }
 
 /// A new account and the first token in it.
@@ -52,7 +70,12 @@ impl Client {
         self.get(&format!("/accounts/{name}"), &()).await
     }
 
-    /// Makes an account; only tokens of the account `default` with scope `admin` may.
+    /// Moves an account in the tree.
+    pub async fn change_account(&self, name: &AccountName, change: &ChangeAccount) -> Result<Account, ClientError> {
+        self.patch(&format!("/accounts/{name}"), change, None).await
+    }
+
+    /// Makes an account; administrators of `default` may, and of an account below which it is to stand.
     pub async fn create_account(&self, account: &CreateAccount) -> Result<CreatedAccount, ClientError> {
         self.post("/accounts", account).await
     }

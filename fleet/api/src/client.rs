@@ -2,10 +2,11 @@
 
 use std::{fmt, time::Duration};
 
+use protocol_types::AccountName;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{BASE_PATH, Problem};
+use crate::{ACCOUNT_HEADER, BASE_PATH, Problem};
 
 /// Where the service is, how to know it, and who asks.
 #[derive(Clone)]
@@ -77,6 +78,7 @@ pub struct Client {
     http: reqwest::Client,
     address: String,
     token: Option<String>,
+    account: Option<AccountName>,
 }
 
 impl fmt::Debug for Client {
@@ -99,7 +101,13 @@ impl Client {
             .build()
             .map_err(ClientError::Authority)?;
         let address = config.address.trim_end_matches('/').to_owned();
-        Ok(Self { http, address, token: config.token.clone() })
+        Ok(Self { http, address, token: config.token.clone(), account: None })
+    }
+
+    /// The same client, which asks about an account below its own.
+    #[must_use]
+    pub fn in_account(self, account: AccountName) -> Self {
+        Self { account: Some(account), ..self }
     }
 
     /// Whether the service is ready to answer.
@@ -111,6 +119,10 @@ impl Client {
     /// A request with the token, to a path below [`BASE_PATH`].
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let request = self.http.request(method, format!("{}{BASE_PATH}{path}", self.address));
+        let request = match &self.account {
+            Some(account) => request.header(ACCOUNT_HEADER, account.as_str()),
+            None => request,
+        };
         match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
-    Account, Artifact, Authority, Denial, Device, Enrolment, Event, Group, GroupMember, Release, Rollout,
-    RolloutDevice, SavedFilter, Token,
+    Account, Artifact, AuditRecord, Authority, Denial, Device, Enrolment, Event, Group, GroupMember, Release,
+    RoleBinding, Rollout, RolloutDevice, SavedFilter, ServiceAccount, Token,
 };
 
 /// One page of a list.
@@ -62,6 +62,7 @@ pub mod forms {
     forms! {
         AccountPage of Account,
         ArtifactPage of Artifact,
+        AuditPage of AuditRecord,
         AuthorityPage of Authority,
         DenialPage of Denial,
         DevicePage of Device,
@@ -70,9 +71,11 @@ pub mod forms {
         GroupPage of Group,
         GroupMemberPage of GroupMember,
         ReleasePage of Release,
+        RoleBindingPage of RoleBinding,
         RolloutPage of Rollout,
         RolloutDevicePage of RolloutDevice,
         SavedFilterPage of SavedFilter,
+        ServiceAccountPage of ServiceAccount,
         TokenPage of Token,
     }
 }

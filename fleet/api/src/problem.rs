@@ -48,6 +48,8 @@ problems! {
     MalformedRequest = "malformed_request", 400, "The request cannot be read", "compare the request with openapi.json";
     /// A filter cannot be read; `at` and `length` say which characters are to blame.
     MalformedFilter = "malformed_filter", 422, "The filter cannot be read", "the language is described in docs/formats/filter.md";
+    /// A policy cannot be read, or speaks of what there is not; `at` and `length` say which characters are to blame.
+    MalformedPolicy = "malformed_policy", 422, "The policy cannot be read", "what policies may speak of is at `/access-schema`";
     /// A value has the right form but is not allowed.
     InvalidValue = "invalid_value", 422, "A value is not allowed", "";
     /// No token was sent.
@@ -58,8 +60,12 @@ problems! {
     TokenExpired = "token_expired", 401, "The token has expired", "make a token with `mbl service token`";
     /// The token was revoked.
     TokenRevoked = "token_revoked", 401, "The token was revoked", "make a token with `mbl service token`";
+    /// The user or service account may not act.
+    PrincipalDisabled = "principal_disabled", 401, "The principal is disabled", "ask an administrator of its account";
     /// The token works but does not allow this.
     ScopeMissing = "scope_missing", 403, "The token does not allow this", "use a token with the scope that the detail names";
+    /// No role of the caller allows this, or a policy forbids it.
+    AccessDenied = "access_denied", 403, "The policies do not allow this", "an administrator sees why with `mbl access check`";
     /// The account has nothing there.
     NotFound = "not_found", 404, "There is nothing here", "check the name; a token sees only its own account";
     /// The resource does not know this method.
@@ -88,6 +94,8 @@ problems! {
     DigestMismatch = "digest_mismatch", 422, "The bytes do not have the announced digest", "upload the artifact again from the build";
     /// The account would hold more than it may.
     OverQuota = "over_quota", 422, "The account is full", "raise `limits.account_bytes` of the service";
+    /// The account asks more often than it may.
+    RateLimited = "rate_limited", 429, "The account asks too often", "wait as long as `Retry-After` says; `limits.account_requests_per_s` of the service sets the rate";
     /// The service failed; its log says more.
     Internal = "internal", 500, "The service failed", "look for the request id in the log of the service";
     /// The service cannot answer now.

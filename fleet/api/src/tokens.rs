@@ -67,6 +67,9 @@ pub struct Token {
     pub name: String,
     /// What it allows.
     pub scopes: Vec<TokenScope>,
+    /// Whose it is, as in `service/ci`; absent if it is the account's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal: Option<String>,
     /// When it was made, in Unix seconds.
     #[schema(value_type = u64)]
     pub created: UnixSeconds,
@@ -94,6 +97,10 @@ pub struct CreateToken {
     /// What it allows; at least one scope.
     #[schema(min_items = 1)]
     pub scopes: Vec<TokenScope>,
+    /// Whose it is, as in `service/ci`: it then allows what both its scopes and the roles of that principal allow. Without it the
+    /// token is the account's own, and its scopes alone decide.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal: Option<String>,
     /// When it stops working by itself, in Unix seconds; absent for never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>)]

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use protocol_types::AccountName;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -26,6 +27,9 @@ pub(crate) struct ContextArgs {
     /// Folder of the contexts, normally ~/.config/mbl
     #[arg(long, global = true, value_name = "DIR", env = "MBL_CONFIG_DIR", help_heading = "Service")]
     config_dir: Option<PathBuf>,
+    /// The account to ask about, if it is one below the token's own
+    #[arg(long, global = true, value_name = "NAME", env = "MBL_ACCOUNT", help_heading = "Service")]
+    in_account: Option<AccountName>,
 }
 
 /// Everything needed to talk to a service.
@@ -98,6 +102,19 @@ impl ContextArgs {
         self.context.as_deref().unwrap_or("default")
     }
 
+    /// The account to ask about, if it is not the token's own.
+    pub(crate) fn account(&self) -> Option<&AccountName> {
+        self.in_account.as_ref()
+    }
+
+    /// Adds a context; the current one stays.
+    pub(crate) fn keep(&self, name: &str, context: Context) -> anyhow::Result<()> {
+        let path = self.file()?;
+        let mut all = Contexts::load(&path)?;
+        all.contexts.insert(name.to_owned(), context);
+        write_private(&path, Zeroizing::new(toml::to_string(&all)?).as_bytes())
+    }
+
     /// Adds a context and makes it the current one; returns the file.
     pub(crate) fn save(&self, context: Context) -> anyhow::Result<PathBuf> {
         let path = self.file()?;
@@ -151,7 +168,7 @@ mod tests {
     use super::*;
 
     fn args(dir: &Path, context: Option<&str>) -> ContextArgs {
-        ContextArgs { context: context.map(str::to_owned), config_dir: Some(dir.to_owned()) }
+        ContextArgs { context: context.map(str::to_owned), config_dir: Some(dir.to_owned()), in_account: None }
     }
 
     fn context(token: &str) -> Context {

@@ -94,15 +94,44 @@ fn missing(error: ClientError, name: &GroupName) -> anyhow::Error {
     }
 }
 
-/// A refusal of a filter points at the characters that are to blame.
+/// The line of a text in which the character `at` stands, and carets to be written below it.
+fn underlined(text: &str, at: usize, length: usize) -> (&str, String) {
+    let mut before = at;
+    let mut found = "";
+    for line in text.split('\n') {
+        found = line;
+        let characters = line.chars().count();
+        if before <= characters {
+            break;
+        }
+        before -= characters + 1;
+    }
+    let room = found.chars().count().saturating_sub(before).max(1);
+    (found, format!("{}{}", " ".repeat(before), "^".repeat(length.clamp(1, room))))
+}
+
+/// A refusal of a filter or a policy points at the characters that are to blame.
 pub(crate) fn refused_filter(error: ClientError, filter: Option<&str>) -> anyhow::Error {
     let pointed = error.problem().zip(filter).and_then(|(problem, filter)| Some((problem, filter, problem.at?)));
     let Some((problem, filter, at)) = pointed else { return service_error(error) };
-    let before = " ".repeat(usize::try_from(at).unwrap_or_default());
-    let carets = "^".repeat(usize::try_from(problem.length.unwrap_or_default()).unwrap_or_default().max(1));
-    let failure = Failure::new(Exit::Refused, format!("{problem}\n  {filter}\n  {before}{carets}"));
+    let (at, length) = (usize::try_from(at).unwrap_or_default(), problem.length.unwrap_or_default());
+    let (line, carets) = underlined(filter, at, usize::try_from(length).unwrap_or_default());
+    let failure = Failure::new(Exit::Refused, format!("{problem}\n  {line}\n  {carets}"));
     match &problem.hint {
         Some(hint) => failure.hint(hint).into(),
         None => failure.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_shown_in_its_own_line_and_never_beyond_it() {
+        assert_eq!(underlined("tag = 1", 6, 1), ("tag = 1", "      ^".to_owned()));
+        assert_eq!(underlined("forbid(\n  principal is X,\n);", 10, 9), ("  principal is X,", "  ^^^^^^^^^".to_owned()));
+        assert_eq!(underlined("one\ntwo", 5, 40), ("two", " ^^".to_owned()));
+        assert_eq!(underlined("one", 3, 0), ("one", "   ^".to_owned()));
     }
 }

@@ -80,7 +80,8 @@ async fn token(args: &TokenArgs, session: &Session) -> anyhow::Result<()> {
     let mut context = Context { service: format!("https://{host}:{}", addresses.api.port()), authority, token: first };
 
     let expires = UnixSeconds(session.now().0.saturating_add(u64::from(args.days) * 86_400));
-    let wanted = CreateToken { name: args.name.clone(), scopes: args.scope.clone(), expires: Some(expires) };
+    let wanted =
+        CreateToken { name: args.name.clone(), scopes: args.scope.clone(), expires: Some(expires), principal: None };
     let made = connect(&context)?.create_token(&wanted).await.map_err(service_error)?;
     context.token = Zeroizing::new(made.secret.context("the service kept the secret of the new token to itself")?);
     let file = session.context.save(context.clone())?;

@@ -23,7 +23,11 @@ pub(crate) struct Session {
 impl Session {
     /// A client of the chosen service.
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
-        connect(&self.context.load()?)
+        let client = connect(&self.context.load()?)?;
+        Ok(match self.context.account() {
+            Some(account) => client.in_account(account.clone()),
+            None => client,
+        })
     }
 
     /// The present.

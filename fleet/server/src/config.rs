@@ -51,6 +51,10 @@ pub struct Limits {
     pub artifact_bytes: u64,
     /// Bytes of all artifacts of an account.
     pub account_bytes: u64,
+    /// Requests of one account in a second, as long as it asks.
+    pub account_requests_per_s: u32,
+    /// Requests that one account may send at once after a rest.
+    pub account_burst: u32,
     /// Connections to the API at a time.
     pub api_connections: usize,
     /// Connections of devices at a time, to each of their ports.
@@ -85,6 +89,8 @@ impl Default for Limits {
         Self {
             artifact_bytes: 4 << 30,
             account_bytes: 64 << 30,
+            account_requests_per_s: 500,
+            account_burst: 5000,
             api_connections: 1024,
             device_connections: 100_000,
             slow_sender_s: 30,

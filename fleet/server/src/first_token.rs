@@ -69,6 +69,7 @@ async fn make(scope: &AccountScope, config: &Config, clock: &Clock, random: &Ran
         scopes: TokenScope::Admin.to_string(),
         expires: None,
         is_first: true,
+        principal: None,
     };
     scope.create_token(&token, None, clock.now()).await?;
     Ok(())

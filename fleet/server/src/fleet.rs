@@ -6,8 +6,14 @@ use fleet_store::Store;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Addresses, Clock, Config, Random, artifact_files::ArtifactFiles, authority::Authority, device_trust::DeviceTrust,
-    metrics::Metrics, signals::LocalSignals, tls::PortCertificate,
+    Addresses, Clock, Config, Random,
+    access::{Access, RateLimits},
+    artifact_files::ArtifactFiles,
+    authority::Authority,
+    device_trust::DeviceTrust,
+    metrics::Metrics,
+    signals::LocalSignals,
+    tls::PortCertificate,
 };
 
 /// The shared parts. Cheap to clone.
@@ -21,6 +27,10 @@ pub(crate) struct Fleet {
     pub(crate) config: Arc<Config>,
     pub(crate) addresses: Arc<Addresses>,
     pub(crate) authority: Arc<Authority>,
+    /// Who may do what.
+    pub(crate) access: Arc<Access>,
+    /// How often each account may ask.
+    pub(crate) rates: Arc<RateLimits>,
     /// The bytes of artifacts.
     pub(crate) artifacts: ArtifactFiles,
     /// What all ports show to their clients.

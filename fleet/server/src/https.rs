@@ -1,9 +1,9 @@
 //! HTTP/1.1 over TLS: accepts connections and feeds them to a router. Every wait has a limit, every connection is joined.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::Router;
-use hyper::server::conn::http1;
+use axum::{Router, http::Request};
+use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -16,8 +16,9 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tower::ServiceExt as _;
 
-use crate::{fleet::Fleet, metrics::PortLabels, patience::Patient};
+use crate::{fleet::Fleet, metrics::PortLabels, patience::Patient, rest::gate::Peer};
 
 /// Longest TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -59,12 +60,12 @@ where
         };
         let Some((accepted, place)) = accepted else { break };
         match accepted {
-            Ok((socket, _)) => {
+            Ok((socket, peer)) => {
                 let (fleet, acceptor, admit) = (fleet.clone(), acceptor.clone(), admit.clone());
                 connections.spawn(async move {
                     let open = fleet.metrics.connections.get_or_create_owned(&PortLabels { port: port.name });
                     open.inc();
-                    connection(socket, acceptor, fleet, admit).await;
+                    connection((socket, peer), acceptor, fleet, admit).await;
                     open.dec();
                     drop(place);
                 });
@@ -78,7 +79,7 @@ where
     while connections.join_next().await.is_some() {}
 }
 
-async fn connection<A>(socket: TcpStream, acceptor: TlsAcceptor, fleet: Fleet, admit: A)
+async fn connection<A>((socket, peer): (TcpStream, SocketAddr), acceptor: TlsAcceptor, fleet: Fleet, admit: A)
 where
     A: Fn(&ServerConnection) -> Option<Router>,
 {
@@ -86,6 +87,10 @@ where
     let Ok(Ok(stream)) = timeout(HANDSHAKE, acceptor.accept(socket)).await else { return };
     let stream: TlsStream<TcpStream> = stream;
     let Some(router) = admit(stream.get_ref().1) else { return };
+    let router = router.map_request(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(Peer(peer));
+        request
+    });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(fleet.config.limits.slow_sender())

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Addresses, Clock, Config, Random,
+    access::{Access, AccessError, RateLimits},
     artifact_files::ArtifactFiles,
     artifact_port,
     authority::{Authority, AuthorityError},
@@ -69,6 +70,9 @@ pub enum RunError {
     /// The first token cannot be made.
     #[error("cannot make the first token")]
     FirstToken(#[from] FirstTokenError),
+    /// The rules of the service about who may do what cannot be used.
+    #[error("cannot read who may do what")]
+    Access(#[from] AccessError),
     /// A task of the service ended although nobody asked it to.
     #[error("the task `{0}` ended by itself")]
     Ended(&'static str),
@@ -121,6 +125,8 @@ pub(crate) async fn open(
         addresses: Arc::new(addresses),
         artifacts: ArtifactFiles::new(&config.data_dir),
         authority: Arc::new(authority),
+        access: Arc::new(Access::new(&rest::openapi())?),
+        rates: Arc::new(RateLimits::new(&config.limits)),
         certificate: Arc::new(certificate),
         trust: Arc::default(),
         stop,
@@ -208,6 +214,7 @@ async fn keep_house(fleet: Fleet) {
             tracing::error!(error = %crate::Chain(&error), "the certificate of the ports was not renewed");
         }
         device_trust::renew_issuers(&fleet, now).await;
+        fleet.rates.forget_quiet();
         let before = protocol_types::UnixSeconds(now.0.saturating_sub(REMEMBER_REQUESTS));
         if let Err(error) = fleet.store.service_wide().forget_idempotency_keys(before).await {
             tracing::warn!(error = %crate::Chain(&error), "old requests were not forgotten");

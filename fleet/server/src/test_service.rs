@@ -22,7 +22,7 @@ use protocol_types::{
     AccountName, AppName, Digest, EndpointName, ReleaseVersion, SecurityVersion, TargetPath, UnixSeconds,
 };
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -40,7 +40,12 @@ pub(crate) struct TestService {
 
 impl TestService {
     pub(crate) async fn start() -> Self {
-        Self::in_folder(tempfile::tempdir().unwrap()).await
+        Self::start_with(|_| {}).await
+    }
+
+    /// With other settings.
+    pub(crate) async fn start_with(set: impl FnOnce(&mut Config)) -> Self {
+        Self::in_folder(tempfile::tempdir().unwrap(), set).await
     }
 
     /// Ends as a killed process does, and starts again on what lies on the disk.
@@ -48,11 +53,12 @@ impl TestService {
         let Self { fleet, folder } = self;
         fleet.stop.cancel();
         fleet.store.close().await;
-        Self::in_folder(folder).await
+        Self::in_folder(folder, |_| {}).await
     }
 
-    async fn in_folder(folder: tempfile::TempDir) -> Self {
-        let config = Config { data_dir: folder.path().to_owned(), ..Config::default() };
+    async fn in_folder(folder: tempfile::TempDir, set: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config { data_dir: folder.path().to_owned(), ..Config::default() };
+        set(&mut config);
         let listen = config.listen.clone();
         let addresses = Addresses {
             api: listen.api,
@@ -101,6 +107,7 @@ impl TestService {
             scopes: scopes.join(" "),
             expires,
             is_first: false,
+            principal: None,
         };
         self.account(account).await.create_token(&token, None, self.now()).await.unwrap();
         (secret.reveal().to_owned(), token.id)
@@ -152,35 +159,41 @@ impl TestService {
         }
     }
 
-    /// One of everything in the account; answers their paths.
-    pub(crate) async fn fill(&self, account: &str) -> Vec<String> {
+    /// One of everything in the account; answers its name by the path of the collection that it is in.
+    pub(crate) async fn fill(&self, account: &str) -> BTreeMap<&'static str, String> {
         let caller = self.caller(account).await;
         let endpoint = self.device(account, "gate-1").await;
         let mut publisher = Publisher::new(&caller).await;
         let digest = publisher.publish("1.0.0").await;
-        let group = serde_json::json!({"name": "doors", "members": ["gate-1"]});
-        let (status, _) = caller.post("/groups", &group).await;
-        assert_eq!(status, StatusCode::CREATED);
-        let rollout = serde_json::json!({"release": "1.0.0", "audience": "all"});
-        let (status, rollout) = caller.post("/rollouts", &rollout).await;
-        assert_eq!(status, StatusCode::CREATED, "{rollout}");
-        let id = rollout["id"].as_str().unwrap();
-        let authority = &caller.get("/authorities").await.1["items"][0]["id"];
-        let enrolment = &caller.get("/enrolments").await.1["items"][0]["id"];
-        vec![
-            "groups/doors".into(),
-            "groups/doors/members".into(),
-            format!("accounts/{account}"),
-            format!("artifacts/{}", digest.hex()),
-            format!("artifacts/{}/content", digest.hex()),
-            "releases/1.0.0".into(),
-            "repository/metadata/timestamp.json".into(),
-            format!("rollouts/{id}"),
-            format!("rollouts/{id}/devices"),
-            format!("devices/{endpoint}"),
-            format!("authorities/{}", authority.as_str().unwrap()),
-            format!("enrolments/{}", enrolment.as_str().unwrap()),
-        ]
+        let make = async |path: &str, body: Value| {
+            let (status, made) = caller.post(path, &body).await;
+            assert_eq!(status, StatusCode::CREATED, "{path}: {made}");
+            made
+        };
+        make("/groups", json!({"name": "doors", "members": ["gate-1"]})).await;
+        make("/filters", json!({"name": "lab", "filter": "tag = \"lab\""})).await;
+        make("/service-accounts", json!({"name": "ci"})).await;
+        let binding = make("/role-bindings", json!({"principal": "service/ci", "role": "viewer"})).await;
+        let rollout = make("/rollouts", json!({"release": "1.0.0", "audience": "all"})).await;
+        let policy = json!({"policy": "permit(principal, action == Action::\"list_groups\", resource);"});
+        assert_eq!(caller.send(Caller::json("PUT", "/policies/own", &policy)).await.0, StatusCode::CREATED);
+        let first = async |path: &str| caller.get(path).await.1["items"][0]["id"].as_str().unwrap().to_owned();
+        BTreeMap::from([
+            ("accounts", account.to_owned()),
+            ("artifacts", digest.hex()),
+            ("authorities", first("/authorities").await),
+            ("devices", endpoint.to_string()),
+            ("enrolments", first("/enrolments").await),
+            ("filters", "lab".to_owned()),
+            ("groups", "doors".to_owned()),
+            ("policies", "own".to_owned()),
+            ("releases", "1.0.0".to_owned()),
+            ("repository/metadata", "timestamp.json".to_owned()),
+            ("role-bindings", binding["id"].as_str().unwrap().to_owned()),
+            ("rollouts", rollout["id"].as_str().unwrap().to_owned()),
+            ("service-accounts", "ci".to_owned()),
+            ("tokens", first("/tokens").await),
+        ])
     }
 }
 

@@ -1,4 +1,4 @@
-//! Accounts: whose devices, releases and tokens there are.
+//! Accounts: whose devices, releases and tokens there are, and which account stands below which.
 
 use protocol_types::{AccountName, UnixSeconds};
 use serde_json::json;
@@ -6,6 +6,7 @@ use sqlx::{Row, any::AnyRow};
 
 use crate::{
     AccountScope, EventDraft, RequestKey, ServiceWide, Store, StoreError,
+    account_tree::admit_below,
     error::{cannot, formed},
     events, idempotency,
     numbers::{time, to_sql},
@@ -19,15 +20,33 @@ pub struct AccountRow {
     pub name: AccountName,
     /// What people call it.
     pub title: String,
+    /// The account that it stands below.
+    pub parent: Option<AccountName>,
     /// When it was made.
     pub created: UnixSeconds,
 }
 
-fn read(row: &AnyRow) -> Result<AccountRow, StoreError> {
+/// An account to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewAccount {
+    /// Its name, for ever.
+    pub name: AccountName,
+    /// What people call it.
+    pub title: String,
+    /// The account that it stands below.
+    pub parent: Option<AccountName>,
+}
+
+pub(crate) fn read(row: &AnyRow) -> Result<AccountRow, StoreError> {
     let doing = "read an account";
+    let parent: Option<String> = row.try_get("parent").map_err(cannot(doing))?;
     Ok(AccountRow {
         name: formed(row, doing, ("accounts", "name"))?,
         title: row.try_get("title").map_err(cannot(doing))?,
+        parent: parent
+            .map(AccountName::new)
+            .transpose()
+            .map_err(|_| StoreError::Damaged { table: "accounts", column: "parent" })?,
         created: time(row.try_get("created").map_err(cannot(doing))?),
     })
 }
@@ -51,20 +70,24 @@ async fn insert(tx: &mut Transaction, scope: &AccountScope, title: &str, now: Un
 }
 
 impl Store {
-    /// Makes an account that a person asked for from within `by`.
+    /// Makes an account that somebody asked for from within `by`.
     pub async fn create_account(
         &self,
         by: &AccountScope,
-        (name, title): (&AccountName, &str),
+        wanted: &NewAccount,
         key: Option<&RequestKey>,
         now: UnixSeconds,
     ) -> Result<AccountRow, StoreError> {
+        let NewAccount { name, title, parent } = wanted;
         let scope = self.account(name);
-        let mut tx = self.write().await?;
-        if idempotency::claim(&mut tx, by, key, name.as_str(), now).await?.is_none()
-            && !insert(&mut tx, &scope, title, now).await?
-        {
-            return Err(StoreError::Exists { kind: "account", id: name.to_string() });
+        let mut tx = by.write().await?;
+        if idempotency::claim(&mut tx, by, key, name.as_str(), now).await?.is_none() {
+            if !insert(&mut tx, &scope, title, now).await? {
+                return Err(StoreError::Exists { kind: "account", id: name.to_string() });
+            }
+            if let Some(parent) = parent {
+                admit_below(&mut tx, name, parent).await?;
+            }
         }
         tx.commit().await?;
         scope.account_row().await
@@ -81,7 +104,7 @@ impl Store {
 impl AccountScope {
     /// The account itself.
     pub async fn account_row(&self) -> Result<AccountRow, StoreError> {
-        let row = sqlx::query("SELECT name, title, created FROM accounts WHERE name = $1")
+        let row = sqlx::query("SELECT name, title, parent, created FROM accounts WHERE name = $1")
             .bind(self.id())
             .fetch_optional(self.readers())
             .await
@@ -93,12 +116,13 @@ impl AccountScope {
 impl ServiceWide {
     /// At most `limit` accounts whose name comes after `after`.
     pub async fn accounts_after(&self, after: &str, limit: u32) -> Result<Vec<AccountRow>, StoreError> {
-        let rows = sqlx::query("SELECT name, title, created FROM accounts WHERE name > $1 ORDER BY name LIMIT $2")
-            .bind(after)
-            .bind(i64::from(limit))
-            .fetch_all(self.store.readers())
-            .await
-            .map_err(cannot("list accounts"))?;
+        let rows =
+            sqlx::query("SELECT name, title, parent, created FROM accounts WHERE name > $1 ORDER BY name LIMIT $2")
+                .bind(after)
+                .bind(i64::from(limit))
+                .fetch_all(self.store.readers())
+                .await
+                .map_err(cannot("list accounts"))?;
         rows.iter().map(read).collect()
     }
 }

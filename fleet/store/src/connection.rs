@@ -6,7 +6,7 @@ use protocol_types::{AccountName, EndpointName, UnixSeconds};
 use sqlx::{AnyPool, Executor, any::AnyPoolOptions};
 
 use crate::{
-    Change, Signals, StoreError,
+    Acting, Change, Filter, Signals, StoreError,
     error::cannot,
     migrations,
     transaction::{Transaction, Tx},
@@ -75,7 +75,12 @@ impl Store {
 
     /// The queries of one account.
     pub fn account(&self, account: &AccountName) -> AccountScope {
-        AccountScope { store: self.clone(), account: account.clone() }
+        AccountScope { store: self.clone(), account: account.clone(), acting: None, only: None }
+    }
+
+    /// The queries of one account, on behalf of whom `by` acts for.
+    pub fn account_by(&self, account: &AccountName, by: &AccountScope) -> AccountScope {
+        AccountScope { acting: by.acting.clone(), ..self.account(account) }
     }
 
     /// The few queries that look across accounts; for background tasks and for finding out whose request it is.
@@ -139,6 +144,8 @@ pub(crate) fn sqlite_url(file: &Path, mode: &str) -> String {
 pub struct AccountScope {
     pub(crate) store: Store,
     pub(crate) account: AccountName,
+    acting: Option<Arc<Acting>>,
+    only: Option<Arc<Filter>>,
 }
 
 impl AccountScope {
@@ -147,12 +154,34 @@ impl AccountScope {
         &self.account
     }
 
+    /// The same account on behalf of somebody: each write transaction leaves an entry in the audit log.
+    #[must_use]
+    pub fn acting(&self, acting: Acting) -> Self {
+        Self { acting: Some(Arc::new(acting)), ..self.clone() }
+    }
+
+    /// The same account without the devices for which the filter is false: they are in no list, count or group.
+    #[must_use]
+    pub fn narrowed(&self, only: Filter) -> Self {
+        Self { only: Some(Arc::new(only)), ..self.clone() }
+    }
+
+    /// The devices to which this scope is narrowed.
+    pub(crate) fn only(&self) -> Option<&Filter> {
+        self.only.as_deref()
+    }
+
     pub(crate) fn id(&self) -> &str {
         self.account.as_str()
     }
 
+    /// Begins a write transaction; its commit also tells the audit log, if the scope acts on somebody's behalf.
     pub(crate) async fn write(&self) -> Result<Transaction, StoreError> {
-        self.store.write().await
+        let tx = self.store.write().await?;
+        Ok(match &self.acting {
+            Some(acting) => tx.audited(self.account.clone(), acting.clone()),
+            None => tx,
+        })
     }
 
     pub(crate) fn readers(&self) -> &AnyPool {

@@ -68,6 +68,12 @@ pub enum StoreError {
         /// Its name.
         name: String,
     },
+    /// An account would stand below itself.
+    #[error("account `{name}` would stand below itself")]
+    AccountInItself {
+        /// Its name.
+        name: String,
+    },
     /// The groups in a filter stand for too many tests.
     #[error("with its groups written out, the filter has more than {most} tests")]
     FilterTooLarge {

@@ -45,6 +45,7 @@ pub(crate) async fn append(
     draft: EventDraft<'_>,
 ) -> Result<(), StoreError> {
     let doing = "append an event";
+    tx.note(draft.kind, &draft.subject, &draft.data);
     let row = sqlx::query("UPDATE accounts SET last_event = last_event + 1 WHERE name = $1 RETURNING last_event")
         .bind(scope.id())
         .fetch_one(tx.sql())

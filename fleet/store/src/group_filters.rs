@@ -74,8 +74,11 @@ impl Definitions {
 }
 
 impl AccountScope {
-    /// The filter with every group written out, so that one query can answer it. A group that is not there has no members.
+    /// The filter with every group written out, so that one query can answer it: true only for
+    /// devices to which this scope is narrowed. A group that is not there has no members.
     pub(crate) async fn resolved(&self, sql: &mut AnyConnection, filter: &Filter) -> Result<Resolved, StoreError> {
+        let narrowed = self.only().map(|only| filter.clone().and(only.clone()));
+        let filter = narrowed.as_ref().unwrap_or(filter);
         let mut definitions = Definitions::default();
         let mut wanted: Vec<String> = filter.groups().into_iter().map(str::to_owned).collect();
         while let Some(name) = wanted.pop() {

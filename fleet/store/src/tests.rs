@@ -101,6 +101,7 @@ const DIGESTS: &[(i64, &str)] = &[
     (5, "sha256:b90616fa65981deedbd26d6e9e062435a4c1b5c251e2c8c8b8cc4a3818438d93"),
     (6, "sha256:fb047b513443ce97c8e66e3ad2274b80eb344e97a770b6deeb39aa2d31a50c88"),
     (7, "sha256:acc4d82ef2087566b0f7b473d868199c59a87b886118201e9fce6f2274a71a81"),
+    (8, "sha256:81132f70560f4a2f81c29d354a27797ba0ec5d2bd49ea73b9697563dc1e3e1d5"),
 ];
 
 #[test]
@@ -163,6 +164,7 @@ async fn events_are_numbered_without_gaps_in_each_account() {
             scopes: "read".into(),
             expires: None,
             is_first: false,
+            principal: None,
         };
         one.create_token(&token, None, NOW).await.unwrap();
     }
@@ -179,6 +181,7 @@ fn token(n: u32, is_first: bool) -> NewToken {
         scopes: "admin read".into(),
         expires: None,
         is_first,
+        principal: None,
     }
 }
 

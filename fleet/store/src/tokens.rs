@@ -2,10 +2,10 @@
 
 use protocol_types::{AccountName, UnixSeconds};
 use serde_json::json;
-use sqlx::{Row, any::AnyRow};
+use sqlx::{AssertSqlSafe, Row, any::AnyRow};
 
 use crate::{
-    AccountScope, EventDraft, RequestKey, ServiceWide, StoreError,
+    AccountScope, EventDraft, PrincipalName, RequestKey, ServiceWide, StoreError,
     error::{cannot, formed},
     events, idempotency,
     numbers::{time, to_sql},
@@ -27,6 +27,8 @@ pub struct NewToken {
     pub expires: Option<UnixSeconds>,
     /// Whether it is the one that the service made for its first operator.
     pub is_first: bool,
+    /// Whose it is; without one it is the account's own.
+    pub principal: Option<PrincipalName>,
 }
 
 /// A token.
@@ -48,13 +50,22 @@ pub struct TokenRow {
     pub revoked: Option<UnixSeconds>,
     /// Whether it is the one that the service made for its first operator.
     pub is_first: bool,
+    /// Whose it is; without one it is the account's own.
+    pub principal: Option<PrincipalName>,
 }
+
+const COLUMNS: &str = "account, id, name, scopes, created, expires, last_used, revoked, is_first, principal";
 
 /// A token's `last_used` is written at most this often, in seconds.
 const LAST_USED_STEP: u64 = 60;
 
 fn read(row: &AnyRow) -> Result<TokenRow, StoreError> {
     let doing = "read a token";
+    let principal: String = row.try_get("principal").map_err(cannot(doing))?;
+    let principal = match principal.as_str() {
+        "" => None,
+        who => Some(who.parse().map_err(|_| StoreError::Damaged { table: "tokens", column: "principal" })?),
+    };
     let optional = |column| row.try_get::<Option<i64>, _>(column).map(|t| t.map(time)).map_err(cannot(doing));
     Ok(TokenRow {
         id: row.try_get("id").map_err(cannot(doing))?,
@@ -65,6 +76,7 @@ fn read(row: &AnyRow) -> Result<TokenRow, StoreError> {
         last_used: optional("last_used")?,
         revoked: optional("revoked")?,
         is_first: row.try_get::<i64, _>("is_first").map_err(cannot(doing))? != 0,
+        principal,
     })
 }
 
@@ -79,9 +91,12 @@ impl AccountScope {
         let mut tx = self.write().await?;
         let earlier = idempotency::claim(&mut tx, self, key, &token.id, now).await?;
         if earlier.is_none() {
+            if let Some(who) = &token.principal {
+                self.principal_in(&mut tx, who).await?;
+            }
             sqlx::query(
-                "INSERT INTO tokens (account, id, name, hash, scopes, created, expires, is_first)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+                "INSERT INTO tokens (account, id, name, hash, scopes, created, expires, is_first, principal)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
             )
             .bind(self.id())
             .bind(token.id.as_str())
@@ -91,10 +106,14 @@ impl AccountScope {
             .bind(to_sql(now.0))
             .bind(token.expires.map(|t| to_sql(t.0)))
             .bind(i64::from(token.is_first))
+            .bind(token.principal.as_ref().map(PrincipalName::to_string).unwrap_or_default())
             .execute(tx.sql())
             .await
             .map_err(cannot("make a token"))?;
-            let data = json!({ "name": token.name, "scopes": token.scopes });
+            let mut data = json!({ "name": token.name, "scopes": token.scopes });
+            if let Some(who) = &token.principal {
+                data["principal"] = json!(who.to_string());
+            }
             let draft = EventDraft { kind: "token.created", subject: format!("tokens/{}", token.id), data };
             events::append(&mut tx, self, now, draft).await?;
         }
@@ -104,30 +123,26 @@ impl AccountScope {
 
     /// One token.
     pub async fn token(&self, id: &str) -> Result<TokenRow, StoreError> {
-        let row = sqlx::query(
-            "SELECT id, name, scopes, created, expires, last_used, revoked, is_first
-             FROM tokens WHERE account = $1 AND id = $2",
-        )
-        .bind(self.id())
-        .bind(id)
-        .fetch_optional(self.readers())
-        .await
-        .map_err(cannot("read a token"))?;
+        let sql = format!("SELECT {COLUMNS} FROM tokens WHERE account = $1 AND id = $2");
+        let row = sqlx::query(AssertSqlSafe(sql))
+            .bind(self.id())
+            .bind(id)
+            .fetch_optional(self.readers())
+            .await
+            .map_err(cannot("read a token"))?;
         row.as_ref().map_or_else(|| Err(StoreError::NotFound { kind: "token", id: id.to_owned() }), read)
     }
 
     /// At most `limit` tokens whose id comes after `after`, revoked ones too.
     pub async fn tokens_after(&self, after: &str, limit: u32) -> Result<Vec<TokenRow>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT id, name, scopes, created, expires, last_used, revoked, is_first
-             FROM tokens WHERE account = $1 AND id > $2 ORDER BY id LIMIT $3",
-        )
-        .bind(self.id())
-        .bind(after)
-        .bind(i64::from(limit))
-        .fetch_all(self.readers())
-        .await
-        .map_err(cannot("list tokens"))?;
+        let sql = format!("SELECT {COLUMNS} FROM tokens WHERE account = $1 AND id > $2 ORDER BY id LIMIT $3");
+        let rows = sqlx::query(AssertSqlSafe(sql))
+            .bind(self.id())
+            .bind(after)
+            .bind(i64::from(limit))
+            .fetch_all(self.readers())
+            .await
+            .map_err(cannot("list tokens"))?;
         rows.iter().map(read).collect()
     }
 
@@ -148,7 +163,12 @@ impl AccountScope {
         self.token(id).await
     }
 
-    async fn tell_revoked(&self, tx: &mut Transaction, id: &str, now: UnixSeconds) -> Result<(), StoreError> {
+    pub(crate) async fn tell_revoked(
+        &self,
+        tx: &mut Transaction,
+        id: &str,
+        now: UnixSeconds,
+    ) -> Result<(), StoreError> {
         let draft = EventDraft { kind: "token.revoked", subject: format!("tokens/{id}"), data: json!({}) };
         events::append(tx, self, now, draft).await
     }
@@ -160,7 +180,8 @@ impl AccountScope {
             return Ok(false);
         }
         let doing = "note the use of a token";
-        let mut tx = self.write().await?;
+        // A use is no change that somebody asked for; what it revokes is told by its event.
+        let mut tx = self.store.write().await?;
         sqlx::query("UPDATE tokens SET last_used = $3 WHERE account = $1 AND id = $2")
             .bind(self.id())
             .bind(token.id.as_str())
@@ -187,10 +208,10 @@ impl AccountScope {
         Ok(!first.is_empty())
     }
 
-    /// Whether a token that is not expired or revoked allows `admin` in this account.
+    /// Whether a token of the account itself that is not expired or revoked allows `admin`.
     pub async fn has_admin_token(&self, now: UnixSeconds) -> Result<bool, StoreError> {
         let row = sqlx::query(
-            "SELECT id FROM tokens WHERE account = $1 AND revoked IS NULL AND (expires IS NULL OR expires > $2)
+            "SELECT id FROM tokens WHERE account = $1 AND revoked IS NULL AND (expires IS NULL OR expires > $2) AND principal = ''
              AND ' ' || scopes || ' ' LIKE '% admin %' LIMIT 1",
         )
         .bind(self.id())
@@ -218,13 +239,12 @@ impl ServiceWide {
     /// Whose token has this hash, whether it still works or not.
     pub async fn token_by_hash(&self, hash: &str) -> Result<Option<(AccountName, TokenRow)>, StoreError> {
         let doing = "look up a token";
-        let row = sqlx::query(
-            "SELECT account, id, name, scopes, created, expires, last_used, revoked, is_first FROM tokens WHERE hash = $1",
-        )
-        .bind(hash)
-        .fetch_optional(self.store.readers())
-        .await
-        .map_err(cannot(doing))?;
+        let sql = format!("SELECT {COLUMNS} FROM tokens WHERE hash = $1");
+        let row = sqlx::query(AssertSqlSafe(sql))
+            .bind(hash)
+            .fetch_optional(self.store.readers())
+            .await
+            .map_err(cannot(doing))?;
         row.map(|row| Ok((formed(&row, doing, ("tokens", "account"))?, read(&row)?))).transpose()
     }
 }

@@ -2,9 +2,15 @@
 
 use std::sync::Arc;
 
+use protocol_types::AccountName;
+use serde_json::Value;
 use sqlx::{Any, AnyConnection};
 
-use crate::{Change, Signals, StoreError, error::cannot};
+use crate::{
+    Acting, Change, Signals, StoreError,
+    audit::{self, Notes},
+    error::cannot,
+};
 
 pub(crate) type Tx = sqlx::Transaction<'static, Any>;
 
@@ -13,11 +19,33 @@ pub(crate) struct Transaction {
     tx: Tx,
     changes: Vec<Change>,
     signals: Arc<dyn Signals>,
+    /// On whose behalf, and the accounts whose logs tell it.
+    audit: Option<(Vec<AccountName>, Arc<Acting>)>,
+    notes: Notes,
 }
 
 impl Transaction {
     pub(crate) fn new(tx: Tx, signals: Arc<dyn Signals>) -> Self {
-        Self { tx, changes: Vec::new(), signals }
+        Self { tx, changes: Vec::new(), signals, audit: None, notes: Notes::default() }
+    }
+
+    /// The same transaction, which tells the audit log of the account what it did and for whom.
+    pub(crate) fn audited(self, account: AccountName, acting: Arc<Acting>) -> Self {
+        Self { audit: Some((vec![account], acting)), ..self }
+    }
+
+    /// Tells the audit log of one more account.
+    pub(crate) fn also_audited(&mut self, account: &AccountName) {
+        if let Some((accounts, _)) = self.audit.as_mut().filter(|(accounts, _)| !accounts.contains(account)) {
+            accounts.push(account.clone());
+        }
+    }
+
+    /// Notes a change for the audit log.
+    pub(crate) fn note(&mut self, kind: &str, subject: &str, data: &Value) {
+        if self.audit.is_some() {
+            self.notes.add(kind, subject, data);
+        }
     }
 
     /// The connection, for running statements: `.execute(tx.sql())`.
@@ -32,8 +60,14 @@ impl Transaction {
         }
     }
 
-    /// Makes everything durable, then tells the rest of the service.
-    pub(crate) async fn commit(self) -> Result<(), StoreError> {
+    /// Makes everything durable together with its entry in the audit log, then tells the rest of the service.
+    pub(crate) async fn commit(mut self) -> Result<(), StoreError> {
+        if let Some((accounts, acting)) = self.audit.take() {
+            let notes = std::mem::take(&mut self.notes);
+            for account in &accounts {
+                audit::append(&mut self, (account, &acting), audit::DONE, &notes).await?;
+            }
+        }
         self.tx.commit().await.map_err(cannot("commit a transaction"))?;
         if !self.changes.is_empty() {
             self.signals.committed(&self.changes);

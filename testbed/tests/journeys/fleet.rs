@@ -264,7 +264,7 @@ fn fleet_lets_an_operator_who_lost_every_token_back_in_while_it_runs() {
     let service = Service::start(&folder.path().join("service")).unwrap();
     let file = service.data_dir().join("first-token");
     let (first, runtime) = (client(&service), runtime());
-    let wish = CreateToken { name: "mine".into(), scopes: vec![TokenScope::Admin], expires: None };
+    let wish = CreateToken { name: "mine".into(), scopes: vec![TokenScope::Admin], expires: None, principal: None };
     let secret = runtime.block_on(first.create_token(&wish)).unwrap().secret.unwrap();
     let config = ClientConfig {
         address: format!("https://{}", service.addresses().api),

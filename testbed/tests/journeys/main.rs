@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a journey that meets an obstacle has failed")]
 
+mod access;
 mod app;
 mod backup;
 mod cli;

@@ -1,8 +1,10 @@
-//! `/accounts`: administrators of the account `default` make further accounts; every other token sees its own alone.
+//! `/accounts`: the tree of accounts. Everybody sees their own account and those below; administrators of `default` see and make all.
 
 use axum::{Json, extract::State, http::StatusCode};
-use fleet_api::{Account, CreateAccount, CreateToken, CreatedAccount, Page, PageQuery, ProblemCode, TokenScope, forms};
-use fleet_store::{AccountRow, AccountScope, StoreError};
+use fleet_api::{
+    Account, ChangeAccount, CreateAccount, CreateToken, CreatedAccount, Page, PageQuery, ProblemCode, TokenScope, forms,
+};
+use fleet_store::{AccountRow, AccountScope, NewAccount, StoreError};
 use protocol_types::AccountName;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -16,18 +18,26 @@ use super::{
 use crate::fleet::Fleet;
 
 pub(super) fn router() -> OpenApiRouter<Fleet> {
-    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(show))
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(show, change))
 }
 
 fn view(row: AccountRow) -> Account {
-    Account { name: row.name, title: row.title, created: row.created }
+    Account { name: row.name, title: row.title, parent: row.parent, created: row.created }
 }
 
 fn governs_all(account: &AccountScope) -> bool {
     account.name().as_str() == Fleet::FIRST_ACCOUNT
 }
 
-/// The accounts that the token may see.
+/// Refuses an account that is neither the caller's nor below it: it is not there.
+async fn in_sight(fleet: &Fleet, own: &AccountScope, name: &AccountName) -> Reply<()> {
+    if governs_all(own) || fleet.store.service_wide().account_path(name).await?.contains(own.name()) {
+        return Ok(());
+    }
+    Err(StoreError::NotFound { kind: "account", id: name.to_string() }.into())
+}
+
+/// The account and those below it; for the account `default`, all.
 #[utoipa::path(get, path = "/accounts", tag = "accounts", operation_id = "list_accounts", params(PageQuery),
     security(("token" = ["read"])), responses((status = 200, description = "A page of accounts", body = forms::AccountPage)))]
 async fn list(
@@ -39,8 +49,7 @@ async fn list(
     let rows = if governs_all(&who.account) {
         fleet.store.service_wide().accounts_after(paging.after(), paging.rows()).await?
     } else {
-        let own = who.account.account_row().await?;
-        if own.name.as_str() > paging.after() { vec![own] } else { Vec::new() }
+        who.account.family_after(paging.after(), paging.rows()).await?
     };
     Ok(Json(paging.page(rows, |row| row.name.to_string(), view)))
 }
@@ -54,13 +63,12 @@ async fn show(
     who: Caller<need::Read>,
     Segments(name): Segments<AccountName>,
 ) -> Reply<Json<Account>> {
-    if name != *who.account.name() && !governs_all(&who.account) {
-        return Err(StoreError::NotFound { kind: "account", id: name.to_string() }.into());
-    }
+    in_sight(&fleet, &who.account, &name).await?;
     Ok(Json(view(fleet.store.account(&name).account_row().await?)))
 }
 
-/// Makes an account, with an administrator's token in it. Only administrators of the account `default` may.
+/// Makes an account below the caller's or below one that is, with an administrator's token in it. Administrators of the account
+/// `default` may also make one that stands below none.
 #[utoipa::path(post, path = "/accounts", tag = "accounts", operation_id = "create_account", request_body = CreateAccount,
     security(("token" = ["admin"])), responses((status = 201, description = "The account", body = CreatedAccount)))]
 async fn create(
@@ -68,15 +76,46 @@ async fn create(
     who: Caller<need::Admin>,
     body: Body<CreateAccount>,
 ) -> Reply<(StatusCode, Json<CreatedAccount>)> {
-    if !governs_all(&who.account) {
-        let detail = "only administrators of the account `default` make accounts";
-        return Err(Refusal::new(ProblemCode::ScopeMissing, detail));
+    let CreateAccount { name, title, parent } = body.value;
+    match &parent {
+        Some(parent) => in_sight(&fleet, &who.account, parent).await?,
+        None if governs_all(&who.account) => {}
+        None => {
+            let detail = "only administrators of the account `default` make accounts that stand below no other";
+            return Err(Refusal::new(ProblemCode::ScopeMissing, detail));
+        }
     }
-    let wanted = body.value;
-    titled(&wanted.title)?;
-    let now = fleet.clock.now();
-    let row = fleet.store.create_account(&who.account, (&wanted.name, &wanted.title), body.key.as_ref(), now).await?;
-    let first = CreateToken { name: "first token".to_owned(), scopes: vec![TokenScope::Admin], expires: None };
-    let token = tokens::make(&fleet, &fleet.store.account(&row.name), first, body.key.as_ref()).await?;
+    titled(&title)?;
+    let wanted = NewAccount { name, title, parent };
+    let row = fleet.store.create_account(&who.account, &wanted, body.key.as_ref(), fleet.clock.now()).await?;
+    let first =
+        CreateToken { name: "first token".to_owned(), scopes: vec![TokenScope::Admin], principal: None, expires: None };
+    let scope = fleet.store.account_by(&row.name, &who.account);
+    let token = tokens::make(&fleet, &scope, first, body.key.as_ref()).await?;
     Ok((StatusCode::CREATED, Json(CreatedAccount { account: view(row), token })))
+}
+
+/// Moves an account in the tree: one below the caller's own, to below the caller's own or one below that. Only administrators of
+/// the account `default` put an account below none.
+#[utoipa::path(patch, path = "/accounts/{name}", tag = "accounts", operation_id = "change_account",
+    params(("name" = String, Path, description = "The account")), request_body = ChangeAccount,
+    security(("token" = ["admin"])), responses((status = 200, description = "The account", body = Account)))]
+async fn change(
+    State(fleet): State<Fleet>,
+    who: Caller<need::Admin>,
+    Segments(name): Segments<AccountName>,
+    body: Body<ChangeAccount>,
+) -> Reply<Json<Account>> {
+    in_sight(&fleet, &who.account, &name).await?;
+    let parent = body.value.parent;
+    let may_move = name != *who.account.name() && parent.is_some();
+    if !may_move && !governs_all(&who.account) {
+        let detail = "only administrators of the account `default` move their own account, or one to below none";
+        return Err(Refusal::new(ProblemCode::AccessDenied, detail));
+    }
+    if let Some(parent) = &parent {
+        in_sight(&fleet, &who.account, parent).await?;
+    }
+    let row = fleet.store.account(&name).move_account(&who.account, parent.as_ref(), fleet.clock.now()).await?;
+    Ok(Json(view(row)))
 }

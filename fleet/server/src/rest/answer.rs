@@ -9,6 +9,8 @@ use axum::{
 use fleet_api::{Problem, ProblemCode};
 use fleet_store::StoreError;
 
+use super::gate::RefusedBecause;
+
 /// What a handler answers.
 pub(crate) type Reply<T> = Result<T, Refusal>;
 
@@ -52,9 +54,10 @@ impl From<StoreError> for Refusal {
             StoreError::WrongState { .. } => ProblemCode::WrongState,
             StoreError::KeyReused => ProblemCode::IdempotencyKeyReused,
             StoreError::OverQuota { .. } => ProblemCode::OverQuota,
-            StoreError::TooMany { .. } | StoreError::GroupInItself { .. } | StoreError::FilterTooLarge { .. } => {
-                ProblemCode::InvalidValue
-            }
+            StoreError::TooMany { .. }
+            | StoreError::GroupInItself { .. }
+            | StoreError::AccountInItself { .. }
+            | StoreError::FilterTooLarge { .. } => ProblemCode::InvalidValue,
             StoreError::Damaged { .. }
             | StoreError::TooNew { .. }
             | StoreError::MigrationChanged { .. }
@@ -76,6 +79,7 @@ impl IntoResponse for Refusal {
         // A problem is text and numbers alone, so it always has a JSON form.
         let body = serde_json::to_vec(&self.0).unwrap_or_default();
         let mut response = (status, body).into_response();
+        response.extensions_mut().insert(RefusedBecause(self.0.code.clone()));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::UNAUTHORIZED {

@@ -1,8 +1,10 @@
 //! The REST API: one file a resource, each with one `router`. Handlers understand, decide, answer; they never see SQL.
 
+mod access;
 mod accounts;
 mod answer;
 mod artifacts;
+mod audit;
 mod authorities;
 mod body;
 mod caller;
@@ -10,15 +12,18 @@ mod devices;
 mod enrolments;
 mod events;
 mod filters;
+pub(crate) mod gate;
 mod groups;
 mod health;
 mod inventory;
 mod observe;
 mod paging;
 mod repository;
+mod role_bindings;
 mod rollouts;
 pub(crate) mod secret;
 mod service;
+mod service_accounts;
 mod tokens;
 
 use axum::{Router, extract::DefaultBodyLimit, middleware};
@@ -51,7 +56,11 @@ struct Description;
 /// All resources.
 fn resources() -> OpenApiRouter<Fleet> {
     let resources = OpenApiRouter::new()
+        .merge(access::router())
         .merge(accounts::router())
+        .merge(audit::router())
+        .merge(role_bindings::router())
+        .merge(service_accounts::router())
         .merge(artifacts::router())
         .merge(events::router())
         .merge(filters::router())
@@ -97,12 +106,17 @@ pub(crate) fn router(fleet: Fleet) -> Router {
         .method_not_allowed_fallback(async || {
             Refusal::new(ProblemCode::MethodNotAllowed, "this path does not know the method")
         })
+        .layer(middleware::from_fn_with_state(fleet.clone(), gate::admit))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .layer(CatchPanicLayer::custom(answer::panicked))
         .layer(middleware::from_fn_with_state(fleet.clone(), observe::request))
         .with_state(fleet)
 }
 
+#[cfg(test)]
+mod access_tests;
+#[cfg(test)]
+mod foreign_tests;
 #[cfg(test)]
 mod journey_tests;
 #[cfg(test)]

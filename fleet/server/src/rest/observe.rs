@@ -10,12 +10,14 @@ use axum::{
 };
 use tracing::Instrument;
 
+use super::gate::RequestId;
 use crate::{fleet::Fleet, metrics::RequestLabels};
 
 /// Gives the request an id, which also stands in the answer, and notes how it ended.
-pub(crate) async fn request(State(fleet): State<Fleet>, request: Request, next: Next) -> Response {
+pub(crate) async fn request(State(fleet): State<Fleet>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = fleet.random.bytes::<8>().map(hex::encode).unwrap_or_default();
+    request.extensions_mut().insert(RequestId(id.clone()));
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     let span = tracing::info_span!("request", %id, %method, route);

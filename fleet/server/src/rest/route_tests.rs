@@ -153,23 +153,3 @@ async fn operations_have_names_of_their_own_for_generated_clients() {
     let ids: BTreeSet<&str> = operations.iter().map(|o| o.id.as_str()).collect();
     assert_eq!(ids.len(), operations.len());
 }
-
-#[tokio::test]
-async fn what_another_account_has_is_not_there() {
-    let service = TestService::start().await;
-    let names = service.fill("other").await;
-    let token = service
-        .token("stranger", &[TokenScope::Read, TokenScope::Operate, TokenScope::Publish, TokenScope::Enrol])
-        .await;
-    let own = service.token("other", &[TokenScope::Read]).await;
-    for path in names {
-        let request = |token: &str| {
-            let uri = format!("/api/v1/{path}");
-            Request::get(uri).header(header::AUTHORIZATION, format!("Bearer {token}")).body(Body::empty()).unwrap()
-        };
-        assert_eq!(answer(&service, request(&own)).await.0, StatusCode::OK, "{path} in its own account");
-        let (status, problem) = answer(&service, request(&token)).await;
-        assert_eq!(status, StatusCode::NOT_FOUND, "{path} from another account");
-        assert_eq!(problem.expect("a problem").code, "not_found", "{path}");
-    }
-}

@@ -10,6 +10,7 @@ use super::{
     body::{Body, Parameters, Segments},
     caller::{Caller, need},
     paging::Paging,
+    role_bindings,
     secret::TokenSecret,
 };
 use crate::fleet::Fleet;
@@ -24,6 +25,7 @@ fn view(row: TokenRow) -> Token {
     Token {
         id: row.id,
         name: row.name,
+        principal: row.principal.as_ref().map(ToString::to_string),
         scopes: row.scopes.split(' ').filter_map(|scope| scope.parse().ok()).collect(),
         created: row.created,
         expires: row.expires,
@@ -102,6 +104,7 @@ pub(super) async fn make(
         scopes: scopes.join(" "),
         expires: wanted.expires,
         is_first: false,
+        principal: wanted.principal.as_deref().map(role_bindings::principal).transpose()?,
     };
     let row = account.create_token(&token, key, now).await?;
     let is_new = row.id == token.id;

@@ -82,7 +82,7 @@ async fn an_artifact_is_served_whole_and_in_ranges() {
 async fn nothing_of_another_account_and_nothing_unchecked_is_served() {
     let service = Service::start().await;
     let device = enrolled(&service).await;
-    let wanted = CreateAccount { name: AccountName::new("other").unwrap(), title: String::new() };
+    let wanted = CreateAccount { name: AccountName::new("other").unwrap(), title: String::new(), parent: None };
     let made = service.admin.create_account(&wanted).await.unwrap();
     let other = client(&service.addresses, &service.authority_pem, made.token.secret.unwrap());
     let theirs = upload(&other, b"theirs").await;

@@ -35,7 +35,7 @@ async fn a_certificate_of_an_unknown_factory_does_not_pass_the_handshake() {
 #[tokio::test]
 async fn a_factory_of_one_account_cannot_make_devices_of_another() {
     let service = Service::start().await;
-    let wanted = CreateAccount { name: AccountName::new("other").unwrap(), title: String::new() };
+    let wanted = CreateAccount { name: AccountName::new("other").unwrap(), title: String::new(), parent: None };
     let made = service.admin.create_account(&wanted).await.unwrap();
     let other = client(&service.addresses, &service.authority_pem, made.token.secret.unwrap());
     let theirs = Factory::new();

@@ -83,7 +83,8 @@ impl Service {
         let authority_pem = std::fs::read_to_string(data_dir.join("service-authority.pem")).unwrap();
         let token = std::fs::read_to_string(data_dir.join("first-token")).unwrap().trim().to_owned();
         let admin = client(&addresses, &authority_pem, token);
-        let wanted = CreateToken { name: "test".into(), scopes: vec![TokenScope::Admin], expires: None };
+        let wanted =
+            CreateToken { name: "test".into(), scopes: vec![TokenScope::Admin], expires: None, principal: None };
         let token = admin.create_token(&wanted).await.unwrap().secret.unwrap();
         let admin = client(&addresses, &authority_pem, token);
         Self { process, addresses, authority_pem, admin, folder }

@@ -15,7 +15,7 @@ mod tests;
 
 use std::{fmt, str::FromStr};
 
-use protocol_types::GroupName;
+use protocol_types::{EndpointName, GroupName};
 use serde::{Deserialize, Serialize};
 
 pub use error::FilterError;
@@ -129,6 +129,26 @@ impl Filter {
             (false, false) => Self {
                 text: format!("({}) and ({})", self.text, other.text),
                 root: Node::All(vec![self.root, other.root]),
+            },
+        }
+    }
+}
+
+impl Filter {
+    /// The filter that is true for the device of that name.
+    pub fn of_device(endpoint: &EndpointName) -> Self {
+        Self::one(format!("name = \"{endpoint}\""), "name", Value::Text(endpoint.to_string()))
+    }
+
+    /// The filter that is true where at least one of both is.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        match (self.text.is_empty(), other.text.is_empty()) {
+            (true, _) => self,
+            (_, true) => other,
+            (false, false) => Self {
+                text: format!("({}) or ({})", self.text, other.text),
+                root: Node::Any(vec![self.root, other.root]),
             },
         }
     }

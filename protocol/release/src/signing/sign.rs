@@ -71,8 +71,10 @@ async fn with_signatures(
         signatures.retain(|other| other.keyid != *public.raw_id());
         signatures.push(Signature { keyid: public.raw_id().clone(), sig });
     }
-    let mut bytes = serde_json::to_vec_pretty(&json!({ "signatures": signatures, "signed": signed }))
-        .map_err(SignError::Canonical)?;
+    // The same signed part is the same file, whatever order the objects of this build keep.
+    let mut file = json!({ "signatures": signatures, "signed": signed });
+    file.sort_all_objects();
+    let mut bytes = serde_json::to_vec_pretty(&file).map_err(SignError::Canonical)?;
     bytes.push(b'\n');
     Ok(bytes)
 }

@@ -54,7 +54,8 @@ impl Factory {
             })
         };
         let first = fs::read_to_string(data.join("first-token")).context("cannot read the first token")?;
-        let asked = CreateToken { name: "load".to_owned(), scopes: vec![TokenScope::Admin], expires: None };
+        let asked =
+            CreateToken { name: "load".to_owned(), scopes: vec![TokenScope::Admin], expires: None, principal: None };
         let made = Client::new(&config(first.trim().to_owned())?)?.create_token(&asked).await?;
         let client = Client::new(&config(made.secret.context("the service kept the secret")?)?)?;
 

@@ -1,0 +1,81 @@
+//! `mbl service-account`: programs that hold roles.
+
+use clap::Subcommand;
+use fleet_api::{ChangeServiceAccount, CreateServiceAccount, PageQuery, ServiceAccount};
+use serde_json::json;
+
+use crate::{
+    session::{Session, service_error},
+    words::or_dash,
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a service account; give it a role with `mbl access grant service/NAME ROLE`
+    Create {
+        /// Its name
+        name: String,
+        /// What people call it
+        #[arg(long, default_value = "")]
+        title: String,
+    },
+    /// List the service accounts
+    List,
+    /// Take away its right to act
+    Disable {
+        /// Its name
+        name: String,
+    },
+    /// Give back its right to act
+    Enable {
+        /// Its name
+        name: String,
+    },
+    /// Forget it with its roles and tokens
+    Delete {
+        /// Its name
+        name: String,
+    },
+}
+
+pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<()> {
+    let client = session.client()?;
+    match command {
+        Command::Create { name, title } => {
+            let made =
+                client.create_service_account(&CreateServiceAccount { name, title }).await.map_err(service_error)?;
+            session.printer.data(&made, format_args!("service/{}", made.name))
+        }
+        Command::List => list(session).await,
+        Command::Disable { name } => set(session, &name, true).await,
+        Command::Enable { name } => set(session, &name, false).await,
+        Command::Delete { name } => {
+            client.delete_service_account(&name).await.map_err(service_error)?;
+            session.printer.data(&json!({ "deleted": name }), format_args!("service/{name} deleted"))
+        }
+    }
+}
+
+async fn set(session: &Session, name: &str, disabled: bool) -> anyhow::Result<()> {
+    let change = ChangeServiceAccount { disabled };
+    let changed = session.client()?.change_service_account(name, &change).await.map_err(service_error)?;
+    let word = if disabled { "may not act any more" } else { "may act again" };
+    session.printer.data(&changed, format_args!("service/{} {word}", changed.name))
+}
+
+async fn list(session: &Session) -> anyhow::Result<()> {
+    let client = session.client()?;
+    let mut found: Vec<ServiceAccount> = Vec::new();
+    let mut query = PageQuery::default();
+    loop {
+        let page = client.service_accounts(&query).await.map_err(service_error)?;
+        found.extend(page.items);
+        match page.next {
+            Some(next) => query.cursor = Some(next),
+            None => break,
+        }
+    }
+    session.printer.table(&found, &["SERVICE ACCOUNT", "TITLE", "DISABLED"], |account| {
+        vec![account.name.clone(), account.title.clone(), or_dash(account.disabled.map(crate::words::time))]
+    })
+}
