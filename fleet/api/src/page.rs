@@ -5,7 +5,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     Account, Artifact, Authority, Denial, Device, Enrolment, Event, Group, GroupMember, Release, Rollout,
-    RolloutDevice, SavedFilter, Token,
+    RolloutDevice, SavedFilter, Token, WhyNot,
 };
 
 /// One page of a list.
@@ -74,5 +74,6 @@ pub mod forms {
         RolloutDevicePage of RolloutDevice,
         SavedFilterPage of SavedFilter,
         TokenPage of Token,
+        WhyNotPage of WhyNot,
     }
 }

@@ -177,6 +177,8 @@ impl TestService {
             "repository/metadata/timestamp.json".into(),
             format!("rollouts/{id}"),
             format!("rollouts/{id}/devices"),
+            format!("rollouts/{id}/why"),
+            format!("devices/{endpoint}/why"),
             format!("devices/{endpoint}"),
             format!("authorities/{}", authority.as_str().unwrap()),
             format!("enrolments/{}", enrolment.as_str().unwrap()),

@@ -15,6 +15,7 @@ mod os_tee;
 mod os_tee_firmware;
 mod os_tee_store;
 mod os_tee_update;
+mod rollout_crowd;
 mod site;
 mod update;
 mod world;

@@ -7,6 +7,7 @@ mod authorities;
 mod body;
 mod caller;
 mod devices;
+mod dry_run;
 mod enrolments;
 mod events;
 mod filters;
@@ -16,10 +17,12 @@ mod inventory;
 mod observe;
 mod paging;
 mod repository;
+mod rollout_form;
 mod rollouts;
 pub(crate) mod secret;
 mod service;
 mod tokens;
+mod why;
 
 use axum::{Router, extract::DefaultBodyLimit, middleware};
 use fleet_api::{BASE_PATH, Problem, ProblemCode};
@@ -59,6 +62,8 @@ fn resources() -> OpenApiRouter<Fleet> {
         .merge(inventory::router())
         .merge(repository::router())
         .merge(rollouts::router())
+        .merge(dry_run::router())
+        .merge(why::router())
         .merge(authorities::router())
         .merge(devices::router())
         .merge(enrolments::router())
@@ -105,5 +110,7 @@ pub(crate) fn router(fleet: Fleet) -> Router {
 
 #[cfg(test)]
 mod journey_tests;
+#[cfg(test)]
+mod rollout_tests;
 #[cfg(test)]
 mod route_tests;
