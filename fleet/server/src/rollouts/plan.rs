@@ -185,7 +185,7 @@ fn tallies(facts: &RolloutFacts, places: &[Place<'_>]) -> Tallies {
 /// Why the rollout must stop, if so many devices of the open waves have failed.
 fn over_threshold(rollout: &RolloutRow, tallies: &Tallies, places: &[Place<'_>]) -> Option<Reason> {
     let open = rollout.wave;
-    let failed = tallies.up_to(open, FAILED).saturating_sub(rollout.excused);
+    let failed = tallies.all(FAILED).saturating_sub(rollout.excused);
     let all = tallies.up_to(open, DeviceState::ALL);
     let (reached, limit) = match rollout.wanted.threshold {
         Threshold::Count(limit) => (failed >= u64::from(limit), format!("{limit}")),
