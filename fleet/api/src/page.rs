@@ -5,7 +5,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     Account, Artifact, AuditRecord, Authority, Denial, Device, Enrolment, Event, Group, GroupMember, Release,
-    RoleBinding, Rollout, RolloutDevice, SavedFilter, ServiceAccount, Token,
+    RoleBinding, Rollout, RolloutDevice, SavedFilter, ServiceAccount, Token, WhyNot,
 };
 
 /// One page of a list.
@@ -77,5 +77,6 @@ pub mod forms {
         SavedFilterPage of SavedFilter,
         ServiceAccountPage of ServiceAccount,
         TokenPage of Token,
+        WhyNotPage of WhyNot,
     }
 }

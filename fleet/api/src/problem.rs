@@ -76,6 +76,8 @@ problems! {
     AlreadyExists = "already_exists", 409, "It exists already", "choose another name";
     /// The resource is in a state that forbids this.
     WrongState = "wrong_state", 409, "Not possible in this state", "";
+    /// Who started a rollout cannot be who approves it.
+    SecondPerson = "second_person_needed", 409, "A second person is needed", "have somebody else approve the rollout, with a token of their own";
     /// Another request is busy with the same upload.
     UploadBusy = "upload_busy", 409, "Another upload of these bytes is under way", "wait for it, or ask for the offset and continue";
     /// The upload does not continue where the received bytes end.

@@ -12,7 +12,9 @@ use utoipa::{
     openapi::{Object, ObjectBuilder, Type},
 };
 
-use crate::{Client, ClientError, Page};
+use crate::{
+    Client, ClientError, Consent, FailureThreshold, GiveConsent, OnFailure, Page, Rate, Retries, Wave, Window,
+};
 
 fn words(words: Vec<&'static str>) -> Object {
     ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words)).build()
@@ -45,64 +47,16 @@ struct ReasonForm {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Audience {
-    /// Every device of the account, also those that join while it runs.
+    /// Every device of the account, also those that join until the audience is closed.
     All,
-    /// The devices in a group, also those that come into it while it runs.
+    /// The devices in a group, also those that come into it until the audience is closed.
     #[schema(value_type = String)]
     Group(GroupName),
-    /// The devices that a filter is true for, also those for which it becomes true while the rollout runs.
+    /// The devices that a filter is true for, also those for which it becomes true until the audience is closed.
     Filter(String),
-    /// These devices, at most 10000.
+    /// These devices, at most 10000; such an audience is closed from the beginning.
     #[schema(value_type = Vec<String>)]
     Devices(Vec<EndpointName>),
-}
-
-/// How many devices may fail before a rollout stops by itself. A device that lost contact or was taken over by a newer rollout does
-/// not count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum FailureThreshold {
-    /// It stops at so many failed devices; at least 1.
-    Count(u32),
-    /// It stops when so many per cent of its devices have failed; 1 to 100.
-    Percent(u8),
-}
-
-impl Default for FailureThreshold {
-    fn default() -> Self {
-        Self::Count(1)
-    }
-}
-
-/// Hours of each day, in UTC, in which a rollout may offer its release. The end may lie on the next day.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Window {
-    /// The first minute, as in `22:00`.
-    pub from: String,
-    /// The first minute that is outside again, as in `05:00`.
-    pub until: String,
-}
-
-/// Whose yes each device needs before it is offered the release.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Consent {
-    /// Nobody's.
-    #[default]
-    Automatic,
-    /// An operator's: each device waits until somebody consents for it.
-    Operator,
-}
-
-/// Consents to a rollout for some of its devices.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct GiveConsent {
-    /// For which devices, 1 to 10000; absent for every device that waits for it now.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Vec<String>>)]
-    pub devices: Option<Vec<EndpointName>>,
 }
 
 /// Asks for a new rollout; nothing happens before it is started.
@@ -121,6 +75,41 @@ pub struct CreateRollout {
     /// How many may fail; without it the first failed device stops the rollout.
     #[serde(default)]
     pub failure_threshold: FailureThreshold,
+    /// What happens when too many failed.
+    #[serde(default)]
+    pub on_failure: OnFailure,
+    /// Which devices go first, at most 20 waves; what none takes goes last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 20)]
+    pub waves: Vec<Wave>,
+    /// Per cent of a wave that must have succeeded before the next one begins. Without it the next one begins when every device of the
+    /// wave has come to an end, apart from those that were not heard for a day, and one has succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 100)]
+    pub success_percent: Option<u8>,
+    /// How many devices are offered the release in an hour; absent for no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
+    /// How often a device that failed is tried again; never without it.
+    #[serde(default)]
+    pub retries: Retries,
+    /// A device on which so many tries in a row failed, of this or other rollouts, is held back until somebody forgives it; 0 for never.
+    #[serde(default = "hold_after")]
+    pub hold_after: u32,
+    /// Of two rollouts for a device the one with the higher priority decides, among equals the one that was started later; 0 to 100.
+    #[serde(default = "priority")]
+    #[schema(maximum = 100)]
+    pub priority: u8,
+    /// Nothing is offered before this moment, in Unix seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub not_before: Option<UnixSeconds>,
+    /// Whether the audience is what it is at the start; otherwise it admits devices until somebody closes it.
+    #[serde(default)]
+    pub close_audience: bool,
+    /// Whether somebody else than who starts the rollout must approve it before anything is offered.
+    #[serde(default)]
+    pub approval: bool,
     /// How many devices may be under way at a time; absent for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1)]
@@ -131,6 +120,44 @@ pub struct CreateRollout {
     /// Whose yes each device needs; without it nobody's.
     #[serde(default)]
     pub consent: Consent,
+}
+
+const fn hold_after() -> u32 {
+    CreateRollout::HOLD_AFTER
+}
+
+const fn priority() -> u8 {
+    CreateRollout::PRIORITY
+}
+
+impl CreateRollout {
+    /// Failed tries in a row at which a device is held back, where nobody says otherwise.
+    pub const HOLD_AFTER: u32 = 5;
+    /// The priority where nobody says otherwise.
+    pub const PRIORITY: u8 = 50;
+
+    /// A rollout of a release that leaves everything else as it is without a word.
+    pub const fn new(release: ReleaseVersion, audience: Audience) -> Self {
+        Self {
+            name: None,
+            release,
+            audience,
+            failure_threshold: FailureThreshold::Count(1),
+            on_failure: OnFailure::Stop,
+            waves: Vec::new(),
+            success_percent: None,
+            rate: None,
+            retries: Retries { most: 0, first_delay_s: 0 },
+            hold_after: Self::HOLD_AFTER,
+            priority: Self::PRIORITY,
+            not_before: None,
+            close_audience: false,
+            approval: false,
+            max_in_flight: None,
+            window: None,
+            consent: Consent::Automatic,
+        }
+    }
 }
 
 /// A rollout.
@@ -151,6 +178,54 @@ pub struct Rollout {
     pub audience: Audience,
     /// How many may fail.
     pub failure_threshold: FailureThreshold,
+    /// What happens when too many failed.
+    #[serde(default)]
+    pub on_failure: OnFailure,
+    /// Which devices go first, at most 20 waves; what none takes goes last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 20)]
+    pub waves: Vec<Wave>,
+    /// Per cent of a wave that must have succeeded before the next one begins. Without it the next one begins when every device of the
+    /// wave has come to an end, apart from those that were not heard for a day, and one has succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 100)]
+    pub success_percent: Option<u8>,
+    /// How many devices are offered the release in an hour; absent for no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
+    /// How often a device that failed is tried again; never without it.
+    #[serde(default)]
+    pub retries: Retries,
+    /// A device on which so many tries in a row failed, of this or other rollouts, is held back until somebody forgives it; 0 for never.
+    #[serde(default = "hold_after")]
+    pub hold_after: u32,
+    /// Of two rollouts for a device the one with the higher priority decides, among equals the one that was started later; 0 to 100.
+    #[serde(default = "priority")]
+    #[schema(maximum = 100)]
+    pub priority: u8,
+    /// Nothing is offered before this moment, in Unix seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub not_before: Option<UnixSeconds>,
+    /// Whether the audience admits no further devices.
+    #[serde(default)]
+    pub audience_closed: bool,
+    /// Whether somebody else than who starts the rollout must approve it.
+    #[serde(default)]
+    pub approval: bool,
+    /// Who started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_by: Option<String>,
+    /// Who approved it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approved_by: Option<String>,
+    /// The wave that was opened last, from 1; the last one holds what no other wave takes.
+    #[serde(default)]
+    pub open_wave: u32,
+    /// The rollout whose devices this one brings back to what they ran before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub brings_back: Option<RolloutId>,
     /// How many devices may be under way at a time; absent for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_in_flight: Option<u32>,
@@ -207,6 +282,12 @@ pub struct RolloutDevice {
     /// Since when it is in this state, in Unix seconds.
     #[schema(value_type = u64)]
     pub since: UnixSeconds,
+    /// Its wave, from 1, once it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wave: Option<u32>,
+    /// Tries of the rollout that failed on it.
+    #[serde(default)]
+    pub failed_tries: u32,
 }
 
 /// Which devices of a rollout.
@@ -238,6 +319,10 @@ pub enum RolloutAction {
     Resume,
     /// End it; devices that are not beyond the point of return stay where they are.
     Abort,
+    /// Admit no further devices; the rollout ends once those that it has have come to an end.
+    Close,
+    /// Say yes to the whole rollout, as somebody else than who started it.
+    Approve,
 }
 
 impl RolloutAction {
@@ -248,6 +333,8 @@ impl RolloutAction {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Abort => "abort",
+            Self::Close => "close",
+            Self::Approve => "approve",
         }
     }
 }
@@ -282,7 +369,7 @@ impl Client {
         self.post_once(&format!("/rollouts/{id}/consent"), consent, None).await
     }
 
-    /// Starts, pauses, resumes or aborts a rollout; asking for what is already so changes nothing.
+    /// Starts, pauses, resumes, aborts, closes or approves a rollout; asking for what is already so changes nothing.
     pub async fn act_on_rollout(&self, id: &RolloutId, action: RolloutAction) -> Result<Rollout, ClientError> {
         self.post_empty(&format!("/rollouts/{id}/{}", action.as_str())).await
     }

@@ -17,6 +17,7 @@ use crate::{
     recovery_key,
     secret::PassphraseArgs,
     session::{Session, service_error},
+    why,
     words::{or_dash, time},
 };
 
@@ -44,6 +45,16 @@ pub(crate) enum Command {
     Set(SetArgs),
     /// Show every change of a device, until interrupted
     Watch(WatchArgs),
+    /// Show why a device does not run what rollouts want it to run, and what to do
+    Why {
+        /// The device
+        endpoint: EndpointName,
+    },
+    /// Let a device that was held back because it kept failing take part in rollouts again
+    Forgive {
+        /// The device
+        endpoint: EndpointName,
+    },
     /// Keep a device out
     Suspend {
         /// The device
@@ -183,6 +194,8 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
         Command::Export(args) => export(&client, args, session).await,
         Command::Set(args) => set(&client, args, session).await,
         Command::Watch(args) => watch(&client, &args, session).await,
+        Command::Why { endpoint } => why::of_device(&client, &endpoint, session).await,
+        Command::Forgive { endpoint } => why::forgive(&client, &endpoint, session).await,
         Command::Suspend { endpoint, reason } => {
             let device =
                 client.suspend_device(&endpoint, &SuspendDevice { reason }).await.map_err(|e| missing(e, &endpoint))?;
@@ -226,7 +239,7 @@ async fn recover(client: &Client, args: &RecoveryKeyArgs, session: &Session) -> 
 }
 
 /// A refusal because there is no such device says where to look.
-fn missing(error: fleet_api::ClientError, endpoint: &EndpointName) -> anyhow::Error {
+pub(crate) fn missing(error: fleet_api::ClientError, endpoint: &EndpointName) -> anyhow::Error {
     match error.problem() {
         Some(problem) if problem.status == 404 => {
             Failure::new(Exit::Refused, format!("device `{endpoint}` is not enrolled"))

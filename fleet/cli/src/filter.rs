@@ -130,7 +130,10 @@ mod tests {
     #[test]
     fn a_place_is_shown_in_its_own_line_and_never_beyond_it() {
         assert_eq!(underlined("tag = 1", 6, 1), ("tag = 1", "      ^".to_owned()));
-        assert_eq!(underlined("forbid(\n  principal is X,\n);", 10, 9), ("  principal is X,", "  ^^^^^^^^^".to_owned()));
+        assert_eq!(
+            underlined("forbid(\n  principal is X,\n);", 10, 9),
+            ("  principal is X,", "  ^^^^^^^^^".to_owned())
+        );
         assert_eq!(underlined("one\ntwo", 5, 40), ("two", " ^^".to_owned()));
         assert_eq!(underlined("one", 3, 0), ("one", "   ^".to_owned()));
     }

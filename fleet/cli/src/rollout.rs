@@ -5,15 +5,17 @@ use std::{collections::BTreeMap, time::Duration};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use fleet_api::{
-    Audience, Client, ClientError, Consent, CreateRollout, FailureThreshold, GiveConsent, PageQuery, Rollout,
-    RolloutAction, RolloutDevice, RolloutDeviceQuery, Window,
+    Client, ClientError, GiveConsent, PageQuery, Rollout, RolloutAction, RolloutDevice, RolloutDeviceQuery,
 };
 use indicatif::ProgressBar;
-use protocol_types::{DeviceState, EndpointName, GroupName, ReleaseVersion, RolloutId, RolloutState};
+use protocol_types::{DeviceState, EndpointName, RolloutId, RolloutState};
 
 use crate::{
     failure::{Exit, Failure},
+    rollout_dry_run,
+    rollout_start::StartArgs,
     session::{Session, service_error},
+    why,
     words::{or_dash, time},
 };
 
@@ -29,8 +31,14 @@ pub(crate) enum Command {
     Resume(IdArgs),
     /// End a rollout; devices that are not beyond the point of return stay where they are
     Abort(IdArgs),
+    /// Admit no further devices; the rollout ends once those that it has have come to an end
+    Close(IdArgs),
+    /// Say yes to a whole rollout that somebody else started
+    Approve(IdArgs),
     /// Say yes for devices that wait for an operator's consent
     Consent(ConsentArgs),
+    /// Show why devices are not on the release of a rollout, and what to do
+    Why(IdArgs),
     /// List the rollouts
     List,
     /// Show a rollout and how far it is on each device
@@ -61,68 +69,6 @@ pub(crate) struct WatchArgs {
     time_limit: Option<u64>,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct StartArgs {
-    /// Version of the release
-    release: ReleaseVersion,
-    #[command(flatten)]
-    audience: AudienceArgs,
-    /// What people call the rollout
-    #[arg(long)]
-    name: Option<String>,
-    /// Failed devices at which the rollout stops by itself
-    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "failures_percent")]
-    failures: u32,
-    /// Failed devices, in per cent, at which the rollout stops by itself
-    #[arg(long, value_name = "PERCENT")]
-    failures_percent: Option<u8>,
-    /// Devices that may be under way at a time; all without it
-    #[arg(long, value_name = "N")]
-    max_in_flight: Option<u32>,
-    /// Hours of the day, in UTC, in which the release is offered, as in 22:00-05:00
-    #[arg(long, value_name = "FROM-UNTIL", value_parser = window)]
-    window: Option<Window>,
-    /// Offer it to a device only after `mbl rollout consent` for that device
-    #[arg(long)]
-    ask_consent: bool,
-    /// Watch until it ends
-    #[arg(long)]
-    watch: bool,
-}
-
-#[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
-pub(crate) struct AudienceArgs {
-    /// Every device of the account
-    #[arg(long)]
-    all: bool,
-    /// The devices in a group
-    #[arg(long, value_name = "NAME")]
-    group: Option<GroupName>,
-    /// The devices that a filter is true for, as in 'model = "m1"'
-    #[arg(long, value_name = "FILTER")]
-    filter: Option<String>,
-    /// This device, may be given several times
-    #[arg(long = "device", value_name = "NAME")]
-    devices: Vec<EndpointName>,
-}
-
-fn window(text: &str) -> Result<Window, String> {
-    let (from, until) = text.split_once('-').ok_or("write it as in 22:00-05:00")?;
-    Ok(Window { from: from.to_owned(), until: until.to_owned() })
-}
-
-impl From<AudienceArgs> for Audience {
-    fn from(args: AudienceArgs) -> Self {
-        match (args.group, args.filter) {
-            (Some(group), _) => Self::Group(group),
-            (None, Some(filter)) => Self::Filter(filter),
-            (None, None) if args.all => Self::All,
-            (None, None) => Self::Devices(args.devices),
-        }
-    }
-}
-
 /// How long between two looks at a watched rollout.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -134,6 +80,9 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
         Command::Pause(args) => act(&client, &args.id, RolloutAction::Pause, session).await,
         Command::Resume(args) => act(&client, &args.id, RolloutAction::Resume, session).await,
         Command::Abort(args) => act(&client, &args.id, RolloutAction::Abort, session).await,
+        Command::Close(args) => act(&client, &args.id, RolloutAction::Close, session).await,
+        Command::Approve(args) => act(&client, &args.id, RolloutAction::Approve, session).await,
+        Command::Why(args) => why::of_rollout(&client, &args.id, session).await,
         Command::Consent(args) => consent(&client, args, session).await,
         Command::List => list(&client, session).await,
         Command::Show(args) => show(&client, &args.id, session).await,
@@ -141,22 +90,16 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
 }
 
 async fn start(client: &Client, args: StartArgs, session: &Session) -> anyhow::Result<()> {
-    let wanted = CreateRollout {
-        name: args.name,
-        release: args.release,
-        audience: args.audience.into(),
-        failure_threshold: args
-            .failures_percent
-            .map_or(FailureThreshold::Count(args.failures), FailureThreshold::Percent),
-        max_in_flight: args.max_in_flight,
-        window: args.window,
-        consent: if args.ask_consent { Consent::Operator } else { Consent::Automatic },
-    };
+    let (watches, makes_nothing) = (args.watch, args.dry_run);
+    let wanted = args.into();
+    if makes_nothing {
+        return rollout_dry_run::show(client, &wanted, session).await;
+    }
     let mut key = [0; 16];
     getrandom::fill(&mut key).context("cannot get random bytes")?;
     let made = client.create_rollout(&wanted, Some(&hex::encode(key))).await.map_err(service_error)?;
     let rollout = client.act_on_rollout(&made.id, RolloutAction::Start).await.map_err(service_error)?;
-    if args.watch {
+    if watches {
         session.printer.say(format_args!("rollout {} started", rollout.id));
         return watch(client, &WatchArgs { id: rollout.id, time_limit: None }, session).await;
     }
@@ -176,7 +119,7 @@ async fn consent(client: &Client, args: ConsentArgs, session: &Session) -> anyho
     session.printer.data(&rollout, state(&rollout))
 }
 
-fn missing(error: ClientError, id: &RolloutId) -> anyhow::Error {
+pub(crate) fn missing(error: ClientError, id: &RolloutId) -> anyhow::Error {
     match error.problem() {
         Some(problem) if problem.status == 404 => Failure::new(Exit::Refused, format!("there is no rollout `{id}`"))
             .hint("list the rollouts with `mbl rollout list`")
@@ -188,6 +131,9 @@ fn missing(error: ClientError, id: &RolloutId) -> anyhow::Error {
 /// One line: what, how far, why.
 fn state(rollout: &Rollout) -> String {
     let mut text = format!("{} release {} {}", rollout.id, rollout.release, rollout.state);
+    if !rollout.waves.is_empty() {
+        text += &format!(" wave {} of {}", rollout.open_wave, rollout.waves.len() + 1);
+    }
     for (state, count) in &rollout.devices {
         text += &format!(" {state} {count}");
     }
@@ -271,7 +217,9 @@ async fn watch(client: &Client, args: &WatchArgs, session: &Session) -> anyhow::
     bar.finish_and_clear();
     let rollout = ended?;
     let failed = |state| rollout.devices.get(&state).copied().unwrap_or(0);
-    if rollout.state == RolloutState::Finished && failed(DeviceState::Failed) + failed(DeviceState::RolledBack) == 0 {
+    if (rollout.state == RolloutState::Finished || is_idle(&rollout))
+        && failed(DeviceState::Failed) + failed(DeviceState::RolledBack) == 0
+    {
         return Ok(());
     }
     let failure = Failure::new(Exit::WatchedFailed, format!("rollout {} {}", rollout.id, rollout.state));
@@ -279,6 +227,12 @@ async fn watch(client: &Client, args: &WatchArgs, session: &Session) -> anyhow::
         Some(reason) => failure.because(anyhow::anyhow!("{reason}")).hint(reason.code.hint()).into(),
         None => failure.hint(format!("see each device with `mbl rollout show {}`", rollout.id)).into(),
     })
+}
+
+/// Whether the rollout runs only for devices that may still come into its audience.
+fn is_idle(rollout: &Rollout) -> bool {
+    let counts = &rollout.devices;
+    rollout.state == RolloutState::Running && !counts.is_empty() && counts.keys().all(|state| state.is_end())
 }
 
 /// Prints every change until the rollout ends. A service that restarts meanwhile is waited for.
@@ -309,7 +263,12 @@ async fn follow(client: &Client, id: &RolloutId, bar: &ProgressBar, session: &Se
         }
         bar.set_message(format!("{} {}", rollout.id, rollout.release));
         bar.set_position(per_cent(&now));
-        if rollout.state.is_end() {
+        if is_idle(&rollout) {
+            session.printer.say(format_args!(
+                "every device has come to an end; the audience stays open until `mbl rollout close {id}`"
+            ));
+        }
+        if rollout.state.is_end() || is_idle(&rollout) {
             return Ok(rollout);
         }
         tokio::time::sleep(LOOK_EVERY).await;

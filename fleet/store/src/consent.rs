@@ -5,8 +5,8 @@ use serde_json::json;
 use sqlx::AnyConnection;
 
 use crate::{
-    AccountScope, Change, EventDraft, RolloutRow, StoreError, error::cannot, events, numbers::to_sql,
-    rollouts::Consent, updates::parsed,
+    AccountScope, Change, Consent, EventDraft, RolloutRow, StoreError, error::cannot, events, numbers::to_sql,
+    updates::parsed,
 };
 
 const DOING: &str = "give consent to a rollout";

@@ -125,7 +125,7 @@ const COLUMNS: &str =
     "d.endpoint, d.standing, d.standing_reason, d.authority, d.factory_serial, d.connected, d.last_seen,
     d.created, d.reset_asked, d.note, d.revision, d.manufacturer, d.model, d.serial_number, d.firmware_version, r.phase AS said_phase,
     r.reason_code AS said_reason_code, r.reason_text AS said_reason_text, r.progress AS said_progress,
-    r.rollout AS said_rollout, r.digest AS said_digest, r.running_version AS said_running_version,
+    r.rollout AS said_rollout, r.attempt AS said_attempt, r.digest AS said_digest, r.running_version AS said_running_version,
     r.running_digest AS said_running_digest, r.slot AS said_slot, r.floor AS said_floor, r.received AS said_received";
 const TABLES: &str = "devices d LEFT JOIN device_reports r ON r.account = d.account AND r.endpoint = d.endpoint";
 

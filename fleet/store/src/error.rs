@@ -43,6 +43,12 @@ pub enum StoreError {
         /// The state it is in.
         state: String,
     },
+    /// Who started a rollout cannot be the one who approves it.
+    #[error("rollout `{id}` must be approved by somebody else than who started it")]
+    SecondPerson {
+        /// The rollout.
+        id: String,
+    },
     /// The idempotency key was used for another request.
     #[error("the idempotency key was used for another request")]
     KeyReused,

@@ -21,6 +21,7 @@ pub(crate) const ALL: &[Migration] = &[
     Migration { number: 6, sql: include_str!("../migrations/0006_directory.sql") },
     Migration { number: 7, sql: include_str!("../migrations/0007_recovery.sql") },
     Migration { number: 8, sql: include_str!("../migrations/0008_access.sql") },
+    Migration { number: 10, sql: include_str!("../migrations/0010_rollouts.sql") },
 ];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS migrations (

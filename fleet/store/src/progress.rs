@@ -1,22 +1,20 @@
-//! How far a rollout is on each device: the facts that a decision needs, and the one transaction that carries a decision out.
+//! How far a rollout is on each device, and the one transaction that carries a decision out.
 //! The decision itself comes as a function, so that it is made on exactly the rows that it changes.
 
 use protocol_types::{
     AccountName, DeviceState, EndpointName, Reason, RolloutId, RolloutState, UnixSeconds, WaitingFor,
 };
 use serde_json::json;
-use sqlx::{AnyConnection, AssertSqlSafe, Row, any::AnyRow};
+use sqlx::{AssertSqlSafe, Row, any::AnyRow};
 
 use crate::{
-    AccountScope, Audience, DesiredRelease, DesiredRow, DeviceReport, EventDraft, RolloutRow, ServiceWide, Standing,
-    StoreError,
-    devices::bound,
+    AccountScope, Change, DesiredRelease, EventDraft, RolloutFacts, RolloutRow, ServiceWide, StoreError,
     error::cannot,
     events,
-    filter::{Bind, Clause, Filter, Place},
-    numbers::{from_sql, time, to_sql},
+    numbers::{time, to_sql},
+    rollout_facts::{ENDS, read_waiting},
     transaction::Transaction,
-    updates::{self, parsed, read_reason, read_report, read_wish},
+    updates::{self, parsed, read_reason},
 };
 
 /// How far a rollout is on one device.
@@ -34,52 +32,10 @@ pub struct RolloutDeviceRow {
     pub progress: Option<u8>,
     /// Since when.
     pub since: UnixSeconds,
-}
-
-/// Everything known about one device of a rollout.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeviceFacts {
-    /// The device.
-    pub endpoint: EndpointName,
-    /// How far the rollout is on it; `None` if it has just come into the audience.
-    pub at: Option<(DeviceState, Option<WaitingFor>)>,
-    /// Whether it is registered now, and its standing; `None` if it is no longer in the directory.
-    pub present: Option<(bool, Standing)>,
-    /// What it should run.
-    pub wish: Option<DesiredRow>,
-    /// What it last said.
-    pub said: Option<DeviceReport>,
-    /// Whether a rollout that was started later and goes on decides what it runs.
-    pub newer: bool,
-    /// Whether an operator has said yes to the rollout on this device.
-    pub consented: bool,
-}
-
-/// How many devices of a rollout are in each state.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counts(pub Vec<(DeviceState, u64)>);
-
-impl Counts {
-    /// Devices in one of the states.
-    pub fn of(&self, states: &[DeviceState]) -> u64 {
-        self.0.iter().filter(|(state, _)| states.contains(state)).map(|(_, n)| n).sum()
-    }
-
-    /// All devices.
-    pub fn total(&self) -> u64 {
-        self.0.iter().map(|(_, n)| n).sum()
-    }
-}
-
-/// Everything known about a rollout.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RolloutFacts {
-    /// The rollout.
-    pub rollout: RolloutRow,
-    /// Its devices that have not come to an end, in the order of their names.
-    pub devices: Vec<DeviceFacts>,
-    /// All its devices by state, apart from those that have just come into the audience.
-    pub counts: Counts,
+    /// Its wave, from 0, once it has one.
+    pub wave: Option<u32>,
+    /// Tries that failed.
+    pub failed: u32,
 }
 
 /// What happens to the wish for a device.
@@ -91,6 +47,17 @@ pub enum WishStep {
     Set,
     /// The rollout wants nothing any more; another rollout's wish stays.
     Clear,
+}
+
+/// What a step means for how often the device has failed in a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tally {
+    /// Nothing.
+    Leave,
+    /// A try has failed.
+    Failure,
+    /// A try has succeeded: what was before is forgotten.
+    Success,
 }
 
 /// One device moves on.
@@ -106,6 +73,16 @@ pub struct DeviceStep {
     pub reason: Option<Reason>,
     /// What happens to its wish.
     pub wish: WishStep,
+    /// Its wave, from 0.
+    pub wave: u32,
+    /// The try that counts now, from 1.
+    pub attempt: u32,
+    /// Tries that failed.
+    pub failed: u32,
+    /// It is not tried again before this.
+    pub not_before: Option<UnixSeconds>,
+    /// Whether a try has ended just now.
+    pub tally: Tally,
 }
 
 /// What happens next: nothing, if both are empty.
@@ -115,73 +92,31 @@ pub struct Decision {
     pub devices: Vec<DeviceStep>,
     /// The state that the rollout itself moves to.
     pub rollout: Option<(RolloutState, Option<Reason>)>,
+    /// The last wave that is open from now on.
+    pub wave: Option<u32>,
+    /// Whether the audience admits no further devices from now on.
+    pub closes: bool,
+    /// Whether devices are brought back to what they ran before.
+    pub brings_back: bool,
 }
 
 impl Decision {
     /// Whether nothing happens.
     pub fn is_empty(&self) -> bool {
-        self.devices.is_empty() && self.rollout.is_none()
+        *self == Self::default()
     }
 }
 
-const ENDS: &str = "('succeeded', 'failed', 'rolled_back', 'skipped', 'superseded', 'cancelled')";
-
-/// Columns of a device's facts, for a query with `d` devices, `r` rollout devices, `w` wishes and `s` reports.
-const FACTS: &str = "d.connected AS connected, d.standing AS standing,
-    w.generation AS wish_generation, w.acknowledged AS wish_acknowledged, w.path AS wish_path, w.digest AS wish_digest,
-    w.rollout AS wish_rollout, w.changed AS wish_changed,
-    s.phase AS said_phase, s.reason_code AS said_reason_code, s.reason_text AS said_reason_text,
-    s.progress AS said_progress, s.rollout AS said_rollout, s.digest AS said_digest,
-    s.running_version AS said_running_version, s.running_digest AS said_running_digest, s.slot AS said_slot,
-    s.floor AS said_floor";
-
-fn newer(endpoint: &str) -> String {
-    // $3 is the start order of the rollout that asks.
-    format!(
-        "CASE WHEN EXISTS (SELECT 1 FROM rollout_devices o JOIN rollouts n ON n.account = o.account AND n.id = o.rollout
-             WHERE o.account = $1 AND o.endpoint = {endpoint} AND n.start_order > $3 AND n.state IN ('running', 'paused', 'finished')
-               AND o.state NOT IN ('superseded', 'cancelled')) THEN 1 ELSE 0 END AS newer"
-    )
-}
-
-fn read_facts(row: &AnyRow) -> Result<DeviceFacts, StoreError> {
-    let doing = "read the facts of a device";
-    let number = |column| row.try_get::<Option<i64>, _>(column).map_err(cannot(doing));
-    let damaged = |column| StoreError::Damaged { table: "rollout_devices", column };
-    let at = match updates::text(row, "state")? {
-        Some(state) => Some((DeviceState::parse(&state).ok_or_else(|| damaged("state"))?, read_waiting(row)?)),
-        None => None,
-    };
-    let present = match updates::text(row, "standing")? {
-        Some(standing) => Some((number("connected")? == Some(1), Standing::read(&standing)?)),
-        None => None,
-    };
-    Ok(DeviceFacts {
-        endpoint: parsed(row, "endpoint")?.ok_or_else(|| damaged("endpoint"))?,
-        at,
-        present,
-        wish: read_wish(row)?,
-        said: read_report(row)?,
-        // A constant of a query is a plain integer on one database and a long one on the other.
-        newer: row.try_get::<i64, _>("newer").map_err(cannot(doing))? == 1,
-        consented: number("consented")?.is_some(),
-    })
-}
-
-fn read_waiting(row: &AnyRow) -> Result<Option<WaitingFor>, StoreError> {
-    let damaged = || StoreError::Damaged { table: "rollout_devices", column: "waiting_for" };
-    updates::text(row, "waiting_for")?.map(|text| WaitingFor::parse(&text).ok_or_else(damaged)).transpose()
-}
-
 impl ServiceWide {
-    /// Rollouts on which something may still happen, those that were started last first.
+    /// Rollouts on which something may still happen, those that decide first before the others.
     pub async fn rollouts_under_way(&self) -> Result<Vec<(AccountName, RolloutId)>, StoreError> {
         let doing = "look for rollouts under way";
         let sql = format!(
             "SELECT account, id FROM rollouts t WHERE state IN ('running', 'paused') OR (state IN ('stopped', 'aborted')
                  AND EXISTS (SELECT 1 FROM rollout_devices r WHERE r.account = t.account AND r.rollout = t.id
-                             AND r.state NOT IN {ENDS}))
-             ORDER BY account, start_order DESC"
+                             AND (r.state NOT IN {ENDS} OR (t.state = 'stopped' AND t.on_failure = 'return'
+                                  AND r.state = 'succeeded' AND r.returned IS NULL))))
+             ORDER BY account, priority DESC, start_order DESC"
         );
         let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(self.store.readers()).await.map_err(cannot(doing))?;
         rows.iter()
@@ -222,8 +157,38 @@ impl AccountScope {
                 EventDraft { kind: &kind, subject: format!("rollouts/{id}"), data: json!({ "reason": reason }) };
             events::append(&mut tx, self, now, draft).await?;
         }
+        if decision.wave.is_some() || decision.closes {
+            self.open_wave(&mut tx, &facts.rollout, &decision).await?;
+        }
+        if let Some(wave) = decision.wave {
+            let data = json!({ "wave": wave + 1 });
+            let draft = EventDraft { kind: "rollout.wave", subject: format!("rollouts/{id}"), data };
+            events::append(&mut tx, self, now, draft).await?;
+        }
+        if decision.brings_back {
+            self.bring_back(&mut tx, &facts.rollout, now).await?;
+        }
         tx.commit().await?;
         Ok(decision.devices.len())
+    }
+
+    async fn open_wave(
+        &self,
+        tx: &mut Transaction,
+        rollout: &RolloutRow,
+        decision: &Decision,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE rollouts SET wave = $3, closed = $4, revision = revision + 1 WHERE account = $1 AND id = $2",
+        )
+        .bind(self.id())
+        .bind(rollout.id.as_str())
+        .bind(i64::from(decision.wave.unwrap_or(rollout.wave)))
+        .bind(i64::from(rollout.closed || decision.closes))
+        .execute(tx.sql())
+        .await
+        .map_err(cannot("open a wave of a rollout"))?;
+        Ok(())
     }
 
     async fn move_device(
@@ -235,11 +200,13 @@ impl AccountScope {
     ) -> Result<(), StoreError> {
         let id = &rollout.id;
         sqlx::query(
-            "INSERT INTO rollout_devices (account, rollout, endpoint, state, waiting_for, reason_code, reason_text, since)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+            "INSERT INTO rollout_devices (account, rollout, endpoint, state, waiting_for, reason_code, reason_text, since,
+                                          wave, attempt, failed, not_before)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
              ON CONFLICT (account, rollout, endpoint) DO UPDATE SET state = excluded.state,
                  waiting_for = excluded.waiting_for, reason_code = excluded.reason_code,
-                 reason_text = excluded.reason_text, since = excluded.since",
+                 reason_text = excluded.reason_text, since = excluded.since, wave = excluded.wave,
+                 attempt = excluded.attempt, failed = excluded.failed, not_before = excluded.not_before",
         )
         .bind(self.id())
         .bind(id.as_str())
@@ -249,15 +216,27 @@ impl AccountScope {
         .bind(step.reason.as_ref().map(|r| r.code.as_str()))
         .bind(step.reason.as_ref().map(|r| r.text.as_str()))
         .bind(to_sql(now.0))
+        .bind(i64::from(step.wave))
+        .bind(i64::from(step.attempt))
+        .bind(i64::from(step.failed))
+        .bind(step.not_before.map(|moment| to_sql(moment.0)))
         .execute(tx.sql())
         .await
         .map_err(cannot("move a device of a rollout"))?;
-        let release =
-            DesiredRelease { path: rollout.path.clone(), digest: rollout.digest, rollout: rollout.id.clone() };
+        self.tally(tx, step).await?;
+        let release = DesiredRelease {
+            path: rollout.path.clone(),
+            digest: rollout.digest,
+            rollout: rollout.id.clone(),
+            attempt: step.attempt,
+        };
         let place = (&step.endpoint, id);
         match step.wish {
             WishStep::Leave => {}
-            WishStep::Set => updates::wish(tx, self, place, Some(&release), now).await?,
+            WishStep::Set => {
+                self.note_offer(tx, place, now).await?;
+                updates::wish(tx, self, place, Some(&release), now).await?;
+            }
             WishStep::Clear => updates::wish(tx, self, place, None, now).await?,
         }
         let data = json!({ "rollout": id, "release": rollout.wanted.release, "endpoint": step.endpoint, "state": step.to,
@@ -266,83 +245,83 @@ impl AccountScope {
         events::append(tx, self, now, EventDraft { kind: "rollout.device", subject, data }).await
     }
 
-    async fn rollout_facts(
+    /// Remembers when the device was offered the release, and what it ran when it was first.
+    async fn note_offer(
         &self,
-        sql: &mut AnyConnection,
-        id: &RolloutId,
+        tx: &mut Transaction,
+        (endpoint, rollout): (&EndpointName, &RolloutId),
         now: UnixSeconds,
-    ) -> Result<RolloutFacts, StoreError> {
-        let rollout = self.rollout_on(sql, id).await?;
-        let counts = self.count_states(sql, id).await?;
-        let order = rollout.start_order.map_or(i64::MAX, to_sql);
-        let known = format!(
-            "SELECT r.endpoint AS endpoint, r.state AS state, r.waiting_for AS waiting_for, r.consented AS consented, {}, {FACTS}
-             FROM rollout_devices r
-             LEFT JOIN devices d ON d.account = r.account AND d.endpoint = r.endpoint
-             LEFT JOIN desired_releases w ON w.account = r.account AND w.endpoint = r.endpoint
-             LEFT JOIN device_reports s ON s.account = r.account AND s.endpoint = r.endpoint
-             WHERE r.account = $1 AND r.rollout = $2 AND r.state NOT IN {ENDS} ORDER BY r.endpoint",
-            newer("r.endpoint")
-        );
-        let mut devices = self.facts(sql, (known, Vec::new()), id, order).await?;
-        if rollout.state == RolloutState::Running
-            && let Some(filter) = joined(&rollout.wanted.audience)
-        {
-            let filter = self.resolved(sql, &filter).await?;
-            let Clause { sql: condition, binds, .. } = filter.clause(Place { report: "s", first: 4, now });
-            let fresh = format!(
-                "SELECT d.endpoint AS endpoint, CAST(NULL AS TEXT) AS state, CAST(NULL AS TEXT) AS waiting_for,
-                        CAST(NULL AS BIGINT) AS consented, {}, {FACTS}
-                 FROM devices d
-                 LEFT JOIN desired_releases w ON w.account = d.account AND w.endpoint = d.endpoint
-                 LEFT JOIN device_reports s ON s.account = d.account AND s.endpoint = d.endpoint
-                 WHERE d.account = $1 AND {condition} AND NOT EXISTS (SELECT 1 FROM rollout_devices r
-                     WHERE r.account = $1 AND r.rollout = $2 AND r.endpoint = d.endpoint) ORDER BY d.endpoint",
-                newer("d.endpoint")
-            );
-            devices.extend(self.facts(sql, (fresh, binds), id, order).await?);
-        }
-        Ok(RolloutFacts { rollout, devices, counts })
-    }
-
-    async fn facts(
-        &self,
-        connection: &mut AnyConnection,
-        (sql, binds): (String, Vec<Bind>),
-        id: &RolloutId,
-        order: i64,
-    ) -> Result<Vec<DeviceFacts>, StoreError> {
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(self.id()).bind(id.as_str()).bind(order);
-        let rows = bound(query, binds).fetch_all(connection).await.map_err(cannot("read the facts of a rollout"))?;
-        rows.iter().map(read_facts).collect()
-    }
-
-    async fn count_states(&self, connection: &mut AnyConnection, id: &RolloutId) -> Result<Counts, StoreError> {
-        let doing = "count the devices of a rollout";
-        let rows = sqlx::query(
-            "SELECT state, COUNT(*) AS devices FROM rollout_devices WHERE account = $1 AND rollout = $2
-             GROUP BY state ORDER BY state",
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE rollout_devices SET offered = $4, previous = COALESCE(previous,
+                 (SELECT s.running_digest FROM device_reports s WHERE s.account = $1 AND s.endpoint = $3))
+             WHERE account = $1 AND rollout = $2 AND endpoint = $3",
         )
         .bind(self.id())
-        .bind(id.as_str())
-        .fetch_all(connection)
+        .bind(rollout.as_str())
+        .bind(endpoint.as_str())
+        .bind(to_sql(now.0))
+        .execute(tx.sql())
         .await
-        .map_err(cannot(doing))?;
-        rows.iter()
-            .map(|row| {
-                let state: String = row.try_get("state").map_err(cannot(doing))?;
-                let damaged = StoreError::Damaged { table: "rollout_devices", column: "state" };
-                let devices = row.try_get("devices").map_err(cannot(doing))?;
-                Ok((DeviceState::parse(&state).ok_or(damaged)?, from_sql(devices)))
-            })
-            .collect::<Result<_, _>>()
-            .map(Counts)
+        .map_err(cannot("offer a release"))?;
+        Ok(())
     }
 
-    /// How many devices of a rollout are in each state.
-    pub async fn rollout_counts(&self, id: &RolloutId) -> Result<Counts, StoreError> {
-        let mut connection = self.readers().acquire().await.map_err(cannot("count the devices of a rollout"))?;
-        self.count_states(&mut connection, id).await
+    async fn tally(&self, tx: &mut Transaction, step: &DeviceStep) -> Result<(), StoreError> {
+        let sql = match step.tally {
+            Tally::Leave => return Ok(()),
+            Tally::Failure => {
+                "UPDATE devices SET update_failures = update_failures + 1 WHERE account = $1 AND endpoint = $2"
+            }
+            Tally::Success => "UPDATE devices SET update_failures = 0 WHERE account = $1 AND endpoint = $2",
+        };
+        sqlx::query(sql)
+            .bind(self.id())
+            .bind(step.endpoint.as_str())
+            .execute(tx.sql())
+            .await
+            .map_err(cannot("count the failures of a device"))?;
+        Ok(())
+    }
+
+    /// A device that was deleted and joins again is a new one: rollouts that go on and had it on their list begin again with it.
+    pub(crate) async fn join_rollouts_anew(
+        &self,
+        tx: &mut Transaction,
+        endpoint: &EndpointName,
+        now: UnixSeconds,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE rollout_devices SET state = 'queued', waiting_for = NULL, reason_code = NULL, reason_text = NULL, since = $3,
+                 attempt = attempt + 1, failed = 0, not_before = NULL, previous = NULL
+             WHERE account = $1 AND endpoint = $2 AND rollout IN
+                 (SELECT id FROM rollouts WHERE account = $1 AND state IN ('running', 'paused'))",
+        )
+        .bind(self.id())
+        .bind(endpoint.as_str())
+        .bind(to_sql(now.0))
+        .execute(tx.sql())
+        .await
+        .map_err(cannot("let a device join rollouts"))?;
+        Ok(())
+    }
+
+    /// Lets a device that is held back because it kept failing take part in rollouts again.
+    pub async fn forgive_failures(&self, endpoint: &EndpointName, now: UnixSeconds) -> Result<(), StoreError> {
+        let mut tx = self.write().await?;
+        let done = sqlx::query("UPDATE devices SET update_failures = 0 WHERE account = $1 AND endpoint = $2")
+            .bind(self.id())
+            .bind(endpoint.as_str())
+            .execute(tx.sql())
+            .await
+            .map_err(cannot("forgive the failures of a device"))?;
+        if done.rows_affected() == 0 {
+            return Err(StoreError::NotFound { kind: "device", id: endpoint.to_string() });
+        }
+        let draft = EventDraft { kind: "device.forgiven", subject: format!("devices/{endpoint}"), data: json!({}) };
+        events::append(&mut tx, self, now, draft).await?;
+        tx.changed(Change::Device(self.account.clone(), endpoint.clone()));
+        tx.commit().await
     }
 
     /// At most `limit` devices of a rollout whose name comes after `after`, if given only those in one state.
@@ -356,7 +335,8 @@ impl AccountScope {
         let doing = "list the devices of a rollout";
         self.rollout(id).await?;
         let rows = sqlx::query(
-            "SELECT r.endpoint, r.state, r.waiting_for, r.reason_code, r.reason_text, r.since, s.progress
+            "SELECT r.endpoint, r.state, r.waiting_for, r.reason_code, r.reason_text, r.since, r.wave,
+                    r.failed, s.progress
              FROM rollout_devices r
              LEFT JOIN device_reports s ON s.account = r.account AND s.endpoint = r.endpoint AND s.rollout = r.rollout
              WHERE r.account = $1 AND r.rollout = $2 AND r.endpoint > $3 AND ($4 = '' OR r.state = $4)
@@ -370,32 +350,90 @@ impl AccountScope {
         .fetch_all(self.readers())
         .await
         .map_err(cannot(doing))?;
-        rows.iter()
-            .map(|row| {
-                let damaged = |column| StoreError::Damaged { table: "rollout_devices", column };
-                let state: String = row.try_get("state").map_err(cannot(doing))?;
-                let state = DeviceState::parse(&state).ok_or_else(|| damaged("state"))?;
-                let progress: Option<i64> = row.try_get("progress").map_err(cannot(doing))?;
-                let downloading = state == DeviceState::Downloading;
-                Ok(RolloutDeviceRow {
-                    endpoint: parsed(row, "endpoint")?.ok_or_else(|| damaged("endpoint"))?,
-                    state,
-                    progress: progress.filter(|_| downloading).and_then(|n| u8::try_from(n).ok()),
-                    waiting_for: read_waiting(row)?,
-                    reason: read_reason(row, "reason_code", "reason_text")?,
-                    since: time(row.try_get("since").map_err(cannot(doing))?),
-                })
-            })
-            .collect()
+        rows.iter().map(read_device).collect()
+    }
+
+    /// At most `limit` devices of a rollout that came to an end elsewhere than on its release, whose name comes after `after`.
+    pub async fn rollout_left_behind(
+        &self,
+        id: &RolloutId,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<RolloutDeviceRow>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT r.endpoint, r.state, r.waiting_for, r.reason_code, r.reason_text, r.since, r.wave, r.failed,
+                    CAST(NULL AS BIGINT) AS progress
+             FROM rollout_devices r WHERE r.account = $1 AND r.rollout = $2 AND r.endpoint > $3
+                 AND r.state IN ('failed', 'rolled_back', 'superseded', 'cancelled')
+             ORDER BY r.endpoint LIMIT $4",
+        )
+        .bind(self.id())
+        .bind(id.as_str())
+        .bind(after)
+        .bind(i64::from(limit))
+        .fetch_all(self.readers())
+        .await
+        .map_err(cannot("list the devices of a rollout"))?;
+        rows.iter().map(read_device).collect()
+    }
+
+    /// How far a rollout is on one device; `None` if the device is not on its list.
+    pub async fn rollout_device(
+        &self,
+        id: &RolloutId,
+        endpoint: &EndpointName,
+    ) -> Result<Option<RolloutDeviceRow>, StoreError> {
+        let row = sqlx::query(
+            "SELECT r.endpoint, r.state, r.waiting_for, r.reason_code, r.reason_text, r.since, r.wave, r.failed, s.progress
+             FROM rollout_devices r
+             LEFT JOIN device_reports s ON s.account = r.account AND s.endpoint = r.endpoint AND s.rollout = r.rollout
+             WHERE r.account = $1 AND r.rollout = $2 AND r.endpoint = $3",
+        )
+        .bind(self.id())
+        .bind(id.as_str())
+        .bind(endpoint.as_str())
+        .fetch_optional(self.readers())
+        .await
+        .map_err(cannot("look for a device of a rollout"))?;
+        row.as_ref().map(read_device).transpose()
+    }
+
+    /// The rollouts that may want something of a device, those that decide first before the others: all that are under way, and
+    /// the last one that is over and has the device on its list.
+    pub async fn rollouts_for(&self, endpoint: &EndpointName) -> Result<Vec<RolloutId>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT n.id AS id FROM rollouts n
+             WHERE n.account = $1 AND (n.state IN ('running', 'paused') OR n.start_order = (
+                 SELECT MAX(l.start_order) FROM rollouts l
+                 JOIN rollout_devices r ON r.account = l.account AND r.rollout = l.id
+                 WHERE l.account = $1 AND r.endpoint = $2))
+             ORDER BY n.priority DESC, n.start_order DESC",
+        )
+        .bind(self.id())
+        .bind(endpoint.as_str())
+        .fetch_all(self.readers())
+        .await
+        .map_err(cannot("look for the rollouts of a device"))?;
+        let damaged = || StoreError::Damaged { table: "rollouts", column: "id" };
+        rows.iter().map(|row| parsed(row, "id")?.ok_or_else(damaged)).collect()
     }
 }
 
-/// Which devices come into the audience while the rollout runs. A list of devices is complete from the beginning.
-fn joined(audience: &Audience) -> Option<Filter> {
-    match audience {
-        Audience::All => Some(Filter::every_device()),
-        Audience::Group(group) => Some(Filter::of_group(group)),
-        Audience::Filter(filter) => Some(filter.clone()),
-        Audience::Devices(_) => None,
-    }
+fn read_device(row: &AnyRow) -> Result<RolloutDeviceRow, StoreError> {
+    let damaged = |column| StoreError::Damaged { table: "rollout_devices", column };
+    let number = |column| row.try_get::<Option<i64>, _>(column).map_err(cannot("read a device of a rollout"));
+    let small = |column| Ok::<_, StoreError>(number(column)?.and_then(|n| u32::try_from(n).ok()));
+    let state = updates::text(row, "state")?.and_then(|state| DeviceState::parse(&state));
+    let state = state.ok_or_else(|| damaged("state"))?;
+    let downloading = state == DeviceState::Downloading;
+    Ok(RolloutDeviceRow {
+        endpoint: parsed(row, "endpoint")?.ok_or_else(|| damaged("endpoint"))?,
+        state,
+        progress: number("progress")?.filter(|_| downloading).and_then(|n| u8::try_from(n).ok()),
+        waiting_for: read_waiting(row)?,
+        reason: read_reason(row, "reason_code", "reason_text")?,
+        since: time(number("since")?.ok_or_else(|| damaged("since"))?),
+        wave: small("wave")?,
+        failed: small("failed")?.ok_or_else(|| damaged("failed"))?,
+    })
 }

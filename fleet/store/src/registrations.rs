@@ -168,6 +168,7 @@ impl AccountScope {
         .await
         .map_err(cannot(doing))?;
         if made.rows_affected() > 0 {
+            self.join_rollouts_anew(tx, device.endpoint, now).await?;
             let data = json!({ "authority": device.authority, "factory_serial": device.serial });
             self.tell(tx, device.endpoint, ("device.enrolled", data), now).await?;
         } else {

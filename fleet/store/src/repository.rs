@@ -311,13 +311,22 @@ impl AccountScope {
 
     /// One release.
     pub async fn release(&self, version: &ReleaseVersion) -> Result<ReleaseRow, StoreError> {
+        let mut connection = self.readers().acquire().await.map_err(cannot("read a release"))?;
+        self.release_on(&mut connection, version).await
+    }
+
+    pub(crate) async fn release_on(
+        &self,
+        connection: &mut sqlx::AnyConnection,
+        version: &ReleaseVersion,
+    ) -> Result<ReleaseRow, StoreError> {
         let row = sqlx::query(
             "SELECT version, path, digest, security_version, document, listed, published FROM releases
              WHERE account = $1 AND version = $2",
         )
         .bind(self.id())
         .bind(version.to_string())
-        .fetch_optional(self.readers())
+        .fetch_optional(connection)
         .await
         .map_err(cannot("read a release"))?;
         row.as_ref()

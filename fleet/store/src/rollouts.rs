@@ -1,95 +1,17 @@
 //! Rollouts: which release goes to which devices, how carefully, and how far it is. Never decides what happens next.
 
-use protocol_types::{
-    Digest, EndpointName, GroupName, Reason, ReleaseVersion, RolloutId, RolloutState, TargetPath, UnixSeconds,
-};
-use serde::{Deserialize, Serialize};
+use protocol_types::{Digest, EndpointName, Reason, RolloutId, RolloutState, TargetPath, UnixSeconds};
 use serde_json::json;
 use sqlx::{AnyConnection, Row, any::AnyRow};
 
 use crate::{
-    AccountScope, Change, EventDraft, Filter, RequestKey, StoreError,
+    AccountScope, Audience, Consent, EventDraft, NewRollout, OnFailure, ReleaseRow, RequestKey, StoreError,
     error::cannot,
     events, idempotency,
     numbers::{from_sql, time, to_sql},
     transaction::Transaction,
-    updates::{parsed, read_reason},
+    updates::{self, parsed, read_reason},
 };
-
-/// Which devices a rollout is for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Audience {
-    /// Every device of the account, also those that join while it runs.
-    All,
-    /// The members of a group, also those that join it while it runs.
-    Group(GroupName),
-    /// The devices that a filter is true for, also those for which it becomes true while the rollout runs.
-    Filter(Filter),
-    /// These devices.
-    Devices(Vec<EndpointName>),
-}
-
-/// How many devices may fail before a rollout stops.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Threshold {
-    /// It stops at so many failed devices; at least 1.
-    Count(u32),
-    /// It stops when so many per cent of the audience have failed; 1 to 100.
-    Percent(u8),
-}
-
-/// Hours of each day in which a rollout may offer the release, in minutes after midnight UTC. The end may lie on the next day.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DailyWindow {
-    /// The first minute.
-    pub from: u16,
-    /// The first minute that is outside again.
-    pub until: u16,
-}
-
-/// Whose yes a device needs before it is offered the release.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Consent {
-    /// Nobody's.
-    #[default]
-    Automatic,
-    /// An operator's, given for each device.
-    Operator,
-}
-
-impl Consent {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Automatic => "automatic",
-            Self::Operator => "operator",
-        }
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        [Self::Automatic, Self::Operator].into_iter().find(|consent| consent.as_str() == text)
-    }
-}
-
-/// A rollout to make.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewRollout {
-    /// What people call it.
-    pub name: String,
-    /// The release.
-    pub release: ReleaseVersion,
-    /// For which devices.
-    pub audience: Audience,
-    /// How many may fail.
-    pub threshold: Threshold,
-    /// How many devices may be under way at a time; `None` for all.
-    pub max_in_flight: Option<u32>,
-    /// When it may act; `None` for always.
-    pub window: Option<DailyWindow>,
-    /// Whose yes each device needs.
-    pub consent: Consent,
-}
 
 /// A rollout.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,15 +36,55 @@ pub struct RolloutRow {
     pub started: Option<UnixSeconds>,
     /// Counts starts in the account; of two rollouts for a device the one with the higher number decides.
     pub start_order: Option<u64>,
+    /// Who started it.
+    pub started_by: Option<String>,
+    /// Who approved it, if somebody had to.
+    pub approved_by: Option<String>,
+    /// Whether its audience admits no further devices.
+    pub closed: bool,
+    /// The last wave that is open, from 0.
+    pub wave: u32,
+    /// Failed devices that no longer count, because an operator let the rollout go on.
+    pub excused: u64,
+    /// The rollout whose devices this one brings back.
+    pub brings_back: Option<RolloutId>,
     /// When the rollout itself last changed.
     pub changed: UnixSeconds,
     /// Counts every change of the rollout itself.
     pub revision: i64,
 }
 
+impl RolloutRow {
+    /// A rollout that was not made, as if it had just been started.
+    pub fn imagined(wanted: NewRollout, release: &ReleaseRow, now: UnixSeconds) -> Result<Self, StoreError> {
+        let id = RolloutId::new("imagined").map_err(|_| StoreError::Damaged { table: "rollouts", column: "id" })?;
+        Ok(Self {
+            id,
+            number: 0,
+            wanted,
+            path: release.path.clone(),
+            digest: release.digest,
+            state: RolloutState::Running,
+            reason: None,
+            created: now,
+            started: Some(now),
+            start_order: None,
+            started_by: None,
+            approved_by: None,
+            closed: false,
+            wave: 0,
+            excused: 0,
+            brings_back: None,
+            changed: now,
+            revision: 0,
+        })
+    }
+}
+
 pub(crate) const COLUMNS: &str =
-    "id, number, name, version, path, digest, audience, threshold, max_in_flight, time_window, consent,
-    state, reason_code, reason_text, created, started, start_order, changed, revision";
+    "id, number, name, version, path, digest, audience, threshold, on_failure, max_in_flight, time_window, consent,
+    priority, policy, state, reason_code, reason_text, created, started, start_order, started_by, approved_by, closed, wave,
+    excused, brings_back, changed, revision";
 
 pub(crate) fn read(row: &AnyRow) -> Result<RolloutRow, StoreError> {
     let doing = "read a rollout";
@@ -139,12 +101,15 @@ pub(crate) fn read(row: &AnyRow) -> Result<RolloutRow, StoreError> {
             release: parsed(row, "version")?.ok_or_else(|| damaged("version"))?,
             audience: serde_json::from_str(&text("audience")?).map_err(|_| damaged("audience"))?,
             threshold: serde_json::from_str(&text("threshold")?).map_err(|_| damaged("threshold"))?,
+            on_failure: OnFailure::parse(&text("on_failure")?).ok_or_else(|| damaged("on_failure"))?,
             max_in_flight: optional("max_in_flight")?.and_then(|n| u32::try_from(n).ok()),
             window: match window {
                 Some(text) => Some(serde_json::from_str(&text).map_err(|_| damaged("time_window"))?),
                 None => None,
             },
             consent: Consent::parse(&text("consent")?).ok_or_else(|| damaged("consent"))?,
+            priority: u8::try_from(number("priority")?).map_err(|_| damaged("priority"))?,
+            policy: serde_json::from_str(&text("policy")?).map_err(|_| damaged("policy"))?,
         },
         path: parsed(row, "path")?.ok_or_else(|| damaged("path"))?,
         digest: parsed(row, "digest")?.ok_or_else(|| damaged("digest"))?,
@@ -153,50 +118,15 @@ pub(crate) fn read(row: &AnyRow) -> Result<RolloutRow, StoreError> {
         created: time(number("created")?),
         started: optional("started")?.map(time),
         start_order: optional("start_order")?.map(from_sql),
+        started_by: updates::text(row, "started_by")?,
+        approved_by: updates::text(row, "approved_by")?,
+        closed: number("closed")? != 0,
+        wave: u32::try_from(number("wave")?).map_err(|_| damaged("wave"))?,
+        excused: from_sql(number("excused")?),
+        brings_back: parsed(row, "brings_back")?,
         changed: time(number("changed")?),
         revision: number("revision")?,
     })
-}
-
-/// What a person asks of a rollout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RolloutAction {
-    /// Begin to offer the release.
-    Start,
-    /// Offer nothing new for now.
-    Pause,
-    /// Go on after a pause.
-    Resume,
-    /// End it.
-    Abort,
-}
-
-impl RolloutAction {
-    /// The state that the action leads to, where it may be asked for; asking for what is already so is allowed.
-    fn outcome(self, from: RolloutState) -> Option<RolloutState> {
-        match (self, from) {
-            (Self::Start, RolloutState::Draft | RolloutState::Running) => Some(RolloutState::Running),
-            (Self::Pause, RolloutState::Running | RolloutState::Paused) => Some(RolloutState::Paused),
-            (Self::Resume, RolloutState::Paused | RolloutState::Running) => Some(RolloutState::Running),
-            (
-                Self::Abort,
-                RolloutState::Draft | RolloutState::Running | RolloutState::Paused | RolloutState::Aborted,
-            ) => Some(RolloutState::Aborted),
-            (Self::Start, RolloutState::Paused)
-            | (Self::Pause | Self::Resume, RolloutState::Draft)
-            | (_, RolloutState::Stopped | RolloutState::Finished)
-            | (Self::Start | Self::Pause | Self::Resume, RolloutState::Aborted) => None,
-        }
-    }
-
-    const fn event(self) -> &'static str {
-        match self {
-            Self::Start => "rollout.started",
-            Self::Pause => "rollout.paused",
-            Self::Resume => "rollout.resumed",
-            Self::Abort => "rollout.aborted",
-        }
-    }
 }
 
 fn no_rollout(id: &RolloutId) -> StoreError {
@@ -204,7 +134,7 @@ fn no_rollout(id: &RolloutId) -> StoreError {
 }
 
 /// The next number of a counter of the account.
-async fn count(tx: &mut Transaction, scope: &AccountScope, name: &str) -> Result<i64, StoreError> {
+pub(crate) async fn count(tx: &mut Transaction, scope: &AccountScope, name: &str) -> Result<i64, StoreError> {
     let doing = "count";
     let row = sqlx::query(
         "INSERT INTO counters (account, name, value) VALUES ($1, $2, 1)
@@ -249,20 +179,20 @@ impl AccountScope {
         self.rollout(&id).await
     }
 
-    async fn insert_rollout(
+    pub(crate) async fn insert_rollout(
         &self,
         tx: &mut Transaction,
         (id, number): (&RolloutId, i64),
-        (wanted, release): (&NewRollout, &crate::ReleaseRow),
+        (wanted, release): (&NewRollout, &ReleaseRow),
         now: UnixSeconds,
     ) -> Result<(), StoreError> {
         let doing = "make a rollout";
-        // These three are plain data, so they always have a JSON form.
+        // These are plain data, so they always have a JSON form.
         let json = |value: serde_json::Result<String>| value.unwrap_or_default();
         sqlx::query(
             "INSERT INTO rollouts (account, id, number, name, version, path, digest, audience, threshold, max_in_flight,
-                                   time_window, consent, state, created, changed, revision)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 'draft', $13, $13, 1)",
+                                   time_window, consent, on_failure, priority, policy, closed, state, created, changed, revision)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 'draft', $17, $17, 1)",
         )
         .bind(self.id())
         .bind(id.as_str())
@@ -274,8 +204,12 @@ impl AccountScope {
         .bind(json(serde_json::to_string(&wanted.audience)))
         .bind(json(serde_json::to_string(&wanted.threshold)))
         .bind(wanted.max_in_flight.map(i64::from))
-        .bind(wanted.window.map(|window| json(serde_json::to_string(&window))))
+        .bind(wanted.window.as_ref().map(|window| json(serde_json::to_string(window))))
         .bind(wanted.consent.as_str())
+        .bind(wanted.on_failure.as_str())
+        .bind(i64::from(wanted.priority))
+        .bind(json(serde_json::to_string(&wanted.policy)))
+        .bind(i64::from(matches!(wanted.audience, Audience::Devices(_))))
         .bind(to_sql(now.0))
         .execute(tx.sql())
         .await
@@ -343,67 +277,5 @@ impl AccountScope {
             .await
             .map_err(cannot("list rollouts"))?;
         rows.iter().map(read).collect()
-    }
-
-    /// Does what a person asks of a rollout, if it is at revision `at`; asking for what is already so changes nothing.
-    pub async fn act_on_rollout(
-        &self,
-        id: &RolloutId,
-        action: RolloutAction,
-        at: Option<i64>,
-        now: UnixSeconds,
-    ) -> Result<RolloutRow, StoreError> {
-        let mut tx = self.write().await?;
-        let row = self.rollout_on(tx.sql(), id).await?;
-        let stale = || StoreError::Stale { kind: "rollout", id: id.to_string(), now: row.revision };
-        if at.is_some_and(|at| at != row.revision) {
-            return Err(stale());
-        }
-        let Some(next) = action.outcome(row.state) else {
-            return Err(StoreError::WrongState { kind: "rollout", id: id.to_string(), state: row.state.to_string() });
-        };
-        if next == row.state {
-            return Ok(row);
-        }
-        self.set_rollout_state(&mut tx, id, (next, None), now).await?;
-        if row.start_order.is_none() && action == RolloutAction::Start {
-            let order = count(&mut tx, self, "rollout_starts").await?;
-            sqlx::query("UPDATE rollouts SET start_order = $3, started = $4 WHERE account = $1 AND id = $2")
-                .bind(self.id())
-                .bind(id.as_str())
-                .bind(order)
-                .bind(to_sql(now.0))
-                .execute(tx.sql())
-                .await
-                .map_err(cannot("start a rollout"))?;
-        }
-        let draft = EventDraft { kind: action.event(), subject: format!("rollouts/{id}"), data: json!({}) };
-        events::append(&mut tx, self, now, draft).await?;
-        tx.commit().await?;
-        self.rollout(id).await
-    }
-
-    pub(crate) async fn set_rollout_state(
-        &self,
-        tx: &mut Transaction,
-        id: &RolloutId,
-        (state, reason): (RolloutState, Option<&Reason>),
-        now: UnixSeconds,
-    ) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE rollouts SET state = $3, reason_code = $4, reason_text = $5, changed = $6, revision = revision + 1
-             WHERE account = $1 AND id = $2",
-        )
-        .bind(self.id())
-        .bind(id.as_str())
-        .bind(state.as_str())
-        .bind(reason.map(|r| r.code.as_str()))
-        .bind(reason.map(|r| r.text.as_str()))
-        .bind(to_sql(now.0))
-        .execute(tx.sql())
-        .await
-        .map_err(cannot("change a rollout"))?;
-        tx.changed(Change::Rollouts(self.account.clone()));
-        Ok(())
     }
 }

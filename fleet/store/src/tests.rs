@@ -102,6 +102,7 @@ const DIGESTS: &[(i64, &str)] = &[
     (6, "sha256:fb047b513443ce97c8e66e3ad2274b80eb344e97a770b6deeb39aa2d31a50c88"),
     (7, "sha256:acc4d82ef2087566b0f7b473d868199c59a87b886118201e9fce6f2274a71a81"),
     (8, "sha256:81132f70560f4a2f81c29d354a27797ba0ec5d2bd49ea73b9697563dc1e3e1d5"),
+    (10, "sha256:0c617a78d496959dc958befc3da187d6b9eebcf4f3b30f0f980b4627fc5d3f17"),
 ];
 
 #[test]
@@ -311,7 +312,7 @@ async fn an_online_key_is_made_once() {
 }
 
 /// An account with a published release and two connected devices.
-async fn fleet(db: &Database) -> AccountScope {
+pub(crate) async fn fleet(db: &Database) -> AccountScope {
     let one = db.account("one").await;
     let release = crate::ReleaseRow {
         version: "1.0.0".parse().unwrap(),
@@ -344,8 +345,16 @@ fn wanted(audience: crate::Audience) -> crate::NewRollout {
         audience,
         threshold: crate::Threshold::Percent(10),
         max_in_flight: Some(7),
-        window: Some(crate::DailyWindow { from: 60, until: 120 }),
+        window: Some(crate::DailyWindow { from: 60, until: 120, zone: crate::Zone::Device }),
         consent: crate::Consent::Operator,
+        on_failure: crate::OnFailure::Return,
+        priority: 60,
+        policy: crate::Policy {
+            waves: vec![crate::Wave::Filter("tag = \"lab\"".parse().unwrap()), crate::Wave::Count(3)],
+            success_percent: Some(90),
+            rate: Some(crate::Rate { per_hour: 5, growth: None }),
+            ..crate::Policy::default()
+        },
     }
 }
 
@@ -362,8 +371,13 @@ fn offer_all(facts: &crate::RolloutFacts) -> crate::Decision {
         waiting_for: None,
         reason: None,
         wish: crate::WishStep::Set,
+        wave: 1,
+        attempt: d.attempt,
+        failed: d.failed,
+        not_before: d.not_before,
+        tally: crate::Tally::Leave,
     };
-    crate::Decision { devices: fresh.map(step).collect(), rollout: None }
+    crate::Decision { devices: fresh.map(step).collect(), ..crate::Decision::default() }
 }
 
 #[tokio::test]
@@ -373,7 +387,7 @@ async fn a_decision_is_carried_out_once_with_its_wishes_and_events() {
     let rollout = one.create_rollout(&wanted(crate::Audience::All), None, NOW).await.unwrap();
     assert_eq!(rollout.wanted, wanted(crate::Audience::All), "what was asked for reads back");
     assert_eq!(db.store.service_wide().rollouts_under_way().await.unwrap(), []);
-    one.act_on_rollout(&rollout.id, crate::RolloutAction::Start, Some(1), NOW).await.unwrap();
+    one.act_on_rollout(&rollout.id, crate::RolloutAction::Start, (Some(1), "t1"), NOW).await.unwrap();
     let under_way = db.store.service_wide().rollouts_under_way().await.unwrap();
     assert_eq!(under_way, [(one.name().clone(), rollout.id.clone())]);
 
@@ -398,7 +412,7 @@ async fn consent_is_kept_for_the_devices_that_it_was_given_for() {
     let db = Database::new().await;
     let one = fleet(&db).await;
     let rollout = one.create_rollout(&wanted(crate::Audience::All), None, NOW).await.unwrap();
-    one.act_on_rollout(&rollout.id, crate::RolloutAction::Start, None, NOW).await.unwrap();
+    one.act_on_rollout(&rollout.id, crate::RolloutAction::Start, (None, "t1"), NOW).await.unwrap();
     let wait = |facts: &crate::RolloutFacts| {
         let step = |d: &crate::DeviceFacts| crate::DeviceStep {
             endpoint: d.endpoint.clone(),
@@ -406,9 +420,14 @@ async fn consent_is_kept_for_the_devices_that_it_was_given_for() {
             waiting_for: Some(protocol_types::WaitingFor::Consent),
             reason: None,
             wish: crate::WishStep::Leave,
+            wave: 0,
+            attempt: 1,
+            failed: 0,
+            not_before: None,
+            tally: crate::Tally::Leave,
         };
         let fresh = facts.devices.iter().filter(|d| d.at.is_none());
-        crate::Decision { devices: fresh.map(step).collect(), rollout: None }
+        crate::Decision { devices: fresh.map(step).collect(), ..crate::Decision::default() }
     };
     one.reconcile_rollout(&rollout.id, wait, NOW).await.unwrap();
     let agreed = async || {
@@ -431,7 +450,7 @@ async fn consent_is_kept_for_the_devices_that_it_was_given_for() {
 
     let automatic = crate::NewRollout { consent: crate::Consent::Automatic, ..wanted(crate::Audience::All) };
     let automatic = one.create_rollout(&automatic, None, NOW).await.unwrap();
-    one.act_on_rollout(&rollout.id, crate::RolloutAction::Abort, None, NOW).await.unwrap();
+    one.act_on_rollout(&rollout.id, crate::RolloutAction::Abort, (None, "t1"), NOW).await.unwrap();
     for id in [automatic.id, rollout.id] {
         let refused = one.consent_to_rollout(&id, None, NOW).await;
         assert!(matches!(refused, Err(StoreError::WrongState { .. })), "{refused:?}");
@@ -447,6 +466,7 @@ async fn the_facts_of_a_device_are_what_was_recorded() {
         reason: Some(protocol_types::Reason::new(protocol_types::ReasonCode::BootFailed, "no luck")),
         progress: Some(100),
         rollout: Some("r1".parse().unwrap()),
+        attempt: 2,
         digest: Some(protocol_types::Digest::of(b"release")),
         running_version: Some("0.9.0".parse().unwrap()),
         running_digest: None,
@@ -465,7 +485,7 @@ async fn the_facts_of_a_device_are_what_was_recorded() {
     one.create_group(&"doors".parse().unwrap(), &first, None, NOW).await.unwrap();
     let audience = crate::Audience::Group("doors".parse().unwrap());
     let rollout = one.create_rollout(&wanted(audience), None, NOW).await.unwrap();
-    one.act_on_rollout(&rollout.id, crate::RolloutAction::Start, None, NOW).await.unwrap();
+    one.act_on_rollout(&rollout.id, crate::RolloutAction::Start, (None, "t1"), NOW).await.unwrap();
     let seen = std::sync::Mutex::new(Vec::new());
     let look = |facts: &crate::RolloutFacts| {
         *seen.lock().unwrap() = facts.devices.clone();
@@ -477,10 +497,18 @@ async fn the_facts_of_a_device_are_what_was_recorded() {
         endpoint: endpoint("gate-2"),
         at: None,
         present: Some((true, crate::Standing::Active)),
+        last_seen: None,
         wish: None,
         said: Some(report),
-        newer: false,
+        wave: None,
+        matches: Vec::new(),
+        attempt: 1,
+        failed: 0,
+        not_before: None,
+        outranked_by: None,
         consented: false,
+        failures: 0,
+        zone: None,
     };
     assert_eq!(facts, [expected]);
 }
@@ -494,13 +522,16 @@ async fn a_rollout_that_was_started_later_is_newer_for_its_devices() {
     let second = one.create_rollout(&wanted(audience), None, NOW).await.unwrap();
     // The one with the higher number is started first.
     for id in [&second.id, &first.id] {
-        one.act_on_rollout(id, crate::RolloutAction::Start, None, NOW).await.unwrap();
+        one.act_on_rollout(id, crate::RolloutAction::Start, (None, "t1"), NOW).await.unwrap();
         one.reconcile_rollout(id, offer_all, NOW).await.unwrap();
     }
     let newer = std::sync::Mutex::new(Vec::new());
     for id in [&second.id, &first.id] {
         let look = |facts: &crate::RolloutFacts| {
-            newer.lock().unwrap().extend(facts.devices.iter().map(|d| (d.endpoint.to_string(), d.newer)));
+            newer
+                .lock()
+                .unwrap()
+                .extend(facts.devices.iter().map(|d| (d.endpoint.to_string(), d.outranked_by.is_some())));
             crate::Decision::default()
         };
         one.reconcile_rollout(id, look, NOW).await.unwrap();
@@ -521,12 +552,12 @@ async fn a_rollout_for_a_device_that_is_not_there_is_not_made_and_an_action_out_
     assert_eq!(one.rollouts_after(0, 9).await.unwrap(), []);
     let id = one.create_rollout(&wanted(crate::Audience::All), None, NOW).await.unwrap().id;
     assert_eq!(id.as_str(), "r1", "the number of the refused one was given back");
-    let refused = one.act_on_rollout(&id, crate::RolloutAction::Resume, None, NOW).await;
+    let refused = one.act_on_rollout(&id, crate::RolloutAction::Resume, (None, "t1"), NOW).await;
     assert!(matches!(refused, Err(StoreError::WrongState { .. })), "{refused:?}");
-    one.act_on_rollout(&id, crate::RolloutAction::Abort, None, NOW).await.unwrap();
-    let twice = one.act_on_rollout(&id, crate::RolloutAction::Abort, None, NOW).await.unwrap();
+    one.act_on_rollout(&id, crate::RolloutAction::Abort, (None, "t1"), NOW).await.unwrap();
+    let twice = one.act_on_rollout(&id, crate::RolloutAction::Abort, (None, "t1"), NOW).await.unwrap();
     assert_eq!(twice.revision, 2, "asking again changes nothing");
-    let stale = one.act_on_rollout(&id, crate::RolloutAction::Abort, Some(1), NOW).await;
+    let stale = one.act_on_rollout(&id, crate::RolloutAction::Abort, (Some(1), "t1"), NOW).await;
     assert!(matches!(stale, Err(StoreError::Stale { .. })), "{stale:?}");
 }
 

@@ -23,6 +23,8 @@ pub struct DesiredRelease {
     pub digest: Digest,
     /// The rollout that asks for it.
     pub rollout: RolloutId,
+    /// Its try on this device, from 1.
+    pub attempt: u32,
 }
 
 /// The wish for a device, which may be that nothing is wanted.
@@ -56,6 +58,8 @@ pub struct DeviceReport {
     pub progress: Option<u8>,
     /// The rollout that the phase belongs to.
     pub rollout: Option<RolloutId>,
+    /// The try of that rollout that the phase belongs to, from 1.
+    pub attempt: u32,
     /// Digest of the release document that the phase belongs to.
     pub digest: Option<Digest>,
     /// The version that runs.
@@ -81,6 +85,7 @@ pub(crate) fn read_wish(row: &AnyRow) -> Result<Option<DesiredRow>, StoreError> 
                 path: path.parse().map_err(|_| column("path"))?,
                 digest: parsed(row, "wish_digest")?.ok_or_else(|| column("digest"))?,
                 rollout: parsed(row, "wish_rollout")?.ok_or_else(|| column("rollout"))?,
+                attempt: attempt(number("wish_attempt")?),
             })
         }
     };
@@ -103,6 +108,7 @@ pub(crate) fn read_report(row: &AnyRow) -> Result<Option<DeviceReport>, StoreErr
         reason: read_reason(row, "said_reason_code", "said_reason_text")?,
         progress: number("said_progress")?.and_then(|n| u8::try_from(n).ok()),
         rollout: parsed(row, "said_rollout")?,
+        attempt: attempt(number("said_attempt")?),
         digest: parsed(row, "said_digest")?,
         running_version: parsed(row, "said_running_version")?,
         running_digest: parsed(row, "said_running_digest")?,
@@ -116,6 +122,10 @@ pub(crate) fn read_report(row: &AnyRow) -> Result<Option<DeviceReport>, StoreErr
             number("said_floor")?.and_then(|n| u32::try_from(n).ok()).ok_or_else(|| damaged("floor"))?,
         ),
     }))
+}
+
+fn attempt(number: Option<i64>) -> u32 {
+    number.and_then(|n| u32::try_from(n).ok()).unwrap_or(1)
 }
 
 /// A reason in two columns.
@@ -143,7 +153,7 @@ impl AccountScope {
     pub async fn desired_release(&self, endpoint: &EndpointName) -> Result<Option<DesiredRow>, StoreError> {
         let row = sqlx::query(
             "SELECT generation AS wish_generation, acknowledged AS wish_acknowledged, path AS wish_path,
-                    digest AS wish_digest, rollout AS wish_rollout, changed AS wish_changed
+                    digest AS wish_digest, rollout AS wish_rollout, attempt AS wish_attempt, changed AS wish_changed
              FROM desired_releases WHERE account = $1 AND endpoint = $2",
         )
         .bind(self.id())
@@ -181,7 +191,7 @@ impl AccountScope {
         let doing = "read a report";
         let row = sqlx::query(
             "SELECT phase AS said_phase, reason_code AS said_reason_code, reason_text AS said_reason_text,
-                    progress AS said_progress, rollout AS said_rollout, digest AS said_digest,
+                    progress AS said_progress, rollout AS said_rollout, attempt AS said_attempt, digest AS said_digest,
                     running_version AS said_running_version, running_digest AS said_running_digest,
                     slot AS said_slot, floor AS said_floor, received
              FROM device_reports WHERE account = $1 AND endpoint = $2",
@@ -208,13 +218,14 @@ impl AccountScope {
         sqlx::query(
             "INSERT INTO device_reports (account, endpoint, phase, reason_code, reason_text, progress, rollout, digest,
                                          running_version, running_digest, slot, floor, received,
-                                         running_version_key)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+                                         running_version_key, attempt)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
              ON CONFLICT (account, endpoint) DO UPDATE SET phase = excluded.phase, reason_code = excluded.reason_code,
                  reason_text = excluded.reason_text, progress = excluded.progress, rollout = excluded.rollout,
                  digest = excluded.digest, running_version = excluded.running_version,
                  running_digest = excluded.running_digest, slot = excluded.slot, floor = excluded.floor,
-                 received = excluded.received, running_version_key = excluded.running_version_key",
+                 received = excluded.received, running_version_key = excluded.running_version_key,
+                 attempt = excluded.attempt",
         )
         .bind(self.id())
         .bind(endpoint.as_str())
@@ -230,6 +241,7 @@ impl AccountScope {
         .bind(i64::from(report.floor.0))
         .bind(to_sql(now.0))
         .bind(report.running_version.as_ref().and_then(|version| version_key(&version.to_string())))
+        .bind(i64::from(report.attempt))
         .execute(tx.sql())
         .await
         .map_err(cannot("record a report"))?;
@@ -250,10 +262,11 @@ pub(crate) async fn wish(
     let done = match release {
         Some(release) => {
             sqlx::query(
-                "INSERT INTO desired_releases (account, endpoint, generation, path, digest, rollout, changed)
-                 VALUES ($1, $2, 1, $3, $4, $5, $6)
+                "INSERT INTO desired_releases (account, endpoint, generation, path, digest, rollout, attempt, changed)
+                 VALUES ($1, $2, 1, $3, $4, $5, $7, $6)
                  ON CONFLICT (account, endpoint) DO UPDATE SET generation = desired_releases.generation + 1,
-                     path = excluded.path, digest = excluded.digest, rollout = excluded.rollout, changed = excluded.changed",
+                     path = excluded.path, digest = excluded.digest, rollout = excluded.rollout,
+                     attempt = excluded.attempt, changed = excluded.changed",
             )
             .bind(scope.id())
             .bind(endpoint.as_str())
@@ -261,6 +274,7 @@ pub(crate) async fn wish(
             .bind(release.digest.to_string())
             .bind(release.rollout.as_str())
             .bind(to_sql(now.0))
+            .bind(i64::from(release.attempt))
             .execute(tx.sql())
             .await
         }

@@ -106,6 +106,8 @@ codes! {
     Aborted = "aborted", "start a new rollout when ready";
     /// So many devices failed that the rollout stopped.
     FailureThreshold = "failure_threshold", "find out why the devices failed, then roll out a repaired release";
+    /// So few devices of a wave succeeded that the next one may not begin.
+    SuccessThreshold = "success_threshold", "find out why the devices of the wave failed, then roll out a repaired release";
     /// The device is no longer in the directory.
     DeviceDeleted = "device_deleted", "nothing: the device left the account";
     /// The device already ran the release.

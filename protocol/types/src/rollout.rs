@@ -98,6 +98,18 @@ states! {
         Quota = "quota",
         /// An operator's look at an identity that is held back.
         Quarantined = "quarantined",
+        /// An operator's look at a device that keeps failing.
+        Failures = "failures",
+        /// The approval of the whole rollout by a second person.
+        Approval = "approval",
+        /// The moment before which the rollout offers nothing.
+        Schedule = "schedule",
+        /// The time before the next try after one that failed.
+        Retry = "retry",
+        /// The end of an earlier wave.
+        Wave = "wave",
+        /// Its turn: the rollout offers so much in an hour and no more.
+        Rate = "rate",
     }
 }
 

@@ -49,6 +49,9 @@ fn cli_a_rollout_to_a_group_waits_for_an_operators_consent_while_the_events_tell
     assert_eq!(world.mbl(&format!("rollout resume {id}"))["state"], "running");
     world.mbl(&format!("rollout consent {id} --device {ENDPOINT}"));
     world.until_rollout(id, "succeeded");
+    let open = world.mbl(&format!("rollout show {id}"));
+    assert_eq!((&open["rollout"]["state"], &open["rollout"]["audience_closed"]), (&"running".into(), &false.into()));
+    world.mbl(&format!("rollout close {id}"));
     world.until_answer("hello from 1.0.0");
 
     let kinds = ["group.created", "rollout.consented", "rollout.paused", "rollout.resumed", "rollout.finished"];

@@ -20,6 +20,7 @@ mod os_tee_update;
 #[path = "../../../fleet/store/src/tests/postgres.rs"]
 #[expect(clippy::expect_used, reason = "it says what is missing")]
 mod postgres;
+mod rollout_crowd;
 mod site;
 mod update;
 mod world;

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use fleet_store::DesiredRelease;
 use protocol_lwm2m::{client::WriteMode, coap::ContentFormat, formats::Entry, object::Path, server::Operation};
 
-use super::report::RELEASE_OBJECT;
+use super::{report::RELEASE_OBJECT, tries};
 
 /// `/26241/0`
 pub(super) const RELEASE: Path = Path::instance(RELEASE_OBJECT, 0);
@@ -135,7 +135,7 @@ pub(super) fn write_wish(release: Option<&DesiredRelease>) -> Operation {
     write(vec![
         entry(0, text(|release| release.path.to_string())),
         entry(1, text(|release| release.digest.to_string())),
-        entry(2, text(|release| release.rollout.to_string())),
+        entry(2, text(|release| tries::name(&release.rollout, release.attempt))),
     ])
 }
 

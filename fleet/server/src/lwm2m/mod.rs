@@ -23,6 +23,7 @@ mod management;
 mod port;
 mod presence;
 mod report;
+mod tries;
 mod wire;
 
 use std::{net::IpAddr, sync::Arc};

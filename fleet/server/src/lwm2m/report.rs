@@ -7,6 +7,8 @@ use protocol_lwm2m::{
 };
 use protocol_types::{Digest, Phase, Reason, ReasonCode, SecurityVersion, Slot, recovery::SealedRecoveryKey};
 
+use super::tries;
+
 /// The release object's id.
 pub(super) const RELEASE_OBJECT: u16 = 26241;
 /// Components of one device that are kept: an operating system, 32 applications, and room for what comes.
@@ -40,11 +42,13 @@ pub(super) fn report(entries: &[Entry]) -> Option<Report> {
         Ok(code) => Reason::new(code, text(5).unwrap_or_default()),
         Err(_) => Reason::new(ReasonCode::Internal, format!("{code}: {}", text(5).unwrap_or_default())),
     });
+    let tried = text(7).and_then(tries::read);
     let status = DeviceReport {
         phase: Phase::parse(text(3)?)?,
         reason,
         progress: number(6).and_then(|percent| u8::try_from(percent).ok()).filter(|percent| *percent <= 100),
-        rollout: text(7).and_then(|id| id.parse().ok()),
+        attempt: tried.as_ref().map_or(1, |(_, attempt)| *attempt),
+        rollout: tried.map(|(rollout, _)| rollout),
         digest: text(8).and_then(|digest| digest.parse().ok()),
         running_version: text(9).and_then(|version| version.parse().ok()),
         running_digest: text(10).and_then(|digest| digest.parse().ok()),

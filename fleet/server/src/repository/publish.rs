@@ -147,7 +147,7 @@ async fn is_here(account: &AccountScope, part: Part) -> Result<bool, Refusal> {
 }
 
 /// A document is small; anything longer names nothing.
-async fn document(fleet: &Fleet, account: &AccountScope, part: Part) -> Result<Option<Vec<u8>>, Refusal> {
+pub(super) async fn document(fleet: &Fleet, account: &AccountScope, part: Part) -> Result<Option<Vec<u8>>, Refusal> {
     if part.size > DOCUMENT_BYTES {
         return Ok(None);
     }

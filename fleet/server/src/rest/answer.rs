@@ -52,6 +52,7 @@ impl From<StoreError> for Refusal {
             StoreError::Exists { .. } => ProblemCode::AlreadyExists,
             StoreError::Stale { .. } => ProblemCode::Stale,
             StoreError::WrongState { .. } => ProblemCode::WrongState,
+            StoreError::SecondPerson { .. } => ProblemCode::SecondPerson,
             StoreError::KeyReused => ProblemCode::IdempotencyKeyReused,
             StoreError::OverQuota { .. } => ProblemCode::OverQuota,
             StoreError::TooMany { .. }

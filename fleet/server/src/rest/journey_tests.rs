@@ -51,6 +51,7 @@ async fn report(
         reason: code.map(|code| Reason::new(code, "the check of `hello` never answered")),
         progress: Some(50),
         rollout: Some(rollout["id"].as_str().unwrap().parse().unwrap()),
+        attempt: 1,
         digest: Some(digest),
         running_version: None,
         running_digest: (phase == Phase::Succeeded).then_some(digest),
@@ -67,7 +68,8 @@ async fn acknowledge(service: &TestService, endpoint: &EndpointName) {
 }
 
 async fn start_rollout(caller: &Caller, release: &str) -> Value {
-    let wish = json!({"release": release, "audience": "all", "failure_threshold": {"count": 1}});
+    let wish =
+        json!({"release": release, "audience": "all", "failure_threshold": {"count": 1}, "close_audience": true});
     let (status, rollout) = caller.post("/rollouts", &wish).await;
     assert_eq!(status, StatusCode::CREATED, "{rollout}");
     let id = rollout["id"].as_str().unwrap();

@@ -9,6 +9,7 @@ mod authorities;
 mod body;
 mod caller;
 mod devices;
+mod dry_run;
 mod enrolments;
 mod events;
 mod filters;
@@ -20,11 +21,13 @@ mod observe;
 mod paging;
 mod repository;
 mod role_bindings;
+mod rollout_form;
 mod rollouts;
 pub(crate) mod secret;
 mod service;
 mod service_accounts;
 mod tokens;
+mod why;
 
 use axum::{Router, extract::DefaultBodyLimit, middleware};
 use fleet_api::{BASE_PATH, Problem, ProblemCode};
@@ -68,6 +71,8 @@ fn resources() -> OpenApiRouter<Fleet> {
         .merge(inventory::router())
         .merge(repository::router())
         .merge(rollouts::router())
+        .merge(dry_run::router())
+        .merge(why::router())
         .merge(authorities::router())
         .merge(devices::router())
         .merge(enrolments::router())
@@ -119,5 +124,7 @@ mod access_tests;
 mod foreign_tests;
 #[cfg(test)]
 mod journey_tests;
+#[cfg(test)]
+mod rollout_tests;
 #[cfg(test)]
 mod route_tests;

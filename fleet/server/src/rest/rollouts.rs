@@ -5,13 +5,8 @@ use axum::{
     extract::State,
     http::{HeaderName, StatusCode},
 };
-use fleet_api::{
-    Audience, Consent, CreateRollout, FailureThreshold, GiveConsent, Page, PageQuery, Rollout, RolloutDevice,
-    RolloutDeviceQuery, Window, forms,
-};
-use fleet_store::{
-    AccountScope, Counts, DailyWindow, NewRollout, RolloutAction, RolloutDeviceRow, RolloutRow, Threshold,
-};
+use fleet_api::{CreateRollout, GiveConsent, Page, PageQuery, Rollout, RolloutDevice, RolloutDeviceQuery, forms};
+use fleet_store::{AccountScope, RolloutAction, RolloutDeviceRow, RolloutRow};
 use protocol_types::RolloutId;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -19,14 +14,10 @@ use super::{
     Refusal, Reply,
     body::{Body, IfMatch, Parameters, Segments, etag},
     caller::{Caller, need},
-    filters,
     paging::Paging,
+    rollout_form::{DEVICES, understand, view},
 };
 use crate::fleet::Fleet;
-
-const NAME_CHARACTERS: usize = 100;
-/// Devices that an audience may list.
-const DEVICES: usize = 10_000;
 
 type Tagged = ([(HeaderName, String); 1], Json<Rollout>);
 
@@ -39,97 +30,9 @@ pub(super) fn router() -> OpenApiRouter<Fleet> {
         .routes(routes!(pause))
         .routes(routes!(resume))
         .routes(routes!(abort))
+        .routes(routes!(close))
+        .routes(routes!(approve))
         .routes(routes!(consent))
-}
-
-/// Checks a wish and turns it into what the store keeps.
-fn understand(wanted: CreateRollout) -> Reply<NewRollout> {
-    let CreateRollout { name, release, audience, failure_threshold, max_in_flight, window, consent } = wanted;
-    let name = name.unwrap_or_default();
-    if name.chars().count() > NAME_CHARACTERS {
-        return Err(Refusal::value("name", format!("a name has at most {NAME_CHARACTERS} characters")));
-    }
-    if max_in_flight == Some(0) {
-        return Err(Refusal::value("max_in_flight", "at least one device must be under way at a time"));
-    }
-    let audience = match audience {
-        Audience::All => fleet_store::Audience::All,
-        Audience::Group(group) => fleet_store::Audience::Group(group),
-        Audience::Filter(text) => fleet_store::Audience::Filter(filters::read("audience", &text)?),
-        Audience::Devices(devices) if (1..=DEVICES).contains(&devices.len()) => fleet_store::Audience::Devices(devices),
-        Audience::Devices(_) => {
-            return Err(Refusal::value("audience", format!("an audience lists 1 to {DEVICES} devices")));
-        }
-    };
-    let threshold = match failure_threshold {
-        FailureThreshold::Count(0) => {
-            return Err(Refusal::value("failure_threshold", "a rollout stops at 1 failed device or later"));
-        }
-        FailureThreshold::Count(count) => Threshold::Count(count),
-        FailureThreshold::Percent(percent @ 1..=100) => Threshold::Percent(percent),
-        FailureThreshold::Percent(_) => {
-            return Err(Refusal::value("failure_threshold", "a share of failed devices is 1 to 100 per cent"));
-        }
-    };
-    let window = match window {
-        None => None,
-        Some(Window { from, until }) => Some(DailyWindow { from: minute(&from)?, until: minute(&until)? }),
-    };
-    let consent = match consent {
-        Consent::Automatic => fleet_store::Consent::Automatic,
-        Consent::Operator => fleet_store::Consent::Operator,
-    };
-    Ok(NewRollout { name, release, audience, threshold, max_in_flight, window, consent })
-}
-
-/// `22:30` as minutes after midnight.
-fn minute(text: &str) -> Reply<u16> {
-    let two = |digits: &str| {
-        let fits = digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_digit());
-        fits.then(|| digits.parse::<u16>().ok()).flatten()
-    };
-    text.split_once(':')
-        .and_then(|(hours, minutes)| Some((two(hours)?, two(minutes)?)))
-        .filter(|(hours, minutes)| *hours < 24 && *minutes < 60)
-        .map(|(hours, minutes)| hours * 60 + minutes)
-        .ok_or_else(|| Refusal::value("window", "a time of day is written as in `22:30`, in UTC"))
-}
-
-fn time_of_day(minute: u16) -> String {
-    format!("{:02}:{:02}", minute / 60, minute % 60)
-}
-
-fn view(row: RolloutRow, counts: Counts) -> Rollout {
-    let NewRollout { name, release, audience, threshold, max_in_flight, window, consent } = row.wanted;
-    Rollout {
-        id: row.id,
-        name,
-        release,
-        digest: row.digest,
-        audience: match audience {
-            fleet_store::Audience::All => Audience::All,
-            fleet_store::Audience::Group(group) => Audience::Group(group),
-            fleet_store::Audience::Filter(filter) => Audience::Filter(filter.to_string()),
-            fleet_store::Audience::Devices(devices) => Audience::Devices(devices),
-        },
-        failure_threshold: match threshold {
-            Threshold::Count(count) => FailureThreshold::Count(count),
-            Threshold::Percent(percent) => FailureThreshold::Percent(percent),
-        },
-        max_in_flight,
-        window: window.map(|w| Window { from: time_of_day(w.from), until: time_of_day(w.until) }),
-        consent: match consent {
-            fleet_store::Consent::Automatic => Consent::Automatic,
-            fleet_store::Consent::Operator => Consent::Operator,
-        },
-        state: row.state,
-        reason: row.reason,
-        created: row.created,
-        started: row.started,
-        changed: row.changed,
-        revision: row.revision,
-        devices: counts.0.into_iter().collect(),
-    }
 }
 
 async fn tagged(account: &AccountScope, row: RolloutRow) -> Reply<Tagged> {
@@ -188,8 +91,9 @@ async fn devices(
     let paging = Paging::read(&PageQuery { cursor, limit })?;
     let rows = who.account.rollout_devices_after(&id, state, paging.after(), paging.rows()).await?;
     let view = |row: RolloutDeviceRow| {
-        let RolloutDeviceRow { endpoint, state, waiting_for, reason, progress, since } = row;
-        RolloutDevice { endpoint, state, waiting_for, reason, progress, since }
+        let RolloutDeviceRow { endpoint, state, waiting_for, reason, progress, since, wave, failed } = row;
+        let wave = wave.map(|wave| wave + 1);
+        RolloutDevice { endpoint, state, waiting_for, reason, progress, since, wave, failed_tries: failed }
     };
     Ok(Json(paging.page(rows, |row| row.endpoint.to_string(), view)))
 }
@@ -207,7 +111,8 @@ macro_rules! actions {
             Segments(id): Segments<RolloutId>,
             IfMatch(at): IfMatch,
         ) -> Reply<Tagged> {
-            let row = who.account.act_on_rollout(&id, RolloutAction::$variant, at, fleet.clock.now()).await?;
+            let by = who.caller.subject.to_string();
+            let row = who.account.act_on_rollout(&id, RolloutAction::$variant, (at, &by), fleet.clock.now()).await?;
             tagged(&who.account, row).await
         })+
     };
@@ -222,6 +127,10 @@ actions! {
     resume Resume "/rollouts/{id}/resume" "resume_rollout";
     /// Ends the rollout for good; devices that are switching go on to their own end. Asking again changes nothing.
     abort Abort "/rollouts/{id}/abort" "abort_rollout";
+    /// Admits no further devices; the rollout ends once those that it has have come to an end. Asking again changes nothing.
+    close Close "/rollouts/{id}/close" "close_rollout";
+    /// Says yes to the whole rollout; whoever started it cannot. Asking again changes nothing.
+    approve Approve "/rollouts/{id}/approve" "approve_rollout";
 }
 
 /// Says yes for devices that wait for an operator's consent. Asking again changes nothing.
@@ -243,18 +152,4 @@ async fn consent(
     }
     let row = who.account.consent_to_rollout(&id, devices.as_deref(), fleet.clock.now()).await?;
     tagged(&who.account, row).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_time_of_day_has_one_spelling() {
-        assert_eq!(minute("22:30").unwrap(), 22 * 60 + 30);
-        assert_eq!(time_of_day(minute("05:07").unwrap()), "05:07");
-        for wrong in ["24:00", "1:00", "01:60", "0100", "", "-1:00", "01:00:00", "+1:00"] {
-            assert!(minute(wrong).is_err(), "{wrong}");
-        }
-    }
 }

@@ -1,150 +1,193 @@
 //! Decides what a rollout does next from what is known: a function of facts and time, without memory. Never touches the store.
 //!
-//! In this order: what devices said decides first; then a newer rollout takes devices over; then the failure threshold may stop
-//! the rollout; then, with consent and within window and quota, devices are offered the release; and when every device has come to an end, so has
-//! the rollout. Deciding again on the outcome of a decision decides nothing new, so it does not matter how often, or after which
-//! crash, somebody asks.
+//! In this order: what devices said decides first; then a rollout that ranks higher takes devices over, or gives them back; then
+//! devices get their waves and the thresholds may stop the rollout or open the next wave; then devices that no rule holds are
+//! offered the release, as many as pace and quota leave room for; and when the audience is closed and every device has come to an
+//! end, so has the rollout. Deciding again on the outcome of a decision decides nothing new, so it does not matter how often, or
+//! after which crash, somebody asks.
 
-use fleet_store::{
-    Consent, DailyWindow, Decision, DeviceFacts, DeviceReport, DeviceStep, RolloutFacts, RolloutRow, Standing,
-    Threshold, WishStep,
+use fleet_store::{Decision, OnFailure, RolloutFacts, RolloutRow, Tally, Threshold, WishStep};
+use protocol_types::{DeviceState, Reason, ReasonCode, RolloutId, RolloutState, UnixSeconds, WaitingFor};
+
+use super::{
+    hold::{Hold, hold, needs_a_person, pause, runs_already},
+    pace::{Pace, pace, per_hour},
+    place::Place,
+    report::heard,
+    waves::{self, Assignment, Passage, Tallies, WaveFacts, lot, passage},
 };
-use protocol_types::{DeviceState, Phase, Reason, ReasonCode, RolloutState, UnixSeconds, WaitingFor};
+
+const GOOD: &[DeviceState] = &[DeviceState::Succeeded, DeviceState::Skipped];
+const FAILED: &[DeviceState] = &[DeviceState::Failed, DeviceState::RolledBack];
+const OPEN: &[DeviceState] = &[
+    DeviceState::Queued,
+    DeviceState::Waiting,
+    DeviceState::Offered,
+    DeviceState::Downloading,
+    DeviceState::Verifying,
+    DeviceState::Installing,
+    DeviceState::Trial,
+];
 
 /// What happens next.
 pub(crate) fn decide(facts: &RolloutFacts, now: UnixSeconds) -> Decision {
-    let rollout = &facts.rollout;
+    let Judgement { rollout, places, outcome } = judge(facts, now);
+    Decision {
+        devices: places.into_iter().filter_map(Place::step).collect(),
+        wave: (rollout.wave != facts.rollout.wave).then_some(rollout.wave),
+        closes: rollout.closed && !facts.rollout.closed,
+        brings_back: rollout.state == RolloutState::Stopped && facts.returnable > 0,
+        rollout: outcome,
+    }
+}
+
+/// A decision with what led to it.
+#[derive(Debug)]
+pub(crate) struct Judgement<'a> {
+    /// The rollout as the decision leaves it.
+    pub(crate) rollout: RolloutRow,
+    pub(crate) places: Vec<Place<'a>>,
+    outcome: Option<(RolloutState, Option<Reason>)>,
+}
+
+/// Looks at every device and says what becomes of it.
+pub(crate) fn judge(facts: &RolloutFacts, now: UnixSeconds) -> Judgement<'_> {
+    let mut rollout = facts.rollout.clone();
+    let mut outcome = None;
     if matches!(rollout.state, RolloutState::Draft | RolloutState::Finished) {
-        return Decision::default();
+        return Judgement { rollout, places: Vec::new(), outcome };
     }
     let mut places: Vec<Place<'_>> = facts.devices.iter().map(Place::new).collect();
     for place in &mut places {
-        settle(rollout, place);
+        settle(&rollout, place, now);
     }
-    let mut outcome = None;
-    let mut state = rollout.state;
-    if !state.is_end()
-        && let Some(reason) = over_threshold(facts, &places)
-    {
-        state = RolloutState::Stopped;
-        outcome = Some((state, Some(reason)));
+    if rollout.state == RolloutState::Running {
+        assign(facts, &mut places);
+        rollout.closed |= rollout.wanted.policy.closes_at_start;
     }
-    match state {
-        RolloutState::Running => offer(rollout, &mut places, now),
-        RolloutState::Paused => hold(rollout, &mut places),
-        RolloutState::Stopped | RolloutState::Aborted => wind_down(state, &mut places),
+    let tallies = tallies(facts, &places);
+    if !rollout.state.is_end() {
+        let stops =
+            over_threshold(&rollout, &tallies, &places).or_else(|| open_waves(&mut rollout, &tallies, &places, now));
+        let to = match rollout.wanted.on_failure {
+            OnFailure::Stop | OnFailure::Return => RolloutState::Stopped,
+            OnFailure::Pause => RolloutState::Paused,
+        };
+        if let Some(reason) = stops.filter(|_| rollout.state != to) {
+            rollout.state = to;
+            outcome = Some((to, Some(reason)));
+        }
+    }
+    match rollout.state {
+        RolloutState::Running => offer(facts, &rollout, &tallies, &mut places, now),
+        RolloutState::Paused => take_back(&rollout, &mut places),
+        RolloutState::Stopped | RolloutState::Aborted => wind_down(rollout.state, &mut places),
         RolloutState::Draft | RolloutState::Finished => {}
     }
-    if state == RolloutState::Running && places.iter().all(|place| place.state.is_end()) {
-        outcome = Some((RolloutState::Finished, None));
-    }
-    Decision { devices: places.into_iter().filter_map(Place::step).collect(), rollout: outcome }
-}
-
-/// A device and where this decision puts it.
-struct Place<'a> {
-    facts: &'a DeviceFacts,
-    state: DeviceState,
-    waiting_for: Option<WaitingFor>,
-    reason: Option<Reason>,
-    wish: WishStep,
-    moved: bool,
-}
-
-impl<'a> Place<'a> {
-    fn new(facts: &'a DeviceFacts) -> Self {
-        let (state, waiting_for) = facts.at.unwrap_or((DeviceState::Queued, None));
-        // A device that has just come into the audience is put on the list, whatever else happens.
-        Self { facts, state, waiting_for, reason: None, wish: WishStep::Leave, moved: facts.at.is_none() }
-    }
-
-    fn go(&mut self, state: DeviceState, reason: Option<Reason>, wish: WishStep) {
-        self.put((state, None), reason, wish);
-    }
-
-    fn put(&mut self, to: (DeviceState, Option<WaitingFor>), reason: Option<Reason>, wish: WishStep) {
-        if (self.state, self.waiting_for) == to && wish == WishStep::Leave {
-            return;
+    if rollout.state == RolloutState::Running && self::tallies(facts, &places).all(OPEN) == 0 {
+        let retired = facts.retired_by.as_ref().map(|by| {
+            let text = format!("rollout {by} decides for the whole audience and has brought it to an end");
+            Reason::new(ReasonCode::Superseded, text)
+        });
+        if rollout.closed || retired.is_some() {
+            rollout.state = RolloutState::Finished;
+            outcome = Some((RolloutState::Finished, retired.filter(|_| !rollout.closed)));
         }
-        (self.state, self.waiting_for) = to;
-        (self.reason, self.wish, self.moved) = (reason, wish, true);
     }
-
-    /// Whether the wish for the device is the one of `rollout`, and whether the device has taken it.
-    fn wished(&self, rollout: &RolloutRow) -> Option<bool> {
-        let wish = self.facts.wish.as_ref()?;
-        (wish.release.as_ref()?.rollout == rollout.id).then(|| wish.is_acknowledged())
-    }
-
-    fn is_before_its_turn(&self) -> bool {
-        matches!(self.state, DeviceState::Queued | DeviceState::Waiting)
-    }
-
-    fn step(self) -> Option<DeviceStep> {
-        let Self { facts, state: to, waiting_for, reason, wish, moved } = self;
-        moved.then(|| DeviceStep { endpoint: facts.endpoint.clone(), to, waiting_for, reason, wish })
-    }
+    Judgement { rollout, places, outcome }
 }
 
-/// Lets what is known of a device count: that it is gone, what it said, that a newer rollout has it, that it took the wish.
-fn settle(rollout: &RolloutRow, place: &mut Place<'_>) {
-    let Some((_, standing)) = place.facts.present else {
+/// Lets what is known of a device count: that it is gone, what it said, which rollout ranks higher, that it took the wish.
+fn settle(rollout: &RolloutRow, place: &mut Place<'_>, now: UnixSeconds) {
+    if place.facts.present.is_none() {
         let reason = Reason::new(ReasonCode::DeviceDeleted, "the device was deleted");
         return place.go(DeviceState::Cancelled, Some(reason), WishStep::Clear);
-    };
-    let heard = place.facts.said.as_ref().and_then(|said| heard(rollout, said));
-    match heard {
-        Some((state, _, reason)) if state.is_end() => {
-            // Nothing may bring a device back to a release that failed on it.
-            let wish = if state == DeviceState::Succeeded { WishStep::Leave } else { WishStep::Clear };
-            place.go(state, reason, wish);
+    }
+    let said = heard(rollout, place.facts.said.as_ref(), place.attempt);
+    match (said, &place.facts.outranked_by) {
+        (Some((DeviceState::Succeeded, ..)), _) => {
+            place.tally = Tally::Success;
+            place.go(DeviceState::Succeeded, None, WishStep::Leave);
         }
-        _ if place.facts.newer => {
-            let reason = Reason::new(ReasonCode::Superseded, "a rollout that was started later decides");
-            place.go(DeviceState::Superseded, Some(reason), WishStep::Clear);
+        (Some((state @ (DeviceState::Failed | DeviceState::RolledBack), _, reason)), _) => {
+            fail(rollout, place, (state, reason), now);
+            if let Some(other) = place.facts.outranked_by.as_ref().filter(|_| !place.state.is_end()) {
+                give_way(place, other);
+            }
         }
-        Some((state, waiting_for, reason)) => place.put((state, waiting_for), reason, WishStep::Leave),
-        None if place.is_before_its_turn() && place.wished(rollout) == Some(true) && standing == Standing::Active => {
+        (_, Some(other)) if place.state != DeviceState::Superseded => {
+            give_way(place, other);
+        }
+        (_, Some(_)) => {}
+        // Nothing is in its way any more, so it has its turn again.
+        (Some((DeviceState::Superseded, ..)), None) => give_back(rollout, place),
+        (_, None) if place.state == DeviceState::Superseded => give_back(rollout, place),
+        (Some((state, waiting_for, reason)), None) => place.put((state, waiting_for), reason, WishStep::Leave),
+        (None, None) if place.is_before_its_turn() && place.wished(rollout) == Some(true) && is_active(place) => {
             place.go(DeviceState::Offered, None, WishStep::Leave);
         }
-        None => {}
+        // The wish is gone, so the device will not come to an end by itself.
+        (None, None) if place.state.is_under_way() && !place.has_wish_of(rollout) => give_back(rollout, place),
+        (None, None) => {}
     }
 }
 
-/// What a report means for the rollout; nothing, if it is about something else.
-fn heard(rollout: &RolloutRow, said: &DeviceReport) -> Option<(DeviceState, Option<WaitingFor>, Option<Reason>)> {
-    if said.rollout.as_ref() != Some(&rollout.id) || said.digest != Some(rollout.digest) {
-        return None;
-    }
-    let code = said.reason.as_ref().map(|reason| reason.code);
-    let (state, waiting_for) = match (said.phase, code) {
-        (Phase::Idle, _) => return None,
-        (Phase::Downloading, _) => (DeviceState::Downloading, None),
-        (Phase::Verifying, _) => (DeviceState::Verifying, None),
-        (Phase::Installing, _) => (DeviceState::Installing, None),
-        (Phase::Trial, _) => (DeviceState::Trial, None),
-        (Phase::Succeeded, _) => (DeviceState::Succeeded, None),
-        // The device tries again by itself once it has contact; that is no failure of the release.
-        (Phase::Failed | Phase::RolledBack, Some(ReasonCode::NoContact)) => {
-            (DeviceState::Waiting, Some(WaitingFor::Asleep))
-        }
-        (Phase::Failed | Phase::RolledBack, Some(ReasonCode::Superseded)) => (DeviceState::Superseded, None),
-        (Phase::Failed, _) => (DeviceState::Failed, None),
-        (Phase::RolledBack, _) => (DeviceState::RolledBack, None),
-    };
-    Some((state, waiting_for, said.reason.clone()))
+fn is_active(place: &Place<'_>) -> bool {
+    place.facts.present.is_some_and(|(_, standing)| standing == fleet_store::Standing::Active)
 }
 
-/// Why the rollout must stop, if so many devices have failed.
-fn over_threshold(facts: &RolloutFacts, places: &[Place<'_>]) -> Option<Reason> {
-    const FAILED: &[DeviceState] = &[DeviceState::Failed, DeviceState::RolledBack];
-    let ended = facts.counts.of(FAILED);
-    let just_now: Vec<&Place<'_>> = places.iter().filter(|place| FAILED.contains(&place.state)).collect();
-    let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
-    let failed = ended.saturating_add(count(just_now.len()));
-    let joined = places.iter().filter(|place| place.facts.at.is_none()).count();
-    let all = facts.counts.total().saturating_add(count(joined));
-    let (reached, limit) = match facts.rollout.wanted.threshold {
+fn give_way(place: &mut Place<'_>, other: &RolloutId) {
+    let reason = Reason::new(ReasonCode::Superseded, format!("rollout {other} decides"));
+    place.go(DeviceState::Superseded, Some(reason), WishStep::Clear);
+}
+
+fn give_back(rollout: &RolloutRow, place: &mut Place<'_>) {
+    place.try_anew();
+    let wish = if place.has_wish_of(rollout) { WishStep::Clear } else { WishStep::Leave };
+    place.go(DeviceState::Queued, None, wish);
+}
+
+/// A try has failed: there is another one, or the device has come to an end.
+fn fail(rollout: &RolloutRow, place: &mut Place<'_>, (state, reason): (DeviceState, Option<Reason>), now: UnixSeconds) {
+    place.tally = Tally::Failure;
+    place.failed = place.failed.saturating_add(1);
+    if rollout.state.is_end() || place.failed > u32::from(rollout.wanted.policy.retries.most) {
+        // Nothing may bring a device back to a release that failed on it.
+        return place.go(state, reason, WishStep::Clear);
+    }
+    let wait = pause(rollout, place.failed, lot(&rollout.id, &place.facts.endpoint));
+    place.not_before = Some(UnixSeconds(now.0.saturating_add(wait)));
+    place.try_anew();
+    place.put((DeviceState::Waiting, Some(WaitingFor::Retry)), reason, WishStep::Clear);
+}
+
+/// Gives a wave to each device that has none.
+fn assign(facts: &RolloutFacts, places: &mut [Place<'_>]) {
+    let rollout = &facts.rollout;
+    let mut fresh: Vec<&mut Place<'_>> = places.iter_mut().filter(|place| place.wave.is_none()).collect();
+    let count = u64::try_from(fresh.len()).unwrap_or(u64::MAX);
+    fresh.sort_by_cached_key(|place| lot(&rollout.id, &place.facts.endpoint));
+    let mut assignment = Assignment::new(&rollout.wanted.policy.waves, &Tallies::of(facts), count);
+    for place in fresh {
+        place.join(assignment.wave_of(&place.facts.matches));
+    }
+}
+
+/// How many devices are where, with what the decision has moved so far.
+fn tallies(facts: &RolloutFacts, places: &[Place<'_>]) -> Tallies {
+    let mut tallies = Tallies::of(facts);
+    for place in places {
+        tallies.moves(place.facts.at.map(|(state, _)| (place.facts.wave, state)), (place.wave, place.state));
+    }
+    tallies
+}
+
+/// Why the rollout must stop, if so many devices of the open waves have failed.
+fn over_threshold(rollout: &RolloutRow, tallies: &Tallies, places: &[Place<'_>]) -> Option<Reason> {
+    let open = rollout.wave;
+    let failed = tallies.all(FAILED).saturating_sub(rollout.excused);
+    let all = tallies.up_to(open, DeviceState::ALL);
+    let (reached, limit) = match rollout.wanted.threshold {
         Threshold::Count(limit) => (failed >= u64::from(limit), format!("{limit}")),
         Threshold::Percent(limit) => {
             (failed.saturating_mul(100) >= all.saturating_mul(u64::from(limit)), format!("{limit} per cent"))
@@ -153,7 +196,7 @@ fn over_threshold(facts: &RolloutFacts, places: &[Place<'_>]) -> Option<Reason> 
     if failed == 0 || !reached {
         return None;
     }
-    let last = just_now.last().and_then(|place| {
+    let last = places.iter().rfind(|place| FAILED.contains(&place.state)).and_then(|place| {
         let reason = place.reason.as_ref()?;
         Some(format!("; the last one, {}, with {}: {}", place.facts.endpoint, reason.code, reason.text))
     });
@@ -161,48 +204,91 @@ fn over_threshold(facts: &RolloutFacts, places: &[Place<'_>]) -> Option<Reason> 
     Some(Reason::new(ReasonCode::FailureThreshold, text))
 }
 
+/// Opens the next wave, and the one after it, as far as those before let it; or says why the rollout must stop.
+fn open_waves(rollout: &mut RolloutRow, tallies: &Tallies, places: &[Place<'_>], now: UnixSeconds) -> Option<Reason> {
+    let policy = &rollout.wanted.policy;
+    let last = waves::last(&policy.waves);
+    while rollout.state == RolloutState::Running && rollout.wave < last {
+        let facts = wave_facts(rollout, tallies, places, now);
+        match passage(facts, policy.success_percent, rollout.excused) {
+            Passage::Open => rollout.wave += 1,
+            Passage::Shut => return None,
+            Passage::Missed => {
+                let WaveFacts { succeeded, failed, asleep, .. } = facts;
+                let all = succeeded + failed + asleep;
+                let wanted =
+                    policy.success_percent.map_or("one device".to_owned(), |percent| format!("{percent} per cent"));
+                let number = rollout.wave + 1;
+                let text =
+                    format!("{succeeded} of {all} devices of wave {number} succeeded, the threshold is {wanted}");
+                return Some(Reason::new(ReasonCode::SuccessThreshold, text));
+            }
+        }
+    }
+    None
+}
+
+/// How the wave that was opened last stands. Devices that wait for a person are left out: they may wait for ever.
+fn wave_facts(rollout: &RolloutRow, tallies: &Tallies, places: &[Place<'_>], now: UnixSeconds) -> WaveFacts {
+    let wave = rollout.wave;
+    let (mut held, mut asleep) = (0, 0);
+    for place in places.iter().filter(|place| place.wave == Some(wave) && !place.state.is_end()) {
+        if needs_a_person(rollout, place).is_some() {
+            held += 1;
+        } else if place.is_away(now) {
+            asleep += 1;
+        }
+    }
+    WaveFacts {
+        succeeded: tallies.in_wave(wave, GOOD),
+        failed: tallies.in_wave(wave, FAILED),
+        open: tallies.in_wave(wave, OPEN).saturating_sub(held + asleep),
+        asleep,
+    }
+}
+
 /// Offers the release to devices whose turn it is, and says of the others what they wait for.
-fn offer(rollout: &RolloutRow, places: &mut [Place<'_>], now: UnixSeconds) {
-    let open = rollout.wanted.window.is_none_or(|window| is_open(window, now));
-    let busy = places.iter().filter(|place| is_busy(rollout, place)).count();
-    let mut room = match rollout.wanted.max_in_flight {
-        Some(most) => usize::try_from(most).unwrap_or(usize::MAX).saturating_sub(busy),
-        None => usize::MAX,
+fn offer(facts: &RolloutFacts, rollout: &RolloutRow, tallies: &Tallies, places: &mut [Place<'_>], now: UnixSeconds) {
+    let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+    let busy = count(places.iter().filter(|place| place.is_busy(rollout)).count());
+    let mut room = rollout.wanted.max_in_flight.map_or(u64::MAX, |most| u64::from(most).saturating_sub(busy));
+    let Pace { room: mut turn, next } = match rollout.wanted.policy.rate {
+        Some(rate) => pace(per_hour(rate, tallies.all(GOOD), tallies.all(FAILED)), &facts.offers, now),
+        None => Pace { room: u64::MAX, next: None },
     };
-    for place in places.iter_mut().filter(|place| place.is_before_its_turn()) {
-        let Some((connected, standing)) = place.facts.present else { continue };
+    let mut order: Vec<&mut Place<'_>> = places.iter_mut().filter(|place| place.is_before_its_turn()).collect();
+    order.sort_by_key(|place| place.wave);
+    for place in order {
         let wished = place.wished(rollout).is_some();
-        if is_retrying(rollout, place) || (wished && connected && standing == Standing::Active) {
+        if place.is_retrying(rollout) || (wished && place.is_reachable()) {
             continue;
         }
-        // What a device has not taken yet is taken back, so that it does not begin outside of window or quota.
-        let back = if wished { WishStep::Clear } else { WishStep::Leave };
-        let wait = |what| ((DeviceState::Waiting, Some(what)), None, back);
-        let (to, reason, wish) = if runs_already(rollout, place) {
+        // What a device has not taken yet is taken back, so that it does not begin where a rule holds it.
+        let back = if place.has_wish_of(rollout) { WishStep::Clear } else { place.wish };
+        if runs_already(rollout, place.facts) {
             let reason = Reason::new(ReasonCode::AlreadyRunning, "the device already runs the release");
-            ((DeviceState::Skipped, None), Some(reason), back)
-        } else if standing != Standing::Active {
-            wait(WaitingFor::Quarantined)
-        } else if !agreed(rollout, place) {
-            wait(WaitingFor::Consent)
-        } else if !open {
-            wait(WaitingFor::Window)
-        } else if !connected {
-            wait(WaitingFor::Asleep)
-        } else if room == 0 {
-            wait(WaitingFor::Quota)
+            place.go(DeviceState::Skipped, Some(reason), back);
+            continue;
+        }
+        let by_turn = |waiting_for, next| Some(Hold { waiting_for, next });
+        let held = hold(rollout, place, now)
+            .or_else(|| if turn == 0 { by_turn(WaitingFor::Rate, next) } else { None })
+            .or_else(|| if room == 0 { by_turn(WaitingFor::Quota, None) } else { None });
+        place.held = held;
+        if let Some(Hold { waiting_for, .. }) = held {
+            let reason = place.reason.take().filter(|_| waiting_for == WaitingFor::Retry);
+            place.put((DeviceState::Waiting, Some(waiting_for)), reason, back);
         } else {
-            room -= 1;
-            ((DeviceState::Queued, None), None, WishStep::Set)
-        };
-        place.put(to, reason, wish);
+            (room, turn) = (room - 1, turn - 1);
+            place.put((DeviceState::Queued, None), None, WishStep::Set);
+        }
     }
 }
 
 /// Takes back what no device has taken yet.
-fn hold(rollout: &RolloutRow, places: &mut [Place<'_>]) {
+fn take_back(rollout: &RolloutRow, places: &mut [Place<'_>]) {
     for place in places.iter_mut().filter(|place| place.is_before_its_turn()) {
-        if place.wished(rollout).is_some() && !is_retrying(rollout, place) {
+        if place.has_wish_of(rollout) && place.wish != WishStep::Clear && !place.is_retrying(rollout) {
             place.go(DeviceState::Queued, None, WishStep::Clear);
         }
     }
@@ -232,43 +318,6 @@ fn wind_down(state: RolloutState, places: &mut [Place<'_>]) {
             | DeviceState::Cancelled => {}
         }
     }
-}
-
-/// Whether the device counts against the quota: it works on the wish, or will as soon as the wish has reached it.
-fn is_busy(rollout: &RolloutRow, place: &Place<'_>) -> bool {
-    let reachable = matches!(place.facts.present, Some((true, Standing::Active)));
-    place.state.is_under_way()
-        || (place.is_before_its_turn() && place.wished(rollout).is_some() && reachable && !is_retrying(rollout, place))
-}
-
-/// Whether the device lost contact on trial and tries the release again by itself.
-fn is_retrying(rollout: &RolloutRow, place: &Place<'_>) -> bool {
-    let said = place.facts.said.as_ref().and_then(|said| heard(rollout, said));
-    matches!(said, Some((DeviceState::Waiting, ..)))
-}
-
-/// Whether everybody whose consent the rollout asks for has given it.
-const fn agreed(rollout: &RolloutRow, place: &Place<'_>) -> bool {
-    match rollout.wanted.consent {
-        Consent::Automatic => true,
-        Consent::Operator => place.facts.consented,
-    }
-}
-
-/// Whether the device has nothing to do: it runs the release and is not in the middle of something.
-fn runs_already(rollout: &RolloutRow, place: &Place<'_>) -> bool {
-    place.facts.said.as_ref().is_some_and(|said| {
-        let settled = matches!(said.phase, Phase::Idle | Phase::Succeeded | Phase::Failed | Phase::RolledBack);
-        settled && said.running_digest == Some(rollout.digest)
-    })
-}
-
-/// Whether `now` lies in the window; one without length is open all day.
-fn is_open(window: DailyWindow, now: UnixSeconds) -> bool {
-    const DAY: u64 = 24 * 60;
-    let minute = now.0 / 60 % DAY;
-    let (from, until) = (u64::from(window.from), u64::from(window.until));
-    if from < until { (from..until).contains(&minute) } else { minute >= from || minute < until }
 }
 
 #[cfg(test)]

@@ -1,10 +1,15 @@
-//! Claims about the plan: single situations by name, and every situation by random walks of facts.
+//! Claims about the plan: single situations by name. Every situation, by random walks of facts, is in `walk`.
 
-use fleet_store::{Audience, Counts, DesiredRelease, DesiredRow, NewRollout};
-use proptest::prelude::*;
-use protocol_types::{Digest, EndpointName, RolloutId, SecurityVersion};
+use fleet_store::{
+    Audience, Consent, DesiredRelease, DesiredRow, DeviceFacts, DeviceReport, NewRollout, Policy, Rate, Retries,
+    Standing, Wave, WaveCount,
+};
+use protocol_types::{Digest, EndpointName, Phase, RolloutId, SecurityVersion};
 
 use super::*;
+
+#[path = "plan_walk_tests.rs"]
+mod walk;
 
 const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 
@@ -20,6 +25,9 @@ fn rollout(threshold: Threshold, max_in_flight: Option<u32>) -> RolloutRow {
             max_in_flight,
             window: None,
             consent: Consent::Automatic,
+            on_failure: OnFailure::Stop,
+            priority: 50,
+            policy: Policy { closes_at_start: true, ..Policy::default() },
         },
         path: "releases/1.0.0.json".parse().unwrap(),
         digest: Digest::of(b"release"),
@@ -28,6 +36,12 @@ fn rollout(threshold: Threshold, max_in_flight: Option<u32>) -> RolloutRow {
         created: NOW,
         started: Some(NOW),
         start_order: Some(1),
+        started_by: Some("t1".to_owned()),
+        approved_by: None,
+        closed: false,
+        wave: 0,
+        excused: 0,
+        brings_back: None,
         changed: NOW,
         revision: 1,
     }
@@ -38,10 +52,18 @@ fn device(name: &str) -> DeviceFacts {
         endpoint: EndpointName::new(name).unwrap(),
         at: None,
         present: Some((true, Standing::Active)),
+        last_seen: Some(NOW),
         wish: None,
         said: None,
-        newer: false,
+        wave: None,
+        matches: Vec::new(),
+        attempt: 1,
+        failed: 0,
+        not_before: None,
+        outranked_by: None,
         consented: false,
+        failures: 0,
+        zone: None,
     }
 }
 
@@ -51,6 +73,7 @@ fn report(rollout: &RolloutRow, phase: Phase, code: Option<ReasonCode>) -> Devic
         reason: code.map(|code| Reason::new(code, "because")),
         progress: None,
         rollout: Some(rollout.id.clone()),
+        attempt: 1,
         digest: Some(rollout.digest),
         running_version: None,
         running_digest: (phase == Phase::Succeeded).then_some(rollout.digest),
@@ -63,59 +86,91 @@ fn report(rollout: &RolloutRow, phase: Phase, code: Option<ReasonCode>) -> Devic
 struct Model {
     rollout: RolloutRow,
     devices: Vec<(DeviceFacts, u64)>,
+    offers: Vec<(UnixSeconds, u64)>,
+    now: UnixSeconds,
 }
 
 impl Model {
     fn new(rollout: RolloutRow, devices: usize) -> Self {
         let devices = (0..devices).map(|n| (device(&format!("d{n}")), 0)).collect();
-        Self { rollout, devices }
+        Self { rollout, devices, offers: Vec::new(), now: NOW }
     }
 
     fn facts(&self) -> RolloutFacts {
-        let mut counts = Counts::default();
-        for state in DeviceState::ALL {
-            let n = self.devices.iter().filter(|(d, _)| d.at.is_some_and(|(s, _)| s == *state)).count();
-            if n > 0 {
-                counts.0.push((*state, n as u64));
+        let mut waves: Vec<WaveCount> = Vec::new();
+        for (device, _) in &self.devices {
+            let Some((state, _)) = device.at else { continue };
+            match waves.iter_mut().find(|count| (count.wave, count.state) == (device.wave, state)) {
+                Some(count) => count.devices += 1,
+                None => waves.push(WaveCount { wave: device.wave, state, devices: 1 }),
             }
         }
         let running = self.rollout.state == RolloutState::Running;
         let open = |d: &&DeviceFacts| match d.at {
+            Some((DeviceState::Superseded, _)) => running && d.outranked_by.is_none(),
             Some((state, _)) => !state.is_end(),
-            None => running && d.present.is_some(),
+            None => running && !self.rollout.closed && d.present.is_some(),
         };
+        let offers = self.offers.iter().copied().filter(|(at, _)| at.0 + 3600 > self.now.0).collect();
         let devices = self.devices.iter().map(|(d, _)| d).filter(open).cloned().collect();
-        RolloutFacts { rollout: self.rollout.clone(), devices, counts }
+        RolloutFacts { rollout: self.rollout.clone(), devices, waves, offers, retired_by: None, returnable: 0 }
     }
 
     fn decide(&self) -> Decision {
-        decide(&self.facts(), NOW)
+        decide(&self.facts(), self.now)
     }
 
     fn carry_out(&mut self, decision: &Decision) {
+        let mut offered = 0;
         for step in &decision.devices {
             let (device, generation) =
                 self.devices.iter_mut().find(|(d, _)| d.endpoint == step.endpoint).expect("a device of the model");
             device.at = Some((step.to, step.waiting_for));
+            (device.wave, device.attempt, device.failed) = (Some(step.wave), step.attempt, step.failed);
+            device.not_before = step.not_before;
+            match step.tally {
+                Tally::Leave => {}
+                Tally::Failure => device.failures += 1,
+                Tally::Success => device.failures = 0,
+            }
             let own =
                 device.wish.as_ref().and_then(|w| w.release.as_ref()).is_some_and(|r| r.rollout == self.rollout.id);
             let release = match step.wish {
                 WishStep::Leave => continue,
                 WishStep::Clear if !own => continue,
                 WishStep::Clear => None,
-                WishStep::Set => Some(DesiredRelease {
-                    path: self.rollout.path.clone(),
-                    digest: self.rollout.digest,
-                    rollout: self.rollout.id.clone(),
-                }),
+                WishStep::Set => {
+                    offered += 1;
+                    Some(DesiredRelease {
+                        path: self.rollout.path.clone(),
+                        digest: self.rollout.digest,
+                        rollout: self.rollout.id.clone(),
+                        attempt: step.attempt,
+                    })
+                }
             };
             *generation += 1;
             let acknowledged = device.wish.as_ref().map_or(0, |w| w.acknowledged);
-            device.wish = Some(DesiredRow { generation: *generation, acknowledged, release, changed: NOW });
+            device.wish = Some(DesiredRow { generation: *generation, acknowledged, release, changed: self.now });
+        }
+        if offered > 0 {
+            self.offers.push((self.now, offered));
         }
         if let Some((state, reason)) = &decision.rollout {
             (self.rollout.state, self.rollout.reason) = (*state, reason.clone());
         }
+        self.rollout.wave = decision.wave.unwrap_or(self.rollout.wave);
+        self.rollout.closed |= decision.closes;
+    }
+
+    /// An operator lets a paused rollout go on.
+    fn resume(&mut self) {
+        self.rollout.excused = self.count(&[DeviceState::Failed, DeviceState::RolledBack]) as u64;
+        self.rollout.state = RolloutState::Running;
+    }
+
+    fn waiting(&self, what: WaitingFor) -> usize {
+        self.devices.iter().filter(|(d, _)| d.at == Some((DeviceState::Waiting, Some(what)))).count()
     }
 
     fn step(&mut self) -> Decision {
@@ -131,7 +186,8 @@ impl Model {
     }
 
     fn say(&mut self, n: usize, phase: Phase, code: Option<ReasonCode>) {
-        self.devices[n].0.said = Some(report(&self.rollout, phase, code));
+        let attempt = self.devices[n].0.attempt;
+        self.devices[n].0.said = Some(DeviceReport { attempt, ..report(&self.rollout, phase, code) });
     }
 
     fn state(&self, n: usize) -> (DeviceState, Option<WaitingFor>) {
@@ -231,7 +287,7 @@ fn a_newer_rollout_takes_a_device_over_but_not_its_result() {
     let mut model = Model::new(rollout(Threshold::Count(1), None), 2);
     model.step();
     model.say(0, Phase::Succeeded, None);
-    model.devices.iter_mut().for_each(|(d, _)| d.newer = true);
+    model.devices.iter_mut().for_each(|(d, _)| d.outranked_by = Some(RolloutId::new("r2").unwrap()));
     model.step();
     assert_eq!(model.state(0).0, DeviceState::Succeeded);
     assert_eq!(model.state(1).0, DeviceState::Superseded);
@@ -269,17 +325,6 @@ fn a_device_that_runs_the_release_is_skipped_and_one_that_fails_is_not_offered_i
 }
 
 #[test]
-fn a_window_over_midnight_is_open_on_both_sides_of_it() {
-    let window = DailyWindow { from: 22 * 60, until: 5 * 60 };
-    let at = |hour: u64, minute: u64| UnixSeconds(1_800_000_000 / 86_400 * 86_400 + hour * 3600 + minute * 60);
-    for (hour, minute, open) in
-        [(21, 59, false), (22, 0, true), (23, 59, true), (0, 0, true), (4, 59, true), (5, 0, false)]
-    {
-        assert_eq!(is_open(window, at(hour, minute)), open, "{hour}:{minute}");
-    }
-}
-
-#[test]
 fn a_paused_rollout_offers_nothing_but_listens() {
     let mut model = Model::new(rollout(Threshold::Count(1), None), 2);
     model.step();
@@ -306,130 +351,168 @@ fn a_device_is_offered_nothing_before_an_operator_said_yes_for_it() {
     assert!(model.devices[1].0.wish.as_ref().unwrap().release.is_some());
 }
 
-/// One thing that happens in the world.
-#[derive(Clone, Debug)]
-enum Fact {
-    Connect(usize, bool),
-    Stand(usize, Standing),
-    Acknowledge(usize),
-    Say(usize, usize, Option<ReasonCode>),
-    Newer(usize),
-    Consent(usize),
-    Delete(usize),
-    Rollout(RolloutState),
+#[test]
+fn a_rollout_with_an_open_audience_goes_on_after_its_devices_and_ends_once_it_is_closed() {
+    let mut model = Model::new(rollout(Threshold::Count(1), None), 1);
+    model.rollout.wanted.policy.closes_at_start = false;
+    model.devices[0].0.present = None;
+    assert!(model.step().is_empty(), "nobody is there yet, and somebody may come");
+    model.devices[0].0.present = Some((true, Standing::Active));
+    model.step();
+    model.say(0, Phase::Succeeded, None);
+    model.step();
+    assert_eq!((model.state(0).0, model.rollout.state), (DeviceState::Succeeded, RolloutState::Running));
+    model.rollout.closed = true;
+    model.step();
+    assert_eq!(model.rollout.state, RolloutState::Finished);
 }
 
-const DEVICES: usize = 6;
-
-fn fact() -> impl Strategy<Value = Fact> {
-    let one = 0..DEVICES;
-    let standing = prop_oneof![Just(Standing::Active), Just(Standing::Suspended), Just(Standing::Quarantined)];
-    let code = prop_oneof![
-        Just(None),
-        Just(Some(ReasonCode::NoContact)),
-        Just(Some(ReasonCode::Superseded)),
-        Just(Some(ReasonCode::BootFailed)),
-    ];
-    let asked = prop_oneof![Just(RolloutState::Running), Just(RolloutState::Paused), Just(RolloutState::Aborted)];
-    prop_oneof![
-        6 => (one.clone(), any::<bool>()).prop_map(|(n, on)| Fact::Connect(n, on)),
-        2 => (one.clone(), standing).prop_map(|(n, standing)| Fact::Stand(n, standing)),
-        6 => one.clone().prop_map(Fact::Acknowledge),
-        12 => (one.clone(), 0..Phase::ALL.len(), code).prop_map(|(n, phase, code)| Fact::Say(n, phase, code)),
-        1 => one.clone().prop_map(Fact::Newer),
-        3 => one.clone().prop_map(Fact::Consent),
-        1 => one.prop_map(Fact::Delete),
-        1 => asked.prop_map(Fact::Rollout),
-    ]
+#[test]
+fn the_next_wave_begins_when_so_many_of_the_one_before_have_succeeded() {
+    let mut model = Model::new(rollout(Threshold::Count(9), None), 6);
+    model.rollout.wanted.policy.waves = vec![Wave::Count(2)];
+    model.rollout.wanted.policy.success_percent = Some(50);
+    model.step();
+    let first: Vec<usize> = (0..6).filter(|n| model.devices[*n].0.wish.is_some()).collect();
+    assert_eq!((first.len(), model.waiting(WaitingFor::Wave)), (2, 4));
+    model.say(first[0], Phase::Failed, Some(ReasonCode::BootFailed));
+    assert_eq!(model.step().wave, None);
+    model.say(first[1], Phase::Succeeded, None);
+    assert_eq!(model.step().wave, Some(1));
+    assert_eq!(model.devices.iter().filter(|(d, _)| d.wish.is_some()).count(), 6);
 }
 
-impl Model {
-    fn happen(&mut self, fact: &Fact) {
-        match *fact {
-            Fact::Connect(n, on) => {
-                if let Some((connected, _)) = &mut self.devices[n].0.present {
-                    *connected = on;
-                }
-            }
-            Fact::Stand(n, to) => {
-                if let Some((_, standing)) = &mut self.devices[n].0.present {
-                    *standing = to;
-                }
-            }
-            Fact::Acknowledge(n) => self.acknowledge(n),
-            Fact::Say(n, phase, code) => self.say(n, Phase::ALL[phase], code),
-            Fact::Newer(n) => self.devices[n].0.newer = true,
-            Fact::Consent(n) => self.devices[n].0.consented = true,
-            Fact::Delete(n) => self.devices[n].0.present = None,
-            Fact::Rollout(to) => {
-                if !self.rollout.state.is_end() {
-                    self.rollout.state = to;
-                }
-            }
-        }
-    }
+#[test]
+fn a_wave_that_misses_its_share_pauses_the_rollout_until_an_operator_lets_it_go_on() {
+    let mut model = Model::new(rollout(Threshold::Count(9), None), 4);
+    model.rollout.wanted.on_failure = OnFailure::Pause;
+    model.rollout.wanted.policy.waves = vec![Wave::Percent(25)];
+    model.rollout.wanted.policy.success_percent = Some(100);
+    model.step();
+    let first = (0..4).find(|n| model.devices[*n].0.wish.is_some()).unwrap();
+    model.say(first, Phase::RolledBack, Some(ReasonCode::BootFailed));
+    model.step();
+    let reason = model.rollout.reason.clone().unwrap();
+    assert_eq!((model.rollout.state, reason.code), (RolloutState::Paused, ReasonCode::SuccessThreshold), "{reason}");
+    assert!(model.step().is_empty(), "it waits");
+    model.resume();
+    model.step();
+    assert_eq!((model.rollout.state, model.rollout.wave), (RolloutState::Running, 1));
 }
 
-/// Whether the product page of states allows the edge.
-fn is_allowed(from: DeviceState, to: DeviceState) -> bool {
-    if from.is_end() {
-        return false;
-    }
-    // Once a device has the wish it never goes back to the queue, except to wait after lost contact.
-    !(from.is_under_way() && matches!(to, DeviceState::Queued | DeviceState::Offered | DeviceState::Skipped))
+#[test]
+fn a_wave_waits_for_devices_that_were_heard_lately_and_for_no_others() {
+    let mut model = Model::new(rollout(Threshold::Count(9), None), 4);
+    model.rollout.wanted.policy.waves = vec![Wave::Count(2)];
+    model.step();
+    let first: Vec<usize> = (0..4).filter(|n| model.devices[*n].0.wish.is_some()).collect();
+    model.say(first[0], Phase::Succeeded, None);
+    // As all do when the service was restarted.
+    model.devices.iter_mut().for_each(|(d, _)| d.present = Some((false, Standing::Active)));
+    assert_eq!(model.step().wave, None);
+    model.now = UnixSeconds(NOW.0 + 24 * 60 * 60);
+    assert_eq!(model.step().wave, Some(1));
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+#[test]
+fn the_share_of_failed_devices_counts_in_the_waves_that_are_open() {
+    let mut model = Model::new(rollout(Threshold::Percent(50), None), 10);
+    model.rollout.wanted.policy.waves = vec![Wave::Count(2)];
+    model.step();
+    let first = (0..10).find(|n| model.devices[*n].0.wish.is_some()).unwrap();
+    model.say(first, Phase::Failed, Some(ReasonCode::BootFailed));
+    model.step();
+    assert_eq!(model.rollout.state, RolloutState::Stopped, "one of two, not one of ten");
+}
 
-    #[test]
-    fn no_sequence_of_facts_breaks_a_rule(
-        facts in prop::collection::vec(fact(), 1..60),
-        most in prop::option::of(1_u32..4),
-        threshold in prop_oneof![(1_u32..4).prop_map(Threshold::Count), (1_u8..=100).prop_map(Threshold::Percent)],
-        consent in prop_oneof![Just(Consent::Automatic), Just(Consent::Operator)],
-    ) {
-        let mut model = Model::new(rollout(threshold, most), DEVICES);
-        model.rollout.wanted.consent = consent;
-        for fact in facts {
-            model.happen(&fact);
-            let before = model.facts();
-            let decision = model.decide();
-            // A restart at any point decides the same again, for nothing but facts goes in.
-            prop_assert_eq!(&decision, &model.decide());
-            for step in &decision.devices {
-                let was = before.devices.iter().find(|d| d.endpoint == step.endpoint).expect("only open devices move").at;
-                if let Some((from, _)) = was {
-                    prop_assert!(is_allowed(from, step.to), "{} from {from} to {} after {fact:?}", step.endpoint, step.to);
-                }
-                prop_assert_eq!(step.to == DeviceState::Waiting, step.waiting_for.is_some());
-            }
-            for step in decision.devices.iter().filter(|step| step.wish == WishStep::Set) {
-                let asked = before.devices.iter().find(|d| d.endpoint == step.endpoint).expect("only open devices move");
-                prop_assert!(consent == Consent::Automatic || asked.consented, "{} never agreed", step.endpoint);
-            }
-            let offered = decision.devices.iter().filter(|step| step.wish == WishStep::Set).count();
-            if model.rollout.state != RolloutState::Running {
-                prop_assert_eq!(offered, 0, "only a running rollout offers");
-            }
-            model.carry_out(&decision);
-            prop_assert!(model.decide().is_empty(), "deciding again decides nothing new: {:?}", model.decide());
+#[test]
+fn a_device_that_failed_is_tried_again_later_and_then_no_more() {
+    let mut model = Model::new(rollout(Threshold::Count(1), None), 1);
+    model.rollout.wanted.policy.retries = Retries { most: 1, first_delay_s: 100 };
+    model.step();
+    model.acknowledge(0);
+    model.say(0, Phase::Failed, Some(ReasonCode::NoRoom));
+    model.step();
+    assert_eq!(model.state(0), (DeviceState::Waiting, Some(WaitingFor::Retry)));
+    assert!(model.step().is_empty(), "what it said counts once");
+    let next = model.devices[0].0.not_before.unwrap();
+    assert!((NOW.0 + 100..=NOW.0 + 110).contains(&next.0));
+    model.now = next;
+    model.step();
+    let attempt = |model: &Model| model.devices[0].0.wish.as_ref()?.release.as_ref().map(|r| r.attempt);
+    assert_eq!((attempt(&model), model.state(0).0), (Some(2), DeviceState::Queued));
+    model.acknowledge(0);
+    model.say(0, Phase::Failed, Some(ReasonCode::NoRoom));
+    model.step();
+    assert_eq!((model.state(0).0, model.rollout.state), (DeviceState::Failed, RolloutState::Stopped));
+}
 
-            let failed = model.count(&[DeviceState::Failed, DeviceState::RolledBack]);
-            if let Threshold::Count(limit) = threshold && model.rollout.state == RolloutState::Running {
-                prop_assert!(failed < limit as usize, "{failed} failed and it still runs");
-            }
-            if let Some(most) = most && offered > 0 {
-                let rollout = &model.rollout;
-                let facts = model.facts();
-                let busy = facts.devices.iter().map(Place::new).filter(|p| is_busy(rollout, p)).count();
-                prop_assert!(busy <= most as usize, "{busy} under way, at most {most} may be");
-            }
-            if matches!(model.rollout.state, RolloutState::Stopped | RolloutState::Aborted) {
-                let open = model.facts().devices;
-                let switching = |d: &DeviceFacts| matches!(d.at, Some((DeviceState::Installing | DeviceState::Trial, _)));
-                prop_assert!(open.iter().all(switching), "a rollout that ended leaves only switching devices: {open:?}");
-            }
-        }
-    }
+#[test]
+fn a_device_that_keeps_failing_is_held_back_until_it_is_forgiven() {
+    let mut model = Model::new(rollout(Threshold::Count(1), None), 1);
+    model.devices[0].0.failures = 5;
+    model.step();
+    assert_eq!(model.state(0), (DeviceState::Waiting, Some(WaitingFor::Failures)));
+    model.devices[0].0.failures = 0;
+    model.step();
+    assert!(model.devices[0].0.wish.is_some());
+}
+
+#[test]
+fn a_device_comes_back_from_a_rollout_that_ranks_higher_and_is_then_tried_anew() {
+    let mut model = Model::new(rollout(Threshold::Count(1), None), 1);
+    model.step();
+    model.acknowledge(0);
+    model.devices[0].0.outranked_by = Some(RolloutId::new("r2").unwrap());
+    model.rollout.wanted.policy.closes_at_start = false;
+    model.rollout.closed = false;
+    model.step();
+    model.say(0, Phase::Failed, Some(ReasonCode::Superseded));
+    assert_eq!(model.state(0).0, DeviceState::Superseded);
+    model.devices[0].0.outranked_by = None;
+    model.step();
+    let release = model.devices[0].0.wish.as_ref().unwrap().release.clone().unwrap();
+    assert_eq!(
+        (model.state(0).0, release.attempt),
+        (DeviceState::Queued, 2),
+        "the device would not begin the old try again"
+    );
+}
+
+#[test]
+fn nothing_is_offered_before_the_time_or_before_a_second_person_said_yes() {
+    let mut model = Model::new(rollout(Threshold::Count(1), None), 1);
+    model.rollout.wanted.policy.approval = true;
+    model.rollout.wanted.policy.not_before = Some(UnixSeconds(NOW.0 + 60));
+    model.step();
+    assert_eq!(model.state(0), (DeviceState::Waiting, Some(WaitingFor::Approval)));
+    model.rollout.approved_by = Some("t2".to_owned());
+    model.step();
+    assert_eq!(model.state(0), (DeviceState::Waiting, Some(WaitingFor::Schedule)));
+    model.now = UnixSeconds(NOW.0 + 60);
+    model.step();
+    assert!(model.devices[0].0.wish.is_some());
+}
+
+#[test]
+fn a_device_waits_for_the_hours_of_its_own_place() {
+    let mut model = Model::new(rollout(Threshold::Count(1), None), 2);
+    // The facts are from 2027-01-15 at 08:00 UTC, 17:00 in Tokyo.
+    let hours = fleet_store::DailyWindow { from: 17 * 60, until: 18 * 60, zone: fleet_store::Zone::Device };
+    model.rollout.wanted.window = Some(hours);
+    model.devices[1].0.zone = Some("Asia/Tokyo".to_owned());
+    model.step();
+    assert_eq!(model.state(0), (DeviceState::Waiting, Some(WaitingFor::Window)));
+    assert!(model.devices[1].0.wish.is_some());
+}
+
+#[test]
+fn a_rate_lets_one_device_after_the_other_have_its_turn() {
+    let mut model = Model::new(rollout(Threshold::Count(1), None), 3);
+    model.rollout.wanted.policy.rate = Some(Rate { per_hour: 60, growth: None });
+    model.step();
+    assert_eq!(model.waiting(WaitingFor::Rate), 2);
+    model.now = UnixSeconds(NOW.0 + 60);
+    model.step();
+    assert_eq!(model.waiting(WaitingFor::Rate), 1);
 }

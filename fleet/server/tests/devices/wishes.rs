@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use fleet_api::{Audience, Consent, CreateRollout, FailureThreshold, PageQuery, RolloutAction, RolloutDeviceQuery};
+use fleet_api::{Audience, CreateRollout, PageQuery, RolloutAction, RolloutDeviceQuery};
 use fleet_store::{MetadataFile, Publication, ReleaseRow, RepositoryRow, Store};
 use protocol_lwm2m::client::Reading;
 use protocol_types::{AccountName, DeviceState, Digest, ReasonCode, SecurityVersion, UnixSeconds};
@@ -55,15 +55,7 @@ async fn publish(data_dir: &Path) {
 }
 
 async fn roll_out(service: &Service) -> String {
-    let wanted = CreateRollout {
-        name: None,
-        release: "1.1.0".parse().unwrap(),
-        audience: Audience::All,
-        failure_threshold: FailureThreshold::default(),
-        max_in_flight: None,
-        window: None,
-        consent: Consent::Automatic,
-    };
+    let wanted = CreateRollout::new("1.1.0".parse().unwrap(), Audience::All);
     let rollout = service.admin.create_rollout(&wanted, None).await.unwrap();
     service.admin.act_on_rollout(&rollout.id, RolloutAction::Start).await.unwrap();
     rollout.id.to_string()

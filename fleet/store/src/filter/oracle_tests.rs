@@ -218,6 +218,7 @@ async fn store(db: &Database, account: &AccountScope, device: &Known) {
             phase: Phase::Idle,
             reason: None,
             progress: None,
+            attempt: 1,
             rollout: None,
             digest: None,
             running_version: None,

@@ -1,17 +1,18 @@
 //! Measures `mbl-service` under simulated devices over real TLS: enrolments, registrations with full and with resumed handshakes,
 //! registration updates, and memory with many connected devices. Loopback only; every loop is bounded.
 
-mod devices;
 mod meter;
 mod wire;
 
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use testbed::Service;
+use testbed::{
+    Service,
+    crowd::{Enrolled, Factory, Simulated},
+};
 
 use crate::{
-    devices::{Enrolled, Factory, Simulated},
     meter::Meter,
     wire::{Handshakes, Line},
 };

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::devices::Enrolled;
+use testbed::crowd::Enrolled;
 
 /// How long one request may take.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,7 +1,8 @@
-//! Simulated devices that enrol with the real agent's session, keys in memory, and stay connected until they are stopped.
+//! Simulated devices that enrol with the real agent's session over real TLS, keys in memory, and stay connected until they are
+//! stopped. What they do with a wish is said by whoever simulates them.
 
 use std::{
-    fs,
+    fmt, fs,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -27,9 +28,10 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose,
 };
 use rustls::sign::CertifiedKey;
-use testbed::Service;
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
+
+use crate::Service;
 
 /// Devices that enrol at a time.
 const AT_A_TIME: usize = 64;
@@ -37,14 +39,19 @@ const AT_A_TIME: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A factory whose authority the service trusts for every device.
-pub(crate) struct Factory {
+pub struct Factory {
     issuer: Issuer<'static, KeyPair>,
     service: ServiceFacts,
+    /// An administrator of the service.
+    client: Client,
 }
 
 impl Factory {
     /// Makes an authority, lets the service know it and allows all its devices.
-    pub(crate) async fn open(service: &Service) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// If the service does not take it.
+    pub async fn open(service: &Service) -> anyhow::Result<Self> {
         let data = service.data_dir();
         let config = |token: String| -> anyhow::Result<ClientConfig> {
             Ok(ClientConfig {
@@ -67,7 +74,12 @@ impl Factory {
         let certificate = params.self_signed(&key)?.pem();
         let authority = client.upload_authority(&UploadAuthority { name: "load".to_owned(), certificate }).await?;
         client.create_enrolment(&CreateEnrolment { endpoint: None, authority: Some(authority.id) }).await?;
-        Ok(Self { issuer: Issuer::new(params, key), service: client.service_facts().await? })
+        Ok(Self { issuer: Issuer::new(params, key), service: client.service_facts().await?, client })
+    }
+
+    /// An administrator of the service.
+    pub const fn client(&self) -> &Client {
+        &self.client
     }
 
     fn identity(&self, number: usize) -> anyhow::Result<Identity> {
@@ -94,12 +106,19 @@ impl Factory {
     }
 }
 
+impl fmt::Debug for Factory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Factory").finish_non_exhaustive()
+    }
+}
+
 /// A device that has its operational certificate.
-pub(crate) struct Enrolled {
+#[derive(Debug)]
+pub struct Enrolled {
     /// Its name.
-    pub(crate) endpoint: EndpointName,
+    pub endpoint: EndpointName,
     /// Settings for its connections to the management port, with the tickets of those before.
-    pub(crate) tls: Arc<rustls::ClientConfig>,
+    pub tls: Arc<rustls::ClientConfig>,
 }
 
 /// Keeps the enrolment in memory, for later measurements.
@@ -123,18 +142,23 @@ impl DurableState for InMemory {
 }
 
 /// Devices that are connected.
-pub(crate) struct Simulated {
+#[derive(Debug)]
+pub struct Simulated {
     stop: CancellationToken,
     sessions: JoinSet<()>,
     enrolled: Vec<Arc<Enrolled>>,
+    facts: Vec<(EndpointName, Arc<Facts>)>,
 }
 
 impl Simulated {
     /// Enrols `count` devices and waits until each is registered.
-    pub(crate) async fn enrol(factory: &Factory, count: usize) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// If one of them does not register in time.
+    pub async fn enrol(factory: &Factory, count: usize) -> anyhow::Result<Self> {
         let (stop, slots) = (CancellationToken::new(), Arc::new(Semaphore::new(AT_A_TIME)));
         let (mut sessions, mut starting) = (JoinSet::new(), JoinSet::new());
-        let mut enrolled = Vec::with_capacity(count);
+        let (mut enrolled, mut known) = (Vec::with_capacity(count), Vec::with_capacity(count));
         for number in 0..count {
             let slot = Arc::clone(&slots).acquire_owned().await?;
             let identity = factory.identity(number)?;
@@ -143,6 +167,7 @@ impl Simulated {
             let (facts, _restarts) = Facts::new(Orders::default());
             let (facts, state) = (Arc::new(facts), Arc::new(InMemory::default()));
             let mut registered = facts.registered.subscribe();
+            known.push((identity.document().endpoint.clone(), Arc::clone(&facts)));
             let about = About::new(&identity, "load");
             let endpoint = identity.document().endpoint.clone();
             let key = identity.key().with_chain(Vec::new()).key.clone();
@@ -166,11 +191,19 @@ impl Simulated {
         while let Some(ended) = starting.join_next().await {
             enrolled.push(ended??);
         }
-        Ok(Self { stop, sessions, enrolled })
+        Ok(Self { stop, sessions, enrolled, facts: known })
+    }
+
+    /// What the parts of each device tell each other: orders come in, the status goes out.
+    pub fn facts(&self) -> &[(EndpointName, Arc<Facts>)] {
+        &self.facts
     }
 
     /// Disconnects all devices.
-    pub(crate) async fn stop(mut self) -> anyhow::Result<Vec<Arc<Enrolled>>> {
+    ///
+    /// # Errors
+    /// If one of them ended in a panic.
+    pub async fn stop(mut self) -> anyhow::Result<Vec<Arc<Enrolled>>> {
         self.stop.cancel();
         while let Some(ended) = self.sessions.join_next().await {
             ended?;

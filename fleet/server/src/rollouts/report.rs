@@ -1,0 +1,33 @@
+//! What a device's report means for a rollout. Never decides what follows from it.
+
+use fleet_store::{DeviceReport, RolloutRow};
+use protocol_types::{DeviceState, Phase, Reason, ReasonCode, WaitingFor};
+
+/// What the device said; nothing, if it is about something else or about an earlier try.
+pub(crate) fn heard(
+    rollout: &RolloutRow,
+    said: Option<&DeviceReport>,
+    attempt: u32,
+) -> Option<(DeviceState, Option<WaitingFor>, Option<Reason>)> {
+    let said = said?;
+    if said.rollout.as_ref() != Some(&rollout.id) || said.digest != Some(rollout.digest) || said.attempt != attempt {
+        return None;
+    }
+    let code = said.reason.as_ref().map(|reason| reason.code);
+    let (state, waiting_for) = match (said.phase, code) {
+        (Phase::Idle, _) => return None,
+        (Phase::Downloading, _) => (DeviceState::Downloading, None),
+        (Phase::Verifying, _) => (DeviceState::Verifying, None),
+        (Phase::Installing, _) => (DeviceState::Installing, None),
+        (Phase::Trial, _) => (DeviceState::Trial, None),
+        (Phase::Succeeded, _) => (DeviceState::Succeeded, None),
+        // The device tries again by itself once it has contact; that is no failure of the release.
+        (Phase::Failed | Phase::RolledBack, Some(ReasonCode::NoContact)) => {
+            (DeviceState::Waiting, Some(WaitingFor::Asleep))
+        }
+        (Phase::Failed | Phase::RolledBack, Some(ReasonCode::Superseded)) => (DeviceState::Superseded, None),
+        (Phase::Failed, _) => (DeviceState::Failed, None),
+        (Phase::RolledBack, _) => (DeviceState::RolledBack, None),
+    };
+    Some((state, waiting_for, said.reason.clone()))
+}

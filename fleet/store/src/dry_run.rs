@@ -1,0 +1,149 @@
+//! An audience in classes: devices that no rule of a rollout tells apart are counted together, by the database. Never decides.
+
+use protocol_types::{Digest, Phase, SecurityVersion, UnixSeconds};
+use sqlx::{AnyConnection, AssertSqlSafe, Row, any::AnyRow};
+
+use crate::{
+    AccountScope, Audience, DeviceFacts, DeviceReport, NewRollout, Standing, StoreError, Zone,
+    devices::bound,
+    error::cannot,
+    filter::{Bind, Place},
+    numbers::from_sql,
+    rollout_facts::{admitted, outranked, read_matches},
+    updates::{self, parsed},
+};
+
+/// Devices of an audience that are alike in everything that a rule asks about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceClass {
+    /// The facts of one of them; what no rule asks about is left out.
+    pub example: DeviceFacts,
+    /// How many there are.
+    pub devices: u64,
+}
+
+impl AccountScope {
+    /// The audience of a rollout that was not made, if it were started now; `digest` is that of its release.
+    pub async fn audience_in_classes(
+        &self,
+        wanted: &NewRollout,
+        digest: &Digest,
+        now: UnixSeconds,
+    ) -> Result<Vec<DeviceClass>, StoreError> {
+        let doing = "count an audience";
+        let mut connection = self.readers().acquire().await.map_err(cannot(doing))?;
+        // Each of these costs a look-up for every device, so it is asked only where a rule does.
+        let above = if self.something_is_above(&mut connection, wanted.priority).await? {
+            outranked("d.endpoint")
+        } else {
+            "CAST(NULL AS TEXT)".to_owned()
+        };
+        let (zone, zones) = if wanted.window.as_ref().is_some_and(|hours| hours.zone == Zone::Device) {
+            (
+                "z.value",
+                "LEFT JOIN device_attributes z ON z.account = d.account AND z.endpoint = d.endpoint AND z.key = 'timezone'",
+            )
+        } else {
+            ("CAST(NULL AS TEXT)", "")
+        };
+        let (condition, mut binds) = self.members(&mut connection, &wanted.audience, 7, now).await?;
+        let (waves, more, filters) =
+            self.wave_columns(&mut connection, &wanted.policy.waves, 7 + binds.len(), now).await?;
+        binds.extend(more);
+        // All but the first two columns tell the classes apart.
+        let apart: Vec<String> = (3..9 + filters.len()).map(|column| column.to_string()).collect();
+        let sql = format!(
+            "SELECT COUNT(*) AS devices, MIN(d.endpoint) AS endpoint, {waves} d.connected AS connected, d.standing AS standing,
+                    {zone} AS zone, {above} AS outranked_by,
+                    CAST(CASE WHEN s.running_digest = $5 AND s.phase IN ('idle', 'succeeded', 'failed', 'rolled_back') THEN 1
+                         ELSE 0 END AS BIGINT) AS runs,
+                    CAST(CASE WHEN d.update_failures < CAST($6 AS BIGINT) THEN 0 ELSE d.update_failures END AS BIGINT) AS failures
+             FROM devices d LEFT JOIN device_reports s ON s.account = d.account AND s.endpoint = d.endpoint {zones}
+             WHERE d.account = $1 AND $2 = $2 AND CAST($3 AS BIGINT) = CAST($3 AS BIGINT)
+                 AND CAST($4 AS BIGINT) = CAST($4 AS BIGINT) AND {condition}
+             GROUP BY {}",
+            apart.join(", ")
+        );
+        let query = sqlx::query(AssertSqlSafe(sql))
+            .bind(self.id())
+            .bind("")
+            .bind(i64::MAX)
+            .bind(i64::from(wanted.priority))
+            .bind(digest.to_string())
+            .bind(if wanted.policy.hold_after == 0 { i64::MAX } else { i64::from(wanted.policy.hold_after) });
+        let rows = bound(query, binds).fetch_all(&mut *connection).await.map_err(cannot(doing))?;
+        rows.iter().map(|row| read_class(row, &filters, digest)).collect()
+    }
+
+    async fn something_is_above(&self, sql: &mut AnyConnection, priority: u8) -> Result<bool, StoreError> {
+        let row = sqlx::query(
+            "SELECT id FROM rollouts WHERE account = $1 AND priority > $2 AND state IN ('running', 'paused') LIMIT 1",
+        )
+        .bind(self.id())
+        .bind(i64::from(priority))
+        .fetch_optional(sql)
+        .await
+        .map_err(cannot("look for rollouts"))?;
+        Ok(row.is_some())
+    }
+
+    /// The condition that a device is in an audience; the first placeholder is `first`.
+    async fn members(
+        &self,
+        sql: &mut AnyConnection,
+        audience: &Audience,
+        first: usize,
+        now: UnixSeconds,
+    ) -> Result<(String, Vec<Bind>), StoreError> {
+        match (admitted(audience), audience) {
+            (Some(filter), _) => {
+                let filter = self.resolved(sql, &filter).await?;
+                let clause = filter.clause(Place { report: "s", first, now });
+                Ok((clause.sql, clause.binds))
+            }
+            (None, Audience::Devices(devices)) => {
+                let places: Vec<String> = (first..first + devices.len()).map(|n| format!("${n}")).collect();
+                let binds = devices.iter().map(|device| Bind::Text(device.to_string())).collect();
+                Ok((format!("d.endpoint IN ({})", places.join(", ")), binds))
+            }
+            (None, Audience::All | Audience::Group(_) | Audience::Filter(_)) => Ok(("1 = 0".to_owned(), Vec::new())),
+        }
+    }
+}
+
+fn read_class(row: &AnyRow, filters: &[u32], digest: &Digest) -> Result<DeviceClass, StoreError> {
+    let number = |column: &str| row.try_get::<i64, _>(column).map_err(cannot("count an audience"));
+    let damaged = |column| StoreError::Damaged { table: "devices", column };
+    let standing = updates::text(row, "standing")?.ok_or_else(|| damaged("standing"))?;
+    let runs = number("runs")? == 1;
+    let said = runs.then(|| DeviceReport {
+        phase: Phase::Idle,
+        reason: None,
+        progress: None,
+        rollout: None,
+        attempt: 1,
+        digest: None,
+        running_version: None,
+        running_digest: Some(*digest),
+        slot: None,
+        floor: SecurityVersion(0),
+    });
+    let example = DeviceFacts {
+        endpoint: parsed(row, "endpoint")?.ok_or_else(|| damaged("endpoint"))?,
+        at: None,
+        wave: None,
+        matches: read_matches(row, filters)?,
+        attempt: 1,
+        failed: 0,
+        not_before: None,
+        present: Some((number("connected")? == 1, Standing::read(&standing)?)),
+        last_seen: None,
+        wish: None,
+        said,
+        outranked_by: parsed(row, "outranked_by")?,
+        consented: false,
+        failures: u32::try_from(number("failures")?).unwrap_or(u32::MAX),
+        zone: updates::text(row, "zone")?,
+    };
+    Ok(DeviceClass { example, devices: from_sql(number("devices")?) })
+}

@@ -1,0 +1,166 @@
+//! What a person asks of a rollout that was made. Never decides what happens on a device.
+
+use protocol_types::{Reason, RolloutId, RolloutState, UnixSeconds};
+use serde_json::json;
+
+use crate::{
+    AccountScope, Change, EventDraft, RolloutRow, StoreError, error::cannot, events, numbers::to_sql, rollouts::count,
+    transaction::Transaction,
+};
+
+/// What a person asks of a rollout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RolloutAction {
+    /// Begin to offer the release.
+    Start,
+    /// Offer nothing new for now.
+    Pause,
+    /// Go on after a pause; failures until now no longer count against the thresholds.
+    Resume,
+    /// End it.
+    Abort,
+    /// Admit no further devices; the rollout ends once those that it has have come to an end.
+    Close,
+    /// Say yes to the whole rollout, as somebody else than who started it.
+    Approve,
+}
+
+impl RolloutAction {
+    /// The state that the action leads to, where it may be asked for; asking for what is already so is allowed.
+    fn outcome(self, from: RolloutState) -> Option<RolloutState> {
+        match (self, from) {
+            (Self::Start, RolloutState::Draft | RolloutState::Running) => Some(RolloutState::Running),
+            (Self::Pause, RolloutState::Running | RolloutState::Paused) => Some(RolloutState::Paused),
+            (Self::Resume, RolloutState::Paused | RolloutState::Running) => Some(RolloutState::Running),
+            (
+                Self::Abort,
+                RolloutState::Draft | RolloutState::Running | RolloutState::Paused | RolloutState::Aborted,
+            ) => Some(RolloutState::Aborted),
+            (Self::Close | Self::Approve, RolloutState::Running | RolloutState::Paused) => Some(from),
+            (Self::Start, RolloutState::Paused)
+            | (Self::Pause | Self::Resume | Self::Close | Self::Approve, RolloutState::Draft)
+            | (_, RolloutState::Stopped | RolloutState::Finished)
+            | (Self::Start | Self::Pause | Self::Resume | Self::Close | Self::Approve, RolloutState::Aborted) => None,
+        }
+    }
+
+    const fn event(self) -> &'static str {
+        match self {
+            Self::Start => "rollout.started",
+            Self::Pause => "rollout.paused",
+            Self::Resume => "rollout.resumed",
+            Self::Abort => "rollout.aborted",
+            Self::Close => "rollout.closed",
+            Self::Approve => "rollout.approved",
+        }
+    }
+
+    /// Whether it is already so.
+    fn is_done(self, row: &RolloutRow, next: RolloutState) -> bool {
+        match self {
+            Self::Close => row.closed,
+            Self::Approve => row.approved_by.is_some(),
+            Self::Start | Self::Pause | Self::Resume | Self::Abort => next == row.state,
+        }
+    }
+}
+
+const DOING: &str = "change a rollout";
+
+impl AccountScope {
+    /// Does what `by` asks of a rollout, if it is at revision `at`; asking for what is already so changes nothing.
+    pub async fn act_on_rollout(
+        &self,
+        id: &RolloutId,
+        action: RolloutAction,
+        (at, by): (Option<i64>, &str),
+        now: UnixSeconds,
+    ) -> Result<RolloutRow, StoreError> {
+        let mut tx = self.write().await?;
+        let row = self.rollout_on(tx.sql(), id).await?;
+        if at.is_some_and(|at| at != row.revision) {
+            return Err(StoreError::Stale { kind: "rollout", id: id.to_string(), now: row.revision });
+        }
+        let wrong = |state: String| StoreError::WrongState { kind: "rollout", id: id.to_string(), state };
+        let Some(next) = action.outcome(row.state) else { return Err(wrong(row.state.to_string())) };
+        if action == RolloutAction::Approve && !row.wanted.policy.approval {
+            return Err(wrong("a rollout that asks for nobody's approval".to_owned()));
+        }
+        if action.is_done(&row, next) {
+            return Ok(row);
+        }
+        if action == RolloutAction::Approve && row.started_by.as_deref() == Some(by) {
+            return Err(StoreError::SecondPerson { id: id.to_string() });
+        }
+        self.set_rollout_state(&mut tx, id, (next, row.reason.as_ref().filter(|_| next == row.state)), now).await?;
+        self.note_action(&mut tx, (&row, action), by, now).await?;
+        let draft = EventDraft { kind: action.event(), subject: format!("rollouts/{id}"), data: json!({ "by": by }) };
+        events::append(&mut tx, self, now, draft).await?;
+        tx.commit().await?;
+        self.rollout(id).await
+    }
+
+    /// What an action changes beside the state.
+    async fn note_action(
+        &self,
+        tx: &mut Transaction,
+        (row, action): (&RolloutRow, RolloutAction),
+        by: &str,
+        now: UnixSeconds,
+    ) -> Result<(), StoreError> {
+        let one = |sql: &'static str| sqlx::query(sql).bind(self.id()).bind(row.id.as_str());
+        match action {
+            RolloutAction::Start if row.start_order.is_none() => {
+                let order = count(tx, self, "rollout_starts").await?;
+                one("UPDATE rollouts SET start_order = $3, started = $4, started_by = $5 WHERE account = $1 AND id = $2")
+                    .bind(order)
+                    .bind(to_sql(now.0))
+                    .bind(by)
+                    .execute(tx.sql())
+                    .await
+            }
+            RolloutAction::Resume => {
+                one("UPDATE rollouts SET excused = (SELECT COUNT(*) FROM rollout_devices d WHERE d.account = $1
+                         AND d.rollout = $2 AND d.state IN ('failed', 'rolled_back')) WHERE account = $1 AND id = $2")
+                .execute(tx.sql())
+                .await
+            }
+            RolloutAction::Close => {
+                one("UPDATE rollouts SET closed = 1 WHERE account = $1 AND id = $2").execute(tx.sql()).await
+            }
+            RolloutAction::Approve => {
+                one("UPDATE rollouts SET approved_by = $3 WHERE account = $1 AND id = $2")
+                    .bind(by)
+                    .execute(tx.sql())
+                    .await
+            }
+            RolloutAction::Start | RolloutAction::Pause | RolloutAction::Abort => return Ok(()),
+        }
+        .map_err(cannot(DOING))?;
+        Ok(())
+    }
+
+    pub(crate) async fn set_rollout_state(
+        &self,
+        tx: &mut Transaction,
+        id: &RolloutId,
+        (state, reason): (RolloutState, Option<&Reason>),
+        now: UnixSeconds,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE rollouts SET state = $3, reason_code = $4, reason_text = $5, changed = $6, revision = revision + 1
+             WHERE account = $1 AND id = $2",
+        )
+        .bind(self.id())
+        .bind(id.as_str())
+        .bind(state.as_str())
+        .bind(reason.map(|r| r.code.as_str()))
+        .bind(reason.map(|r| r.text.as_str()))
+        .bind(to_sql(now.0))
+        .execute(tx.sql())
+        .await
+        .map_err(cannot(DOING))?;
+        tx.changed(Change::Rollouts(self.account.clone()));
+        Ok(())
+    }
+}
