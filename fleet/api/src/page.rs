@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
-    Account, Artifact, Authority, Denial, Device, Enrolment, Event, Group, GroupMember, Release, Rollout,
-    RolloutDevice, SavedFilter, Token,
+    Account, Artifact, Authority, Denial, Device, Enrolment, Event, Group, GroupMember, ListedCertificate, Operation,
+    OperationRow, Release, Rollout, RolloutDevice, SavedFilter, Token,
 };
 
 /// One page of a list.
@@ -69,6 +69,9 @@ pub mod forms {
         EventPage of Event,
         GroupPage of Group,
         GroupMemberPage of GroupMember,
+        ListedCertificatePage of ListedCertificate,
+        OperationPage of Operation,
+        OperationRowPage of OperationRow,
         ReleasePage of Release,
         RolloutPage of Rollout,
         RolloutDevicePage of RolloutDevice,

@@ -1,15 +1,19 @@
 //! `mbl device`: who the devices are and how they are.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Args, Subcommand};
 use fleet_api::{
     AttributeValue, ChangeAttributes, ChangeDevice, ChangeTags, Client, CountQuery, Device, DeviceDetail, DeviceQuery,
-    ExportFormat, ExportQuery, Standing, SuspendDevice,
+    Download, ExportFormat, ExportQuery, Standing, SuspendDevice,
 };
 use protocol_types::EndpointName;
 
 use crate::{
+    device_edit::{self, EditArgs},
     durable,
     failure::{Exit, Failure},
     filter::refused_filter,
@@ -39,6 +43,8 @@ pub(crate) enum Command {
     Export(ExportArgs),
     /// Change what is said of a device: attributes, tags, a note
     Set(SetArgs),
+    /// Do the same to many devices: labels, membership of a group, suspension
+    Edit(Box<EditArgs>),
     /// Show every change of a device, until interrupted
     Watch(WatchArgs),
     /// Keep a device out
@@ -100,7 +106,7 @@ pub(crate) struct SetArgs {
     note: Option<String>,
 }
 
-fn export_format(text: &str) -> Result<ExportFormat, String> {
+pub(crate) fn export_format(text: &str) -> Result<ExportFormat, String> {
     match text {
         "csv" => Ok(ExportFormat::Csv),
         "jsonl" => Ok(ExportFormat::Jsonl),
@@ -108,7 +114,7 @@ fn export_format(text: &str) -> Result<ExportFormat, String> {
     }
 }
 
-fn attribute(text: &str) -> Result<(String, AttributeValue), String> {
+pub(crate) fn attribute(text: &str) -> Result<(String, AttributeValue), String> {
     let (key, value) = text.split_once('=').ok_or("write it as in rack=7 or rack=\"7\"")?;
     let quoted = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     let value = match (quoted, value.parse::<f64>()) {
@@ -160,6 +166,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
         Command::Count { by, filter } => count(&client, CountQuery { by, filter }, session).await,
         Command::Export(args) => export(&client, args, session).await,
         Command::Set(args) => set(&client, args, session).await,
+        Command::Edit(args) => device_edit::run(&client, *args, session).await,
         Command::Watch(args) => watch(&client, &args, session).await,
         Command::Suspend { endpoint, reason } => {
             let device =
@@ -243,7 +250,6 @@ async fn count(client: &Client, query: CountQuery, session: &Session) -> anyhow:
 async fn export(client: &Client, args: ExportArgs, session: &Session) -> anyhow::Result<()> {
     let query = ExportQuery { format: Some(args.format), filter: args.filter };
     let mut answer = client.export_devices(&query).await.map_err(|e| refused_filter(e, query.filter.as_deref()))?;
-    let broken = |e| Failure::new(Exit::NotReached, "the export broke off; what came is not whole").because(e);
     match args.output {
         None => {
             while let Some(part) = answer.chunk().await.map_err(broken)? {
@@ -251,15 +257,22 @@ async fn export(client: &Client, args: ExportArgs, session: &Session) -> anyhow:
             }
             Ok(())
         }
-        Some(path) => {
-            let mut bytes = Vec::new();
-            while let Some(part) = answer.chunk().await.map_err(broken)? {
-                bytes.extend_from_slice(&part);
-            }
-            durable::write(&path, &bytes)?;
-            session.printer.data(&serde_json::json!({ "file": path }), format_args!("{} written", path.display()))
-        }
+        Some(path) => save(answer, &path, session).await,
     }
+}
+
+fn broken(cause: impl Into<anyhow::Error>) -> Failure {
+    Failure::new(Exit::NotReached, "the export broke off; what came is not whole").because(cause)
+}
+
+/// Puts an export into a file, which is there only once it is whole.
+pub(crate) async fn save(mut answer: Download, path: &Path, session: &Session) -> anyhow::Result<()> {
+    let mut bytes = Vec::new();
+    while let Some(part) = answer.chunk().await.map_err(broken)? {
+        bytes.extend_from_slice(&part);
+    }
+    durable::write(path, &bytes)?;
+    session.printer.data(&serde_json::json!({ "file": path }), format_args!("{} written", path.display()))
 }
 
 async fn set(client: &Client, args: SetArgs, session: &Session) -> anyhow::Result<()> {

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Addresses, Clock, Config, Random, artifact_files::ArtifactFiles, authority::Authority, device_trust::DeviceTrust,
-    metrics::Metrics, signals::LocalSignals, tls::PortCertificate,
+    list_files::ListFiles, metrics::Metrics, signals::LocalSignals, tls::PortCertificate,
 };
 
 /// The shared parts. Cheap to clone.
@@ -23,6 +23,8 @@ pub(crate) struct Fleet {
     pub(crate) authority: Arc<Authority>,
     /// The bytes of artifacts.
     pub(crate) artifacts: ArtifactFiles,
+    /// Enrolment lists that operations go through.
+    pub(crate) lists: ListFiles,
     /// What all ports show to their clients.
     pub(crate) certificate: Arc<PortCertificate>,
     /// Whose signature makes a device certificate.

@@ -22,9 +22,10 @@ use crate::{
     first_token::{self, FirstTokenError},
     fleet::Fleet,
     https,
+    list_files::ListFiles,
     lwm2m::{self, Devices, Duty, Port, PresenceRecorder},
     metrics::Metrics,
-    repository, rest, rollouts,
+    operations, repository, rest, rollouts,
     signals::LocalSignals,
     tls::{self, PortCertificate, TlsError},
 };
@@ -114,6 +115,7 @@ pub(crate) async fn open(
         metrics: Arc::new(Metrics::new()),
         addresses: Arc::new(addresses),
         artifacts: ArtifactFiles::new(&config.data_dir),
+        lists: ListFiles::new(&config.data_dir),
         authority: Arc::new(authority),
         certificate: Arc::new(certificate),
         trust: Arc::default(),
@@ -123,6 +125,7 @@ pub(crate) async fn open(
     device_trust::reload_factories(&fleet).await?;
     device_trust::renew_issuers(&fleet, fleet.clock.now()).await;
     fleet.store.service_wide().nobody_is_connected().await?;
+    operations::clear_lists(&fleet).await?;
     Ok(fleet)
 }
 
@@ -145,6 +148,7 @@ async fn serve(fleet: &Fleet, ports: Ports) -> Result<(), RunError> {
     tasks.spawn(named(artifact_port::NAME, served));
     serve_devices(fleet, &mut tasks, (ports.bootstrap, ports.lwm2m))?;
     tasks.spawn(named("timestamps", repository::keep_fresh(fleet.clone())));
+    tasks.spawn(named("operations", operations::work(fleet.clone())));
     tasks.spawn(named("rollouts", rollouts::reconcile(fleet.clone())));
 
     let data_dir = &fleet.config.data_dir;

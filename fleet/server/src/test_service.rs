@@ -6,6 +6,7 @@ use axum::{
     Router,
     body::Body,
     http::{Request, StatusCode, header},
+    response::Response,
 };
 use fleet_api::{PublishMetadata, RepositoryKeys, TokenScope};
 use fleet_store::{
@@ -29,6 +30,7 @@ use tower::ServiceExt;
 use crate::{
     Addresses, Clock, Config, Random,
     fleet::Fleet,
+    operations,
     rest::{self, secret::TokenSecret},
     run,
 };
@@ -135,7 +137,8 @@ impl TestService {
         let authority = scope.add_authority(&authority, None, self.now()).await.unwrap().id;
         let rule = EnrolmentRule::new(Some(endpoint.clone()), None).unwrap();
         scope.add_enrolment(&rule, self.now()).await.unwrap();
-        let identity = FactoryIdentity { endpoint: &endpoint, authority: &authority, serial: "f1" };
+        let identity =
+            FactoryIdentity { endpoint: &endpoint, authority: &authority, serial: "f1", fingerprint: &[0; 32] };
         scope.admit(identity, self.now()).await.unwrap().unwrap();
         let not_after = UnixSeconds(u64::from(u32::MAX));
         let certificate = NewCertificate { serial: "o1", parent: Parent::Factory("f1"), not_after };
@@ -165,6 +168,11 @@ impl TestService {
         let (status, rollout) = caller.post("/rollouts", &rollout).await;
         assert_eq!(status, StatusCode::CREATED, "{rollout}");
         let id = rollout["id"].as_str().unwrap();
+        let print = "0f".repeat(32);
+        let list = Request::post("/listed-certificates").header(header::CONTENT_TYPE, "text/csv");
+        let list = list.body(Body::from(format!("fingerprint\n{print}\n"))).unwrap();
+        assert_eq!(caller.send(list).await.0, StatusCode::ACCEPTED);
+        while operations::round(&self.fleet).await.unwrap() {}
         let authority = &caller.get("/authorities").await.1["items"][0]["id"];
         let enrolment = &caller.get("/enrolments").await.1["items"][0]["id"];
         vec![
@@ -175,6 +183,10 @@ impl TestService {
             format!("artifacts/{}/content", digest.hex()),
             "releases/1.0.0".into(),
             "repository/metadata/timestamp.json".into(),
+            "operations/op-1".into(),
+            "operations/op-1/report".into(),
+            "operations/op-1/report-file".into(),
+            format!("listed-certificates/{print}"),
             format!("rollouts/{id}"),
             format!("rollouts/{id}/devices"),
             format!("devices/{endpoint}"),
@@ -196,15 +208,20 @@ impl Caller {
         Self { router: service.router(), token: token.to_owned() }
     }
 
-    pub(crate) async fn send(&self, mut request: Request<Body>) -> (StatusCode, Value) {
+    pub(crate) async fn send(&self, request: Request<Body>) -> (StatusCode, Value) {
+        let answer = self.raw(request).await;
+        let status = answer.status();
+        let bytes = answer.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+
+    /// Sends a request to a path below the API's; the answer as it comes.
+    pub(crate) async fn raw(&self, mut request: Request<Body>) -> Response {
         let bearer = format!("Bearer {}", self.token).parse().unwrap();
         request.headers_mut().insert(header::AUTHORIZATION, bearer);
         let (path, rest) = (request.uri().path().to_owned(), request.uri().query().map(|q| format!("?{q}")));
         *request.uri_mut() = format!("/api/v1{path}{}", rest.unwrap_or_default()).parse().unwrap();
-        let answer = self.router.clone().oneshot(request).await.unwrap();
-        let status = answer.status();
-        let bytes = answer.into_body().collect().await.unwrap().to_bytes();
-        (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+        self.router.clone().oneshot(request).await.unwrap()
     }
 
     pub(crate) async fn get(&self, path: &str) -> (StatusCode, Value) {

@@ -13,6 +13,7 @@ use crate::{
     error::{cannot, formed},
     filter::{Bind, Filter, Place, version_key},
     numbers::{from_sql, time, to_sql},
+    transaction::Transaction,
     updates,
 };
 
@@ -324,21 +325,28 @@ impl AccountScope {
         reason: &str,
         now: UnixSeconds,
     ) -> Result<DeviceRow, StoreError> {
-        self.stand(endpoint, (Standing::Suspended, Some(reason).filter(|text| !text.is_empty())), now).await
+        let mut tx = self.write().await?;
+        self.stand(&mut tx, endpoint, (Standing::Suspended, Some(reason).filter(|text| !text.is_empty())), now).await?;
+        tx.commit().await?;
+        self.device(endpoint).await
     }
 
     /// Lets a suspended or quarantined device take part again.
     pub async fn resume_device(&self, endpoint: &EndpointName, now: UnixSeconds) -> Result<DeviceRow, StoreError> {
-        self.stand(endpoint, (Standing::Active, None), now).await
+        let mut tx = self.write().await?;
+        self.stand(&mut tx, endpoint, (Standing::Active, None), now).await?;
+        tx.commit().await?;
+        self.device(endpoint).await
     }
 
-    async fn stand(
+    /// Changes the standing of a device; answers whether it was another one.
+    pub(crate) async fn stand(
         &self,
+        tx: &mut Transaction,
         endpoint: &EndpointName,
         (standing, reason): (Standing, Option<&str>),
         now: UnixSeconds,
-    ) -> Result<DeviceRow, StoreError> {
-        let mut tx = self.write().await?;
+    ) -> Result<bool, StoreError> {
         let done = sqlx::query(
             "UPDATE devices SET standing = $3, standing_reason = $4 WHERE account = $1 AND endpoint = $2 AND standing <> $3",
         )
@@ -351,11 +359,10 @@ impl AccountScope {
         .map_err(cannot("change the standing of a device"))?;
         if done.rows_affected() > 0 {
             let kind = if standing == Standing::Active { "device.resumed" } else { "device.suspended" };
-            self.standing_changed(&mut tx, endpoint);
-            self.tell(&mut tx, endpoint, (kind, json!({ "reason": reason })), now).await?;
+            self.standing_changed(tx, endpoint);
+            self.tell(tx, endpoint, (kind, json!({ "reason": reason })), now).await?;
         }
-        tx.commit().await?;
-        self.device(endpoint).await
+        Ok(done.rows_affected() > 0)
     }
 
     /// Forgets a device, its certificates, its groups and what it should run.

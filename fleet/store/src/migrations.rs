@@ -19,6 +19,7 @@ pub(crate) const ALL: &[Migration] = &[
     Migration { number: 4, sql: include_str!("../migrations/0004_consent.sql") },
     Migration { number: 5, sql: include_str!("../migrations/0005_factory_reset.sql") },
     Migration { number: 6, sql: include_str!("../migrations/0006_directory.sql") },
+    Migration { number: 9, sql: include_str!("../migrations/0009_operations.sql") },
 ];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS migrations (
@@ -126,11 +127,12 @@ async fn has_column(tx: &mut crate::transaction::Transaction, table: &str, colum
         .map_err(cannot("migrate"))
 }
 
-/// The words in which the two databases differ: a column of bytes, and a column that may be there already.
+/// The words in which the two databases differ: a column of bytes, a column that may be there already, and a table that is its own
+/// index.
 fn in_dialect(sql: &str, dialect: Dialect) -> String {
     match dialect {
         Dialect::Sqlite => sql.replace(ADD_COLUMN, " ADD COLUMN "),
-        Dialect::Postgres => sql.replace(" BLOB ", " BYTEA "),
+        Dialect::Postgres => sql.replace(" BLOB ", " BYTEA ").replace(" WITHOUT ROWID", ""),
     }
 }
 

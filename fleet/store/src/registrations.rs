@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use sqlx::Row;
 
 use crate::{
-    AccountScope, EventDraft, ServiceWide, Standing, StoreError, enrolments, error::cannot, events, numbers::to_sql,
-    transaction::Transaction,
+    AccountScope, DeviceChange, EventDraft, Fingerprint, ListedRow, ServiceWide, Standing, StoreError, enrolments,
+    error::cannot, events, numbers::to_sql, transaction::Transaction,
 };
 
 /// What a device shows when it bootstraps.
@@ -21,6 +21,8 @@ pub struct FactoryIdentity<'a> {
     pub authority: &'a str,
     /// Serial number of its factory certificate.
     pub serial: &'a str,
+    /// SHA-256 of its factory certificate.
+    pub fingerprint: &'a Fingerprint,
 }
 
 /// An operational certificate that is about to be handed out.
@@ -75,6 +77,9 @@ pub enum Presence {
     SeenTwice,
 }
 
+/// What a list gives to a device that joins by it.
+type Labelled = Option<DeviceChange>;
+
 /// Whether a device may do what it asks, and how it stands; refused devices hear the code.
 pub type Verdict = Result<Standing, ReasonCode>;
 
@@ -103,7 +108,7 @@ impl AccountScope {
     pub async fn admit(&self, device: FactoryIdentity<'_>, now: UnixSeconds) -> Result<Verdict, StoreError> {
         let mut tx = self.write().await?;
         let verdict = match self.may_join(&mut tx, device).await? {
-            Ok(()) => Ok(self.join(&mut tx, device, now).await?),
+            Ok(labels) => Ok(self.join(&mut tx, (device, labels), now).await?),
             Err(reason) => {
                 enrolments::note_denial(&mut tx, self, (device.endpoint, reason), now).await?;
                 Err(reason)
@@ -117,7 +122,7 @@ impl AccountScope {
         &self,
         tx: &mut Transaction,
         device: FactoryIdentity<'_>,
-    ) -> Result<Result<(), ReasonCode>, StoreError> {
+    ) -> Result<Result<Labelled, ReasonCode>, StoreError> {
         let doing = "look for an enrolment";
         let allowed = sqlx::query(
             "SELECT 1 FROM enrolments WHERE account = $1 AND (endpoint = $2 OR endpoint IS NULL)
@@ -130,28 +135,49 @@ impl AccountScope {
         .fetch_optional(tx.sql())
         .await
         .map_err(cannot(doing))?;
-        if allowed.is_none() {
+        let listed = self.listed_for(tx, device).await?;
+        if allowed.is_none() && listed.is_none() {
             return Ok(Err(ReasonCode::NotEnrolled));
         }
+        let labels = listed.map(|row| row.listed.labels);
         let known = sqlx::query("SELECT standing FROM devices WHERE account = $1 AND endpoint = $2")
             .bind(self.id())
             .bind(device.endpoint.as_str())
             .fetch_optional(tx.sql())
             .await
             .map_err(cannot(doing))?;
-        let Some(row) = known else { return Ok(Ok(())) };
+        let Some(row) = known else { return Ok(Ok(labels)) };
         let standing: String = row.try_get("standing").map_err(cannot(doing))?;
         Ok(match Standing::read(&standing)? {
-            Standing::Active => Ok(()),
+            Standing::Active => Ok(labels),
             Standing::Suspended => Err(ReasonCode::Suspended),
             Standing::Quarantined => Err(ReasonCode::Quarantined),
         })
     }
 
-    async fn join(
+    /// What a list says of the certificate, if it allows the device to join with it now.
+    async fn listed_for(
         &self,
         tx: &mut Transaction,
         device: FactoryIdentity<'_>,
+    ) -> Result<Option<ListedRow>, StoreError> {
+        let Some(row) = self.listed_on(tx.sql(), device.fingerprint).await? else { return Ok(None) };
+        if row.listed.endpoint.as_ref().is_some_and(|endpoint| endpoint != device.endpoint) {
+            return Ok(None);
+        }
+        let trusted = sqlx::query("SELECT 1 FROM authorities WHERE account = $1 AND id = $2 AND revoked IS NULL")
+            .bind(self.id())
+            .bind(device.authority)
+            .fetch_optional(tx.sql())
+            .await
+            .map_err(cannot("look for an authority"))?;
+        Ok(trusted.map(|_| row))
+    }
+
+    async fn join(
+        &self,
+        tx: &mut Transaction,
+        (device, labels): (FactoryIdentity<'_>, Labelled),
         now: UnixSeconds,
     ) -> Result<Standing, StoreError> {
         let doing = "enrol a device";
@@ -170,6 +196,9 @@ impl AccountScope {
         if made.rows_affected() > 0 {
             let data = json!({ "authority": device.authority, "factory_serial": device.serial });
             self.tell(tx, device.endpoint, ("device.enrolled", data), now).await?;
+            if let Some(labels) = labels.as_ref().filter(|labels| **labels != DeviceChange::default()) {
+                self.change_device_on(tx, device.endpoint, (labels, None), now).await?;
+            }
         } else {
             sqlx::query(
                 "UPDATE devices SET authority = $3, factory_serial = $4, last_seen = $5 WHERE account = $1 AND endpoint = $2",
@@ -182,6 +211,9 @@ impl AccountScope {
             .execute(tx.sql())
             .await
             .map_err(cannot(doing))?;
+        }
+        if labels.is_some() {
+            self.note_joined(tx, device.fingerprint, now).await?;
         }
         Ok(Standing::Active)
     }
@@ -516,7 +548,10 @@ mod tests {
 
     async fn admit(scope: &AccountScope, endpoint: &str, authority: &str) -> Verdict {
         let endpoint = name(endpoint);
-        scope.admit(FactoryIdentity { endpoint: &endpoint, authority, serial: "f0" }, NOW).await.unwrap()
+        scope
+            .admit(FactoryIdentity { endpoint: &endpoint, authority, serial: "f0", fingerprint: &[0; 32] }, NOW)
+            .await
+            .unwrap()
     }
 
     async fn issue(scope: &AccountScope, endpoint: &str, serial: &str, parent: Parent<'_>) -> Verdict {

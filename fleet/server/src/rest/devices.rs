@@ -10,7 +10,7 @@ use fleet_api::{
     DeviceDetail, DeviceQuery, DeviceReport, InstalledComponent, Page, PageQuery, Standing, SuspendDevice, forms,
 };
 use fleet_store::{
-    AccountScope, CertificateRow, ComponentRow, DesiredRow, DeviceChange, DeviceRow, Filter, Labels, is_key,
+    AccountScope, CertificateRow, ComponentRow, DesiredRow, DeviceChange, DeviceRow, Filter, Labels, is_key, is_tag,
 };
 use protocol_types::{EndpointName, GroupName, UnixSeconds};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -27,7 +27,6 @@ use crate::fleet::Fleet;
 const REASON_CHARACTERS: usize = 200;
 const NOTE_CHARACTERS: usize = 2000;
 const VALUE_CHARACTERS: usize = 200;
-const TAG_BYTES: usize = 64;
 /// Attributes, or tags to add or remove, that one request may name.
 const LABELS: usize = 100;
 
@@ -75,7 +74,7 @@ fn view(row: DeviceRow, labels: Labels) -> Device {
 }
 
 /// An attribute as the API shows it.
-fn attribute_view(value: fleet_store::AttributeValue) -> AttributeValue {
+pub(super) fn attribute_view(value: fleet_store::AttributeValue) -> AttributeValue {
     match value {
         fleet_store::AttributeValue::Text(text) => AttributeValue::Text(text),
         fleet_store::AttributeValue::Number(number) => AttributeValue::Number(number),
@@ -219,15 +218,10 @@ fn text_of(field: &str, text: String, most: usize) -> Reply<String> {
 }
 
 fn check_tags(tags: ChangeTags) -> Reply<(Vec<String>, Vec<String>)> {
-    let is_tag = |tag: &String| {
-        (1..=TAG_BYTES).contains(&tag.len())
-            && tag.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b':'))
-    };
     let ChangeTags { add, remove } = tags;
-    if add.len().max(remove.len()) > LABELS || !add.iter().chain(&remove).all(is_tag) {
-        let detail = format!(
-            "a tag has 1 to {TAG_BYTES} letters, digits, `_`, `-`, `.` and `:`; one request names at most {LABELS}"
-        );
+    if add.len().max(remove.len()) > LABELS || !add.iter().chain(&remove).all(|tag| is_tag(tag)) {
+        let detail =
+            format!("a tag has 1 to 64 letters, digits, `_`, `-`, `.` and `:`; one request names at most {LABELS}");
         return Err(Refusal::value("tags", detail));
     }
     Ok((add, remove))
@@ -258,6 +252,26 @@ fn check_attributes(
         .collect()
 }
 
+/// What a request wants changed of a device, checked.
+pub(super) fn checked(change: ChangeDevice) -> Reply<DeviceChange> {
+    let ChangeDevice { note, attributes, tags } = change;
+    let (add_tags, remove_tags) = check_tags(tags)?;
+    Ok(DeviceChange {
+        note: note.map(|note| text_of("note", note, NOTE_CHARACTERS)).transpose()?,
+        attributes: check_attributes(attributes)?,
+        add_tags,
+        remove_tags,
+    })
+}
+
+/// Why something is done to a device, checked.
+pub(super) fn reason(reason: String) -> Reply<String> {
+    if reason.chars().count() > REASON_CHARACTERS {
+        return Err(Refusal::value("reason", format!("a reason has at most {REASON_CHARACTERS} characters")));
+    }
+    Ok(reason)
+}
+
 /// Changes what operators say of a device: its attributes, its tags and a note.
 #[utoipa::path(patch, path = "/devices/{endpoint}", tag = "devices", operation_id = "change_device", request_body = ChangeDevice,
     params(("endpoint" = String, Path, description = "The device's name"),
@@ -270,15 +284,7 @@ async fn change(
     IfMatch(at): IfMatch,
     body: Body<ChangeDevice>,
 ) -> Reply<Tagged> {
-    let ChangeDevice { note, attributes, tags } = body.value;
-    let (add_tags, remove_tags) = check_tags(tags)?;
-    let change = DeviceChange {
-        note: note.map(|note| text_of("note", note, NOTE_CHARACTERS)).transpose()?,
-        attributes: check_attributes(attributes)?,
-        add_tags,
-        remove_tags,
-    };
-    let row = who.account.change_device(&endpoint, &change, at, fleet.clock.now()).await?;
+    let row = who.account.change_device(&endpoint, &checked(body.value)?, at, fleet.clock.now()).await?;
     Ok((etag(row.revision), Json(labelled_one(&who.account, row).await?)))
 }
 
@@ -292,10 +298,7 @@ async fn suspend(
     Segments(endpoint): Segments<EndpointName>,
     body: Body<SuspendDevice>,
 ) -> Reply<Json<Device>> {
-    let reason = body.value.reason;
-    if reason.chars().count() > REASON_CHARACTERS {
-        return Err(Refusal::value("reason", format!("a reason has at most {REASON_CHARACTERS} characters")));
-    }
+    let reason = reason(body.value.reason)?;
     let row = who.account.suspend_device(&endpoint, &reason, fleet.clock.now()).await?;
     Ok(Json(labelled_one(&who.account, row).await?))
 }

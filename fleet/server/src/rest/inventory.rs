@@ -10,6 +10,7 @@ use fleet_api::{CountQuery, Device, DeviceCount, DeviceCounts, ExportFormat, Exp
 use fleet_store::{AccountScope, CountBy, CountRow, Filter};
 use futures_util::{Stream, TryStreamExt as _, stream};
 use protocol_types::{EndpointName, UnixSeconds};
+use serde::Serialize;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -156,7 +157,8 @@ fn harmless(field: String) -> String {
     if field.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{field}") } else { field }
 }
 
-fn csv_lines(rows: impl IntoIterator<Item = [String; 12]>) -> Reply<Bytes> {
+/// Lines of comma-separated values.
+pub(super) fn csv_lines<const N: usize>(rows: impl IntoIterator<Item = [String; N]>) -> Reply<Bytes> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     for row in rows {
         writer.write_record(row.map(harmless)).map_err(|e| Refusal::internal(&e))?;
@@ -164,10 +166,11 @@ fn csv_lines(rows: impl IntoIterator<Item = [String; 12]>) -> Reply<Bytes> {
     writer.into_inner().map(Bytes::from).map_err(|e| Refusal::internal(&e.into_error()))
 }
 
-fn json_lines(devices: &[Device]) -> Reply<Bytes> {
+/// A JSON object a line.
+pub(super) fn json_lines<T: Serialize>(items: &[T]) -> Reply<Bytes> {
     let mut lines = Vec::new();
-    for device in devices {
-        serde_json::to_writer(&mut lines, device).map_err(|e| Refusal::internal(&e))?;
+    for item in items {
+        serde_json::to_writer(&mut lines, item).map_err(|e| Refusal::internal(&e))?;
         lines.push(b'\n');
     }
     Ok(lines.into())

@@ -6,6 +6,7 @@ mod artifacts;
 mod authorities;
 mod body;
 mod caller;
+mod device_edits;
 mod devices;
 mod enrolments;
 mod events;
@@ -13,7 +14,9 @@ mod filters;
 mod groups;
 mod health;
 mod inventory;
+mod listed_certificates;
 mod observe;
+mod operations;
 mod paging;
 mod repository;
 mod rollouts;
@@ -57,6 +60,9 @@ fn resources() -> OpenApiRouter<Fleet> {
         .merge(filters::router())
         .merge(groups::router())
         .merge(inventory::router())
+        .merge(operations::router())
+        .merge(device_edits::router())
+        .merge(listed_certificates::router())
         .merge(repository::router())
         .merge(rollouts::router())
         .merge(authorities::router())
@@ -105,5 +111,7 @@ pub(crate) fn router(fleet: Fleet) -> Router {
 
 #[cfg(test)]
 mod journey_tests;
+#[cfg(test)]
+mod operation_tests;
 #[cfg(test)]
 mod route_tests;
