@@ -206,6 +206,8 @@ pub enum DeviceEdit {
     Suspend(String),
     /// Let it take part again.
     Resume,
+    /// Take it out of service for good, for this reason of at most 200 characters.
+    Decommission(String),
 }
 
 impl Client {

@@ -7,8 +7,8 @@ use std::{
 
 use clap::{Args, Subcommand};
 use fleet_api::{
-    AttributeValue, ChangeAttributes, ChangeDevice, ChangeTags, Client, CountQuery, Device, DeviceDetail, DeviceQuery,
-    Download, ExportFormat, ExportQuery, Standing, SuspendDevice,
+    AttributeValue, ChangeAttributes, ChangeDevice, ChangeTags, Client, CountQuery, DecommissionDevice, Device,
+    DeviceDetail, DeviceQuery, Download, Event, ExportFormat, ExportQuery, PageQuery, Standing, SuspendDevice,
 };
 use protocol_types::EndpointName;
 
@@ -59,6 +59,22 @@ pub(crate) enum Command {
     Resume {
         /// The device
         endpoint: EndpointName,
+    },
+    /// Take a device out of service for good: its credentials go, it and its history stay
+    Decommission {
+        /// The device
+        endpoint: EndpointName,
+        /// Why
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Show what happened to a device, the newest first
+    History {
+        /// The device
+        endpoint: EndpointName,
+        /// At most so many events
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: u32,
     },
     /// Make a device as new: its data, settings and applications go, its identity and its operating system stay
     FactoryReset {
@@ -135,7 +151,7 @@ pub(crate) struct ListArgs {
     /// Only devices that are registered now
     #[arg(long)]
     connected: bool,
-    /// Only devices of this standing: active, suspended or quarantined
+    /// Only devices of this standing: active, suspended, quarantined or decommissioned
     #[arg(long, value_name = "STANDING")]
     standing: Option<Standing>,
 }
@@ -177,6 +193,12 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
             let device = client.resume_device(&endpoint).await.map_err(|e| missing(e, &endpoint))?;
             session.printer.data(&device, format_args!("{endpoint} {}", device.standing))
         }
+        Command::Decommission { endpoint, reason } => {
+            let done = client.decommission_device(&endpoint, &DecommissionDevice { reason }).await;
+            let device = done.map_err(|e| missing(e, &endpoint))?;
+            session.printer.data(&device, format_args!("{endpoint} {}", device.standing))
+        }
+        Command::History { endpoint, limit } => history(&client, (&endpoint, limit), session).await,
         Command::FactoryReset { endpoint } => {
             let device = client.reset_device(&endpoint).await.map_err(|e| missing(e, &endpoint))?;
             let when = if device.connected { "now" } else { "when it returns" };
@@ -223,16 +245,33 @@ async fn list(client: &Client, args: ListArgs, session: &Session) -> anyhow::Res
             None => break,
         }
     }
-    session.printer.table(&devices, &["DEVICE", "STANDING", "CONNECTED", "VERSION", "PHASE", "LAST SEEN"], |device| {
+    session.printer.table(&devices, &["DEVICE", "STANDING", "PRESENCE", "VERSION", "PHASE", "LAST SEEN"], |device| {
         let report = device.report.as_ref();
         vec![
             device.endpoint.to_string(),
             device.standing.to_string(),
-            if device.connected { "yes" } else { "no" }.to_owned(),
+            device.presence.as_str().to_owned(),
             or_dash(report.and_then(|report| report.running_version.as_ref())),
             or_dash(report.map(|report| report.phase)),
             or_dash(device.last_seen.map(time)),
         ]
+    })
+}
+
+async fn history(client: &Client, (endpoint, limit): (&EndpointName, u32), session: &Session) -> anyhow::Result<()> {
+    let most = usize::try_from(limit).unwrap_or(usize::MAX);
+    let (mut found, mut query): (Vec<Event>, _) = (Vec::new(), PageQuery::default());
+    while found.len() < most {
+        let page = client.device_history(endpoint, &query).await.map_err(|e| missing(e, endpoint))?;
+        found.extend(page.items);
+        match page.next {
+            Some(next) => query.cursor = Some(next),
+            None => break,
+        }
+    }
+    found.truncate(most);
+    session.printer.table(&found, &["TIME", "WHAT", "DETAILS"], |event| {
+        vec![event.time.clone(), event.kind.clone(), event.data.to_string()]
     })
 }
 
@@ -327,8 +366,7 @@ fn describe(detail: &DeviceDetail) -> String {
 
 /// One line: who, how, what runs.
 fn state(device: &Device) -> String {
-    let connected = if device.connected { "connected" } else { "away" };
-    let mut text = format!("{} {} {connected}", device.endpoint, device.standing);
+    let mut text = format!("{} {} {}", device.endpoint, device.standing, device.presence.as_str());
     if let Some(report) = &device.report {
         text += &format!(
             " version {} slot {} {}",

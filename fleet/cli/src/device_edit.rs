@@ -13,8 +13,8 @@ pub(crate) struct EditArgs {
     audience: AudienceArgs,
     #[command(flatten)]
     edit: KindArgs,
-    /// Why, for --suspend
-    #[arg(long, default_value = "", requires = "suspend")]
+    /// Why, for --suspend and --decommission
+    #[arg(long, default_value = "", requires = "excluding")]
     reason: String,
     /// Watch until every device had its turn
     #[arg(long)]
@@ -61,11 +61,16 @@ struct KindArgs {
     #[arg(long, value_name = "NAME", conflicts_with_all = LABELS, conflicts_with = "add_to_group")]
     remove_from_group: Option<GroupName>,
     /// Keep them out
-    #[arg(long, conflicts_with_all = LABELS, conflicts_with_all = ["add_to_group", "remove_from_group"])]
+    #[arg(long, group = "excluding", conflicts_with_all = LABELS,
+        conflicts_with_all = ["add_to_group", "remove_from_group"])]
     suspend: bool,
     /// Let them take part again
     #[arg(long, conflicts_with_all = LABELS, conflicts_with_all = ["add_to_group", "remove_from_group", "suspend"])]
     resume: bool,
+    /// Take them out of service for good
+    #[arg(long, group = "excluding", conflicts_with_all = LABELS,
+        conflicts_with_all = ["add_to_group", "remove_from_group", "suspend", "resume"])]
+    decommission: bool,
 }
 
 const LABELS: [&str; 5] = ["attributes", "without", "tag", "untag", "note"];
@@ -76,13 +81,24 @@ impl EditArgs {
             (Some(group), _) => format!("group = \"{group}\""),
             (None, filter) => filter.unwrap_or_default(),
         };
-        let KindArgs { attributes, without, tag, untag, note, add_to_group, remove_from_group, suspend, resume } =
-            self.edit;
+        let KindArgs {
+            attributes,
+            without,
+            tag,
+            untag,
+            note,
+            add_to_group,
+            remove_from_group,
+            suspend,
+            resume,
+            decommission,
+        } = self.edit;
         let edit = match (add_to_group, remove_from_group) {
             (Some(name), _) => DeviceEdit::AddToGroup(name),
             (None, Some(name)) => DeviceEdit::RemoveFromGroup(name),
             (None, None) if suspend => DeviceEdit::Suspend(self.reason),
             (None, None) if resume => DeviceEdit::Resume,
+            (None, None) if decommission => DeviceEdit::Decommission(self.reason),
             (None, None) => DeviceEdit::Change(ChangeDevice {
                 note,
                 attributes: ChangeAttributes { set: attributes.into_iter().collect(), remove: without },

@@ -124,7 +124,7 @@ pub(crate) async fn open(
     };
     device_trust::reload_factories(&fleet).await?;
     device_trust::renew_issuers(&fleet, fleet.clock.now()).await;
-    fleet.store.service_wide().nobody_is_connected().await?;
+    fleet.store.service_wide().nobody_is_connected(fleet.clock.now()).await?;
     operations::clear_lists(&fleet).await?;
     Ok(fleet)
 }
@@ -148,6 +148,7 @@ async fn serve(fleet: &Fleet, ports: Ports) -> Result<(), RunError> {
     tasks.spawn(named(artifact_port::NAME, served));
     serve_devices(fleet, &mut tasks, (ports.bootstrap, ports.lwm2m))?;
     tasks.spawn(named("timestamps", repository::keep_fresh(fleet.clone())));
+    tasks.spawn(named("overdue", lwm2m::tell_overdue(fleet.clone())));
     tasks.spawn(named("operations", operations::work(fleet.clone())));
     tasks.spawn(named("rollouts", rollouts::reconcile(fleet.clone())));
 

@@ -11,7 +11,7 @@ use axum::{
 use fleet_api::{PublishMetadata, RepositoryKeys, TokenScope};
 use fleet_store::{
     AccountScope, EnrolmentRule, FactoryIdentity, NewAuthority, NewCertificate, NewToken, Parent, Presence,
-    PresenceFact,
+    PresenceFact, Promise,
 };
 use http_body_util::BodyExt;
 use protocol_release::{
@@ -143,7 +143,12 @@ impl TestService {
         let not_after = UnixSeconds(u64::from(u32::MAX));
         let certificate = NewCertificate { serial: "o1", parent: Parent::Factory("f1"), not_after };
         scope.record_certificate(&endpoint, certificate, self.now()).await.unwrap().unwrap();
-        self.presence(account, &endpoint, Presence::Registers { serial: "o1".into(), session: 1 }).await;
+        self.presence(
+            account,
+            &endpoint,
+            Presence::Registers { serial: "o1".into(), session: 1, promise: Promise::new(300, false) },
+        )
+        .await;
         endpoint
     }
 

@@ -27,13 +27,15 @@ pub enum DeviceEdit {
     Suspend(String),
     /// Let it take part again.
     Resume,
+    /// Take it out of service for good, for this reason.
+    Decommission(String),
 }
 
 impl DeviceEdit {
     const fn group(&self) -> Option<&GroupName> {
         match self {
             Self::AddToGroup(name) | Self::RemoveFromGroup(name) => Some(name),
-            Self::Change(_) | Self::Suspend(_) | Self::Resume => None,
+            Self::Change(_) | Self::Suspend(_) | Self::Resume | Self::Decommission(_) => None,
         }
     }
 }
@@ -125,6 +127,7 @@ impl AccountScope {
                 self.stand(tx, endpoint, (Standing::Suspended, reason), now).await
             }
             DeviceEdit::Resume => self.stand(tx, endpoint, (Standing::Active, None), now).await,
+            DeviceEdit::Decommission(reason) => self.decommission(tx, (endpoint, reason), now).await,
         };
         let (outcome, refused) = match edited {
             Ok(true) => (RowOutcome::Done, None),

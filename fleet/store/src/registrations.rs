@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use sqlx::Row;
 
 use crate::{
-    AccountScope, DeviceChange, EventDraft, Fingerprint, ListedRow, ServiceWide, Standing, StoreError, enrolments,
-    error::cannot, events, numbers::to_sql, transaction::Transaction,
+    AccountScope, DeviceChange, EventDraft, Fingerprint, ListedRow, Promise, ServiceWide, Standing, StoreError,
+    enrolments, error::cannot, events, numbers::to_sql, transaction::Transaction,
 };
 
 /// What a device shows when it bootstraps.
@@ -65,9 +65,14 @@ pub enum Presence {
         serial: String,
         /// The connection, by a number that no other has.
         session: u64,
+        /// What it promises.
+        promise: Promise,
     },
     /// It was heard.
-    Heard,
+    Heard {
+        /// What it promises from now on, if it says so.
+        promise: Option<Promise>,
+    },
     /// Its registration on this connection ended.
     Left {
         /// The connection; if the device has registered on another one since, nothing changes.
@@ -83,6 +88,8 @@ type Labelled = Option<DeviceChange>;
 /// Whether a device may do what it asks, and how it stands; refused devices hear the code.
 pub type Verdict = Result<Standing, ReasonCode>;
 
+/// Seconds in which a device that has joined is expected to register for the first time.
+const FIRST_LIFETIME: u32 = 300;
 /// Certificates of one device that are remembered; asking for more without using them forgets the oldest.
 const MAX_CERTIFICATES: i64 = 16;
 
@@ -139,6 +146,7 @@ impl AccountScope {
         if allowed.is_none() && listed.is_none() {
             return Ok(Err(ReasonCode::NotEnrolled));
         }
+        let since = listed.as_ref().map(|row| row.created);
         let labels = listed.map(|row| row.listed.labels);
         let known = sqlx::query("SELECT standing FROM devices WHERE account = $1 AND endpoint = $2")
             .bind(self.id())
@@ -152,6 +160,8 @@ impl AccountScope {
             Standing::Active => Ok(labels),
             Standing::Suspended => Err(ReasonCode::Suspended),
             Standing::Quarantined => Err(ReasonCode::Quarantined),
+            Standing::Decommissioned if self.is_enrolled_anew(tx, device.endpoint, since).await? => Ok(labels),
+            Standing::Decommissioned => Err(ReasonCode::Decommissioned),
         })
     }
 
@@ -181,33 +191,54 @@ impl AccountScope {
         now: UnixSeconds,
     ) -> Result<Standing, StoreError> {
         let doing = "enrol a device";
+        // Until it registers for the first time it has promised nothing but to come.
+        let first = Promise::new(FIRST_LIFETIME, false).deadlines(now, now);
         let made = sqlx::query(
-            "INSERT INTO devices (account, endpoint, authority, factory_serial, created, last_seen)
-             VALUES ($1, $2, $3, $4, $5, $5) ON CONFLICT (account, endpoint) DO NOTHING",
+            "INSERT INTO devices
+                 (account, endpoint, authority, factory_serial, created, last_seen, factory_fingerprint, late_at, lost_at)
+             VALUES ($1, $2, $3, $4, $5, $5, $6, $7, $8) ON CONFLICT (account, endpoint) DO NOTHING",
         )
         .bind(self.id())
         .bind(device.endpoint.as_str())
         .bind(device.authority)
         .bind(device.serial)
         .bind(to_sql(now.0))
+        .bind(device.fingerprint.as_slice())
+        .bind(to_sql(first.late.0))
+        .bind(to_sql(first.lost.0))
         .execute(tx.sql())
         .await
         .map_err(cannot(doing))?;
-        if made.rows_affected() > 0 {
-            let data = json!({ "authority": device.authority, "factory_serial": device.serial });
+        let returned = sqlx::query(
+            "UPDATE devices SET standing = 'active', standing_reason = NULL, decommissioned = NULL
+             WHERE account = $1 AND endpoint = $2 AND standing = 'decommissioned'",
+        )
+        .bind(self.id())
+        .bind(device.endpoint.as_str())
+        .execute(tx.sql())
+        .await
+        .map_err(cannot(doing))?
+        .rows_affected()
+            > 0;
+        if made.rows_affected() > 0 || returned {
+            let data = json!({ "authority": device.authority, "factory_serial": device.serial, "again": returned });
             self.tell(tx, device.endpoint, ("device.enrolled", data), now).await?;
+        }
+        if made.rows_affected() > 0 {
             if let Some(labels) = labels.as_ref().filter(|labels| **labels != DeviceChange::default()) {
                 self.change_device_on(tx, device.endpoint, (labels, None), now).await?;
             }
         } else {
             sqlx::query(
-                "UPDATE devices SET authority = $3, factory_serial = $4, last_seen = $5 WHERE account = $1 AND endpoint = $2",
+                "UPDATE devices SET authority = $3, factory_serial = $4, last_seen = $5, factory_fingerprint = $6
+                 WHERE account = $1 AND endpoint = $2",
             )
             .bind(self.id())
             .bind(device.endpoint.as_str())
             .bind(device.authority)
             .bind(device.serial)
             .bind(to_sql(now.0))
+            .bind(device.fingerprint.as_slice())
             .execute(tx.sql())
             .await
             .map_err(cannot(doing))?;
@@ -233,6 +264,7 @@ impl AccountScope {
         let verdict = match self.shown(&mut tx, endpoint, parent).await? {
             None => Err(ReasonCode::NotEnrolled),
             Some(shown) => match shown.standing {
+                Standing::Decommissioned => Err(ReasonCode::Decommissioned),
                 Standing::Suspended => Err(ReasonCode::Suspended),
                 Standing::Quarantined => Err(ReasonCode::Quarantined),
                 Standing::Active if !from_factory && shown.number.is_none() => Err(ReasonCode::CertificateUnknown),
@@ -283,6 +315,7 @@ impl AccountScope {
             Standing::Active => Err(ReasonCode::CertificateUnknown),
             Standing::Suspended => Err(ReasonCode::Suspended),
             Standing::Quarantined => Err(ReasonCode::Quarantined),
+            Standing::Decommissioned => Err(ReasonCode::Decommissioned),
         })
     }
 
@@ -391,8 +424,10 @@ impl AccountScope {
     ) -> Result<Verdict, StoreError> {
         let endpoint = &fact.endpoint;
         match &fact.what {
-            Presence::Registers { serial, session } => self.registers(tx, endpoint, (serial, *session), now).await,
-            Presence::Heard => {
+            Presence::Registers { serial, session, promise } => {
+                self.registers(tx, endpoint, (serial, *session, *promise), now).await
+            }
+            Presence::Heard { promise } => {
                 sqlx::query("UPDATE devices SET last_seen = $3 WHERE account = $1 AND endpoint = $2")
                     .bind(self.id())
                     .bind(endpoint.as_str())
@@ -400,22 +435,13 @@ impl AccountScope {
                     .execute(tx.sql())
                     .await
                     .map_err(cannot("note that a device was heard"))?;
+                if let Some(promise) = promise {
+                    self.promises(tx, endpoint, *promise).await?;
+                }
                 Ok(Ok(Standing::Active))
             }
             Presence::Left { session } => {
-                let done = sqlx::query(
-                    "UPDATE devices SET connected = 0, session = 0 WHERE account = $1 AND endpoint = $2 AND connected = 1 AND session = $3",
-                )
-                .bind(self.id())
-                .bind(endpoint.as_str())
-                .bind(to_sql(*session))
-                .execute(tx.sql())
-                .await
-                .map_err(cannot("note that a device left"))?;
-                if done.rows_affected() > 0 {
-                    tx.changed(self.device_changed(endpoint));
-                    self.tell(tx, endpoint, ("device.disconnected", json!({})), now).await?;
-                }
+                self.left(tx, (endpoint, *session), now).await?;
                 Ok(Ok(Standing::Active))
             }
             Presence::SeenTwice => {
@@ -429,13 +455,15 @@ impl AccountScope {
         &self,
         tx: &mut Transaction,
         endpoint: &EndpointName,
-        (serial, session): (&str, u64),
+        (serial, session, promise): (&str, u64, Promise),
         now: UnixSeconds,
     ) -> Result<Verdict, StoreError> {
         let doing = "register a device";
         let refusal = match self.shown(tx, endpoint, serial).await? {
             None => ReasonCode::NotEnrolled,
             Some(Shown { standing: Standing::Suspended, .. }) => ReasonCode::Suspended,
+            // It has no certificate any more; at the bootstrap port it hears why.
+            Some(Shown { standing: Standing::Decommissioned, .. }) => ReasonCode::CertificateUnknown,
             Some(Shown { number: None, .. }) => ReasonCode::CertificateUnknown,
             Some(shown) => {
                 let mut standing = shown.standing;
@@ -456,15 +484,17 @@ impl AccountScope {
                     .map_err(cannot(doing))?;
                 }
                 sqlx::query(
-                    "UPDATE devices SET connected = 1, session = $4, last_seen = $3 WHERE account = $1 AND endpoint = $2",
+                    "UPDATE devices SET connected = 1, session = $4, last_seen = $3, presence_due = NULL
+                     WHERE account = $1 AND endpoint = $2",
                 )
-                    .bind(self.id())
-                    .bind(endpoint.as_str())
-                    .bind(to_sql(now.0))
-                    .bind(to_sql(session))
-                    .execute(tx.sql())
-                    .await
-                    .map_err(cannot(doing))?;
+                .bind(self.id())
+                .bind(endpoint.as_str())
+                .bind(to_sql(now.0))
+                .bind(to_sql(session))
+                .execute(tx.sql())
+                .await
+                .map_err(cannot(doing))?;
+                self.promises(tx, endpoint, promise).await?;
                 if !shown.connected {
                     tx.changed(self.device_changed(endpoint));
                     self.tell(tx, endpoint, ("device.connected", json!({ "serial": serial })), now).await?;
@@ -474,6 +504,26 @@ impl AccountScope {
         };
         enrolments::note_denial(tx, self, (endpoint, refusal), now).await?;
         Ok(Err(refusal))
+    }
+
+    async fn promises(
+        &self,
+        tx: &mut Transaction,
+        endpoint: &EndpointName,
+        promise: Promise,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE devices SET lifetime = $3, sleeps = $4
+             WHERE account = $1 AND endpoint = $2 AND (lifetime <> $3 OR sleeps <> $4)",
+        )
+        .bind(self.id())
+        .bind(endpoint.as_str())
+        .bind(i64::from(promise.lifetime()))
+        .bind(i64::from(promise.sleeps()))
+        .execute(tx.sql())
+        .await
+        .map(drop)
+        .map_err(cannot("note what a device promises"))
     }
 
     /// Appends an event about a device.
@@ -498,17 +548,6 @@ impl ServiceWide {
         }
         tx.commit().await?;
         Ok(verdicts)
-    }
-
-    /// At the start of the service nobody is connected: what the last run could not note is noted now.
-    pub async fn nobody_is_connected(&self) -> Result<u64, StoreError> {
-        let mut tx = self.store.write().await?;
-        let done = sqlx::query("UPDATE devices SET connected = 0, session = 0 WHERE connected <> 0")
-            .execute(tx.sql())
-            .await
-            .map_err(cannot("note that nobody is connected"))?;
-        tx.commit().await?;
-        Ok(done.rows_affected())
     }
 }
 
@@ -560,7 +599,7 @@ mod tests {
     }
 
     async fn register(db: &Database, scope: &AccountScope, endpoint: &str, serial: &str) -> Verdict {
-        let what = Presence::Registers { serial: serial.into(), session: 7 };
+        let what = Presence::Registers { serial: serial.into(), session: 7, promise: Promise::new(300, false) };
         let fact = PresenceFact { account: scope.name().clone(), endpoint: name(endpoint), what };
         db.store.service_wide().record_presence(&[fact], NOW).await.unwrap()[0]
     }
@@ -711,7 +750,7 @@ mod tests {
         assert_eq!(told(kinds(&scope).await, "device.disconnected"), 1);
         register(&db, &scope, "gate-1", "01").await.unwrap();
         let db = db.reopen().await;
-        assert_eq!(db.store.service_wide().nobody_is_connected().await.unwrap(), 1);
+        assert_eq!(db.store.service_wide().nobody_is_connected(NOW).await.unwrap(), 1);
         assert!(!db.account("one").await.device(&name("gate-1")).await.unwrap().connected);
     }
 }

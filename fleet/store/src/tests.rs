@@ -178,6 +178,7 @@ const DIGESTS: &[(i64, &str)] = &[
     (5, "sha256:b90616fa65981deedbd26d6e9e062435a4c1b5c251e2c8c8b8cc4a3818438d93"),
     (6, "sha256:fb047b513443ce97c8e66e3ad2274b80eb344e97a770b6deeb39aa2d31a50c88"),
     (9, "sha256:7de27c35055bdfbe2d69b01ac07026cbd4aa7b77c64069f57ebd1aebe8fffa92"),
+    (12, "sha256:0277edf2e79b42cc55c5dccd365b9cb14f22281ed497075a76c0484d0c73cb6e"),
 ];
 
 #[test]

@@ -121,3 +121,56 @@ fn fleet_many_devices_are_edited_by_one_command_that_reports_each() {
     ends(&fleet, "device edit --all", 2);
     ends(&fleet, "device edit --all --resume --tag x", 2);
 }
+
+#[test]
+fn fleet_the_presence_of_a_device_is_seen_filtered_and_counted_and_stands_in_its_history() {
+    let fleet = Fleet::new(true);
+    let device = fleet.provision("gate-1");
+    let agent = fleet.start(&device);
+    let shown = fleet.until_connected("gate-1", true);
+    assert_eq!((&shown["device"]["presence"], &shown["sleeps"]), (&json!("connected"), &json!(false)), "{shown}");
+    let promised = shown["lifetime"].as_u64().unwrap();
+    drop(agent);
+    let shown = fleet.until_connected("gate-1", false);
+    // It has promised to stay connected, so it is late at once, and lost two lifetimes later.
+    assert_eq!(shown["device"]["presence"], "late", "{shown}");
+    assert_eq!(shown["lost_at"].as_u64().unwrap() - shown["late_at"].as_u64().unwrap(), 2 * promised);
+    let listed = fleet.operator.json(&["device", "list", "--filter", "presence in (late, lost)"]).unwrap();
+    assert_eq!(listed[0]["endpoint"], "gate-1");
+    assert_eq!(ask(&fleet, "device count --by presence"), json!([{ "value": "late", "devices": 1 }]));
+    let history = ask(&fleet, "device history gate-1");
+    let kinds: Vec<&str> = history.as_array().unwrap().iter().map(|event| event["type"].as_str().unwrap()).collect();
+    assert_eq!(
+        kinds,
+        ["device.disconnected", "device.connected", "device.certificate_issued", "device.enrolled"],
+        "{history}"
+    );
+    assert_eq!(history[0]["data"], json!({ "presence": "late" }));
+}
+
+#[test]
+fn fleet_a_decommissioned_device_stays_out_with_the_reason_until_it_is_enrolled_anew() {
+    let fleet = Fleet::new(true);
+    let device = fleet.provision("gate-1");
+    let _agent = fleet.start(&device);
+    fleet.until_connected("gate-1", true);
+    fleet.mbl(&["device", "decommission", "gate-1", "--reason", "sold"]);
+    until(PATIENCE, "the device to be denied", || {
+        let denials = fleet.operator.json(&["enrolment", "denials"])?;
+        let denied = |denial: &Value| denial["endpoint"] == "gate-1" && denial["reason"] == "decommissioned";
+        Ok(denials.as_array().is_some_and(|denials| denials.iter().any(denied)).then_some(()))
+    })
+    .unwrap();
+    let shown = fleet.show("gate-1");
+    assert_eq!(
+        (&shown["device"]["standing"], &shown["device"]["standing_reason"]),
+        (&json!("decommissioned"), &json!("sold"))
+    );
+    assert_eq!(shown["certificates"], json!([]));
+    assert!(ends(&fleet, "device resume gate-1", 3).contains("wrong_state"));
+    ask(&fleet, "enrolment add --endpoint gate-1");
+    fleet.until_connected("gate-1", true);
+    assert_eq!(fleet.show("gate-1")["device"]["standing"], "active");
+    let history = ask(&fleet, "device history gate-1");
+    assert!(history.as_array().unwrap().iter().any(|event| event["data"]["again"] == true), "{history}");
+}

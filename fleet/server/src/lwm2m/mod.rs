@@ -20,6 +20,7 @@ mod errands;
 mod est;
 mod live;
 mod management;
+mod overdue;
 mod port;
 mod presence;
 mod report;
@@ -31,6 +32,7 @@ use fleet_store::Change;
 use tokio::sync::broadcast::error::RecvError;
 
 pub(crate) use live::{Attention, LiveDevices};
+pub(crate) use overdue::tell_overdue;
 pub(crate) use port::{Port, serve};
 pub(crate) use presence::PresenceRecorder;
 

@@ -40,6 +40,7 @@ fn check(edit: DeviceEdit) -> Reply<fleet_store::DeviceEdit> {
         DeviceEdit::RemoveFromGroup(name) => fleet_store::DeviceEdit::RemoveFromGroup(name),
         DeviceEdit::Suspend(reason) => fleet_store::DeviceEdit::Suspend(devices::reason(reason)?),
         DeviceEdit::Resume => fleet_store::DeviceEdit::Resume,
+        DeviceEdit::Decommission(reason) => fleet_store::DeviceEdit::Decommission(devices::reason(reason)?),
     })
 }
 

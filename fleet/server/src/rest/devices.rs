@@ -6,11 +6,13 @@ use axum::{
     http::{HeaderName, StatusCode},
 };
 use fleet_api::{
-    AttributeValue, ChangeAttributes, ChangeDevice, ChangeTags, DesiredRelease, Device, DeviceCertificate,
-    DeviceDetail, DeviceQuery, DeviceReport, InstalledComponent, Page, PageQuery, Standing, SuspendDevice, forms,
+    AttributeValue, ChangeAttributes, ChangeDevice, ChangeTags, DecommissionDevice, DesiredRelease, Device,
+    DeviceCertificate, DeviceDetail, DeviceQuery, DeviceReport, Event, InstalledComponent, Page, PageQuery, Presence,
+    Standing, SuspendDevice, forms,
 };
 use fleet_store::{
-    AccountScope, CertificateRow, ComponentRow, DesiredRow, DeviceChange, DeviceRow, Filter, Labels, is_key, is_tag,
+    AccountScope, CertificateRow, ComponentRow, DesiredRow, DeviceChange, DeviceRow, Filter, Labels, PresenceState,
+    is_key, is_tag,
 };
 use protocol_types::{EndpointName, GroupName, UnixSeconds};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -19,7 +21,7 @@ use super::{
     Refusal, Reply,
     body::{Body, IfMatch, Parameters, Segments, etag},
     caller::{Caller, need},
-    filters,
+    events, filters,
     paging::Paging,
 };
 use crate::fleet::Fleet;
@@ -38,6 +40,8 @@ pub(super) fn router() -> OpenApiRouter<Fleet> {
         .routes(routes!(show, change, delete))
         .routes(routes!(suspend))
         .routes(routes!(resume))
+        .routes(routes!(decommission))
+        .routes(routes!(history))
         .routes(routes!(factory_reset))
 }
 
@@ -46,6 +50,7 @@ const fn standing_view(standing: fleet_store::Standing) -> Standing {
         fleet_store::Standing::Active => Standing::Active,
         fleet_store::Standing::Suspended => Standing::Suspended,
         fleet_store::Standing::Quarantined => Standing::Quarantined,
+        fleet_store::Standing::Decommissioned => Standing::Decommissioned,
     }
 }
 
@@ -54,11 +59,22 @@ const fn standing_wanted(standing: Standing) -> fleet_store::Standing {
         Standing::Active => fleet_store::Standing::Active,
         Standing::Suspended => fleet_store::Standing::Suspended,
         Standing::Quarantined => fleet_store::Standing::Quarantined,
+        Standing::Decommissioned => fleet_store::Standing::Decommissioned,
     }
 }
 
-fn view(row: DeviceRow, labels: Labels) -> Device {
+const fn presence_view(presence: PresenceState) -> Presence {
+    match presence {
+        PresenceState::Connected => Presence::Connected,
+        PresenceState::Sleeping => Presence::Sleeping,
+        PresenceState::Late => Presence::Late,
+        PresenceState::Lost => Presence::Lost,
+    }
+}
+
+fn view(row: DeviceRow, labels: Labels, now: UnixSeconds) -> Device {
     Device {
+        presence: presence_view(row.presence(now)),
         endpoint: row.endpoint,
         standing: standing_view(row.standing),
         standing_reason: row.standing_reason,
@@ -82,22 +98,22 @@ pub(super) fn attribute_view(value: fleet_store::AttributeValue) -> AttributeVal
 }
 
 /// The devices as lists show them.
-pub(super) async fn labelled(account: &AccountScope, rows: Vec<DeviceRow>) -> Reply<Vec<Device>> {
+pub(super) async fn labelled(account: &AccountScope, rows: Vec<DeviceRow>, now: UnixSeconds) -> Reply<Vec<Device>> {
     let endpoints: Vec<EndpointName> = rows.iter().map(|row| row.endpoint.clone()).collect();
     let mut labels = account.labels(&endpoints).await?;
     Ok(rows
         .into_iter()
         .map(|row| {
             let labels = labels.remove(&row.endpoint).unwrap_or_default();
-            view(row, labels)
+            view(row, labels, now)
         })
         .collect())
 }
 
-async fn labelled_one(account: &AccountScope, row: DeviceRow) -> Reply<Device> {
+async fn labelled_one(account: &AccountScope, row: DeviceRow, now: UnixSeconds) -> Reply<Device> {
     let mut labels = account.labels(std::slice::from_ref(&row.endpoint)).await?;
     let labels = labels.remove(&row.endpoint).unwrap_or_default();
-    Ok(view(row, labels))
+    Ok(view(row, labels, now))
 }
 
 fn report_view(report: fleet_store::DeviceReport, received: UnixSeconds) -> DeviceReport {
@@ -150,6 +166,7 @@ async fn detail(account: &AccountScope, endpoint: &EndpointName, now: UnixSecond
     let components = account.device_components(endpoint).await?;
     let desired = account.desired_release(endpoint).await?;
     let nameplate = row.nameplate.clone();
+    let away = Some(row.deadlines).filter(|_| !row.connected);
     Ok(DeviceDetail {
         authority: row.authority.clone(),
         factory_serial: row.factory_serial.clone(),
@@ -161,7 +178,11 @@ async fn detail(account: &AccountScope, endpoint: &EndpointName, now: UnixSecond
         components: components.into_iter().map(component_view).collect(),
         desired: desired.map(desired_view),
         note: row.note.clone(),
-        device: labelled_one(account, row).await?,
+        lifetime: row.promise.lifetime(),
+        sleeps: row.promise.sleeps(),
+        late_at: away.map(|deadlines| deadlines.late),
+        lost_at: away.map(|deadlines| deadlines.lost),
+        device: labelled_one(account, row, now).await?,
     })
 }
 
@@ -189,9 +210,10 @@ async fn list(
     if let Some(standing) = query.standing {
         filter = filter.and(Filter::of_standing(standing_wanted(standing)));
     }
-    let rows = who.account.devices_after(paging.after(), &filter, fleet.clock.now(), paging.rows()).await?;
+    let now = fleet.clock.now();
+    let rows = who.account.devices_after(paging.after(), &filter, now, paging.rows()).await?;
     let page = paging.page(rows, |row| row.endpoint.to_string(), |row| row);
-    Ok(Json(Page { items: labelled(&who.account, page.items).await?, next: page.next }))
+    Ok(Json(Page { items: labelled(&who.account, page.items, now).await?, next: page.next }))
 }
 
 /// Everything about one device.
@@ -284,8 +306,9 @@ async fn change(
     IfMatch(at): IfMatch,
     body: Body<ChangeDevice>,
 ) -> Reply<Tagged> {
-    let row = who.account.change_device(&endpoint, &checked(body.value)?, at, fleet.clock.now()).await?;
-    Ok((etag(row.revision), Json(labelled_one(&who.account, row).await?)))
+    let now = fleet.clock.now();
+    let row = who.account.change_device(&endpoint, &checked(body.value)?, at, now).await?;
+    Ok((etag(row.revision), Json(labelled_one(&who.account, row, now).await?)))
 }
 
 /// Keeps a device out until it is resumed. Its connection ends at once.
@@ -299,8 +322,44 @@ async fn suspend(
     body: Body<SuspendDevice>,
 ) -> Reply<Json<Device>> {
     let reason = reason(body.value.reason)?;
-    let row = who.account.suspend_device(&endpoint, &reason, fleet.clock.now()).await?;
-    Ok(Json(labelled_one(&who.account, row).await?))
+    let now = fleet.clock.now();
+    let row = who.account.suspend_device(&endpoint, &reason, now).await?;
+    Ok(Json(labelled_one(&who.account, row, now).await?))
+}
+
+/// Takes a device out of service for good: its certificates, the enrolments that name it, its memberships and its wanted release are
+/// gone; it and its history stay. It comes back only by a new enrolment that names it.
+#[utoipa::path(post, path = "/devices/{endpoint}/decommission", tag = "devices", operation_id = "decommission_device",
+    params(("endpoint" = String, Path, description = "The device's name")), request_body = DecommissionDevice,
+    security(("token" = ["operate"])), responses((status = 200, description = "The device", body = Device)))]
+async fn decommission(
+    State(fleet): State<Fleet>,
+    who: Caller<need::Operate>,
+    Segments(endpoint): Segments<EndpointName>,
+    body: Body<DecommissionDevice>,
+) -> Reply<Json<Device>> {
+    let (reason, now) = (reason(body.value.reason)?, fleet.clock.now());
+    let row = who.account.decommission_device(&endpoint, &reason, now).await?;
+    Ok(Json(labelled_one(&who.account, row, now).await?))
+}
+
+/// What happened to a device, the newest first: how it joined, its certificates, its standing, its presence, what operators changed of
+/// it, and its steps in rollouts. What happened stays when the device is deleted.
+#[utoipa::path(get, path = "/devices/{endpoint}/history", tag = "devices", operation_id = "list_device_history",
+    params(("endpoint" = String, Path, description = "The device's name"), PageQuery),
+    security(("token" = ["read"])), responses((status = 200, description = "A page of events", body = forms::EventPage)))]
+async fn history(
+    who: Caller<need::Read>,
+    Segments(endpoint): Segments<EndpointName>,
+    Parameters(query): Parameters<PageQuery>,
+) -> Reply<Json<Page<Event>>> {
+    let paging = Paging::read(&query)?;
+    let before = Some(paging.after_number()?).filter(|number| *number > 0);
+    let rows = who.account.device_history(&endpoint, before, paging.rows()).await?;
+    if rows.is_empty() && before.is_none() {
+        who.account.device(&endpoint).await?;
+    }
+    Ok(Json(paging.page(rows, |row| row.id.to_string(), |row| events::view(&who.account, row))))
 }
 
 /// Lets a suspended or quarantined device take part again.
@@ -312,8 +371,9 @@ async fn resume(
     who: Caller<need::Operate>,
     Segments(endpoint): Segments<EndpointName>,
 ) -> Reply<Json<Device>> {
-    let row = who.account.resume_device(&endpoint, fleet.clock.now()).await?;
-    Ok(Json(labelled_one(&who.account, row).await?))
+    let now = fleet.clock.now();
+    let row = who.account.resume_device(&endpoint, now).await?;
+    Ok(Json(labelled_one(&who.account, row, now).await?))
 }
 
 /// Makes a device as new: its data, settings and applications go, its identity and its operating system stay. A device that is away
@@ -326,8 +386,9 @@ async fn factory_reset(
     who: Caller<need::Operate>,
     Segments(endpoint): Segments<EndpointName>,
 ) -> Reply<Json<Device>> {
-    let row = who.account.ask_reset(&endpoint, fleet.clock.now()).await?;
-    Ok(Json(labelled_one(&who.account, row).await?))
+    let now = fleet.clock.now();
+    let row = who.account.ask_reset(&endpoint, now).await?;
+    Ok(Json(labelled_one(&who.account, row, now).await?))
 }
 
 /// Forgets a device and its certificates. It may come back only if an enrolment still allows it.

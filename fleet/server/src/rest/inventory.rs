@@ -108,7 +108,7 @@ fn lines(
             }
             Some(_) | None => Place::End,
         };
-        let devices = devices::labelled(&account, rows).await?;
+        let devices = devices::labelled(&account, rows, now).await?;
         let bytes = match format {
             ExportFormat::Csv => csv_lines(devices.iter().map(csv_fields))?,
             ExportFormat::Jsonl => json_lines(&devices)?,
@@ -117,7 +117,7 @@ fn lines(
     })
 }
 
-const HEAD: [&str; 12] = [
+const HEAD: [&str; 13] = [
     "endpoint",
     "standing",
     "connected",
@@ -130,10 +130,11 @@ const HEAD: [&str; 12] = [
     "floor",
     "tags",
     "attributes",
+    "presence",
 ];
 
 /// One device in the order of [`HEAD`]. Times are Unix seconds; tags have spaces between, attributes are JSON.
-fn csv_fields(device: &Device) -> [String; 12] {
+fn csv_fields(device: &Device) -> [String; 13] {
     let report = device.report.as_ref();
     let or_empty = |text: Option<String>| text.unwrap_or_default();
     [
@@ -149,6 +150,7 @@ fn csv_fields(device: &Device) -> [String; 12] {
         or_empty(report.map(|report| report.floor.to_string())),
         device.tags.join(" "),
         serde_json::to_string(&device.attributes).unwrap_or_default(),
+        device.presence.as_str().to_owned(),
     ]
 }
 
