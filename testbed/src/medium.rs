@@ -98,7 +98,10 @@ impl Medium {
     }
 
     /// A copy of a partition, beside the disk.
-    fn take(&self, label: &str) -> anyhow::Result<PathBuf> {
+    ///
+    /// # Errors
+    /// If the disk cannot be read or the copy not be written.
+    pub fn take(&self, label: &str) -> anyhow::Result<PathBuf> {
         let (start, bytes) = self.extent(label)?;
         let copy = self.beside(label);
         let mut disk = File::open(&self.disk).context("cannot open the disk")?;

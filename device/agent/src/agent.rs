@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use protocol_types::UnixSeconds;
+use protocol_types::{UnixSeconds, recovery::SealedRecoveryKey};
 use sd_notify::NotifyState;
 use tokio::{
     task::{JoinError, JoinSet},
@@ -94,7 +94,8 @@ pub async fn run(folder: &DeviceFolder, store: &KeyStore, stop: CancellationToke
     tasks.spawn(keep_contact(config.contact_probes.clone(), facts.clone(), stop.clone()));
     match identity {
         Some(identity) => {
-            let session = session(identity, &config, state, facts)?.watched(patience);
+            let recovery_key = recovery_key(folder);
+            let session = session(identity, &config, state, facts, recovery_key)?.watched(patience);
             tasks.spawn(session.run(stop.clone()));
         }
         None => {
@@ -111,15 +112,32 @@ fn session(
     config: &AgentConfig,
     state: StateFolder,
     facts: Arc<Facts>,
+    recovery_key: Option<SealedRecoveryKey>,
 ) -> Result<Session, RunError> {
     let floor: UnixSeconds = or_anew("floor of time", state.floor());
     let floor = floor.max(identity.document().provisioned);
     let clock = Arc::new(VerificationClock::new(Arc::new(SystemClock::new()), floor));
     let trust = Trust::new(provider(), identity.roots().clone(), clock)?;
     let enrolment = or_anew("operational identity", state.enrolment());
-    let about = About::new(&identity, &config.manufacturer);
+    let about = About { recovery_key, ..About::new(&identity, &config.manufacturer) };
     let device = Device { identity, trust, state: Arc::new(state), facts };
     Ok(Session::new(device, about, enrolment, config.retry_ceiling())?)
+}
+
+/// What the initrd left for the service. It is said at each registration, so nobody need remember whether it was heard.
+fn recovery_key(folder: &DeviceFolder) -> Option<SealedRecoveryKey> {
+    let path = folder.recovery_key();
+    let bytes = match durable::read(&path, SealedRecoveryKey::MAX_BYTES) {
+        Ok(bytes) => bytes?,
+        Err(error) => {
+            tracing::error!(error = %Chain(&error), "the recovery key of the state cannot be read, and is not escrowed");
+            return None;
+        }
+    };
+    let parsed = SealedRecoveryKey::parse(&bytes);
+    parsed
+        .inspect_err(|error| tracing::error!(error = %Chain(error), "the initrd left no recovery key of a known form"))
+        .ok()
 }
 
 /// What was kept, or the default if it is damaged: the service tells it again.

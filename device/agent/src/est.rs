@@ -156,6 +156,7 @@ mod tests {
             tuf_root: "{}".to_owned(),
             time_key: KeyPair::generate().unwrap().public_key_pem(),
             provisioned: UnixSeconds(1_767_225_600),
+            recovery_key: None,
         };
         let request = key.request(&document.account, &document.endpoint).unwrap();
         let certificate = sign(authority, &request, (2026, 2126));

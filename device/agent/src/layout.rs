@@ -53,6 +53,11 @@ impl DeviceFolder {
         self.0.join("state/agent/config.toml")
     }
 
+    /// What the initrd left: the sealed recovery key of the state.
+    pub(crate) fn recovery_key(&self) -> PathBuf {
+        self.0.join("run/recovery.json")
+    }
+
     /// Where the updater listens.
     pub fn updater_socket(&self) -> PathBuf {
         self.0.join("run/updater.sock")

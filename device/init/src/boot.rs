@@ -22,6 +22,7 @@ use crate::{
     key_store::{KeyStore, KeyStoreError},
     loader_entry, names,
     program::{ProgramError, run},
+    recovery,
     slots::{BelowFloor, Candidate, Ending, NoSlot, choose, ending_below_floor, hold_against},
     state,
 };
@@ -127,6 +128,11 @@ fn steps() -> Result<std::convert::Infallible, BootError> {
     keys.enter()?;
     let at = format!("{ROOT}/state");
     let (state, reason) = state::provide(&keys, &places.node(layout.state()), &at)?;
+    if state != StateOutcome::Degraded {
+        let (device, state) = (places.node(layout.state()), at.into());
+        let factory = Path::new(ROOT).join("factory");
+        recovery::provide(&mut keys, &recovery::Places { device, state, factory, run: "/run/mbl".into() });
+    }
     keys.leave()?;
     prepare(Path::new(ROOT));
     let record = BootRecord {

@@ -3,7 +3,7 @@
 use std::{io, path::Path, time::Duration};
 
 use device_tee::TeeError;
-use protocol_types::{SecurityVersion, luks::Header, partitions::Layout, signed_cmdline};
+use protocol_types::{Digest, SecurityVersion, luks::Header, partitions::Layout, signed_cmdline};
 
 use crate::{
     devices::{Announcements, Places},
@@ -97,6 +97,18 @@ impl KeyStore {
             Self::None => Ok(SecurityVersion(0)),
             Self::Tpm(tpm) => Ok(tpm.floor()?),
             Self::Tee(tee) => Ok(tee.floor()),
+        }
+    }
+
+    /// The digest of this device's factory document; none before the factory step has ended.
+    ///
+    /// # Errors
+    /// If it does not tell.
+    pub fn factory_digest(&mut self) -> Result<Option<Digest>, KeyStoreError> {
+        match self {
+            Self::None => Ok(None),
+            Self::Tpm(tpm) => Ok(tpm.factory_digest()?),
+            Self::Tee(tee) => Ok(tee.factory_digest()?),
         }
     }
 

@@ -6,9 +6,9 @@
 //! by others, and the running system's tools read what they write. With a TEE it is born there, and the TEE gives it to the initrd.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -18,15 +18,12 @@ use protocol_types::{
     boot_record::StateOutcome,
     luks::{self, FINISHED, Header, RESET, UNFINISHED},
 };
-use rustix::{
-    mount::MountFlags,
-    rand::{GetRandomFlags, getrandom},
-};
-use zeroize::Zeroizing;
+use rustix::mount::MountFlags;
 
 use crate::{
     console::{in_one_line, say},
     kernel::{MountError, mount_at},
+    key_file::{KeyFile, random},
     key_store::KeyStore,
     program::{ProgramError, run},
     tee::Tee,
@@ -236,7 +233,7 @@ fn open(keys: &KeyStore, device: &Path) -> Result<(), StateError> {
         KeyStore::Tpm(_) => unlock_with_tpm(device),
         KeyStore::Tee(tee) => {
             let key = tee.state_key()?.ok_or(StateError::NoKey)?;
-            unlock(device, &KeyFile::holding(&*key).map_err(StateError::Key)?)
+            unlock(device, &KeyFile::holding(Path::new(KEY_FILE), &*key).map_err(StateError::Key)?)
         }
     }
 }
@@ -256,12 +253,12 @@ fn create(keys: &KeyStore, device: &Path) -> Result<(), StateError> {
 
 /// Leaves it unlocked.
 fn create_for_tpm(device: &Path) -> Result<(), StateError> {
-    let key = KeyFile::random().map_err(StateError::Key)?;
+    let key = new_key()?;
     format(device, &key)?;
     run(
         CRYPTENROLL,
         &[
-            &format!("--unlock-key-file={KEY_FILE}"),
+            &format!("--unlock-key-file={}", key.path()),
             &format!("--tpm2-device={TPM_DEVICE}"),
             "--tpm2-pcrs=7",
             &format!("--tpm2-public-key={POLICY_KEY}"),
@@ -277,10 +274,15 @@ fn create_for_tpm(device: &Path) -> Result<(), StateError> {
     unlock_with_tpm(device)
 }
 
+fn new_key() -> Result<KeyFile, StateError> {
+    let key = random::<64>().map_err(StateError::Key)?;
+    KeyFile::holding(Path::new(KEY_FILE), &*key).map_err(StateError::Key)
+}
+
 /// Leaves it unlocked. The TEE has stored the new key before the old key slots are overwritten, and forgotten the old one.
 fn create_for_tee(tee: &Tee, device: &Path) -> Result<(), StateError> {
     let key = tee.new_state_key()?;
-    let key = KeyFile::holding(&*key).map_err(StateError::Key)?;
+    let key = KeyFile::holding(Path::new(KEY_FILE), &*key).map_err(StateError::Key)?;
     format(device, &key)?;
     unlock(device, &key)
 }
@@ -292,13 +294,13 @@ fn unlock_with_tpm(device: &Path) -> Result<(), StateError> {
         .map_err(|source| StateError::Program { what: "unlock", source })
 }
 
-fn unlock(device: &Path, _key: &KeyFile) -> Result<(), StateError> {
+fn unlock(device: &Path, key: &KeyFile) -> Result<(), StateError> {
     let device = device.to_string_lossy();
-    run(CRYPTSETUP, &["open", "--type=luks2", "--key-file", KEY_FILE, &device, "state"], FORMAT_LIMIT)
+    run(CRYPTSETUP, &["open", "--type=luks2", "--key-file", &key.path(), &device, "state"], FORMAT_LIMIT)
         .map_err(|source| StateError::Program { what: "unlock", source })
 }
 
-fn format(device: &Path, _key: &KeyFile) -> Result<(), StateError> {
+fn format(device: &Path, key: &KeyFile) -> Result<(), StateError> {
     run(
         CRYPTSETUP,
         &[
@@ -313,7 +315,7 @@ fn format(device: &Path, _key: &KeyFile) -> Result<(), StateError> {
             "--pbkdf=pbkdf2",
             "--pbkdf-force-iterations=1000",
             "--key-file",
-            KEY_FILE,
+            &key.path(),
             &device.to_string_lossy(),
         ],
         FORMAT_LIMIT,
@@ -324,34 +326,6 @@ fn format(device: &Path, _key: &KeyFile) -> Result<(), StateError> {
 fn mount(at: &str) -> Result<(), StateError> {
     mount_at("ext4", MAPPED, at, MountFlags::NOSUID | MountFlags::NODEV, c"errors=remount-ro")
         .map_err(StateError::Mount)
-}
-
-/// A key in a file of memory, gone when this goes.
-struct KeyFile;
-
-impl KeyFile {
-    fn random() -> io::Result<Self> {
-        let mut key = Zeroizing::new([0; 64]);
-        let mut filled = 0;
-        while let Some(rest) = key.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            filled += getrandom(rest, GetRandomFlags::empty())?;
-        }
-        Self::holding(&*key)
-    }
-
-    fn holding(key: &[u8]) -> io::Result<Self> {
-        let this = Self;
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(KEY_FILE)?.write_all(key)?;
-        Ok(this)
-    }
-}
-
-impl Drop for KeyFile {
-    fn drop(&mut self) {
-        if let Err(e) = fs::remove_file(KEY_FILE) {
-            say(&format!("cannot remove {KEY_FILE}: {e}"));
-        }
-    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use device_tee::{KeyStore, StateKey, TeeError};
-use protocol_types::{SecurityVersion, luks::Header};
+use protocol_types::{Digest, SecurityVersion, luks::Header};
 use rustix::mount::{MountFlags, UnmountFlags, unmount};
 
 use crate::{
@@ -171,6 +171,14 @@ impl Tee {
     /// The floor.
     pub const fn floor(&self) -> SecurityVersion {
         self.floor
+    }
+
+    /// The digest of the factory document; none before it was recorded.
+    ///
+    /// # Errors
+    /// If the TEE does not tell.
+    pub fn factory_digest(&self) -> Result<Option<Digest>, TeeError> {
+        self.keys.factory()
     }
 
     /// The key of the state; none if none was made.

@@ -7,8 +7,8 @@ use std::{
 };
 
 use protocol_types::{
-    SecurityVersion,
-    tpm::{self, FloorIndex, TpmError},
+    Digest, SecurityVersion,
+    tpm::{self, FactoryIndex, FloorIndex, TpmError},
 };
 
 /// The TPM's device, behind the kernel's resource manager.
@@ -87,6 +87,19 @@ impl<D: Read + Write> Tpm<D> {
         match tpm::about_floor(&self.ask(WHAT, &tpm::ask_about_floor())?).map_err(answer)? {
             FloorIndex::Missing => Ok(SecurityVersion(0)),
             FloorIndex::Ours => tpm::floor(&self.ask(WHAT, &tpm::ask_floor())?).map_err(answer),
+        }
+    }
+
+    /// The digest of the factory document, once nobody can write it again.
+    ///
+    /// # Errors
+    /// If the TPM does not answer, or the index is not one of ours.
+    pub fn factory_digest(&mut self) -> Result<Option<Digest>, AskError> {
+        const WHAT: &str = "tell the digest of the factory document";
+        let answer = |source| AskError::Answer { what: WHAT, source };
+        match tpm::about_factory(&self.ask(WHAT, &tpm::ask_about_factory())?).map_err(answer)? {
+            FactoryIndex::Missing | FactoryIndex::Empty | FactoryIndex::Open => Ok(None),
+            FactoryIndex::Locked => tpm::factory(&self.ask(WHAT, &tpm::ask_factory())?).map(Some).map_err(answer),
         }
     }
 

@@ -89,6 +89,14 @@ impl<D: Disk> Storage<D> {
         Ok(names.iter().filter_map(|name| BootEntry::parse(name).filter(|entry| entry.to_string() == *name)).collect())
     }
 
+    /// The newest boot entry that leads to `slot`.
+    ///
+    /// # Errors
+    /// If the boot partition cannot be read.
+    pub fn newest_entry(&self, slot: Slot) -> Result<Option<BootEntry>, StorageError> {
+        Ok(self.entries()?.into_iter().filter(|entry| entry.slot == slot).max_by_key(|entry| entry.generation))
+    }
+
     /// The bytes of a file, or `None` if there is none.
     ///
     /// # Errors

@@ -50,6 +50,7 @@ impl Board {
             tuf_root: String::new(),
             time_key: String::new(),
             provisioned: UnixSeconds(0),
+            recovery_key: None,
         };
         fs::write(board.path("mbl/factory/factory.json"), serde_json::to_vec(&factory).unwrap()).unwrap();
         board

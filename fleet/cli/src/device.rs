@@ -8,15 +8,19 @@ use std::{
 use clap::{Args, Subcommand};
 use fleet_api::{
     AttributeValue, ChangeAttributes, ChangeDevice, ChangeTags, Client, CountQuery, DecommissionDevice, Device,
-    DeviceDetail, DeviceQuery, Download, Event, ExportFormat, ExportQuery, PageQuery, Standing, SuspendDevice,
+    DeviceDetail, DeviceQuery, DeviceRecoveryKey, Download, Event, ExportFormat, ExportQuery, PageQuery, Standing,
+    SuspendDevice,
 };
-use protocol_types::EndpointName;
+use protocol_types::{EndpointName, recovery::VolumeId};
+use serde_json::json;
 
 use crate::{
     device_edit::{self, EditArgs},
-    durable,
+    durable::{self, write_private},
     failure::{Exit, Failure},
     filter::refused_filter,
+    recovery_key,
+    secret::PassphraseArgs,
     session::{Session, service_error},
     words::{or_dash, time},
 };
@@ -81,6 +85,8 @@ pub(crate) enum Command {
         /// The device
         endpoint: EndpointName,
     },
+    /// Open the recovery key of a device's state, for `cryptsetup open --key-file`
+    RecoveryKey(RecoveryKeyArgs),
     /// Forget a device and its certificates
     Remove {
         /// The device
@@ -168,6 +174,23 @@ pub(crate) struct WatchArgs {
     time_limit: Option<u64>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct RecoveryKeyArgs {
+    /// The device
+    endpoint: EndpointName,
+    /// File of the account's recovery key
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// File to write the key of the state to
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Volume to open, as `cryptsetup luksUUID` prints it; without it, that of the device's newest state
+    #[arg(long, value_name = "UUID")]
+    volume: Option<VolumeId>,
+    #[command(flatten)]
+    passphrase: PassphraseArgs,
+}
+
 /// How long between two looks at a watched device.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -204,11 +227,32 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
             let when = if device.connected { "now" } else { "when it returns" };
             session.printer.data(&device, format_args!("{endpoint} hears of its factory reset {when}"))
         }
+        Command::RecoveryKey(args) => recover(&client, &args, session).await,
         Command::Remove { endpoint } => {
             client.delete_device(&endpoint).await.map_err(|e| missing(e, &endpoint))?;
-            session.printer.data(&serde_json::json!({ "removed": endpoint }), format_args!("{endpoint} removed"))
+            session.printer.data(&json!({ "removed": endpoint }), format_args!("{endpoint} removed"))
         }
     }
+}
+
+/// Fetches the sealed key and opens it here: the service sees neither the account's key nor the device's.
+async fn recover(client: &Client, args: &RecoveryKeyArgs, session: &Session) -> anyhow::Result<()> {
+    let endpoint = &args.endpoint;
+    let keys = client.recovery_keys(endpoint).await.map_err(|e| missing(e, endpoint))?.items;
+    let wanted = |key: &DeviceRecoveryKey| args.volume.as_ref().is_none_or(|volume| key.volume == *volume);
+    let Some(key) = keys.into_iter().find(wanted) else {
+        let which = args.volume.as_ref().map_or_else(String::new, |volume| format!(" for volume {volume}"));
+        return Err(Failure::new(Exit::Failed, format!("the service has no recovery key of `{endpoint}`{which}"))
+            .hint("a device hands it in after the restart that follows its factory step, if its account had a key then")
+            .into());
+    };
+    let secret = args.passphrase.known(&args.key.display().to_string())?;
+    let sealed = key.into_sealed();
+    let opened = recovery_key::open(&sealed, &args.key, &secret)?;
+    // Without a line break: `cryptsetup` takes every byte of a key file.
+    write_private(&args.out, opened.as_bytes())?;
+    let value = json!({ "endpoint": endpoint, "volume": sealed.volume, "file": args.out });
+    session.printer.data(&value, format_args!("{} opens volume {}", args.out.display(), sealed.volume))
 }
 
 /// A refusal because there is no such device says where to look.

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::Stdio, time::Duration};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use fleet_api::{CreateEnrolment, ServiceFacts, UploadAuthority};
-use protocol_types::{AccountName, Architecture, BoardName, EndpointName, FactoryDocument};
+use protocol_types::{AccountName, Architecture, BoardName, EndpointName, FactoryDocument, recovery::RecoveryKey};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -18,6 +18,7 @@ use crate::{
     factory_line::{Heard, Outcome},
     failure::{Exit, Failure},
     keyring::Keyring,
+    recovery_key,
     repository::MetadataFolder,
     secret::PassphraseArgs,
     session::{Session, service_error},
@@ -116,7 +117,8 @@ async fn provision(args: ProvisionArgs, session: &Session) -> anyhow::Result<()>
     let secret = args.passphrase.known(&format!("the authority in {}", authority.folder().display()))?;
     let client = session.client()?;
     let service = client.service_facts().await.map_err(service_error)?;
-    let document = document(&args, &service, String::from_utf8(root.bytes).context("the root is not text")?, session);
+    let tuf_root = String::from_utf8(root.bytes).context("the root is not text")?;
+    let document = document(&args, &service, (tuf_root, recovery_key::public(ring.folder())?), session);
 
     let patience = Duration::from_secs(args.patience);
     let mut device = Device::start(&args.program)?;
@@ -134,7 +136,13 @@ async fn provision(args: ProvisionArgs, session: &Session) -> anyhow::Result<()>
     session.printer.data(&value, format_args!("{} may enrol in account {}", args.endpoint, service.account))
 }
 
-fn document(args: &ProvisionArgs, service: &ServiceFacts, tuf_root: String, session: &Session) -> FactoryDocument {
+/// The document, with what the folder of the account's keys gives to every device.
+fn document(
+    args: &ProvisionArgs,
+    service: &ServiceFacts,
+    (tuf_root, recovery_key): (String, Option<RecoveryKey>),
+    session: &Session,
+) -> FactoryDocument {
     FactoryDocument {
         format: 1,
         endpoint: args.endpoint.clone(),
@@ -146,6 +154,7 @@ fn document(args: &ProvisionArgs, service: &ServiceFacts, tuf_root: String, sess
         tuf_root,
         time_key: service.time_key.clone(),
         provisioned: session.now(),
+        recovery_key,
     }
 }
 

@@ -18,6 +18,7 @@ use serde_json::json;
 use crate::{
     failure::{Exit, Failure},
     keyring::{Keyring, PinArgs, Secrets},
+    recovery_key,
     release_service::publish_files,
     repository::{MetadataFolder, Role},
     secret::{PassphraseArgs, Secret},
@@ -39,6 +40,18 @@ pub(crate) enum Command {
     Refresh(RenewArgs),
     /// Publish the newest metadata of a folder
     Publish(FolderArgs),
+    /// Make the account's recovery key: who holds it opens the state of a device whose key store is dead
+    ///
+    /// Devices that are provisioned from then on with this folder get its public half.
+    Recovery(RecoveryArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RecoveryArgs {
+    #[command(flatten)]
+    folder: FolderArgs,
+    #[command(flatten)]
+    passphrase: PassphraseArgs,
 }
 
 #[derive(Debug, Args)]
@@ -160,6 +173,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
         Command::RotateRoot(args) => rotate_root(args, session).await,
         Command::Refresh(args) => refresh(args, session).await,
         Command::Publish(args) => publish(&Keyring::open(&args.dir)?, session).await,
+        Command::Recovery(args) => recovery(&args, session),
     }
 }
 
@@ -353,6 +367,14 @@ async fn refresh(args: RenewArgs, session: &Session) -> anyhow::Result<()> {
         session.printer.say(format_args!("{} expires {}", file.name, time(expires)));
     }
     Ok(())
+}
+
+fn recovery(args: &RecoveryArgs, session: &Session) -> anyhow::Result<()> {
+    let ring = Keyring::open(&args.folder.dir)?;
+    let secret = args.passphrase.chosen(&format!("the recovery key in {}", ring.folder().display()))?;
+    let public = recovery_key::create(ring.folder(), &secret)?;
+    session.printer.say("keep the private half off line and a copy of it elsewhere; nothing else opens a device whose key store is dead");
+    session.printer.data(&json!({ "recovery_key": public }), public)
 }
 
 /// Publishes every root, and the newest file of each other role.

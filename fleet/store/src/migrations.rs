@@ -19,6 +19,7 @@ pub(crate) const ALL: &[Migration] = &[
     Migration { number: 4, sql: include_str!("../migrations/0004_consent.sql") },
     Migration { number: 5, sql: include_str!("../migrations/0005_factory_reset.sql") },
     Migration { number: 6, sql: include_str!("../migrations/0006_directory.sql") },
+    Migration { number: 7, sql: include_str!("../migrations/0007_recovery.sql") },
     Migration { number: 9, sql: include_str!("../migrations/0009_operations.sql") },
     Migration { number: 12, sql: include_str!("../migrations/0012_presence.sql") },
 ];

@@ -553,9 +553,14 @@ impl ServiceWide {
 
 #[cfg(test)]
 mod tests {
+    use protocol_types::{
+        boot_record::Format1,
+        recovery::{RecoveryKey, Sealed, SealedRecoveryKey},
+    };
+
     use super::*;
     use crate::{
-        EnrolmentRule, NewAuthority,
+        EnrolmentRule, NewAuthority, RecoveryRow,
         tests::{Database, NOW},
     };
 
@@ -680,6 +685,44 @@ mod tests {
         let count = |kind| told.iter().filter(|told| *told == kind).count();
         assert_eq!((count("device.reset_asked"), count("device.reset_taken")), (2, 2));
         assert!(scope.ask_reset(&name("gate-2"), NOW).await.is_err());
+    }
+
+    fn recovery_key(volume: u8, byte: u8) -> SealedRecoveryKey {
+        SealedRecoveryKey {
+            format: Format1,
+            recipient: RecoveryKey::from_bytes([7; 32]),
+            volume: format!("7a4d3c60-5c1e-4a0b-9a57-0f6d2b1e8c{volume:02x}").parse().unwrap(),
+            sealed: Sealed::new(&[byte; 32], &[byte; 80]).unwrap(),
+        }
+    }
+
+    #[tokio::test]
+    async fn recovery_keys_are_kept_for_the_newest_volumes_and_each_fetch_is_on_record() {
+        let (_db, scope, _) = admitted().await;
+        let gate = name("gate-1");
+        assert!(scope.fetch_recovery_keys(&gate, "t1", NOW).await.unwrap().is_empty());
+        let first = recovery_key(1, 1);
+        for _ in 0..3 {
+            scope.keep_recovery_key(&gate, &first, NOW).await.unwrap();
+        }
+        // The slot of the same volume was made anew.
+        let again = recovery_key(1, 2);
+        scope.keep_recovery_key(&gate, &again, NOW).await.unwrap();
+        let fetched = scope.fetch_recovery_keys(&gate, "t1", NOW).await.unwrap();
+        assert_eq!(fetched, [RecoveryRow { sealed: again, received: NOW }]);
+        for volume in 2..=6 {
+            scope.keep_recovery_key(&gate, &recovery_key(volume, 1), NOW).await.unwrap();
+        }
+        let kept: Vec<SealedRecoveryKey> =
+            scope.fetch_recovery_keys(&gate, "t2", NOW).await.unwrap().into_iter().map(|row| row.sealed).collect();
+        assert_eq!(kept, [6, 5, 4, 3].map(|volume| recovery_key(volume, 1)));
+        let events = scope.events_after(0, 100).await.unwrap();
+        let by = |kind: &str| events.iter().filter(|event| event.kind == kind).collect::<Vec<_>>();
+        assert_eq!(by("device.recovery_key_kept").len(), 7);
+        let fetches: Vec<&Value> = by("device.recovery_key_fetched").iter().map(|event| &event.data["by"]).collect();
+        assert_eq!(fetches, ["t1", "t2"]);
+        scope.delete_device(&gate, NOW).await.unwrap();
+        assert!(scope.fetch_recovery_keys(&gate, "t1", NOW).await.is_err(), "they go with the device");
     }
 
     #[tokio::test]

@@ -100,8 +100,8 @@ pub struct Loader {
     pub loader: PathBuf,
     /// The path in the package of the stub that a unified kernel image begins with.
     pub stub: PathBuf,
-    /// Where the firmware looks for the loader.
-    pub boot_path: PathBuf,
+    /// Where the firmware looks for the loader on the ESP; none if the loader is part of the firmware that is built from source.
+    pub boot_path: Option<PathBuf>,
     /// UEFI's name of the architecture.
     pub efi_architecture: String,
 }
@@ -329,6 +329,12 @@ impl Board {
     fn check(&self) -> Result<(), String> {
         if self.format != 1 {
             return Err(format!("format {} is not known, only format 1 is", self.format));
+        }
+        if self.loader.boot_path.is_none() != matches!(self.firmware, Firmware::Source(_)) {
+            return Err(
+                "`boot_path` says where firmware of a package looks for the loader; firmware from source has it inside"
+                    .to_owned(),
+            );
         }
         let labels: BTreeSet<&str> = self.partitions.iter().map(|partition| partition.label.as_str()).collect();
         if labels.len() != self.partitions.len() {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AccountName, Architecture, BoardName, EndpointName, UnixSeconds};
+use crate::{AccountName, Architecture, BoardName, EndpointName, UnixSeconds, recovery::RecoveryKey};
 
 /// One document with every fact that the factory decides. The key store keeps its digest; on a mismatch a device boots but
 /// neither enrols nor installs.
@@ -29,6 +29,9 @@ pub struct FactoryDocument {
     pub time_key: String,
     /// Time of provisioning; no verification uses an earlier one.
     pub provisioned: UnixSeconds,
+    /// Who can open the device's state if its key store is dead; nobody without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery_key: Option<RecoveryKey>,
 }
 
 /// A document that is not a factory document of a known format.

@@ -3,6 +3,8 @@
 //! The label of a LUKS2 header says how far a state has come, so that a power cut while it is made, or a wish for a factory
 //! reset, is seen before any key is asked for. The label is not authenticated; whoever can write it could as well wipe the disk.
 
+use crate::recovery::VolumeId;
+
 /// What the state partition holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Header {
@@ -32,6 +34,8 @@ pub const BYTES: usize = 512;
 const FIRST: &[u8; 6] = b"LUKS\xba\xbe";
 const SECOND: &[u8; 6] = b"SKUL\xba\xbe";
 const VERSION_2: [u8; 2] = [0, 2];
+/// Behind salt and label; text that is padded with zeros.
+const UUID: std::ops::Range<usize> = 168..208;
 /// Behind signature, version, header size and sequence number.
 const LABEL: std::ops::Range<usize> = 24..72;
 
@@ -50,12 +54,23 @@ pub fn examine<'a>(places: impl IntoIterator<Item = &'a [u8]>) -> Header {
     }
 }
 
+/// The UUID in a header of either copy; none in what is no header of LUKS2.
+pub fn volume(header: &[u8]) -> Option<VolumeId> {
+    if !header.starts_with(FIRST) && !header.starts_with(SECOND) {
+        return None;
+    }
+    text(header, UUID)?.parse().ok()
+}
+
 fn label(header: &[u8]) -> Option<&str> {
+    text(header, LABEL)
+}
+
+fn text(header: &[u8], field: std::ops::Range<usize>) -> Option<&str> {
     if header.get(6..8)? != VERSION_2 {
         return None;
     }
-    let field = header.get(LABEL)?;
-    std::str::from_utf8(field.split(|b| *b == 0).next()?).ok()
+    std::str::from_utf8(header.get(field)?.split(|b| *b == 0).next()?).ok()
 }
 
 #[cfg(test)]
@@ -81,6 +96,21 @@ mod tests {
         assert_eq!(examined(FINISHED), Header::Present);
         assert_eq!(examined(""), Header::Present);
         assert_eq!(examine([header(1, UNFINISHED).as_slice()]), Header::Present, "LUKS1 has no label");
+    }
+
+    #[test]
+    fn a_volume_goes_by_the_uuid_in_either_copy_of_its_header() {
+        const NAME: &[u8; 36] = b"7a4d3c60-5c1e-4a0b-9a57-0f6d2b1e8c11";
+        let mut bytes = header(2, FINISHED);
+        assert_eq!(volume(&bytes), None);
+        bytes[168..204].copy_from_slice(NAME);
+        let found = volume(&bytes).unwrap();
+        assert_eq!(found.as_str().as_bytes(), NAME);
+        bytes[..6].copy_from_slice(SECOND);
+        assert_eq!(volume(&bytes), Some(found));
+        bytes[..6].fill(0);
+        assert_eq!(volume(&bytes), None);
+        assert_eq!(volume(b"LUKS"), None);
     }
 
     #[test]

@@ -80,6 +80,7 @@ impl Account {
             tuf_root: String::from_utf8(root.clone())?,
             time_key: String::new(),
             provisioned: UnixSeconds(NOW.0 - 1000),
+            recovery_key: None,
         })
     }
 

@@ -83,6 +83,7 @@ impl Site {
         let ports = site.ports();
         site.machine.reach(ports.map(|port| Reach { port, answered_by: port }).to_vec());
         site.mbl(&format!("keys init --dir keys --app {APP}"));
+        site.mbl("keys recovery --dir keys");
         site.mbl("keys publish --dir keys");
         site.mbl("factory authority init --dir authority");
         site.mbl("factory authority upload --dir authority");

@@ -17,7 +17,7 @@ use protocol_lwm2m::{
     formats::{Entry, Value},
     object::{Path, definition, ids},
 };
-use protocol_types::UpdateStatus;
+use protocol_types::{UpdateStatus, recovery::SealedRecoveryKey};
 use tokio::sync::mpsc::error::TrySendError;
 
 pub use connectivity::{Bearer, Connectivity};
@@ -41,16 +41,19 @@ pub struct About {
     pub model: String,
     /// Its serial number.
     pub serial: String,
+    /// The recovery key of its state, sealed to its account.
+    pub recovery_key: Option<SealedRecoveryKey>,
 }
 
 impl About {
-    /// A device of this identity, made by `manufacturer`.
+    /// A device of this identity, made by `manufacturer`, without a recovery key.
     pub fn new(identity: &Identity, manufacturer: &str) -> Self {
         let document = identity.document();
         Self {
             manufacturer: manufacturer.to_owned(),
             model: document.board.to_string(),
             serial: document.endpoint.to_string(),
+            recovery_key: None,
         }
     }
 }
@@ -169,6 +172,9 @@ impl Objects for DeviceObjects {
             ids::CONNECTIVITY => self.connectivity.read().unwrap_or_else(PoisonError::into_inner).read(resource),
             ids::FIRMWARE => firmware::read(status, resource),
             ids::SOFTWARE => self.installed.read(instance, resource),
+            ids::RELEASE if resource == ids::release::RECOVERY_KEY => {
+                self.about.recovery_key.as_ref().map(|key| text(key.to_json())).ok_or(ObjectError::NotFound)
+            }
             ids::RELEASE => release::read(&self.facts.orders.borrow(), status, &self.installed, resource),
             _ => Err(ObjectError::NotFound),
         }

@@ -89,7 +89,12 @@ fn bench() -> Bench {
     let (facts, restarts) = Facts::new(Orders::default());
     let (facts, disk) = (Arc::new(facts), Arc::new(Disk::default()));
     let clock = Arc::new(VerificationClock::new(Arc::new(SetClock::default()), UnixSeconds(1_800_000_000)));
-    let about = About { manufacturer: "Acme".to_owned(), model: "host".to_owned(), serial: "gate-42".to_owned() };
+    let about = About {
+        manufacturer: "Acme".to_owned(),
+        model: "host".to_owned(),
+        serial: "gate-42".to_owned(),
+        recovery_key: None,
+    };
     let objects = DeviceObjects::new(about, facts.clone(), disk.clone(), clock);
     Bench { facts, disk, restarts, objects }
 }
@@ -305,10 +310,25 @@ fn every_readable_mandatory_resource_of_a_reporting_device_can_be_read_with_the_
 fn a_device_reports_trouble_with_its_storage() {
     for (code, expected) in [(ReasonCode::NoRoom, 5), (ReasonCode::StorageFailed, 8), (ReasonCode::BadSignature, 0)] {
         let status = UpdateStatus { reason: Some(Reason::new(code, "said so")), ..status("1.0.0") };
-        let about = About { manufacturer: String::new(), model: String::new(), serial: String::new() };
+        let about =
+            About { manufacturer: String::new(), model: String::new(), serial: String::new(), recovery_key: None };
         let read = device::read(&about, Some(&status), UnixSeconds(0), 11).unwrap();
         assert_eq!(read, Reading::Multiple(vec![(0, Value::Integer(expected))]), "{code}");
     }
+}
+
+#[test]
+fn a_sealed_recovery_key_is_read_as_the_initrd_left_it_and_is_absent_without_one() {
+    let mut bench = bench();
+    let reads = |objects: &DeviceObjects| objects.read(ids::RELEASE, 0, ids::release::RECOVERY_KEY);
+    assert_eq!(reads(&bench.objects), Err(ObjectError::NotFound));
+    let key = format!(
+        r#"{{"format":1,"recipient":"x25519:{}","volume":"7a4d3c60-5c1e-4a0b-9a57-0f6d2b1e8c11","sealed":"{}"}}"#,
+        "ab".repeat(32),
+        "cd".repeat(144)
+    );
+    bench.objects.about.recovery_key = Some(SealedRecoveryKey::parse(key.as_bytes()).unwrap());
+    assert_eq!(reads(&bench.objects), Ok(text(key)));
 }
 
 #[test]

@@ -106,6 +106,7 @@ impl World {
             tuf_root: r#"{"signed":{},"signatures":[]}"#.to_owned(),
             time_key: self.time_key.public_key_pem(),
             provisioned: UnixSeconds(1_767_225_600),
+            recovery_key: None,
         }
     }
 

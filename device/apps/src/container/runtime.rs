@@ -62,6 +62,8 @@ impl Coded for RuntimeError {
 
 /// How long one command may take: starting a container on a busy, slow processor takes seconds.
 const LIMIT: Duration = Duration::from_secs(30);
+/// What sd_notify(3) is told by.
+const OF_THE_MANAGER: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
 
 /// A runtime and the folder of its state.
 #[derive(Clone, Debug)]
@@ -192,6 +194,10 @@ impl Runtime {
         };
         command.arg("--root").arg(&self.root).arg("--log").arg(log).arg("--log-format").arg("json");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // What our manager told us is for us: a runtime would pass its socket on, for which a verified image has no place.
+        for variable in OF_THE_MANAGER {
+            command.env_remove(variable);
+        }
         // Signals for this process, as from a terminal, are not for the containers.
         command.process_group(0);
         command

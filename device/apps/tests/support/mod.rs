@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{Read, Write},
-    os::unix::net::UnixStream,
+    os::unix::net::{UnixDatagram, UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command},
     sync::{
@@ -31,6 +31,8 @@ use image::Image;
 
 /// Long enough for a slow machine that does other things as well.
 pub const LIMIT: Duration = Duration::from_secs(60);
+/// The socket of the service manager in the folder of the device.
+const MANAGER: &str = "manager";
 
 /// What the agent's side has, and how it behaves.
 #[derive(Default)]
@@ -65,6 +67,8 @@ impl Shelf {
 pub struct Device {
     pub dir: tempfile::TempDir,
     pub shelf: Arc<Mutex<Shelf>>,
+    /// Where a service manager would listen: there is one on every board.
+    manager: UnixDatagram,
     program: Vec<String>,
     options: Vec<String>,
     child: Option<Child>,
@@ -75,8 +79,10 @@ pub struct Device {
 impl Device {
     /// A device whose `mbl-apps` does not run yet.
     pub fn new(options: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
         Self {
-            dir: tempfile::tempdir().unwrap(),
+            manager: UnixDatagram::bind(dir.path().join(MANAGER)).unwrap(),
+            dir,
             shelf: Arc::default(),
             program: vec![env!("CARGO_BIN_EXE_mbl-apps").into()],
             options: options.iter().map(|o| (*o).to_owned()).collect(),
@@ -104,6 +110,7 @@ impl Device {
         let mut words = self.program.iter();
         let mut command = Command::new(words.next().unwrap());
         command.args(words).arg("run").arg("--device-dir").arg(self.dir.path()).args(&self.options);
+        command.env("NOTIFY_SOCKET", self.dir.path().join(MANAGER));
         self.child = Some(command.spawn().unwrap());
     }
 

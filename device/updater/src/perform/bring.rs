@@ -63,7 +63,11 @@ pub(super) struct Transfer {
 enum Awaited {
     Nothing,
     List(Vec<u8>),
-    Blocks { until: u64 },
+    /// Blocks up to `until`; those up to `next` need no more looks.
+    Blocks {
+        until: u64,
+        next: u64,
+    },
 }
 
 /// Where a section goes.
@@ -103,8 +107,9 @@ impl<D: Disk, P: Peers> Updater<D, P> {
         };
         let sibling = match section.name {
             SectionName::Root | SectionName::Verity => Some(place_of(section.name, slot.other())),
-            // A running entry goes by a name of its own, so the staged one starts from what was left in its place.
-            SectionName::Uki => None,
+            SectionName::Uki => {
+                self.storage.newest_entry(slot.other())?.map(|it| Place::file(Folder::Esp, it.to_string()))
+            }
             SectionName::Firmware => Some(Place::BootedFirmware),
         };
         self.asked = None;
@@ -126,7 +131,9 @@ impl<D: Disk, P: Peers> Updater<D, P> {
     pub(super) fn go_on_bringing(&mut self, mut transfer: Box<Transfer>, answer: Option<Result<Vec<u8>, FetchError>>) {
         let result = match (std::mem::replace(&mut transfer.awaited, Awaited::Nothing), answer) {
             (Awaited::List(so_far), Some(answer)) => take_list(&mut transfer, so_far, answer).map(|()| None),
-            (Awaited::Blocks { until }, Some(answer)) => self.take_blocks(&mut transfer, until, answer).map(Some),
+            (Awaited::Blocks { until, next }, Some(answer)) => {
+                self.take_blocks(&mut transfer, until, answer).map(|()| Some(next))
+            }
             (awaited, _) => {
                 transfer.awaited = awaited;
                 self.bring_more(&mut transfer)
@@ -193,17 +200,20 @@ impl<D: Disk, P: Peers> Updater<D, P> {
     /// Asks for the run of blocks from the first needed one on that are nowhere on the device.
     fn ask_for_blocks(&mut self, transfer: &mut Transfer) -> Result<(), Reason> {
         let (from, mut until) = (transfer.from, transfer.from + 1);
+        let mut next = until;
         let Some(count) = transfer.lists.get(&transfer.index).map(BlockList::count) else { return Ok(()) };
         while until < count && until - from < FETCH_BLOCKS {
-            if self.find_here(transfer, until).map_err(|e| Reason::from(&e))? {
+            let is_here = self.find_here(transfer, until).map_err(|e| Reason::from(&e))?;
+            next = until + 1;
+            if is_here {
                 break;
             }
-            until += 1;
+            until = next;
         }
         let Some(list) = transfer.lists.get(&transfer.index) else { return Ok(()) };
         let length = u32::try_from(list.span(from, until)).unwrap_or(MAX_FETCH);
         let what = Fetch::Artifact { digest: transfer.section.digest, offset: BlockList::start(from), length };
-        transfer.awaited = Awaited::Blocks { until };
+        transfer.awaited = Awaited::Blocks { until, next };
         transfer.to_ask = Some(what);
         Ok(())
     }
@@ -213,10 +223,10 @@ impl<D: Disk, P: Peers> Updater<D, P> {
         transfer: &mut Transfer,
         until: u64,
         answer: Result<Vec<u8>, FetchError>,
-    ) -> Result<u64, Reason> {
+    ) -> Result<(), Reason> {
         let (from, name) = (transfer.from, transfer.section.name.as_str());
         let bytes = answer.map_err(|e| e.reason(name))?;
-        let Some(list) = transfer.lists.get(&transfer.index) else { return Ok(from) };
+        let Some(list) = transfer.lists.get(&transfer.index) else { return Ok(()) };
         same_length(name, &bytes, list.span(from, until))?;
         for (index, block) in (from..).zip(bytes.chunks(BLOCK)) {
             if !list.holds(index, block) {
@@ -228,7 +238,7 @@ impl<D: Disk, P: Peers> Updater<D, P> {
         let length = u64::try_from(bytes.len()).unwrap_or(0);
         transfer.traffic.fetched += length;
         transfer.traffic.written += length;
-        Ok(until)
+        Ok(())
     }
 }
 

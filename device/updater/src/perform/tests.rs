@@ -644,6 +644,18 @@ fn blocks_that_the_device_has_are_not_asked_for() {
 }
 
 #[test]
+fn blocks_that_the_kernel_image_has_in_common_with_the_one_that_runs_are_not_asked_for() {
+    let mut device = Device::with_trees();
+    device.want(&Contents::new("1.1.0", padded(new_image())));
+    assert_eq!(device.settle(Luck::None).phase, Phase::Succeeded);
+    let traffic = Storage::new(device.disk.clone()).load(Folder::State, "traffic.json", 1 << 16).unwrap().unwrap();
+    let traffic: serde_json::Value = serde_json::from_slice(&traffic).unwrap();
+    // Six blocks of the root, its tree, and of the kernel image the one with the command line; zeros behind it stand there anyway.
+    let [fetched, copied, kept] = ["fetched", "copied", "kept"].map(|part| traffic[part].as_u64().unwrap());
+    assert_eq!((fetched, copied, kept), ((6 + 2 + 1) * 4096, (7 + 1) * 4096, 9000 % 4096), "{traffic}");
+}
+
+#[test]
 fn a_lie_in_any_piece_is_refused_with_its_own_code_and_changes_nothing_that_boots() {
     fn on_artifacts(what: &Fetch, change: impl FnOnce(&mut Vec<u8>), answer: Answer) -> Answer {
         let mut answer = answer?;

@@ -136,6 +136,7 @@ impl Account {
             tuf_root: String::from_utf8(self.metadata["1.root.json"].clone()).unwrap(),
             time_key: String::new(),
             provisioned: UnixSeconds(NOW.0 - 1000),
+            recovery_key: None,
         }
     }
 

@@ -207,3 +207,28 @@ fn a_wrong_passphrase_is_told_and_signs_nothing() {
     ");
     assert_eq!(metadata(&desk.path("release/metadata")), before);
 }
+
+#[test]
+fn an_account_has_one_recovery_key_whose_private_half_is_never_in_the_clear() {
+    let desk = Desk::new();
+    desk.service_keys();
+    desk.see("-q keys init --dir keys --service-keys service-keys.json");
+    let seen = desk.see("keys recovery --dir keys");
+    let public = fs::read_to_string(desk.path("keys/recovery.pub")).unwrap();
+    assert_eq!(
+        seen,
+        format!(
+            "exit 0\n--- stdout\n{public}--- stderr\n\
+             keep the private half off line and a copy of it elsewhere; nothing else opens a device whose key store is dead\n"
+        )
+    );
+    let private = fs::read_to_string(desk.path("keys/recovery.pem")).unwrap();
+    assert!(private.starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----"), "{private}");
+    assert_snapshot!(desk.see("keys recovery --dir keys"), @r"
+    exit 1
+    --- stdout
+    --- stderr
+    error: there is a recovery key in keys
+    hint: devices were given its public half: keep it, and make another one in another folder
+    ");
+}

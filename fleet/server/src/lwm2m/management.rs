@@ -323,6 +323,19 @@ impl Visit {
         }
     }
 
+    /// Keeps the sealed recovery key that the device hands in with each report. One that is not known to be in one place hands in nothing.
+    async fn escrow(&self, entries: &[Entry]) {
+        let Some(sealed) = report::recovery_key(entries).filter(|_| self.registered == Some(Standing::Active)) else {
+            return;
+        };
+        let identity = &self.facts.identity;
+        let account = self.devices.fleet.store.account(&identity.account);
+        if let Err(error) = account.keep_recovery_key(&identity.endpoint, &sealed, self.devices.fleet.clock.now()).await
+        {
+            self.store_failed("a recovery key was not kept", &error);
+        }
+    }
+
     async fn wish_taken(&self, generation: u64) {
         let identity = &self.facts.identity;
         let account = self.devices.fleet.store.account(&identity.account);
@@ -342,6 +355,7 @@ impl Visit {
             // The device has restarted and registered again meanwhile: what is left of this connection is the past.
             return;
         }
+        self.escrow(entries).await;
         let Some(said) = report::report(entries) else {
             // An agent says nothing while it waits for its updater.
             tracing::debug!(account = %identity.account, device = %identity.endpoint, "a report has no known phase");

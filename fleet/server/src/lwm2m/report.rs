@@ -1,8 +1,11 @@
 //! Reads what a device says about its software in object 26241, and of itself in object 3. Never trusts a length or a form.
 
 use fleet_store::{ComponentRow, DeviceReport, Nameplate};
-use protocol_lwm2m::formats::{Entry, Value};
-use protocol_types::{Digest, Phase, Reason, ReasonCode, SecurityVersion, Slot};
+use protocol_lwm2m::{
+    formats::{Entry, Value},
+    object::ids,
+};
+use protocol_types::{Digest, Phase, Reason, ReasonCode, SecurityVersion, Slot, recovery::SealedRecoveryKey};
 
 /// The release object's id.
 pub(super) const RELEASE_OBJECT: u16 = 26241;
@@ -59,6 +62,12 @@ pub(super) fn report(entries: &[Entry]) -> Option<Report> {
         .take(MAX_COMPONENTS)
         .collect();
     Some(Report { status, components })
+}
+
+/// The sealed recovery key of the device's state, if it has one.
+pub(super) fn recovery_key(entries: &[Entry]) -> Option<SealedRecoveryKey> {
+    let said = entries.iter().find(|entry| entry.path.ids() == [RELEASE_OBJECT, 0, ids::release::RECOVERY_KEY])?;
+    SealedRecoveryKey::parse(said.value.as_str()?.as_bytes()).ok()
 }
 
 /// Reads `os 1.1.0 sha256:…` or `application/hello 1.1.0 sha256:… ready`.

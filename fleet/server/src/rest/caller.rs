@@ -33,6 +33,8 @@ needs!(Read, Operate, Publish, Enrol, Admin);
 /// A caller whose token allows what the handler needs. There is no other way from a request to an account.
 pub(crate) struct Caller<N> {
     pub(crate) account: AccountScope,
+    /// The token's id, for what goes on record.
+    pub(crate) token: String,
     scope: PhantomData<N>,
 }
 
@@ -64,7 +66,7 @@ impl<N: Need> FromRequestParts<Fleet> for Caller<N> {
                 tracing::warn!(%error, file = %file.display(), "the file of the first token could not be removed");
             }
         }
-        Ok(Self { account, scope: PhantomData })
+        Ok(Self { account, token: token.id, scope: PhantomData })
     }
 }
 

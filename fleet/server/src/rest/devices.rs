@@ -7,12 +7,12 @@ use axum::{
 };
 use fleet_api::{
     AttributeValue, ChangeAttributes, ChangeDevice, ChangeTags, DecommissionDevice, DesiredRelease, Device,
-    DeviceCertificate, DeviceDetail, DeviceQuery, DeviceReport, Event, InstalledComponent, Page, PageQuery, Presence,
-    Standing, SuspendDevice, forms,
+    DeviceCertificate, DeviceDetail, DeviceQuery, DeviceRecoveryKey, DeviceRecoveryKeys, DeviceReport, Event,
+    InstalledComponent, Page, PageQuery, Presence, Standing, SuspendDevice, forms,
 };
 use fleet_store::{
     AccountScope, CertificateRow, ComponentRow, DesiredRow, DeviceChange, DeviceRow, Filter, Labels, PresenceState,
-    is_key, is_tag,
+    RecoveryRow, is_key, is_tag,
 };
 use protocol_types::{EndpointName, GroupName, UnixSeconds};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -43,6 +43,7 @@ pub(super) fn router() -> OpenApiRouter<Fleet> {
         .routes(routes!(decommission))
         .routes(routes!(history))
         .routes(routes!(factory_reset))
+        .routes(routes!(recovery))
 }
 
 const fn standing_view(standing: fleet_store::Standing) -> Standing {
@@ -142,6 +143,11 @@ fn certificate_view(row: CertificateRow) -> DeviceCertificate {
         not_after: row.not_after,
         first_used: row.first_used,
     }
+}
+
+fn recovery_view(row: RecoveryRow) -> DeviceRecoveryKey {
+    let RecoveryRow { sealed, received } = row;
+    DeviceRecoveryKey { volume: sealed.volume, recipient: sealed.recipient, sealed: sealed.sealed, received }
 }
 
 fn component_view(row: ComponentRow) -> InstalledComponent {
@@ -389,6 +395,20 @@ async fn factory_reset(
     let now = fleet.clock.now();
     let row = who.account.ask_reset(&endpoint, now).await?;
     Ok(Json(labelled_one(&who.account, row, now).await?))
+}
+
+/// The recovery keys of a device's state, sealed to the account: only its offline recovery key opens them. Each fetch is an event that
+/// names the token.
+#[utoipa::path(get, path = "/devices/{endpoint}/recovery", tag = "devices", operation_id = "fetch_recovery_keys",
+    params(("endpoint" = String, Path, description = "The device's name")),
+    security(("token" = ["operate"])), responses((status = 200, description = "The sealed keys", body = DeviceRecoveryKeys)))]
+async fn recovery(
+    State(fleet): State<Fleet>,
+    who: Caller<need::Operate>,
+    Segments(endpoint): Segments<EndpointName>,
+) -> Reply<Json<DeviceRecoveryKeys>> {
+    let rows = who.account.fetch_recovery_keys(&endpoint, &who.token, fleet.clock.now()).await?;
+    Ok(Json(DeviceRecoveryKeys { items: rows.into_iter().map(recovery_view).collect() }))
 }
 
 /// Forgets a device and its certificates. It may come back only if an enrolment still allows it.

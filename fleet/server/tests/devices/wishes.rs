@@ -2,8 +2,9 @@
 
 use std::{path::Path, sync::Arc};
 
-use fleet_api::{Audience, Consent, CreateRollout, FailureThreshold, RolloutAction};
+use fleet_api::{Audience, Consent, CreateRollout, FailureThreshold, PageQuery, RolloutAction};
 use fleet_store::{MetadataFile, Publication, ReleaseRow, RepositoryRow, Store};
+use protocol_lwm2m::client::Reading;
 use protocol_types::{AccountName, Digest, SecurityVersion, UnixSeconds};
 
 use crate::{
@@ -132,6 +133,34 @@ async fn a_quarantined_device_is_told_nothing_until_it_is_resumed() {
     assert_eq!(service.device("gate-42").await.unwrap().desired.filter(|wish| wish.acknowledged), None);
     service.admin.resume_device(&"gate-42".parse().unwrap()).await.unwrap();
     assert_eq!(hear_wish(&mut device).await.0, "releases/1.1.0.json");
+}
+
+#[tokio::test]
+async fn a_recovery_key_that_a_device_reports_is_handed_out_as_it_came_and_with_an_event() {
+    let service = Service::start_with(publish).await;
+    let factory = service.trusted_factory().await;
+    let name = "gate-42".parse().unwrap();
+    let mut device = Device::start(&service, factory.device("default", "gate-42"), "gate-42");
+    device.registered().await;
+    assert!(service.admin.recovery_keys(&name).await.unwrap().items.is_empty());
+    let sealed = format!(
+        r#"{{"format":1,"recipient":"x25519:{}","volume":"7a4d3c60-5c1e-4a0b-9a57-0f6d2b1e8c11","sealed":"{}"}}"#,
+        "ab".repeat(32),
+        "cd".repeat(144)
+    );
+    for said in ["no key", &sealed] {
+        device.order(Order::Set(15, Reading::from(said))).await;
+    }
+    let mut kept = until("the key is kept", async || {
+        let items = service.admin.recovery_keys(&name).await.ok()?.items;
+        (!items.is_empty()).then_some(items)
+    })
+    .await;
+    assert_eq!(kept.pop().unwrap().into_sealed().to_json(), sealed);
+    assert!(kept.is_empty(), "what is no key is not kept");
+    let events = service.admin.events(&PageQuery { limit: Some(500), ..PageQuery::default() }).await.unwrap().items;
+    let fetched = events.iter().rfind(|event| event.kind == "device.recovery_key_fetched").unwrap();
+    assert!(fetched.data["by"].is_string() && fetched.subject == "devices/gate-42", "{fetched:?}");
 }
 
 async fn hear_reset(device: &mut Device) {

@@ -1,4 +1,4 @@
-//! The ESP: a FAT file system with the loader, its settings and the first boot entry. The loader asks nobody, and shows its
+//! The ESP: a FAT file system with the loader, if the firmware looks for it there, its settings and the first boot entry. The loader asks nobody, and shows its
 //! menu only to somebody who types while it starts.
 
 use std::{
@@ -41,7 +41,9 @@ pub(super) fn make(
         made.extend(path.ancestors().take_while(|above| *above != staging.as_path()).map(Path::to_owned));
         Ok(())
     };
-    place(board.loader.boot_path.clone(), Content::Copy(loader))?;
+    if let Some(path) = &board.loader.boot_path {
+        place(path.clone(), Content::Copy(loader))?;
+    }
     place("loader/loader.conf".into(), Content::Text(LOADER_CONF))?;
     place(Path::new("EFI/Linux").join(first.to_string()), Content::Copy(uki))?;
     // Children before the folders that they change.

@@ -55,6 +55,8 @@ pub mod ids {
         pub const SECURITY_FLOOR: u16 = 13;
         /// `https://HOST:PORT` that serves artifacts; empty until the service has written it.
         pub const ARTIFACT_SERVER: u16 = 14;
+        /// The recovery key of the state, sealed to the account.
+        pub const RECOVERY_KEY: u16 = 15;
     }
 }
 
@@ -235,5 +237,6 @@ const RELEASE: Object = Object {
         mandatory(multiple(resource(ids::release::COMPONENTS, "Components", R, Type::String))),
         mandatory(resource(ids::release::SECURITY_FLOOR, "Security floor", R, Type::Integer)),
         mandatory(resource(ids::release::ARTIFACT_SERVER, "Artifact server", RW, Type::String)),
+        resource(ids::release::RECOVERY_KEY, "Recovery key", R, Type::String),
     ],
 };

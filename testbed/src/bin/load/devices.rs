@@ -87,6 +87,7 @@ impl Factory {
             tuf_root: "{}".to_owned(),
             time_key: self.service.time_key.clone(),
             provisioned: UnixSeconds(0),
+            recovery_key: None,
         };
         Ok(Identity::check(document, &chain, key)?)
     }

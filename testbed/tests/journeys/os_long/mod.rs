@@ -8,6 +8,7 @@ mod floor;
 mod loader;
 mod network;
 mod radios;
+mod recovery;
 mod reset;
 mod returns;
 mod sockets;

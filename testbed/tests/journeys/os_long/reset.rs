@@ -18,6 +18,14 @@ use crate::{
 const BOOT: Duration = Duration::from_secs(600);
 const ANSWER: Duration = Duration::from_secs(120);
 
+/// A key that is held down repeats about this often; the loader waits for one for a tenth of a second.
+const KEY: Duration = Duration::from_millis(30);
+const ENTER: &str = "\r";
+/// The system in the loader's menu, a kernel that started without it, and the question of the initrd.
+const SYSTEM: &str = "Mbed Linux OS";
+const KERNEL: &str = "Booting Linux";
+const QUESTION: &str = "the boot menu was opened";
+
 /// What only a system that started says.
 const STARTED: &str = "mbl-init: starting slot";
 
@@ -158,4 +166,57 @@ fn os_a_board_is_the_same_device_with_a_new_state_after_a_factory_reset_by_its_s
     );
     let from_factory = shown["certificates"].as_array().unwrap().iter().filter(|it| it["from_factory"] == true).count();
     assert_eq!(from_factory, 2, "it enrolled again with the certificate of the factory: {shown}");
+}
+
+/// Somebody in front of the machine holds a key until the loader shows its menu, and chooses the system.
+fn start_by_the_menu(machine: &mut Machine) {
+    machine.power_on().unwrap();
+    let mut keys = 0;
+    loop {
+        match machine.until_says_one(&[SYSTEM, KERNEL], KEY) {
+            Ok(said) => {
+                assert!(said.starts_with(SYSTEM), "the loader showed no menu: {}", machine.said());
+                break;
+            }
+            Err(_) => machine.type_text(" ").unwrap(),
+        }
+        keys += 1;
+        assert!(keys < 10_000, "neither menu nor kernel: {}", machine.said());
+    }
+    machine.type_text(ENTER).unwrap();
+    machine.until_says(QUESTION, BOOT).unwrap();
+}
+
+#[test]
+fn os_a_person_at_the_boot_menu_makes_a_board_as_new_and_nobody_else_does() {
+    let mut site = Site::registered(&build());
+    site.power_on();
+    site.shell("echo mine > /state/note; sync");
+    site.shut_down();
+
+    // The menu alone, and any other answer, leave the board as it is.
+    start_by_the_menu(&mut site.machine);
+    site.machine.type_text("no\r").unwrap();
+    site.machine.until_says("no factory reset", BOOT).unwrap();
+    site.machine.until_says(STARTED, BOOT).unwrap();
+    site.until_shell();
+    assert_eq!(boot_record(&mut site.machine)["state"], "open");
+    assert!(site.shell("cat /state/note").contains("mine"));
+    site.shut_down();
+
+    start_by_the_menu(&mut site.machine);
+    site.machine.type_text("reset\r").unwrap();
+    site.machine.until_says("a factory reset was asked for", BOOT).unwrap();
+    site.machine.until_says(STARTED, BOOT).unwrap();
+    site.until_shell();
+    let record = boot_record(&mut site.machine);
+    assert_eq!((&record["state"], &record["entry"]), (&"created".into(), &"mbl-1-a.efi".into()), "{record}");
+    assert!(site.shell("ls /state/note").contains("No such file"));
+    assert_eq!(site.shell("uname -n"), "gate-1", "the identity stays");
+    let certificates = |shown: &Value| {
+        shown["certificates"].as_array().map_or(0, |all| all.iter().filter(|it| it["from_factory"] == true).count())
+    };
+    site.until_device("the board to enrol again with the certificate of the factory", |shown| {
+        shown["device"]["connected"] == true && certificates(shown) == 2
+    });
 }

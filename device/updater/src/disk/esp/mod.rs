@@ -37,6 +37,8 @@ const FOLDER: &str = "EFI/Linux";
 const MOST_NAMES: usize = 1024;
 /// The longest run that is asked of the library at once; its clusters are at most this long.
 const PIECE: usize = 64 * 1024;
+/// Files whose clusters are remembered.
+const KNOWN: usize = 2;
 
 /// An open boot partition.
 #[derive(Debug)]
@@ -44,8 +46,8 @@ pub(super) struct Esp {
     medium: File,
     length: u64,
     geometry: Geometry,
-    /// Where the bytes of the file that was used last are.
-    last: RefCell<Option<Arc<Located>>>,
+    /// Where the bytes of the files that were used last are, the newest first: the staged one, and the entry that it is made from.
+    known: RefCell<Vec<Arc<Located>>>,
 }
 
 #[derive(Debug)]
@@ -67,7 +69,7 @@ impl Esp {
         let length = medium.seek(SeekFrom::End(0))?;
         let boot = read_sector(&medium, 0)?;
         let geometry = Geometry::parse(&boot, length).map_err(io::Error::other)?;
-        let esp = Self { medium, length, geometry, last: RefCell::default() };
+        let esp = Self { medium, length, geometry, known: RefCell::default() };
         esp.list()?;
         Ok(esp)
     }
@@ -275,7 +277,7 @@ impl Esp {
     /// Writes batches, each flushed before the next.
     fn write(&mut self, batches: Vec<Batch>) -> io::Result<()> {
         // Whatever happens now, what was known of places may no longer hold.
-        self.last.replace(None);
+        self.known.take();
         for batch in batches {
             for (sector, bytes) in batch {
                 self.medium.write_all_at(&bytes, sector * SECTOR as u64)?;
@@ -303,8 +305,8 @@ impl Esp {
 
     /// Where the bytes of a file are; `None` if there is no such file.
     fn locate(&self, name: &str) -> io::Result<Option<Arc<Located>>> {
-        if let Some(last) = self.last.borrow().as_ref().filter(|last| last.name == name) {
-            return Ok(Some(Arc::clone(last)));
+        if let Some(known) = self.known.borrow().iter().find(|known| known.name == name) {
+            return Ok(Some(Arc::clone(known)));
         }
         let look = |folder: &Folder<'_, '_>, overlay: &Overlay<'_>| {
             let mut file = match folder.open_file(name) {
@@ -327,7 +329,9 @@ impl Esp {
             return Err(io::Error::other("its chain of clusters is broken"));
         }
         let located = Arc::new(Located { name: name.to_owned(), bytes, runs });
-        self.last.replace(Some(Arc::clone(&located)));
+        let mut known = self.known.borrow_mut();
+        known.insert(0, Arc::clone(&located));
+        known.truncate(KNOWN);
         Ok(Some(located))
     }
 }

@@ -33,6 +33,8 @@ pub(super) const TEE_PAGER: &str = "tee-pager.bin";
 pub(super) const TEE_PAGEABLE: &str = "tee-pageable.bin";
 /// UEFI, without keys.
 pub(super) const UEFI: &str = "uefi.fd";
+/// The boot loader, which becomes part of UEFI's image.
+const LOADER: &str = "loader.efi";
 /// The device tree.
 pub(super) const DEVICE_TREE: &str = "board.dtb";
 
@@ -58,8 +60,11 @@ pub(in crate::image) fn make(
     (tools, work): (&Sandbox, &Path),
 ) -> Result<(), ImageError> {
     let Firmware::Source(firmware) = &description.board.firmware else { return Ok(()) };
-    for step in steps(firmware) {
-        let built = step.make(cache, description)?;
+    let loader = &description.board.loader;
+    let loader = packages.unpack(cache, &[&loader.package], |_| true)?.read(&loader.loader)?;
+    let [trusted_firmware, uefi] = steps(firmware);
+    for (step, given) in [(trusted_firmware, &[][..]), (uefi, &[(LOADER, &loader[..])])] {
+        let built = step.make(cache, description, given)?;
         for name in step.outputs {
             copy(&built.join(name), &work.join(name))?;
         }

@@ -53,8 +53,13 @@ impl Step<'_> {
         description.folder.join("firmware").join(self.name)
     }
 
-    /// The folder with the outputs, built now if the cache does not have them.
-    pub(super) fn make(&self, cache: &PackageCache, description: &Description) -> Result<PathBuf, ImageError> {
+    /// The folder with the outputs, built now if the cache does not have them. The script finds each of `given` beside itself.
+    pub(super) fn make(
+        &self,
+        cache: &PackageCache,
+        description: &Description,
+        given: &[(&str, &[u8])],
+    ) -> Result<PathBuf, ImageError> {
         let (patches, sources) = (self.patches(description)?, self.locked(description)?);
         let compilers: Vec<LockedPackage> = description.lock.pool(Pool::Toolchain).cloned().collect();
         let script = self.folder(description).join(SCRIPT);
@@ -74,12 +79,16 @@ impl Step<'_> {
         for word in &self.arguments {
             inputs.update(Digest::of(word.as_bytes()).as_bytes());
         }
+        for (name, bytes) in given {
+            inputs.update(Digest::of(name.as_bytes()).as_bytes());
+            inputs.update(Digest::of(bytes).as_bytes());
+        }
         let result = cache.path().join(RESULTS).join(inputs.finish().hex());
         if !result.is_dir() {
             cache.fetch_locked(&description.toolchain.debian_architecture, &compilers)?;
             cache.fetch_sources(&sources)?;
             let compilers = Sandbox::open(cache, &compilers, 0)?;
-            self.build(cache, &compilers, (&script, &patches, &sources), &result)?;
+            self.build(cache, &compilers, (&script, &patches, &sources, given), &result)?;
         }
         Ok(result)
     }
@@ -88,7 +97,7 @@ impl Step<'_> {
         &self,
         cache: &PackageCache,
         compilers: &Sandbox,
-        (script, patches, sources): (&Path, &[PathBuf], &[&LockedSource]),
+        (script, patches, sources, given): (&Path, &[PathBuf], &[&LockedSource], &[(&str, &[u8])]),
         result: &Path,
     ) -> Result<(), ImageError> {
         let scratch = cache.scratch()?;
@@ -103,6 +112,10 @@ impl Step<'_> {
         }
         for archive in sources.iter().flat_map(|source| &source.files) {
             copy(&cache.source_file(archive)?, &work.join("sources").join(archive.name()))?;
+        }
+        for (name, bytes) in given {
+            let path = work.join(name);
+            fs::write(&path, bytes).map_err(file("write", &path))?;
         }
         let words: Vec<&str> = ["/work/build"].into_iter().chain(self.arguments.iter().copied()).collect();
         compilers.run(work, "bash", &words).map_err(|source| ImageError::Tool { what: self.what, source })?;
