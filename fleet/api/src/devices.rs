@@ -10,7 +10,7 @@ use protocol_types::{
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::{Client, ClientError, Page};
+use crate::{Client, ClientError, Event, Page, PageQuery};
 
 /// Whether a device may take part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
@@ -22,11 +22,39 @@ pub enum Standing {
     Suspended,
     /// Its identity was seen in two places: it may register and report, and gets nothing.
     Quarantined,
+    /// It was taken out of service for good; only a new enrolment that names it lets it come back.
+    Decommissioned,
+}
+
+/// How a device stands to the schedule that it has promised itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Presence {
+    /// It is registered over a connection that stands.
+    Connected,
+    /// It is not connected, as it has promised, and not yet due.
+    Sleeping,
+    /// It should be here.
+    Late,
+    /// It should be here since two lifetimes of its registration.
+    Lost,
+}
+
+impl Presence {
+    /// The presence as it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connected => "connected",
+            Self::Sleeping => "sleeping",
+            Self::Late => "late",
+            Self::Lost => "lost",
+        }
+    }
 }
 
 impl Standing {
     /// All standings.
-    pub const ALL: &[Self] = &[Self::Active, Self::Suspended, Self::Quarantined];
+    pub const ALL: &[Self] = &[Self::Active, Self::Suspended, Self::Quarantined, Self::Decommissioned];
 
     /// The standing as it is written.
     pub const fn as_str(self) -> &'static str {
@@ -34,6 +62,7 @@ impl Standing {
             Self::Active => "active",
             Self::Suspended => "suspended",
             Self::Quarantined => "quarantined",
+            Self::Decommissioned => "decommissioned",
         }
     }
 }
@@ -46,7 +75,7 @@ impl fmt::Display for Standing {
 
 /// A text that is no standing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a standing is active, suspended or quarantined")]
+#[error("a standing is active, suspended, quarantined or decommissioned")]
 pub struct UnknownStanding;
 
 impl FromStr for Standing {
@@ -79,6 +108,8 @@ pub struct Device {
     pub standing_reason: Option<String>,
     /// Whether it is registered now.
     pub connected: bool,
+    /// How it stands to the schedule that it has promised.
+    pub presence: Presence,
     /// When it was last heard, in Unix seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>)]
@@ -210,6 +241,18 @@ pub struct DeviceDetail {
     /// What operators noted.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub note: String,
+    /// It has promised to be heard within so many seconds.
+    pub lifetime: u32,
+    /// It has promised to sleep in between; otherwise it stays connected.
+    pub sleeps: bool,
+    /// While it is not connected: from when on it is late, in Unix seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub late_at: Option<UnixSeconds>,
+    /// While it is not connected: from when on it is lost, in Unix seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub lost_at: Option<UnixSeconds>,
     /// The factory authority that vouched for it when it last bootstrapped.
     pub authority: String,
     /// Serial number of its factory certificate.
@@ -347,6 +390,16 @@ pub struct SuspendDevice {
     pub reason: String,
 }
 
+/// Takes a device out of service for good.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DecommissionDevice {
+    /// Why; at most 200 characters.
+    #[serde(default)]
+    #[schema(max_length = 200)]
+    pub reason: String,
+}
+
 impl Client {
     /// The devices of the account, by name.
     pub async fn devices(&self, query: &DeviceQuery) -> Result<Page<Device>, ClientError> {
@@ -371,6 +424,20 @@ impl Client {
     /// Keeps a device out until it is resumed.
     pub async fn suspend_device(&self, endpoint: &EndpointName, why: &SuspendDevice) -> Result<Device, ClientError> {
         self.post(&format!("/devices/{endpoint}/suspend"), why).await
+    }
+
+    /// Takes a device out of service for good. Its credentials and all that let it in are gone; it and its history stay.
+    pub async fn decommission_device(
+        &self,
+        endpoint: &EndpointName,
+        why: &DecommissionDevice,
+    ) -> Result<Device, ClientError> {
+        self.post(&format!("/devices/{endpoint}/decommission"), why).await
+    }
+
+    /// What happened to a device, the newest first.
+    pub async fn device_history(&self, endpoint: &EndpointName, page: &PageQuery) -> Result<Page<Event>, ClientError> {
+        self.get(&format!("/devices/{endpoint}/history"), page).await
     }
 
     /// Lets a suspended or quarantined device take part again.

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
-    Account, Artifact, AuditRecord, Authority, Denial, Device, Enrolment, Event, Group, GroupMember, Release,
-    RoleBinding, Rollout, RolloutDevice, SavedFilter, ServiceAccount, Token, WhyNot,
+    Account, Artifact, AuditRecord, Authority, Denial, Device, Enrolment, Event, Group, GroupMember, ListedCertificate,
+    Operation, OperationRow, Release, RoleBinding, Rollout, RolloutDevice, SavedFilter, ServiceAccount, Token, WhyNot,
 };
 
 /// One page of a list.
@@ -70,6 +70,9 @@ pub mod forms {
         EventPage of Event,
         GroupPage of Group,
         GroupMemberPage of GroupMember,
+        ListedCertificatePage of ListedCertificate,
+        OperationPage of Operation,
+        OperationRowPage of OperationRow,
         ReleasePage of Release,
         RoleBindingPage of RoleBinding,
         RolloutPage of Rollout,

@@ -1,16 +1,21 @@
 //! `mbl device`: who the devices are and how they are.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Args, Subcommand};
 use fleet_api::{
-    AttributeValue, ChangeAttributes, ChangeDevice, ChangeTags, Client, CountQuery, Device, DeviceDetail, DeviceQuery,
-    DeviceRecoveryKey, ExportFormat, ExportQuery, Standing, SuspendDevice,
+    AttributeValue, ChangeAttributes, ChangeDevice, ChangeTags, Client, CountQuery, DecommissionDevice, Device,
+    DeviceDetail, DeviceQuery, DeviceRecoveryKey, Download, Event, ExportFormat, ExportQuery, PageQuery, Standing,
+    SuspendDevice,
 };
 use protocol_types::{EndpointName, recovery::VolumeId};
 use serde_json::json;
 
 use crate::{
+    device_edit::{self, EditArgs},
     durable::{self, write_private},
     failure::{Exit, Failure},
     filter::refused_filter,
@@ -43,6 +48,8 @@ pub(crate) enum Command {
     Export(ExportArgs),
     /// Change what is said of a device: attributes, tags, a note
     Set(SetArgs),
+    /// Do the same to many devices: labels, membership of a group, suspension
+    Edit(Box<EditArgs>),
     /// Show every change of a device, until interrupted
     Watch(WatchArgs),
     /// Show why a device does not run what rollouts want it to run, and what to do
@@ -67,6 +74,22 @@ pub(crate) enum Command {
     Resume {
         /// The device
         endpoint: EndpointName,
+    },
+    /// Take a device out of service for good: its credentials go, it and its history stay
+    Decommission {
+        /// The device
+        endpoint: EndpointName,
+        /// Why
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Show what happened to a device, the newest first
+    History {
+        /// The device
+        endpoint: EndpointName,
+        /// At most so many events
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: u32,
     },
     /// Make a device as new: its data, settings and applications go, its identity and its operating system stay
     FactoryReset {
@@ -116,7 +139,7 @@ pub(crate) struct SetArgs {
     note: Option<String>,
 }
 
-fn export_format(text: &str) -> Result<ExportFormat, String> {
+pub(crate) fn export_format(text: &str) -> Result<ExportFormat, String> {
     match text {
         "csv" => Ok(ExportFormat::Csv),
         "jsonl" => Ok(ExportFormat::Jsonl),
@@ -124,7 +147,7 @@ fn export_format(text: &str) -> Result<ExportFormat, String> {
     }
 }
 
-fn attribute(text: &str) -> Result<(String, AttributeValue), String> {
+pub(crate) fn attribute(text: &str) -> Result<(String, AttributeValue), String> {
     let (key, value) = text.split_once('=').ok_or("write it as in rack=7 or rack=\"7\"")?;
     let quoted = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     let value = match (quoted, value.parse::<f64>()) {
@@ -145,7 +168,7 @@ pub(crate) struct ListArgs {
     /// Only devices that are registered now
     #[arg(long)]
     connected: bool,
-    /// Only devices of this standing: active, suspended or quarantined
+    /// Only devices of this standing: active, suspended, quarantined or decommissioned
     #[arg(long, value_name = "STANDING")]
     standing: Option<Standing>,
 }
@@ -193,6 +216,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
         Command::Count { by, filter } => count(&client, CountQuery { by, filter }, session).await,
         Command::Export(args) => export(&client, args, session).await,
         Command::Set(args) => set(&client, args, session).await,
+        Command::Edit(args) => device_edit::run(&client, *args, session).await,
         Command::Watch(args) => watch(&client, &args, session).await,
         Command::Why { endpoint } => why::of_device(&client, &endpoint, session).await,
         Command::Forgive { endpoint } => why::forgive(&client, &endpoint, session).await,
@@ -205,6 +229,12 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
             let device = client.resume_device(&endpoint).await.map_err(|e| missing(e, &endpoint))?;
             session.printer.data(&device, format_args!("{endpoint} {}", device.standing))
         }
+        Command::Decommission { endpoint, reason } => {
+            let done = client.decommission_device(&endpoint, &DecommissionDevice { reason }).await;
+            let device = done.map_err(|e| missing(e, &endpoint))?;
+            session.printer.data(&device, format_args!("{endpoint} {}", device.standing))
+        }
+        Command::History { endpoint, limit } => history(&client, (&endpoint, limit), session).await,
         Command::FactoryReset { endpoint } => {
             let device = client.reset_device(&endpoint).await.map_err(|e| missing(e, &endpoint))?;
             let when = if device.connected { "now" } else { "when it returns" };
@@ -272,16 +302,33 @@ async fn list(client: &Client, args: ListArgs, session: &Session) -> anyhow::Res
             None => break,
         }
     }
-    session.printer.table(&devices, &["DEVICE", "STANDING", "CONNECTED", "VERSION", "PHASE", "LAST SEEN"], |device| {
+    session.printer.table(&devices, &["DEVICE", "STANDING", "PRESENCE", "VERSION", "PHASE", "LAST SEEN"], |device| {
         let report = device.report.as_ref();
         vec![
             device.endpoint.to_string(),
             device.standing.to_string(),
-            if device.connected { "yes" } else { "no" }.to_owned(),
+            device.presence.as_str().to_owned(),
             or_dash(report.and_then(|report| report.running_version.as_ref())),
             or_dash(report.map(|report| report.phase)),
             or_dash(device.last_seen.map(time)),
         ]
+    })
+}
+
+async fn history(client: &Client, (endpoint, limit): (&EndpointName, u32), session: &Session) -> anyhow::Result<()> {
+    let most = usize::try_from(limit).unwrap_or(usize::MAX);
+    let (mut found, mut query): (Vec<Event>, _) = (Vec::new(), PageQuery::default());
+    while found.len() < most {
+        let page = client.device_history(endpoint, &query).await.map_err(|e| missing(e, endpoint))?;
+        found.extend(page.items);
+        match page.next {
+            Some(next) => query.cursor = Some(next),
+            None => break,
+        }
+    }
+    found.truncate(most);
+    session.printer.table(&found, &["TIME", "WHAT", "DETAILS"], |event| {
+        vec![event.time.clone(), event.kind.clone(), event.data.to_string()]
     })
 }
 
@@ -299,7 +346,6 @@ async fn count(client: &Client, query: CountQuery, session: &Session) -> anyhow:
 async fn export(client: &Client, args: ExportArgs, session: &Session) -> anyhow::Result<()> {
     let query = ExportQuery { format: Some(args.format), filter: args.filter };
     let mut answer = client.export_devices(&query).await.map_err(|e| refused_filter(e, query.filter.as_deref()))?;
-    let broken = |e| Failure::new(Exit::NotReached, "the export broke off; what came is not whole").because(e);
     match args.output {
         None => {
             while let Some(part) = answer.chunk().await.map_err(broken)? {
@@ -307,15 +353,22 @@ async fn export(client: &Client, args: ExportArgs, session: &Session) -> anyhow:
             }
             Ok(())
         }
-        Some(path) => {
-            let mut bytes = Vec::new();
-            while let Some(part) = answer.chunk().await.map_err(broken)? {
-                bytes.extend_from_slice(&part);
-            }
-            durable::write(&path, &bytes)?;
-            session.printer.data(&serde_json::json!({ "file": path }), format_args!("{} written", path.display()))
-        }
+        Some(path) => save(answer, &path, session).await,
     }
+}
+
+fn broken(cause: impl Into<anyhow::Error>) -> Failure {
+    Failure::new(Exit::NotReached, "the export broke off; what came is not whole").because(cause)
+}
+
+/// Puts an export into a file, which is there only once it is whole.
+pub(crate) async fn save(mut answer: Download, path: &Path, session: &Session) -> anyhow::Result<()> {
+    let mut bytes = Vec::new();
+    while let Some(part) = answer.chunk().await.map_err(broken)? {
+        bytes.extend_from_slice(&part);
+    }
+    durable::write(path, &bytes)?;
+    session.printer.data(&serde_json::json!({ "file": path }), format_args!("{} written", path.display()))
 }
 
 async fn set(client: &Client, args: SetArgs, session: &Session) -> anyhow::Result<()> {
@@ -370,8 +423,7 @@ fn describe(detail: &DeviceDetail) -> String {
 
 /// One line: who, how, what runs.
 fn state(device: &Device) -> String {
-    let connected = if device.connected { "connected" } else { "away" };
-    let mut text = format!("{} {} {connected}", device.endpoint, device.standing);
+    let mut text = format!("{} {} {}", device.endpoint, device.standing, device.presence.as_str());
     if let Some(report) = &device.report {
         text += &format!(
             " version {} slot {} {}",

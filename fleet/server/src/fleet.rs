@@ -11,6 +11,7 @@ use crate::{
     artifact_files::ArtifactFiles,
     authority::Authority,
     device_trust::DeviceTrust,
+    list_files::ListFiles,
     metrics::Metrics,
     signals::LocalSignals,
     tls::PortCertificate,
@@ -33,6 +34,8 @@ pub(crate) struct Fleet {
     pub(crate) rates: Arc<RateLimits>,
     /// The bytes of artifacts.
     pub(crate) artifacts: ArtifactFiles,
+    /// Enrolment lists that operations go through.
+    pub(crate) lists: ListFiles,
     /// What all ports show to their clients.
     pub(crate) certificate: Arc<PortCertificate>,
     /// Whose signature makes a device certificate.

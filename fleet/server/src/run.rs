@@ -25,10 +25,11 @@ use crate::{
     first_token::{self, FirstTokenError},
     fleet::Fleet,
     https,
+    list_files::ListFiles,
     lwm2m::{self, Devices, Duty, Port, PresenceRecorder},
     manager,
     metrics::Metrics,
-    repository, rest, rollouts,
+    operations, repository, rest, rollouts,
     signals::LocalSignals,
     tls::{self, PortCertificate, TlsError},
 };
@@ -124,6 +125,7 @@ pub(crate) async fn open(
         metrics: Arc::new(Metrics::new()),
         addresses: Arc::new(addresses),
         artifacts: ArtifactFiles::new(&config.data_dir),
+        lists: ListFiles::new(&config.data_dir),
         authority: Arc::new(authority),
         access: Arc::new(Access::new(&rest::openapi())?),
         rates: Arc::new(RateLimits::new(&config.limits)),
@@ -134,7 +136,8 @@ pub(crate) async fn open(
     };
     device_trust::reload_factories(&fleet).await?;
     device_trust::renew_issuers(&fleet, fleet.clock.now()).await;
-    fleet.store.service_wide().nobody_is_connected().await?;
+    fleet.store.service_wide().nobody_is_connected(fleet.clock.now()).await?;
+    operations::clear_lists(&fleet).await?;
     Ok(fleet)
 }
 
@@ -157,6 +160,8 @@ async fn serve(fleet: &Fleet, ports: Ports) -> Result<(), RunError> {
     tasks.spawn(named(artifact_port::NAME, served));
     serve_devices(fleet, &mut tasks, (ports.bootstrap, ports.lwm2m))?;
     tasks.spawn(named("timestamps", repository::keep_fresh(fleet.clone())));
+    tasks.spawn(named("overdue", lwm2m::tell_overdue(fleet.clone())));
+    tasks.spawn(named("operations", operations::work(fleet.clone())));
     tasks.spawn(named("rollouts", rollouts::reconcile(fleet.clone())));
     tasks.spawn(named("manager", manager::keep_alive(fleet.clone())));
 

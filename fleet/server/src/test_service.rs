@@ -6,11 +6,12 @@ use axum::{
     Router,
     body::Body,
     http::{Request, StatusCode, header},
+    response::Response,
 };
 use fleet_api::{PublishMetadata, RepositoryKeys, TokenScope};
 use fleet_store::{
     AccountScope, EnrolmentRule, FactoryIdentity, NewAuthority, NewCertificate, NewToken, Parent, Presence,
-    PresenceFact,
+    PresenceFact, Promise,
 };
 use http_body_util::BodyExt;
 use protocol_release::{
@@ -29,6 +30,7 @@ use tower::ServiceExt;
 use crate::{
     Addresses, Clock, Config, Random,
     fleet::Fleet,
+    operations,
     rest::{self, secret::TokenSecret},
     run,
 };
@@ -142,12 +144,18 @@ impl TestService {
         let authority = scope.add_authority(&authority, None, self.now()).await.unwrap().id;
         let rule = EnrolmentRule::new(Some(endpoint.clone()), None).unwrap();
         scope.add_enrolment(&rule, self.now()).await.unwrap();
-        let identity = FactoryIdentity { endpoint: &endpoint, authority: &authority, serial: "f1" };
+        let identity =
+            FactoryIdentity { endpoint: &endpoint, authority: &authority, serial: "f1", fingerprint: &[0; 32] };
         scope.admit(identity, self.now()).await.unwrap().unwrap();
         let not_after = UnixSeconds(u64::from(u32::MAX));
         let certificate = NewCertificate { serial: "o1", parent: Parent::Factory("f1"), not_after };
         scope.record_certificate(&endpoint, certificate, self.now()).await.unwrap().unwrap();
-        self.presence(account, &endpoint, Presence::Registers { serial: "o1".into(), session: 1 }).await;
+        self.presence(
+            account,
+            &endpoint,
+            Presence::Registers { serial: "o1".into(), session: 1, promise: Promise::new(300, false) },
+        )
+        .await;
         endpoint
     }
 
@@ -177,6 +185,11 @@ impl TestService {
         let rollout = make("/rollouts", json!({"release": "1.0.0", "audience": "all"})).await;
         let policy = json!({"policy": "permit(principal, action == Action::\"list_groups\", resource);"});
         assert_eq!(caller.send(Caller::json("PUT", "/policies/own", &policy)).await.0, StatusCode::CREATED);
+        let print = "0f".repeat(32);
+        let list = Request::post("/listed-certificates").header(header::CONTENT_TYPE, "text/csv");
+        let list = list.body(Body::from(format!("fingerprint\n{print}\n"))).unwrap();
+        assert_eq!(caller.send(list).await.0, StatusCode::ACCEPTED);
+        while operations::round(&self.fleet).await.unwrap() {}
         let first = async |path: &str| caller.get(path).await.1["items"][0]["id"].as_str().unwrap().to_owned();
         BTreeMap::from([
             ("accounts", account.to_owned()),
@@ -186,6 +199,8 @@ impl TestService {
             ("enrolments", first("/enrolments").await),
             ("filters", "lab".to_owned()),
             ("groups", "doors".to_owned()),
+            ("listed-certificates", print),
+            ("operations", "op-1".to_owned()),
             ("policies", "own".to_owned()),
             ("releases", "1.0.0".to_owned()),
             ("repository/metadata", "timestamp.json".to_owned()),
@@ -209,15 +224,20 @@ impl Caller {
         Self { router: service.router(), token: token.to_owned() }
     }
 
-    pub(crate) async fn send(&self, mut request: Request<Body>) -> (StatusCode, Value) {
+    pub(crate) async fn send(&self, request: Request<Body>) -> (StatusCode, Value) {
+        let answer = self.raw(request).await;
+        let status = answer.status();
+        let bytes = answer.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+
+    /// Sends a request to a path below the API's; the answer as it comes.
+    pub(crate) async fn raw(&self, mut request: Request<Body>) -> Response {
         let bearer = format!("Bearer {}", self.token).parse().unwrap();
         request.headers_mut().insert(header::AUTHORIZATION, bearer);
         let (path, rest) = (request.uri().path().to_owned(), request.uri().query().map(|q| format!("?{q}")));
         *request.uri_mut() = format!("/api/v1{path}{}", rest.unwrap_or_default()).parse().unwrap();
-        let answer = self.router.clone().oneshot(request).await.unwrap();
-        let status = answer.status();
-        let bytes = answer.into_body().collect().await.unwrap().to_bytes();
-        (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+        self.router.clone().oneshot(request).await.unwrap()
     }
 
     pub(crate) async fn get(&self, path: &str) -> (StatusCode, Value) {

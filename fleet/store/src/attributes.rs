@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use protocol_types::{EndpointName, UnixSeconds};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Row, any::AnyRow};
 
@@ -17,9 +18,18 @@ use crate::{
 pub const MAX_ATTRIBUTES: u64 = 100;
 /// Most tags of a device.
 pub const MAX_TAGS: u64 = 50;
+/// The longest text of an attribute, in characters.
+pub(crate) const MAX_VALUE_CHARACTERS: usize = 200;
+
+/// Tags: 1 to 64 letters, digits, `_`, `-`, `.` and `:`.
+pub fn is_tag(tag: &str) -> bool {
+    (1..=64).contains(&tag.len())
+        && tag.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b':'))
+}
 
 /// The value of an attribute.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
 pub enum AttributeValue {
     /// A text.
     Text(String),
@@ -28,7 +38,8 @@ pub enum AttributeValue {
 }
 
 /// What changes of a device; what is not named stays.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct DeviceChange {
     /// The note from now on.
     pub note: Option<String>,
@@ -99,7 +110,20 @@ impl AccountScope {
         now: UnixSeconds,
     ) -> Result<DeviceRow, StoreError> {
         let mut tx = self.write().await?;
-        self.next_device_revision(&mut tx, endpoint, at).await?;
+        self.change_device_on(&mut tx, endpoint, (change, at), now).await?;
+        tx.commit().await?;
+        self.device(endpoint).await
+    }
+
+    /// Changes what operators say of a device. After a refusal the transaction must not be committed.
+    pub(crate) async fn change_device_on(
+        &self,
+        tx: &mut Transaction,
+        endpoint: &EndpointName,
+        (change, at): (&DeviceChange, Option<i64>),
+        now: UnixSeconds,
+    ) -> Result<(), StoreError> {
+        self.next_device_revision(tx, endpoint, at).await?;
         if let Some(note) = &change.note {
             sqlx::query("UPDATE devices SET note = $3 WHERE account = $1 AND endpoint = $2")
                 .bind(self.id())
@@ -110,7 +134,7 @@ impl AccountScope {
                 .map_err(cannot("change a note"))?;
         }
         for (key, value) in &change.attributes {
-            self.set_attribute(&mut tx, endpoint, (key, value.as_ref())).await?;
+            self.set_attribute(tx, endpoint, (key, value.as_ref())).await?;
         }
         for tag in &change.add_tags {
             sqlx::query(
@@ -133,15 +157,13 @@ impl AccountScope {
                 .await
                 .map_err(cannot("take a tag from a device"))?;
         }
-        self.hold_to(&mut tx, endpoint, ("attributes", "device_attributes", MAX_ATTRIBUTES)).await?;
-        self.hold_to(&mut tx, endpoint, ("tags", "device_tags", MAX_TAGS)).await?;
+        self.hold_to(tx, endpoint, ("attributes", "device_attributes", MAX_ATTRIBUTES)).await?;
+        self.hold_to(tx, endpoint, ("tags", "device_tags", MAX_TAGS)).await?;
         let keys: Vec<&str> = change.attributes.iter().map(|(key, _)| key.as_str()).collect();
         let data = json!({ "attributes": keys, "note": change.note.is_some(),
                            "tags": { "added": change.add_tags, "removed": change.remove_tags } });
         tx.changed(self.device_changed(endpoint));
-        self.tell(&mut tx, endpoint, ("device.changed", data), now).await?;
-        tx.commit().await?;
-        self.device(endpoint).await
+        self.tell(tx, endpoint, ("device.changed", data), now).await
     }
 
     /// Counts a change that an operator makes of a device.

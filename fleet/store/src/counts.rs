@@ -6,7 +6,7 @@ use protocol_types::UnixSeconds;
 use sqlx::{AssertSqlSafe, Row};
 
 use crate::{
-    AccountScope, StoreError,
+    AccountScope, PresenceState, StoreError,
     devices::bound,
     error::cannot,
     filter::{self, Filter, Place, Source},
@@ -69,6 +69,7 @@ impl AccountScope {
             Source::Attribute(key) => {
                 ("x.value".to_owned(), rows_of("device_attributes", " AND x.key = $2"), key.as_str())
             }
+            Source::Presence => (PresenceState::as_sql(now), String::new(), ""),
             Source::Tag => ("x.tag".to_owned(), rows_of("device_tags", ""), ""),
             Source::Group => return Ok(Vec::new()),
         };

@@ -9,10 +9,11 @@ use sqlx::{
 };
 
 use crate::{
-    AccountScope, DeviceReport, StoreError,
+    AccountScope, Deadlines, DeviceReport, PresenceState, Promise, StoreError,
     error::{cannot, formed},
     filter::{Bind, Filter, Place, version_key},
     numbers::{from_sql, time, to_sql},
+    transaction::Transaction,
     updates,
 };
 
@@ -25,6 +26,8 @@ pub enum Standing {
     Suspended,
     /// Its identity was seen in two places: it may register and report, and gets nothing.
     Quarantined,
+    /// It was taken out of service for good; only a new enrolment that names it lets it come back.
+    Decommissioned,
 }
 
 impl Standing {
@@ -34,6 +37,7 @@ impl Standing {
             Self::Active => "active",
             Self::Suspended => "suspended",
             Self::Quarantined => "quarantined",
+            Self::Decommissioned => "decommissioned",
         }
     }
 
@@ -42,6 +46,7 @@ impl Standing {
             "active" => Ok(Self::Active),
             "suspended" => Ok(Self::Suspended),
             "quarantined" => Ok(Self::Quarantined),
+            "decommissioned" => Ok(Self::Decommissioned),
             _ => Err(StoreError::Damaged { table: "devices", column: "standing" }),
         }
     }
@@ -64,6 +69,10 @@ pub struct DeviceRow {
     pub connected: bool,
     /// When it was last heard.
     pub last_seen: Option<UnixSeconds>,
+    /// What it promised when it last registered.
+    pub promise: Promise,
+    /// From when on it is late and lost; says nothing while it is connected.
+    pub deadlines: Deadlines,
     /// When it joined.
     pub created: UnixSeconds,
     /// When a factory reset was asked for that it has not taken yet.
@@ -76,6 +85,13 @@ pub struct DeviceRow {
     pub nameplate: Nameplate,
     /// What it last said about its software, and when.
     pub report: Option<(DeviceReport, UnixSeconds)>,
+}
+
+impl DeviceRow {
+    /// How it stands to what it has promised.
+    pub const fn presence(&self, now: UnixSeconds) -> PresenceState {
+        if self.connected { PresenceState::Connected } else { self.deadlines.state(now) }
+    }
 }
 
 /// What a device says of itself in object 3.
@@ -122,7 +138,7 @@ pub struct CertificateRow {
 }
 
 const COLUMNS: &str =
-    "d.endpoint, d.standing, d.standing_reason, d.authority, d.factory_serial, d.connected, d.last_seen,
+    "d.endpoint, d.standing, d.standing_reason, d.authority, d.factory_serial, d.connected, d.last_seen, d.lifetime, d.sleeps, d.late_at, d.lost_at,
     d.created, d.reset_asked, d.note, d.revision, d.manufacturer, d.model, d.serial_number, d.firmware_version, r.phase AS said_phase,
     r.reason_code AS said_reason_code, r.reason_text AS said_reason_text, r.progress AS said_progress,
     r.rollout AS said_rollout, r.attempt AS said_attempt, r.digest AS said_digest, r.running_version AS said_running_version,
@@ -142,6 +158,14 @@ fn read(row: &AnyRow) -> Result<DeviceRow, StoreError> {
         factory_serial: text("factory_serial")?,
         connected: number("connected")? == Some(1),
         last_seen: number("last_seen")?.map(time),
+        promise: Promise::new(
+            u32::try_from(number("lifetime")?.unwrap_or_default()).unwrap_or(u32::MAX),
+            number("sleeps")? == Some(1),
+        ),
+        deadlines: Deadlines {
+            late: time(number("late_at")?.unwrap_or_default()),
+            lost: time(number("lost_at")?.unwrap_or_default()),
+        },
         created: time(number("created")?.unwrap_or_default()),
         reset_asked: number("reset_asked")?.map(time),
         note: text("note")?,
@@ -324,23 +348,31 @@ impl AccountScope {
         reason: &str,
         now: UnixSeconds,
     ) -> Result<DeviceRow, StoreError> {
-        self.stand(endpoint, (Standing::Suspended, Some(reason).filter(|text| !text.is_empty())), now).await
+        let mut tx = self.write().await?;
+        self.stand(&mut tx, endpoint, (Standing::Suspended, Some(reason).filter(|text| !text.is_empty())), now).await?;
+        tx.commit().await?;
+        self.device(endpoint).await
     }
 
     /// Lets a suspended or quarantined device take part again.
     pub async fn resume_device(&self, endpoint: &EndpointName, now: UnixSeconds) -> Result<DeviceRow, StoreError> {
-        self.stand(endpoint, (Standing::Active, None), now).await
+        let mut tx = self.write().await?;
+        self.stand(&mut tx, endpoint, (Standing::Active, None), now).await?;
+        tx.commit().await?;
+        self.device(endpoint).await
     }
 
-    async fn stand(
+    /// Changes the standing of a device; answers whether it was another one. A decommissioned device keeps its own.
+    pub(crate) async fn stand(
         &self,
+        tx: &mut Transaction,
         endpoint: &EndpointName,
         (standing, reason): (Standing, Option<&str>),
         now: UnixSeconds,
-    ) -> Result<DeviceRow, StoreError> {
-        let mut tx = self.write().await?;
+    ) -> Result<bool, StoreError> {
         let done = sqlx::query(
-            "UPDATE devices SET standing = $3, standing_reason = $4 WHERE account = $1 AND endpoint = $2 AND standing <> $3",
+            "UPDATE devices SET standing = $3, standing_reason = $4
+             WHERE account = $1 AND endpoint = $2 AND standing <> $3 AND standing <> 'decommissioned'",
         )
         .bind(self.id())
         .bind(endpoint.as_str())
@@ -351,11 +383,23 @@ impl AccountScope {
         .map_err(cannot("change the standing of a device"))?;
         if done.rows_affected() > 0 {
             let kind = if standing == Standing::Active { "device.resumed" } else { "device.suspended" };
-            self.standing_changed(&mut tx, endpoint);
-            self.tell(&mut tx, endpoint, (kind, json!({ "reason": reason })), now).await?;
+            self.standing_changed(tx, endpoint);
+            self.tell(tx, endpoint, (kind, json!({ "reason": reason })), now).await?;
+        } else if self.is_decommissioned(tx, endpoint).await? {
+            let state = "decommissioned; only a new enrolment lets it come back".to_owned();
+            return Err(StoreError::WrongState { kind: "device", id: endpoint.to_string(), state });
         }
-        tx.commit().await?;
-        self.device(endpoint).await
+        Ok(done.rows_affected() > 0)
+    }
+
+    async fn is_decommissioned(&self, tx: &mut Transaction, endpoint: &EndpointName) -> Result<bool, StoreError> {
+        sqlx::query("SELECT 1 FROM devices WHERE account = $1 AND endpoint = $2 AND standing = 'decommissioned'")
+            .bind(self.id())
+            .bind(endpoint.as_str())
+            .fetch_optional(tx.sql())
+            .await
+            .map(|row| row.is_some())
+            .map_err(cannot("look at the standing of a device"))
     }
 
     /// Forgets a device, its certificates, its groups and what it should run.

@@ -59,7 +59,7 @@ impl AccountScope {
                          ELSE 0 END AS BIGINT) AS runs,
                     CAST(CASE WHEN d.update_failures < CAST($6 AS BIGINT) THEN 0 ELSE d.update_failures END AS BIGINT) AS failures
              FROM devices d LEFT JOIN device_reports s ON s.account = d.account AND s.endpoint = d.endpoint {zones}
-             WHERE d.account = $1 AND $2 = $2 AND CAST($3 AS BIGINT) = CAST($3 AS BIGINT)
+             WHERE d.account = $1 AND d.standing <> 'decommissioned' AND $2 = $2 AND CAST($3 AS BIGINT) = CAST($3 AS BIGINT)
                  AND CAST($4 AS BIGINT) = CAST($4 AS BIGINT) AND {condition}
              GROUP BY {}",
             apart.join(", ")

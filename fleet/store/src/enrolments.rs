@@ -320,7 +320,7 @@ mod tests {
         let scope = db.account("one").await;
         let endpoint = EndpointName::new("gate-1").unwrap();
         for n in 0..5 {
-            let knock = FactoryIdentity { endpoint: &endpoint, authority: "ca-1", serial: "01" };
+            let knock = FactoryIdentity { endpoint: &endpoint, authority: "ca-1", serial: "01", fingerprint: &[0; 32] };
             scope.admit(knock, UnixSeconds(NOW.0 + n)).await.unwrap().unwrap_err();
         }
         let denials = scope.denials_before(None, 10).await.unwrap();

@@ -171,13 +171,7 @@ impl AccountScope {
         }
         self.add_members(tx, name, &change.add).await?;
         for endpoint in &change.remove {
-            sqlx::query("DELETE FROM group_members WHERE account = $1 AND name = $2 AND endpoint = $3")
-                .bind(self.id())
-                .bind(name.as_str())
-                .bind(endpoint.as_str())
-                .execute(tx.sql())
-                .await
-                .map_err(cannot("remove a member of a group"))?;
+            self.remove_member(tx, name, endpoint).await?;
         }
         self.define_group(tx, name, change).await
     }
@@ -197,7 +191,7 @@ impl AccountScope {
         tx.commit().await
     }
 
-    async fn next_group_revision(
+    pub(crate) async fn next_group_revision(
         &self,
         tx: &mut Transaction,
         name: &GroupName,
@@ -224,21 +218,49 @@ impl AccountScope {
         members: &[EndpointName],
     ) -> Result<(), StoreError> {
         for endpoint in members {
-            sqlx::query(
-                "INSERT INTO group_members (account, name, endpoint) VALUES ($1, $2, $3)
-                 ON CONFLICT (account, name, endpoint) DO NOTHING",
-            )
+            self.add_member(tx, name, endpoint).await?;
+        }
+        Ok(())
+    }
+
+    /// Lists a member of a group; answers whether it was not listed before.
+    pub(crate) async fn add_member(
+        &self,
+        tx: &mut Transaction,
+        name: &GroupName,
+        endpoint: &EndpointName,
+    ) -> Result<bool, StoreError> {
+        sqlx::query(
+            "INSERT INTO group_members (account, name, endpoint) VALUES ($1, $2, $3)
+             ON CONFLICT (account, name, endpoint) DO NOTHING",
+        )
+        .bind(self.id())
+        .bind(name.as_str())
+        .bind(endpoint.as_str())
+        .execute(tx.sql())
+        .await
+        .map(|done| done.rows_affected() > 0)
+        .map_err(cannot("add a member to a group"))
+    }
+
+    /// Takes a listed member from a group; answers whether it was listed before.
+    pub(crate) async fn remove_member(
+        &self,
+        tx: &mut Transaction,
+        name: &GroupName,
+        endpoint: &EndpointName,
+    ) -> Result<bool, StoreError> {
+        sqlx::query("DELETE FROM group_members WHERE account = $1 AND name = $2 AND endpoint = $3")
             .bind(self.id())
             .bind(name.as_str())
             .bind(endpoint.as_str())
             .execute(tx.sql())
             .await
-            .map_err(cannot("add a member to a group"))?;
-        }
-        Ok(())
+            .map(|done| done.rows_affected() > 0)
+            .map_err(cannot("remove a member of a group"))
     }
 
-    async fn tell_group(
+    pub(crate) async fn tell_group(
         &self,
         tx: &mut Transaction,
         (kind, name): (&str, &GroupName),

@@ -21,7 +21,9 @@ pub(crate) const ALL: &[Migration] = &[
     Migration { number: 6, sql: include_str!("../migrations/0006_directory.sql") },
     Migration { number: 7, sql: include_str!("../migrations/0007_recovery.sql") },
     Migration { number: 8, sql: include_str!("../migrations/0008_access.sql") },
+    Migration { number: 9, sql: include_str!("../migrations/0009_operations.sql") },
     Migration { number: 10, sql: include_str!("../migrations/0010_rollouts.sql") },
+    Migration { number: 12, sql: include_str!("../migrations/0012_presence.sql") },
 ];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS migrations (
@@ -129,11 +131,12 @@ async fn has_column(tx: &mut crate::transaction::Transaction, table: &str, colum
         .map_err(cannot("migrate"))
 }
 
-/// The words in which the two databases differ: a column of bytes, and a column that may be there already.
+/// The words in which the two databases differ: a column of bytes, a column that may be there already, and a table that is its own
+/// index.
 fn in_dialect(sql: &str, dialect: Dialect) -> String {
     match dialect {
         Dialect::Sqlite => sql.replace(ADD_COLUMN, " ADD COLUMN "),
-        Dialect::Postgres => sql.replace(" BLOB ", " BYTEA "),
+        Dialect::Postgres => sql.replace(" BLOB ", " BYTEA ").replace(" WITHOUT ROWID", ""),
     }
 }
 

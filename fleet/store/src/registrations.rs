@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use sqlx::Row;
 
 use crate::{
-    AccountScope, EventDraft, ServiceWide, Standing, StoreError, enrolments, error::cannot, events, numbers::to_sql,
-    transaction::Transaction,
+    AccountScope, DeviceChange, EventDraft, Fingerprint, ListedRow, Promise, ServiceWide, Standing, StoreError,
+    enrolments, error::cannot, events, numbers::to_sql, transaction::Transaction,
 };
 
 /// What a device shows when it bootstraps.
@@ -21,6 +21,8 @@ pub struct FactoryIdentity<'a> {
     pub authority: &'a str,
     /// Serial number of its factory certificate.
     pub serial: &'a str,
+    /// SHA-256 of its factory certificate.
+    pub fingerprint: &'a Fingerprint,
 }
 
 /// An operational certificate that is about to be handed out.
@@ -63,9 +65,14 @@ pub enum Presence {
         serial: String,
         /// The connection, by a number that no other has.
         session: u64,
+        /// What it promises.
+        promise: Promise,
     },
     /// It was heard.
-    Heard,
+    Heard {
+        /// What it promises from now on, if it says so.
+        promise: Option<Promise>,
+    },
     /// Its registration on this connection ended.
     Left {
         /// The connection; if the device has registered on another one since, nothing changes.
@@ -75,9 +82,14 @@ pub enum Presence {
     SeenTwice,
 }
 
+/// What a list gives to a device that joins by it.
+type Labelled = Option<DeviceChange>;
+
 /// Whether a device may do what it asks, and how it stands; refused devices hear the code.
 pub type Verdict = Result<Standing, ReasonCode>;
 
+/// Seconds in which a device that has joined is expected to register for the first time.
+const FIRST_LIFETIME: u32 = 300;
 /// Certificates of one device that are remembered; asking for more without using them forgets the oldest.
 const MAX_CERTIFICATES: i64 = 16;
 
@@ -103,7 +115,7 @@ impl AccountScope {
     pub async fn admit(&self, device: FactoryIdentity<'_>, now: UnixSeconds) -> Result<Verdict, StoreError> {
         let mut tx = self.write().await?;
         let verdict = match self.may_join(&mut tx, device).await? {
-            Ok(()) => Ok(self.join(&mut tx, device, now).await?),
+            Ok(labels) => Ok(self.join(&mut tx, (device, labels), now).await?),
             Err(reason) => {
                 enrolments::note_denial(&mut tx, self, (device.endpoint, reason), now).await?;
                 Err(reason)
@@ -117,7 +129,7 @@ impl AccountScope {
         &self,
         tx: &mut Transaction,
         device: FactoryIdentity<'_>,
-    ) -> Result<Result<(), ReasonCode>, StoreError> {
+    ) -> Result<Result<Labelled, ReasonCode>, StoreError> {
         let doing = "look for an enrolment";
         let allowed = sqlx::query(
             "SELECT 1 FROM enrolments WHERE account = $1 AND (endpoint = $2 OR endpoint IS NULL)
@@ -130,59 +142,110 @@ impl AccountScope {
         .fetch_optional(tx.sql())
         .await
         .map_err(cannot(doing))?;
-        if allowed.is_none() {
+        let listed = self.listed_for(tx, device).await?;
+        if allowed.is_none() && listed.is_none() {
             return Ok(Err(ReasonCode::NotEnrolled));
         }
+        let since = listed.as_ref().map(|row| row.created);
+        let labels = listed.map(|row| row.listed.labels);
         let known = sqlx::query("SELECT standing FROM devices WHERE account = $1 AND endpoint = $2")
             .bind(self.id())
             .bind(device.endpoint.as_str())
             .fetch_optional(tx.sql())
             .await
             .map_err(cannot(doing))?;
-        let Some(row) = known else { return Ok(Ok(())) };
+        let Some(row) = known else { return Ok(Ok(labels)) };
         let standing: String = row.try_get("standing").map_err(cannot(doing))?;
         Ok(match Standing::read(&standing)? {
-            Standing::Active => Ok(()),
+            Standing::Active => Ok(labels),
             Standing::Suspended => Err(ReasonCode::Suspended),
             Standing::Quarantined => Err(ReasonCode::Quarantined),
+            Standing::Decommissioned if self.is_enrolled_anew(tx, device.endpoint, since).await? => Ok(labels),
+            Standing::Decommissioned => Err(ReasonCode::Decommissioned),
         })
+    }
+
+    /// What a list says of the certificate, if it allows the device to join with it now.
+    async fn listed_for(
+        &self,
+        tx: &mut Transaction,
+        device: FactoryIdentity<'_>,
+    ) -> Result<Option<ListedRow>, StoreError> {
+        let Some(row) = self.listed_on(tx.sql(), device.fingerprint).await? else { return Ok(None) };
+        if row.listed.endpoint.as_ref().is_some_and(|endpoint| endpoint != device.endpoint) {
+            return Ok(None);
+        }
+        let trusted = sqlx::query("SELECT 1 FROM authorities WHERE account = $1 AND id = $2 AND revoked IS NULL")
+            .bind(self.id())
+            .bind(device.authority)
+            .fetch_optional(tx.sql())
+            .await
+            .map_err(cannot("look for an authority"))?;
+        Ok(trusted.map(|_| row))
     }
 
     async fn join(
         &self,
         tx: &mut Transaction,
-        device: FactoryIdentity<'_>,
+        (device, labels): (FactoryIdentity<'_>, Labelled),
         now: UnixSeconds,
     ) -> Result<Standing, StoreError> {
         let doing = "enrol a device";
+        // Until it registers for the first time it has promised nothing but to come.
+        let first = Promise::new(FIRST_LIFETIME, false).deadlines(now, now);
         let made = sqlx::query(
-            "INSERT INTO devices (account, endpoint, authority, factory_serial, created, last_seen)
-             VALUES ($1, $2, $3, $4, $5, $5) ON CONFLICT (account, endpoint) DO NOTHING",
+            "INSERT INTO devices
+                 (account, endpoint, authority, factory_serial, created, last_seen, factory_fingerprint, late_at, lost_at)
+             VALUES ($1, $2, $3, $4, $5, $5, $6, $7, $8) ON CONFLICT (account, endpoint) DO NOTHING",
         )
         .bind(self.id())
         .bind(device.endpoint.as_str())
         .bind(device.authority)
         .bind(device.serial)
         .bind(to_sql(now.0))
+        .bind(device.fingerprint.as_slice())
+        .bind(to_sql(first.late.0))
+        .bind(to_sql(first.lost.0))
         .execute(tx.sql())
         .await
         .map_err(cannot(doing))?;
-        if made.rows_affected() > 0 {
+        let returned = sqlx::query(
+            "UPDATE devices SET standing = 'active', standing_reason = NULL, decommissioned = NULL
+             WHERE account = $1 AND endpoint = $2 AND standing = 'decommissioned'",
+        )
+        .bind(self.id())
+        .bind(device.endpoint.as_str())
+        .execute(tx.sql())
+        .await
+        .map_err(cannot(doing))?
+        .rows_affected()
+            > 0;
+        if made.rows_affected() > 0 || returned {
             self.join_rollouts_anew(tx, device.endpoint, now).await?;
-            let data = json!({ "authority": device.authority, "factory_serial": device.serial });
+            let data = json!({ "authority": device.authority, "factory_serial": device.serial, "again": returned });
             self.tell(tx, device.endpoint, ("device.enrolled", data), now).await?;
+        }
+        if made.rows_affected() > 0 {
+            if let Some(labels) = labels.as_ref().filter(|labels| **labels != DeviceChange::default()) {
+                self.change_device_on(tx, device.endpoint, (labels, None), now).await?;
+            }
         } else {
             sqlx::query(
-                "UPDATE devices SET authority = $3, factory_serial = $4, last_seen = $5 WHERE account = $1 AND endpoint = $2",
+                "UPDATE devices SET authority = $3, factory_serial = $4, last_seen = $5, factory_fingerprint = $6
+                 WHERE account = $1 AND endpoint = $2",
             )
             .bind(self.id())
             .bind(device.endpoint.as_str())
             .bind(device.authority)
             .bind(device.serial)
             .bind(to_sql(now.0))
+            .bind(device.fingerprint.as_slice())
             .execute(tx.sql())
             .await
             .map_err(cannot(doing))?;
+        }
+        if labels.is_some() {
+            self.note_joined(tx, device.fingerprint, now).await?;
         }
         Ok(Standing::Active)
     }
@@ -202,6 +265,7 @@ impl AccountScope {
         let verdict = match self.shown(&mut tx, endpoint, parent).await? {
             None => Err(ReasonCode::NotEnrolled),
             Some(shown) => match shown.standing {
+                Standing::Decommissioned => Err(ReasonCode::Decommissioned),
                 Standing::Suspended => Err(ReasonCode::Suspended),
                 Standing::Quarantined => Err(ReasonCode::Quarantined),
                 Standing::Active if !from_factory && shown.number.is_none() => Err(ReasonCode::CertificateUnknown),
@@ -252,6 +316,7 @@ impl AccountScope {
             Standing::Active => Err(ReasonCode::CertificateUnknown),
             Standing::Suspended => Err(ReasonCode::Suspended),
             Standing::Quarantined => Err(ReasonCode::Quarantined),
+            Standing::Decommissioned => Err(ReasonCode::Decommissioned),
         })
     }
 
@@ -360,8 +425,10 @@ impl AccountScope {
     ) -> Result<Verdict, StoreError> {
         let endpoint = &fact.endpoint;
         match &fact.what {
-            Presence::Registers { serial, session } => self.registers(tx, endpoint, (serial, *session), now).await,
-            Presence::Heard => {
+            Presence::Registers { serial, session, promise } => {
+                self.registers(tx, endpoint, (serial, *session, *promise), now).await
+            }
+            Presence::Heard { promise } => {
                 sqlx::query("UPDATE devices SET last_seen = $3 WHERE account = $1 AND endpoint = $2")
                     .bind(self.id())
                     .bind(endpoint.as_str())
@@ -369,22 +436,13 @@ impl AccountScope {
                     .execute(tx.sql())
                     .await
                     .map_err(cannot("note that a device was heard"))?;
+                if let Some(promise) = promise {
+                    self.promises(tx, endpoint, *promise).await?;
+                }
                 Ok(Ok(Standing::Active))
             }
             Presence::Left { session } => {
-                let done = sqlx::query(
-                    "UPDATE devices SET connected = 0, session = 0 WHERE account = $1 AND endpoint = $2 AND connected = 1 AND session = $3",
-                )
-                .bind(self.id())
-                .bind(endpoint.as_str())
-                .bind(to_sql(*session))
-                .execute(tx.sql())
-                .await
-                .map_err(cannot("note that a device left"))?;
-                if done.rows_affected() > 0 {
-                    tx.changed(self.device_changed(endpoint));
-                    self.tell(tx, endpoint, ("device.disconnected", json!({})), now).await?;
-                }
+                self.left(tx, (endpoint, *session), now).await?;
                 Ok(Ok(Standing::Active))
             }
             Presence::SeenTwice => {
@@ -398,13 +456,15 @@ impl AccountScope {
         &self,
         tx: &mut Transaction,
         endpoint: &EndpointName,
-        (serial, session): (&str, u64),
+        (serial, session, promise): (&str, u64, Promise),
         now: UnixSeconds,
     ) -> Result<Verdict, StoreError> {
         let doing = "register a device";
         let refusal = match self.shown(tx, endpoint, serial).await? {
             None => ReasonCode::NotEnrolled,
             Some(Shown { standing: Standing::Suspended, .. }) => ReasonCode::Suspended,
+            // It has no certificate any more; at the bootstrap port it hears why.
+            Some(Shown { standing: Standing::Decommissioned, .. }) => ReasonCode::CertificateUnknown,
             Some(Shown { number: None, .. }) => ReasonCode::CertificateUnknown,
             Some(shown) => {
                 let mut standing = shown.standing;
@@ -425,15 +485,17 @@ impl AccountScope {
                     .map_err(cannot(doing))?;
                 }
                 sqlx::query(
-                    "UPDATE devices SET connected = 1, session = $4, last_seen = $3 WHERE account = $1 AND endpoint = $2",
+                    "UPDATE devices SET connected = 1, session = $4, last_seen = $3, presence_due = NULL
+                     WHERE account = $1 AND endpoint = $2",
                 )
-                    .bind(self.id())
-                    .bind(endpoint.as_str())
-                    .bind(to_sql(now.0))
-                    .bind(to_sql(session))
-                    .execute(tx.sql())
-                    .await
-                    .map_err(cannot(doing))?;
+                .bind(self.id())
+                .bind(endpoint.as_str())
+                .bind(to_sql(now.0))
+                .bind(to_sql(session))
+                .execute(tx.sql())
+                .await
+                .map_err(cannot(doing))?;
+                self.promises(tx, endpoint, promise).await?;
                 if !shown.connected {
                     tx.changed(self.device_changed(endpoint));
                     self.tell(tx, endpoint, ("device.connected", json!({ "serial": serial })), now).await?;
@@ -443,6 +505,26 @@ impl AccountScope {
         };
         enrolments::note_denial(tx, self, (endpoint, refusal), now).await?;
         Ok(Err(refusal))
+    }
+
+    async fn promises(
+        &self,
+        tx: &mut Transaction,
+        endpoint: &EndpointName,
+        promise: Promise,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE devices SET lifetime = $3, sleeps = $4
+             WHERE account = $1 AND endpoint = $2 AND (lifetime <> $3 OR sleeps <> $4)",
+        )
+        .bind(self.id())
+        .bind(endpoint.as_str())
+        .bind(i64::from(promise.lifetime()))
+        .bind(i64::from(promise.sleeps()))
+        .execute(tx.sql())
+        .await
+        .map(drop)
+        .map_err(cannot("note what a device promises"))
     }
 
     /// Appends an event about a device.
@@ -467,17 +549,6 @@ impl ServiceWide {
         }
         tx.commit().await?;
         Ok(verdicts)
-    }
-
-    /// At the start of the service nobody is connected: what the last run could not note is noted now.
-    pub async fn nobody_is_connected(&self) -> Result<u64, StoreError> {
-        let mut tx = self.store.write().await?;
-        let done = sqlx::query("UPDATE devices SET connected = 0, session = 0 WHERE connected <> 0")
-            .execute(tx.sql())
-            .await
-            .map_err(cannot("note that nobody is connected"))?;
-        tx.commit().await?;
-        Ok(done.rows_affected())
     }
 }
 
@@ -522,7 +593,10 @@ mod tests {
 
     async fn admit(scope: &AccountScope, endpoint: &str, authority: &str) -> Verdict {
         let endpoint = name(endpoint);
-        scope.admit(FactoryIdentity { endpoint: &endpoint, authority, serial: "f0" }, NOW).await.unwrap()
+        scope
+            .admit(FactoryIdentity { endpoint: &endpoint, authority, serial: "f0", fingerprint: &[0; 32] }, NOW)
+            .await
+            .unwrap()
     }
 
     async fn issue(scope: &AccountScope, endpoint: &str, serial: &str, parent: Parent<'_>) -> Verdict {
@@ -531,7 +605,7 @@ mod tests {
     }
 
     async fn register(db: &Database, scope: &AccountScope, endpoint: &str, serial: &str) -> Verdict {
-        let what = Presence::Registers { serial: serial.into(), session: 7 };
+        let what = Presence::Registers { serial: serial.into(), session: 7, promise: Promise::new(300, false) };
         let fact = PresenceFact { account: scope.name().clone(), endpoint: name(endpoint), what };
         db.store.service_wide().record_presence(&[fact], NOW).await.unwrap()[0]
     }
@@ -720,7 +794,7 @@ mod tests {
         assert_eq!(told(kinds(&scope).await, "device.disconnected"), 1);
         register(&db, &scope, "gate-1", "01").await.unwrap();
         let db = db.reopen().await;
-        assert_eq!(db.store.service_wide().nobody_is_connected().await.unwrap(), 1);
+        assert_eq!(db.store.service_wide().nobody_is_connected(NOW).await.unwrap(), 1);
         assert!(!db.account("one").await.device(&name("gate-1")).await.unwrap().connected);
     }
 }

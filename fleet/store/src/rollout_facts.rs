@@ -141,10 +141,12 @@ fn read_facts(row: &AnyRow, filters: &[u32]) -> Result<DeviceFacts, StoreError> 
         Some(state) => Some((DeviceState::parse(&state).ok_or_else(|| damaged("state"))?, read_waiting(row)?)),
         None => None,
     };
-    let present = match updates::text(row, "standing")? {
-        Some(standing) => Some((number("connected")? == Some(1), Standing::read(&standing)?)),
-        None => None,
-    };
+    let standing = updates::text(row, "standing")?.map(|text| Standing::read(&text)).transpose()?;
+    // To a rollout, a device that was taken out of service is not there.
+    let present = standing
+        .filter(|standing| *standing != Standing::Decommissioned)
+        .map(|standing| Ok::<_, StoreError>((number("connected")? == Some(1), standing)))
+        .transpose()?;
     Ok(DeviceFacts {
         endpoint: parsed(row, "endpoint")?.ok_or_else(|| damaged("endpoint"))?,
         at,
@@ -254,7 +256,7 @@ impl AccountScope {
                     CAST(NULL AS BIGINT) AS failed, CAST(NULL AS BIGINT) AS not_before,
                     {columns} {} AS outranked_by, {FACTS}
              FROM devices d {}
-             WHERE d.account = $1 AND {condition} AND NOT EXISTS (SELECT 1 FROM rollout_devices r
+             WHERE d.account = $1 AND d.standing <> 'decommissioned' AND {condition} AND NOT EXISTS (SELECT 1 FROM rollout_devices r
                  WHERE r.account = $1 AND r.rollout = $2 AND r.endpoint = d.endpoint) ORDER BY d.endpoint",
             outranked("d.endpoint"),
             joins("d"),

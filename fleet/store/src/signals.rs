@@ -15,6 +15,8 @@ pub enum Change {
     Device(AccountName, EndpointName),
     /// A rollout, its audience or its releases have changed.
     Rollouts(AccountName),
+    /// A long operation was asked for or has ended.
+    Operations(AccountName),
 }
 
 /// Spreads changes; in one process a channel, between nodes a message bus. A signal may be lost or doubled: receivers also look by time.

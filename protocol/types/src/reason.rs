@@ -94,6 +94,8 @@ codes! {
     Suspended = "suspended", "resume the device when it may come back";
     /// The device's identity was seen in two places and is held until an operator has looked at it.
     Quarantined = "quarantined", "find out which of the two is the real device, then resume or delete it";
+    /// An operator has taken the device out of service for good.
+    Decommissioned = "decommissioned", "enrol the device anew, by its name or by a list, if it shall come back";
     /// The endpoint name or the subject of a request is not that of the certificate of the connection.
     IdentityMismatch = "identity_mismatch", "use the endpoint name and account that the certificate names";
     /// The operational certificate is not in the records of the service; bootstrapping again brings a new one.

@@ -16,18 +16,18 @@ use protocol_types::{
 use serde_json::Value;
 use testbed::{Operator, Running, Service, programs::program, until};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A service that one operator has set up, and the folder of everything.
-struct Fleet {
-    folder: tempfile::TempDir,
-    service: Service,
-    operator: Operator,
+pub(crate) struct Fleet {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) service: Service,
+    pub(crate) operator: Operator,
 }
 
 impl Fleet {
     /// A service whose operator has a token, keys and a factory authority; `known` says whether the service knows the latter.
-    fn new(known: bool) -> Self {
+    pub(crate) fn new(known: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let service = Service::start(&folder.path().join("service")).unwrap();
         let operator = Operator::new(&folder.path().join("mbl"), folder.path());
@@ -42,12 +42,12 @@ impl Fleet {
         fleet
     }
 
-    fn mbl(&self, arguments: &[&str]) -> String {
+    pub(crate) fn mbl(&self, arguments: &[&str]) -> String {
         self.operator.succeed(arguments).unwrap()
     }
 
     /// A device that went through the factory step; its agent does not run yet.
-    fn provision(&self, endpoint: &str) -> PathBuf {
+    pub(crate) fn provision(&self, endpoint: &str) -> PathBuf {
         let device = self.folder.path().join(endpoint);
         let agent = program("mbl-agent").unwrap();
         let (agent, dir) = (agent.to_str().unwrap(), device.to_str().unwrap());
@@ -62,18 +62,18 @@ impl Fleet {
         device
     }
 
-    fn start(&self, device: &Path) -> Running {
+    pub(crate) fn start(&self, device: &Path) -> Running {
         let mut command = Command::new(program("mbl-agent").unwrap());
         command.args(["run", "--device-dir"]).arg(device);
         Running::start("mbl-agent", &mut command, &device.join("agent.log")).unwrap()
     }
 
-    fn show(&self, endpoint: &str) -> Value {
+    pub(crate) fn show(&self, endpoint: &str) -> Value {
         self.operator.json(&["device", "show", endpoint]).unwrap()
     }
 
     /// Waits until the service says that the device is, or is not, connected.
-    fn until_connected(&self, endpoint: &str, connected: bool) -> Value {
+    pub(crate) fn until_connected(&self, endpoint: &str, connected: bool) -> Value {
         until(PATIENCE, &format!("{endpoint} to be connected: {connected}"), || {
             let shown = self.operator.json(&["device", "show", endpoint])?;
             Ok((shown["device"]["connected"] == connected).then_some(shown))

@@ -10,6 +10,7 @@ mod directory;
 mod fleet;
 mod identity;
 mod image;
+mod joining;
 mod os;
 mod os_long;
 mod os_power;

@@ -8,7 +8,20 @@ use super::Desk;
 fn without_a_command_the_nouns_are_listed() {
     let seen = Desk::new().see("");
     assert!(seen.starts_with("exit 2\n"), "{seen}");
-    for noun in ["keys", "service", "factory", "device", "group", "app", "release", "rollout", "events", "image"] {
+    for noun in [
+        "keys",
+        "service",
+        "factory",
+        "enrolment",
+        "device",
+        "group",
+        "app",
+        "release",
+        "rollout",
+        "operation",
+        "events",
+        "image",
+    ] {
         assert!(seen.contains(&format!("\n  {noun} ")), "{noun} is not listed: {seen}");
     }
 }

@@ -1,6 +1,6 @@
 //! Reads who a device certificate speaks for. Checks no signature: that is the work of `tls` and `request`.
 
-use protocol_types::{AccountName, EndpointName, UnixSeconds};
+use protocol_types::{AccountName, Digest, EndpointName, UnixSeconds};
 use x509_parser::{
     prelude::{FromDer as _, X509Certificate, X509Name},
     x509::AttributeTypeAndValue,
@@ -24,6 +24,8 @@ pub struct CertificateFacts {
     pub serial: String,
     /// When it ends.
     pub not_after: UnixSeconds,
+    /// SHA-256 of its DER form.
+    pub fingerprint: [u8; 32],
 }
 
 /// A subject that names no device.
@@ -65,6 +67,7 @@ impl CertificateFacts {
             identity: DeviceIdentity::of(certificate.subject())?,
             serial: hex::encode(serial),
             not_after: UnixSeconds(not_after),
+            fingerprint: *Digest::of(der).as_bytes(),
         })
     }
 }

@@ -101,6 +101,7 @@ impl Visit<'_> {
                 endpoint: &identity.endpoint,
                 authority: &self.peer.authority,
                 serial: &self.peer.facts.serial,
+                fingerprint: &self.peer.facts.fingerprint,
             };
             match account.admit(factory, self.devices.fleet.clock.now()).await {
                 Ok(verdict) => verdict.map(drop),

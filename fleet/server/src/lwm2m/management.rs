@@ -3,11 +3,14 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use fleet_store::{Parent, Presence, Standing, StoreError};
+use fleet_store::{Parent, Presence, Promise, Standing, StoreError};
 use protocol_lwm2m::{
     coap::{Code, Message},
     formats::Entry,
-    server::{Answer, Content, Decision, Ended, Fact, Operation, Question, Registration, RequestError, Step},
+    server::{
+        Answer, Content, Decision, Ended, Fact, Operation, Question, Registration, RegistrationUpdate, RequestError,
+        Step,
+    },
 };
 use protocol_types::{Reason, ReasonCode};
 use tokio::time::{Instant, sleep_until};
@@ -39,6 +42,8 @@ struct Visit {
     session: u64,
     devices: Devices,
     live: Arc<Live>,
+    /// What the device has promised when it registered.
+    promise: Promise,
     /// How the device stands while it is registered here.
     registered: Option<Standing>,
     errands: Errands,
@@ -99,6 +104,7 @@ impl Visit {
             session,
             devices,
             live: Arc::default(),
+            promise: Promise::new(0, false),
             registered: None,
             errands: Errands::default(),
             heard: Instant::now(),
@@ -131,7 +137,7 @@ impl Visit {
     async fn decide(&mut self, question: Question) -> Decision {
         match question {
             Question::Register(registration) => self.register(&registration).await,
-            Question::Update(_) => self.update().await,
+            Question::Update(update) => self.update(&update).await,
             Question::Other(message) => Decision::Respond(self.est(&message).await),
             Question::Bootstrap { .. } => Decision::Refuse {
                 code: Code::METHOD_NOT_ALLOWED,
@@ -150,7 +156,9 @@ impl Visit {
         if self.has_expired() {
             return self.refuse(ReasonCode::CertificateUnknown);
         }
-        let what = Presence::Registers { serial: self.facts.serial.clone(), session: self.session };
+        self.promise = Promise::new(registration.lifetime, registration.queue_mode);
+        let what =
+            Presence::Registers { serial: self.facts.serial.clone(), session: self.session, promise: self.promise };
         let standing = match self.devices.presence.record(identity, what).await {
             Ok(Ok(standing)) => standing,
             Ok(Err(reason)) => return self.refuse(reason),
@@ -168,15 +176,18 @@ impl Visit {
         }
     }
 
-    async fn update(&mut self) -> Decision {
+    async fn update(&mut self, update: &RegistrationUpdate) -> Decision {
         if self.has_expired() {
             self.is_over = true;
             return self.refuse(ReasonCode::CertificateUnknown);
         }
-        if self.heard.elapsed() >= HEARD_STEP {
-            if self.devices.presence.record(&self.facts.identity, Presence::Heard).await.is_err() {
+        let promised = update.lifetime.map(|lifetime| Promise::new(lifetime, self.promise.sleeps()));
+        let promise = promised.filter(|promise| *promise != self.promise);
+        if promise.is_some() || self.heard.elapsed() >= HEARD_STEP {
+            if self.devices.presence.record(&self.facts.identity, Presence::Heard { promise }).await.is_err() {
                 return unavailable();
             }
+            self.promise = promise.unwrap_or(self.promise);
             self.heard = Instant::now();
         }
         self.devices.fleet.metrics.updates.inc();
@@ -425,7 +436,9 @@ impl Visit {
         let identity = &self.facts.identity;
         let device = self.devices.fleet.store.account(&identity.account).device(&identity.endpoint).await;
         match device {
-            Ok(device) if device.standing == Standing::Suspended => self.is_over = true,
+            Ok(device) if matches!(device.standing, Standing::Suspended | Standing::Decommissioned) => {
+                self.is_over = true
+            }
             Ok(device) => {
                 let was_held = self.registered == Some(Standing::Quarantined);
                 if self.registered.is_some() {

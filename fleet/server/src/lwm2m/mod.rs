@@ -20,6 +20,7 @@ mod errands;
 mod est;
 mod live;
 mod management;
+mod overdue;
 mod port;
 mod presence;
 mod report;
@@ -32,6 +33,7 @@ use fleet_store::Change;
 use tokio::sync::broadcast::error::RecvError;
 
 pub(crate) use live::{Attention, LiveDevices};
+pub(crate) use overdue::tell_overdue;
 pub(crate) use port::{Port, serve};
 pub(crate) use presence::PresenceRecorder;
 
@@ -75,7 +77,7 @@ pub(crate) async fn pass_on_changes(devices: Devices) {
         match change {
             Ok(Change::Desired(account, endpoint)) => devices.live.call(&account, &endpoint, Attention::WISH),
             Ok(Change::Standing(account, endpoint)) => devices.live.call(&account, &endpoint, Attention::STANDING),
-            Ok(Change::Event(_) | Change::Device(..) | Change::Rollouts(_)) => {}
+            Ok(Change::Event(_) | Change::Device(..) | Change::Rollouts(_) | Change::Operations(_)) => {}
             Err(RecvError::Lagged(_)) => devices.live.call_all(Attention::WISH | Attention::STANDING),
             Err(RecvError::Closed) => return,
         }

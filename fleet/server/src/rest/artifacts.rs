@@ -220,7 +220,8 @@ async fn finish(fleet: &Fleet, account: &AccountScope, digest: &Digest, turn: &T
     }
 }
 
-fn disk(error: &io::Error) -> Refusal {
+/// What a caller hears when the disk did not do what it should.
+pub(super) fn disk(error: &io::Error) -> Refusal {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             tracing::error!(%error, "the data directory is full");

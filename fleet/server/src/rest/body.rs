@@ -73,7 +73,8 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Reply<T> {
     })
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Reply<Option<String>> {
+/// The `Idempotency-Key` of a request.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Reply<Option<String>> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     match value.to_str() {
         Ok(key) if (1..=KEY_BYTES).contains(&key.len()) => Ok(Some(key.to_owned())),

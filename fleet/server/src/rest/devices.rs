@@ -6,13 +6,13 @@ use axum::{
     http::{HeaderName, StatusCode},
 };
 use fleet_api::{
-    AttributeValue, ChangeAttributes, ChangeDevice, ChangeTags, DesiredRelease, Device, DeviceCertificate,
-    DeviceDetail, DeviceQuery, DeviceRecoveryKey, DeviceRecoveryKeys, DeviceReport, InstalledComponent, Page,
-    PageQuery, Standing, SuspendDevice, forms,
+    AttributeValue, ChangeAttributes, ChangeDevice, ChangeTags, DecommissionDevice, DesiredRelease, Device,
+    DeviceCertificate, DeviceDetail, DeviceQuery, DeviceRecoveryKey, DeviceRecoveryKeys, DeviceReport, Event,
+    InstalledComponent, Page, PageQuery, Presence, Standing, SuspendDevice, forms,
 };
 use fleet_store::{
-    AccountScope, CertificateRow, ComponentRow, DesiredRow, DeviceChange, DeviceRow, Filter, Labels, RecoveryRow,
-    is_key,
+    AccountScope, CertificateRow, ComponentRow, DesiredRow, DeviceChange, DeviceRow, Filter, Labels, PresenceState,
+    RecoveryRow, is_key, is_tag,
 };
 use protocol_types::{EndpointName, GroupName, UnixSeconds};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -21,7 +21,7 @@ use super::{
     Refusal, Reply,
     body::{Body, IfMatch, Parameters, Segments, etag},
     caller::{Caller, need},
-    filters,
+    events, filters,
     paging::Paging,
 };
 use crate::fleet::Fleet;
@@ -29,7 +29,6 @@ use crate::fleet::Fleet;
 const REASON_CHARACTERS: usize = 200;
 const NOTE_CHARACTERS: usize = 2000;
 const VALUE_CHARACTERS: usize = 200;
-const TAG_BYTES: usize = 64;
 /// Attributes, or tags to add or remove, that one request may name.
 const LABELS: usize = 100;
 
@@ -41,6 +40,8 @@ pub(super) fn router() -> OpenApiRouter<Fleet> {
         .routes(routes!(show, change, delete))
         .routes(routes!(suspend))
         .routes(routes!(resume))
+        .routes(routes!(decommission))
+        .routes(routes!(history))
         .routes(routes!(factory_reset))
         .routes(routes!(recovery))
 }
@@ -50,6 +51,7 @@ const fn standing_view(standing: fleet_store::Standing) -> Standing {
         fleet_store::Standing::Active => Standing::Active,
         fleet_store::Standing::Suspended => Standing::Suspended,
         fleet_store::Standing::Quarantined => Standing::Quarantined,
+        fleet_store::Standing::Decommissioned => Standing::Decommissioned,
     }
 }
 
@@ -58,11 +60,22 @@ const fn standing_wanted(standing: Standing) -> fleet_store::Standing {
         Standing::Active => fleet_store::Standing::Active,
         Standing::Suspended => fleet_store::Standing::Suspended,
         Standing::Quarantined => fleet_store::Standing::Quarantined,
+        Standing::Decommissioned => fleet_store::Standing::Decommissioned,
     }
 }
 
-fn view(row: DeviceRow, labels: Labels) -> Device {
+const fn presence_view(presence: PresenceState) -> Presence {
+    match presence {
+        PresenceState::Connected => Presence::Connected,
+        PresenceState::Sleeping => Presence::Sleeping,
+        PresenceState::Late => Presence::Late,
+        PresenceState::Lost => Presence::Lost,
+    }
+}
+
+fn view(row: DeviceRow, labels: Labels, now: UnixSeconds) -> Device {
     Device {
+        presence: presence_view(row.presence(now)),
         endpoint: row.endpoint,
         standing: standing_view(row.standing),
         standing_reason: row.standing_reason,
@@ -78,7 +91,7 @@ fn view(row: DeviceRow, labels: Labels) -> Device {
 }
 
 /// An attribute as the API shows it.
-fn attribute_view(value: fleet_store::AttributeValue) -> AttributeValue {
+pub(super) fn attribute_view(value: fleet_store::AttributeValue) -> AttributeValue {
     match value {
         fleet_store::AttributeValue::Text(text) => AttributeValue::Text(text),
         fleet_store::AttributeValue::Number(number) => AttributeValue::Number(number),
@@ -86,22 +99,22 @@ fn attribute_view(value: fleet_store::AttributeValue) -> AttributeValue {
 }
 
 /// The devices as lists show them.
-pub(super) async fn labelled(account: &AccountScope, rows: Vec<DeviceRow>) -> Reply<Vec<Device>> {
+pub(super) async fn labelled(account: &AccountScope, rows: Vec<DeviceRow>, now: UnixSeconds) -> Reply<Vec<Device>> {
     let endpoints: Vec<EndpointName> = rows.iter().map(|row| row.endpoint.clone()).collect();
     let mut labels = account.labels(&endpoints).await?;
     Ok(rows
         .into_iter()
         .map(|row| {
             let labels = labels.remove(&row.endpoint).unwrap_or_default();
-            view(row, labels)
+            view(row, labels, now)
         })
         .collect())
 }
 
-async fn labelled_one(account: &AccountScope, row: DeviceRow) -> Reply<Device> {
+async fn labelled_one(account: &AccountScope, row: DeviceRow, now: UnixSeconds) -> Reply<Device> {
     let mut labels = account.labels(std::slice::from_ref(&row.endpoint)).await?;
     let labels = labels.remove(&row.endpoint).unwrap_or_default();
-    Ok(view(row, labels))
+    Ok(view(row, labels, now))
 }
 
 fn report_view(report: fleet_store::DeviceReport, received: UnixSeconds) -> DeviceReport {
@@ -159,6 +172,7 @@ async fn detail(account: &AccountScope, endpoint: &EndpointName, now: UnixSecond
     let components = account.device_components(endpoint).await?;
     let desired = account.desired_release(endpoint).await?;
     let nameplate = row.nameplate.clone();
+    let away = Some(row.deadlines).filter(|_| !row.connected);
     Ok(DeviceDetail {
         authority: row.authority.clone(),
         factory_serial: row.factory_serial.clone(),
@@ -170,7 +184,11 @@ async fn detail(account: &AccountScope, endpoint: &EndpointName, now: UnixSecond
         components: components.into_iter().map(component_view).collect(),
         desired: desired.map(desired_view),
         note: row.note.clone(),
-        device: labelled_one(account, row).await?,
+        lifetime: row.promise.lifetime(),
+        sleeps: row.promise.sleeps(),
+        late_at: away.map(|deadlines| deadlines.late),
+        lost_at: away.map(|deadlines| deadlines.lost),
+        device: labelled_one(account, row, now).await?,
     })
 }
 
@@ -198,9 +216,10 @@ async fn list(
     if let Some(standing) = query.standing {
         filter = filter.and(Filter::of_standing(standing_wanted(standing)));
     }
-    let rows = who.account.devices_after(paging.after(), &filter, fleet.clock.now(), paging.rows()).await?;
+    let now = fleet.clock.now();
+    let rows = who.account.devices_after(paging.after(), &filter, now, paging.rows()).await?;
     let page = paging.page(rows, |row| row.endpoint.to_string(), |row| row);
-    Ok(Json(Page { items: labelled(&who.account, page.items).await?, next: page.next }))
+    Ok(Json(Page { items: labelled(&who.account, page.items, now).await?, next: page.next }))
 }
 
 /// Everything about one device.
@@ -227,15 +246,10 @@ fn text_of(field: &str, text: String, most: usize) -> Reply<String> {
 }
 
 fn check_tags(tags: ChangeTags) -> Reply<(Vec<String>, Vec<String>)> {
-    let is_tag = |tag: &String| {
-        (1..=TAG_BYTES).contains(&tag.len())
-            && tag.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b':'))
-    };
     let ChangeTags { add, remove } = tags;
-    if add.len().max(remove.len()) > LABELS || !add.iter().chain(&remove).all(is_tag) {
-        let detail = format!(
-            "a tag has 1 to {TAG_BYTES} letters, digits, `_`, `-`, `.` and `:`; one request names at most {LABELS}"
-        );
+    if add.len().max(remove.len()) > LABELS || !add.iter().chain(&remove).all(|tag| is_tag(tag)) {
+        let detail =
+            format!("a tag has 1 to 64 letters, digits, `_`, `-`, `.` and `:`; one request names at most {LABELS}");
         return Err(Refusal::value("tags", detail));
     }
     Ok((add, remove))
@@ -266,6 +280,26 @@ fn check_attributes(
         .collect()
 }
 
+/// What a request wants changed of a device, checked.
+pub(super) fn checked(change: ChangeDevice) -> Reply<DeviceChange> {
+    let ChangeDevice { note, attributes, tags } = change;
+    let (add_tags, remove_tags) = check_tags(tags)?;
+    Ok(DeviceChange {
+        note: note.map(|note| text_of("note", note, NOTE_CHARACTERS)).transpose()?,
+        attributes: check_attributes(attributes)?,
+        add_tags,
+        remove_tags,
+    })
+}
+
+/// Why something is done to a device, checked.
+pub(super) fn reason(reason: String) -> Reply<String> {
+    if reason.chars().count() > REASON_CHARACTERS {
+        return Err(Refusal::value("reason", format!("a reason has at most {REASON_CHARACTERS} characters")));
+    }
+    Ok(reason)
+}
+
 /// Changes what operators say of a device: its attributes, its tags and a note.
 #[utoipa::path(patch, path = "/devices/{endpoint}", tag = "devices", operation_id = "change_device", request_body = ChangeDevice,
     params(("endpoint" = String, Path, description = "The device's name"),
@@ -278,16 +312,9 @@ async fn change(
     IfMatch(at): IfMatch,
     body: Body<ChangeDevice>,
 ) -> Reply<Tagged> {
-    let ChangeDevice { note, attributes, tags } = body.value;
-    let (add_tags, remove_tags) = check_tags(tags)?;
-    let change = DeviceChange {
-        note: note.map(|note| text_of("note", note, NOTE_CHARACTERS)).transpose()?,
-        attributes: check_attributes(attributes)?,
-        add_tags,
-        remove_tags,
-    };
-    let row = who.account.change_device(&endpoint, &change, at, fleet.clock.now()).await?;
-    Ok((etag(row.revision), Json(labelled_one(&who.account, row).await?)))
+    let now = fleet.clock.now();
+    let row = who.account.change_device(&endpoint, &checked(body.value)?, at, now).await?;
+    Ok((etag(row.revision), Json(labelled_one(&who.account, row, now).await?)))
 }
 
 /// Keeps a device out until it is resumed. Its connection ends at once.
@@ -300,12 +327,45 @@ async fn suspend(
     Segments(endpoint): Segments<EndpointName>,
     body: Body<SuspendDevice>,
 ) -> Reply<Json<Device>> {
-    let reason = body.value.reason;
-    if reason.chars().count() > REASON_CHARACTERS {
-        return Err(Refusal::value("reason", format!("a reason has at most {REASON_CHARACTERS} characters")));
+    let reason = reason(body.value.reason)?;
+    let now = fleet.clock.now();
+    let row = who.account.suspend_device(&endpoint, &reason, now).await?;
+    Ok(Json(labelled_one(&who.account, row, now).await?))
+}
+
+/// Takes a device out of service for good: its certificates, the enrolments that name it, its memberships and its wanted release are
+/// gone; it and its history stay. It comes back only by a new enrolment that names it.
+#[utoipa::path(post, path = "/devices/{endpoint}/decommission", tag = "devices", operation_id = "decommission_device",
+    params(("endpoint" = String, Path, description = "The device's name")), request_body = DecommissionDevice,
+    security(("token" = ["operate"])), responses((status = 200, description = "The device", body = Device)))]
+async fn decommission(
+    State(fleet): State<Fleet>,
+    who: Caller<need::Operate>,
+    Segments(endpoint): Segments<EndpointName>,
+    body: Body<DecommissionDevice>,
+) -> Reply<Json<Device>> {
+    let (reason, now) = (reason(body.value.reason)?, fleet.clock.now());
+    let row = who.account.decommission_device(&endpoint, &reason, now).await?;
+    Ok(Json(labelled_one(&who.account, row, now).await?))
+}
+
+/// What happened to a device, the newest first: how it joined, its certificates, its standing, its presence, what operators changed of
+/// it, and its steps in rollouts. What happened stays when the device is deleted.
+#[utoipa::path(get, path = "/devices/{endpoint}/history", tag = "devices", operation_id = "list_device_history",
+    params(("endpoint" = String, Path, description = "The device's name"), PageQuery),
+    security(("token" = ["read"])), responses((status = 200, description = "A page of events", body = forms::EventPage)))]
+async fn history(
+    who: Caller<need::Read>,
+    Segments(endpoint): Segments<EndpointName>,
+    Parameters(query): Parameters<PageQuery>,
+) -> Reply<Json<Page<Event>>> {
+    let paging = Paging::read(&query)?;
+    let before = Some(paging.after_number()?).filter(|number| *number > 0);
+    let rows = who.account.device_history(&endpoint, before, paging.rows()).await?;
+    if rows.is_empty() && before.is_none() {
+        who.account.device(&endpoint).await?;
     }
-    let row = who.account.suspend_device(&endpoint, &reason, fleet.clock.now()).await?;
-    Ok(Json(labelled_one(&who.account, row).await?))
+    Ok(Json(paging.page(rows, |row| row.id.to_string(), |row| events::view(&who.account, row))))
 }
 
 /// Lets a suspended or quarantined device take part again.
@@ -317,8 +377,9 @@ async fn resume(
     who: Caller<need::Operate>,
     Segments(endpoint): Segments<EndpointName>,
 ) -> Reply<Json<Device>> {
-    let row = who.account.resume_device(&endpoint, fleet.clock.now()).await?;
-    Ok(Json(labelled_one(&who.account, row).await?))
+    let now = fleet.clock.now();
+    let row = who.account.resume_device(&endpoint, now).await?;
+    Ok(Json(labelled_one(&who.account, row, now).await?))
 }
 
 /// Makes a device as new: its data, settings and applications go, its identity and its operating system stay. A device that is away
@@ -331,8 +392,9 @@ async fn factory_reset(
     who: Caller<need::Operate>,
     Segments(endpoint): Segments<EndpointName>,
 ) -> Reply<Json<Device>> {
-    let row = who.account.ask_reset(&endpoint, fleet.clock.now()).await?;
-    Ok(Json(labelled_one(&who.account, row).await?))
+    let now = fleet.clock.now();
+    let row = who.account.ask_reset(&endpoint, now).await?;
+    Ok(Json(labelled_one(&who.account, row, now).await?))
 }
 
 /// The recovery keys of a device's state, sealed to the account: only its offline recovery key opens them. Each fetch is an event that

@@ -43,7 +43,8 @@ pub(super) fn router() -> OpenApiRouter<Fleet> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(follow))
 }
 
-fn view(account: &AccountScope, row: EventRow) -> Event {
+/// An event as the API shows it.
+pub(super) fn view(account: &AccountScope, row: EventRow) -> Event {
     let seconds = i64::try_from(row.time.0).unwrap_or(i64::MAX);
     Event {
         specversion: "1.0".to_owned(),

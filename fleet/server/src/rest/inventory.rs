@@ -10,6 +10,7 @@ use fleet_api::{CountQuery, Device, DeviceCount, DeviceCounts, ExportFormat, Exp
 use fleet_store::{AccountScope, CountBy, CountRow, Filter};
 use futures_util::{Stream, TryStreamExt as _, stream};
 use protocol_types::{EndpointName, UnixSeconds};
+use serde::Serialize;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -107,7 +108,7 @@ fn lines(
             }
             Some(_) | None => Place::End,
         };
-        let devices = devices::labelled(&account, rows).await?;
+        let devices = devices::labelled(&account, rows, now).await?;
         let bytes = match format {
             ExportFormat::Csv => csv_lines(devices.iter().map(csv_fields))?,
             ExportFormat::Jsonl => json_lines(&devices)?,
@@ -116,7 +117,7 @@ fn lines(
     })
 }
 
-const HEAD: [&str; 12] = [
+const HEAD: [&str; 13] = [
     "endpoint",
     "standing",
     "connected",
@@ -129,10 +130,11 @@ const HEAD: [&str; 12] = [
     "floor",
     "tags",
     "attributes",
+    "presence",
 ];
 
 /// One device in the order of [`HEAD`]. Times are Unix seconds; tags have spaces between, attributes are JSON.
-fn csv_fields(device: &Device) -> [String; 12] {
+fn csv_fields(device: &Device) -> [String; 13] {
     let report = device.report.as_ref();
     let or_empty = |text: Option<String>| text.unwrap_or_default();
     [
@@ -148,6 +150,7 @@ fn csv_fields(device: &Device) -> [String; 12] {
         or_empty(report.map(|report| report.floor.to_string())),
         device.tags.join(" "),
         serde_json::to_string(&device.attributes).unwrap_or_default(),
+        device.presence.as_str().to_owned(),
     ]
 }
 
@@ -156,7 +159,8 @@ fn harmless(field: String) -> String {
     if field.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{field}") } else { field }
 }
 
-fn csv_lines(rows: impl IntoIterator<Item = [String; 12]>) -> Reply<Bytes> {
+/// Lines of comma-separated values.
+pub(super) fn csv_lines<const N: usize>(rows: impl IntoIterator<Item = [String; N]>) -> Reply<Bytes> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     for row in rows {
         writer.write_record(row.map(harmless)).map_err(|e| Refusal::internal(&e))?;
@@ -164,10 +168,11 @@ fn csv_lines(rows: impl IntoIterator<Item = [String; 12]>) -> Reply<Bytes> {
     writer.into_inner().map(Bytes::from).map_err(|e| Refusal::internal(&e.into_error()))
 }
 
-fn json_lines(devices: &[Device]) -> Reply<Bytes> {
+/// A JSON object a line.
+pub(super) fn json_lines<T: Serialize>(items: &[T]) -> Reply<Bytes> {
     let mut lines = Vec::new();
-    for device in devices {
-        serde_json::to_writer(&mut lines, device).map_err(|e| Refusal::internal(&e))?;
+    for item in items {
+        serde_json::to_writer(&mut lines, item).map_err(|e| Refusal::internal(&e))?;
         lines.push(b'\n');
     }
     Ok(lines.into())

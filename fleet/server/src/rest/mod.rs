@@ -8,6 +8,7 @@ mod audit;
 mod authorities;
 mod body;
 mod caller;
+mod device_edits;
 mod devices;
 mod dry_run;
 mod enrolments;
@@ -17,7 +18,9 @@ pub(crate) mod gate;
 mod groups;
 mod health;
 mod inventory;
+mod listed_certificates;
 mod observe;
+mod operations;
 mod paging;
 mod repository;
 mod role_bindings;
@@ -69,6 +72,9 @@ fn resources() -> OpenApiRouter<Fleet> {
         .merge(filters::router())
         .merge(groups::router())
         .merge(inventory::router())
+        .merge(operations::router())
+        .merge(device_edits::router())
+        .merge(listed_certificates::router())
         .merge(repository::router())
         .merge(rollouts::router())
         .merge(dry_run::router())
@@ -125,6 +131,7 @@ mod foreign_tests;
 #[cfg(test)]
 mod journey_tests;
 #[cfg(test)]
+mod operation_tests;
 mod rollout_tests;
 #[cfg(test)]
 mod route_tests;

@@ -28,6 +28,8 @@ pub(crate) enum Source {
     Group,
     /// Tags that operators gave the device.
     Tag,
+    /// How it stands to what it has promised; depends on the moment of the question.
+    Presence,
 }
 
 /// What values a field has.
@@ -50,6 +52,7 @@ pub(crate) enum Kind {
 }
 
 const STANDINGS: &[&str] = &["active", "suspended", "quarantined", "decommissioned"];
+const PRESENCES: &[&str] = &["connected", "sleeping", "late", "lost"];
 const SLOTS: &[&str] = &["a", "b"];
 
 /// The fields that have one name for all devices.
@@ -57,6 +60,7 @@ const FIXED: &[(&str, Source, Kind)] = &[
     ("name", Source::Device("endpoint"), Kind::Text),
     ("standing", Source::Device("standing"), Kind::Choice(STANDINGS)),
     ("connected", Source::Device("connected"), Kind::Truth),
+    ("presence", Source::Presence, Kind::Choice(PRESENCES)),
     ("last_seen", Source::Device("last_seen"), Kind::Time),
     ("created", Source::Device("created"), Kind::Time),
     ("authority", Source::Device("authority"), Kind::Text),

@@ -100,6 +100,8 @@ fn test() -> impl Strategy<Value = String> {
         "group in (\"south\", \"first\")",
         "standing = active",
         "connected = true",
+        "presence in (late, lost)",
+        "presence = sleeping",
     ])
     .prop_map(str::to_owned)
 }
@@ -125,6 +127,7 @@ fn values(device: &Known, source: &Source) -> Vec<Value> {
         Source::Device("last_seen") => {
             device.last_seen.map(|time| Value::Time(super::value::Time::At(UnixSeconds(time)))).into_iter().collect()
         }
+        Source::Presence => text(Some("lost")),
         Source::Report("slot") => text(device.slot.map(|slot| slot.letter().to_string()).as_deref()),
         Source::Report("floor") => device.floor.map(|floor| Value::Number(f64::from(floor))).into_iter().collect(),
         Source::Component { name, column: "version" } if name == "os" => device

@@ -8,6 +8,7 @@ use super::{
     field::{Field, Kind, Source},
     value::{Value, version_key},
 };
+use crate::PresenceState;
 
 /// A value of a placeholder.
 #[derive(Clone, Debug, PartialEq)]
@@ -112,6 +113,10 @@ impl Writer {
             Source::Tag => {
                 self.rows_of("device_tags", None);
                 "x.tag".to_owned()
+            }
+            Source::Presence => {
+                self.sql.push_str("((");
+                format!("({})", PresenceState::as_sql(self.place.now))
             }
         };
         self.check(&if field.kind == Kind::Version { column + "_key" } else { column }, check);

@@ -1,0 +1,238 @@
+//! `mbl operation`: what takes longer than a request, how far it is, and what became of each row.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand};
+use fleet_api::{
+    Client, ClientError, ExportFormat, Operation, OperationState, PageQuery, ReportFileQuery, ReportQuery, RowOutcome,
+};
+use indicatif::ProgressBar;
+
+use crate::{
+    device::{export_format, save},
+    failure::{Exit, Failure},
+    session::{Session, service_error},
+    words::{or_dash, time},
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List the operations, the newest first
+    List,
+    /// Show an operation and how far it is
+    Show {
+        /// The operation, as in op-1
+        id: String,
+    },
+    /// Show how an operation goes on until it ends
+    Watch(WatchArgs),
+    /// Stop an operation; what was done stays
+    Cancel {
+        /// The operation, as in op-1
+        id: String,
+    },
+    /// Show or write what became of each row
+    Report(ReportArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WatchArgs {
+    /// The operation, as in op-1
+    pub(crate) id: String,
+    /// Seconds after which to give up watching
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) time_limit: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// The operation, as in op-1
+    id: String,
+    /// Only rows of this outcome: done, unchanged or refused
+    #[arg(long, value_name = "OUTCOME", value_parser = outcome)]
+    outcome: Option<RowOutcome>,
+    /// The file; it is there only once it is whole
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// For a file: csv, or jsonl for a JSON object a line
+    #[arg(long, value_name = "FORMAT", default_value = "csv", value_parser = export_format, requires = "output")]
+    format: ExportFormat,
+}
+
+fn outcome(text: &str) -> Result<RowOutcome, String> {
+    [RowOutcome::Done, RowOutcome::Unchanged, RowOutcome::Refused]
+        .into_iter()
+        .find(|outcome| outcome.as_str() == text)
+        .ok_or_else(|| "an outcome is done, unchanged or refused".to_owned())
+}
+
+/// How long between two looks at a watched operation.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<()> {
+    let client = session.client()?;
+    match command {
+        Command::List => list(&client, session).await,
+        Command::Show { id } => {
+            let operation = client.operation(&id).await.map_err(|error| missing(error, &id))?;
+            session.printer.data(&operation, describe(&operation))
+        }
+        Command::Watch(args) => watch(&client, &args, session).await,
+        Command::Cancel { id } => {
+            let operation = client.cancel_operation(&id).await.map_err(|error| missing(error, &id))?;
+            session.printer.data(&operation, describe(&operation))
+        }
+        Command::Report(args) => report(&client, args, session).await,
+    }
+}
+
+/// Shows an operation that was just begun, or follows it to its end.
+pub(crate) async fn begun(
+    client: &Client,
+    operation: &Operation,
+    is_watched: bool,
+    session: &Session,
+) -> anyhow::Result<()> {
+    if is_watched {
+        session.printer.say(format_args!("operation {} begun", operation.id));
+        let args = WatchArgs { id: operation.id.clone(), time_limit: None };
+        return watch(client, &args, session).await;
+    }
+    session.printer.say(format_args!("watch it with `mbl operation watch {}`", operation.id));
+    session.printer.data(operation, describe(operation))
+}
+
+fn missing(error: ClientError, id: &str) -> anyhow::Error {
+    match error.problem() {
+        Some(problem) if problem.status == 404 => Failure::new(Exit::Refused, format!("there is no operation `{id}`"))
+            .hint("list the operations with `mbl operation list`")
+            .into(),
+        _ => service_error(error),
+    }
+}
+
+const fn rows(operation: &Operation) -> u64 {
+    operation.done.saturating_add(operation.unchanged).saturating_add(operation.refused)
+}
+
+/// One line: what, how far, why.
+fn describe(operation: &Operation) -> String {
+    let Operation { id, kind, state, done, unchanged, refused, .. } = operation;
+    let mut text = format!(
+        "{id} {} {} {} of {}: done {done} unchanged {unchanged} refused {refused}",
+        kind.as_str(),
+        state.as_str(),
+        rows(operation),
+        or_dash(operation.total)
+    );
+    if let Some(code) = &operation.reason_code {
+        text += &format!(" ({code}: {})", operation.reason.as_deref().unwrap_or_default());
+    }
+    text
+}
+
+async fn list(client: &Client, session: &Session) -> anyhow::Result<()> {
+    let (mut operations, mut query) = (Vec::new(), PageQuery::default());
+    loop {
+        let page = client.operations(&query).await.map_err(service_error)?;
+        operations.extend(page.items);
+        match page.next {
+            Some(next) => query.cursor = Some(next),
+            None => break,
+        }
+    }
+    let head = ["OPERATION", "KIND", "STATE", "ROWS", "TOTAL", "REFUSED", "CREATED"];
+    session.printer.table(&operations, &head, |operation: &Operation| {
+        vec![
+            operation.id.clone(),
+            operation.kind.as_str().to_owned(),
+            operation.state.as_str().to_owned(),
+            rows(operation).to_string(),
+            or_dash(operation.total),
+            operation.refused.to_string(),
+            time(operation.created),
+        ]
+    })
+}
+
+async fn report(client: &Client, args: ReportArgs, session: &Session) -> anyhow::Result<()> {
+    let ReportArgs { id, outcome, output, format } = args;
+    if let Some(path) = output {
+        let query = ReportFileQuery { format: Some(format), outcome };
+        let answer = client.operation_report_file(&id, &query).await.map_err(|error| missing(error, &id))?;
+        return save(answer, &path, session).await;
+    }
+    let (mut rows, mut query) = (Vec::new(), ReportQuery { outcome, ..ReportQuery::default() });
+    loop {
+        let page = client.operation_report(&id, &query).await.map_err(|error| missing(error, &id))?;
+        rows.extend(page.items);
+        match page.next {
+            Some(next) => query.cursor = Some(next),
+            None => break,
+        }
+    }
+    session.printer.table(&rows, &["LINE", "SUBJECT", "OUTCOME", "CODE", "WHAT IS WRONG", "WHAT TO DO"], |row| {
+        vec![
+            row.line.to_string(),
+            or_dash(row.subject.as_ref()),
+            row.outcome.as_str().to_owned(),
+            or_dash(row.code.as_ref()),
+            or_dash(row.detail.as_ref()),
+            or_dash(row.hint.as_ref()),
+        ]
+    })
+}
+
+async fn watch(client: &Client, args: &WatchArgs, session: &Session) -> anyhow::Result<()> {
+    let bar = session.printer.progress(0, "{msg} [{bar:30}] {pos} of {len}");
+    let look = follow(client, &args.id, &bar, session);
+    let ended = match args.time_limit {
+        None => look.await,
+        Some(seconds) => match tokio::time::timeout(Duration::from_secs(seconds), look).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                let message = format!("operation {} did not end within {seconds} s", args.id);
+                let hint = format!("it goes on; look again with `mbl operation watch {}`", args.id);
+                Err(Failure::new(Exit::WatchedFailed, message).hint(hint).into())
+            }
+        },
+    };
+    bar.finish_and_clear();
+    let operation = ended?;
+    if operation.state == OperationState::Finished && operation.refused == 0 {
+        return Ok(());
+    }
+    let message = match operation.state {
+        OperationState::Finished => format!("operation {} refused {} rows", operation.id, operation.refused),
+        state => format!("operation {} {}", operation.id, state.as_str()),
+    };
+    let hint = format!("see why with `mbl operation report {} --outcome refused`", operation.id);
+    Err(Failure::new(Exit::WatchedFailed, message).hint(hint).into())
+}
+
+/// Prints every change until the operation ends. A service that restarts meanwhile is waited for.
+async fn follow(client: &Client, id: &str, bar: &ProgressBar, session: &Session) -> anyhow::Result<Operation> {
+    let mut last = String::new();
+    loop {
+        match client.operation(id).await {
+            Ok(operation) => {
+                bar.set_message(id.to_owned());
+                bar.set_length(operation.total.unwrap_or_default());
+                bar.set_position(rows(&operation));
+                let text = describe(&operation);
+                if text != last {
+                    bar.suspend(|| session.printer.line(&operation, &text))?;
+                    last = text;
+                }
+                if operation.state.is_end() {
+                    return Ok(operation);
+                }
+            }
+            Err(ClientError::Unreachable { .. }) => {
+                session.printer.detail("the service does not answer; trying again");
+            }
+            Err(error) => return Err(missing(error, id)),
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
