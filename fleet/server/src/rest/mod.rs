@@ -132,6 +132,7 @@ mod foreign_tests;
 mod journey_tests;
 #[cfg(test)]
 mod operation_tests;
+#[cfg(test)]
 mod rollout_tests;
 #[cfg(test)]
 mod route_tests;
