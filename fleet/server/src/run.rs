@@ -27,10 +27,10 @@ use crate::{
     https,
     list_files::ListFiles,
     lwm2m::{self, Devices, Duty, Port, PresenceRecorder},
-    manager,
     metrics::Metrics,
     operations, repository, rest, rollouts,
     signals::LocalSignals,
+    supervision,
     tls::{self, PortCertificate, TlsError},
 };
 
@@ -163,18 +163,18 @@ async fn serve(fleet: &Fleet, ports: Ports) -> Result<(), RunError> {
     tasks.spawn(named("overdue", lwm2m::tell_overdue(fleet.clone())));
     tasks.spawn(named("operations", operations::work(fleet.clone())));
     tasks.spawn(named("rollouts", rollouts::reconcile(fleet.clone())));
-    tasks.spawn(named("manager", manager::keep_alive(fleet.clone())));
+    tasks.spawn(named("supervision", supervision::keep_alive(fleet.clone())));
 
     let data_dir = &fleet.config.data_dir;
     fleet.addresses.write(data_dir).map_err(at_data_dir(data_dir))?;
     let at = &fleet.addresses;
     tracing::info!(api = %at.api, bootstrap = %at.bootstrap, lwm2m = %at.lwm2m, artifacts = %at.artifacts, "service up");
-    manager::tell(NotifyState::Ready);
+    supervision::tell(NotifyState::Ready);
 
     let first = tasks.join_next().await;
     let asked = fleet.stop.is_cancelled();
     fleet.stop.cancel();
-    manager::tell(NotifyState::Stopping);
+    supervision::tell(NotifyState::Stopping);
     tracing::info!("service stopping");
     let rest = async { while tasks.join_next().await.is_some() {} };
     if timeout(Duration::from_secs(fleet.config.grace_s), rest).await.is_err() {

@@ -325,7 +325,7 @@ fn a_sealed_recovery_key_is_read_as_the_initrd_left_it_and_is_absent_without_one
     let key = format!(
         r#"{{"format":1,"recipient":"x25519:{}","volume":"7a4d3c60-5c1e-4a0b-9a57-0f6d2b1e8c11","sealed":"{}"}}"#,
         "ab".repeat(32),
-        "cd".repeat(144)
+        "cd".repeat(112)
     );
     bench.objects.about.recovery_key = Some(SealedRecoveryKey::parse(key.as_bytes()).unwrap());
     assert_eq!(reads(&bench.objects), Ok(text(key)));

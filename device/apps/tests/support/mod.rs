@@ -67,8 +67,6 @@ impl Shelf {
 pub struct Device {
     pub dir: tempfile::TempDir,
     pub shelf: Arc<Mutex<Shelf>>,
-    /// Where a service manager would listen: there is one on every board.
-    manager: UnixDatagram,
     program: Vec<String>,
     options: Vec<String>,
     child: Option<Child>,
@@ -80,8 +78,10 @@ impl Device {
     /// A device whose `mbl-apps` does not run yet.
     pub fn new(options: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        // There is a service manager on every board. Whoever does not hear it makes the one who speaks wait.
+        let manager = UnixDatagram::bind(dir.path().join(MANAGER)).unwrap();
+        thread::spawn(move || while manager.recv(&mut [0; 64]).is_ok() {});
         Self {
-            manager: UnixDatagram::bind(dir.path().join(MANAGER)).unwrap(),
             dir,
             shelf: Arc::default(),
             program: vec![env!("CARGO_BIN_EXE_mbl-apps").into()],

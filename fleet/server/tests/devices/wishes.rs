@@ -138,7 +138,7 @@ async fn a_recovery_key_that_a_device_reports_is_handed_out_as_it_came_and_with_
     let sealed = format!(
         r#"{{"format":1,"recipient":"x25519:{}","volume":"7a4d3c60-5c1e-4a0b-9a57-0f6d2b1e8c11","sealed":"{}"}}"#,
         "ab".repeat(32),
-        "cd".repeat(144)
+        "cd".repeat(112)
     );
     for said in ["no key", &sealed] {
         device.order(Order::Set(15, Reading::from(said))).await;
