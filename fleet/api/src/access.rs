@@ -184,8 +184,7 @@ impl Client {
 
     /// Keeps a policy, in place of the one of that name.
     pub async fn save_policy(&self, name: &GroupName, policy: &SavePolicy) -> Result<AccountPolicy, ClientError> {
-        let path = format!("/policies/{name}");
-        self.json(&path, self.request(reqwest::Method::PUT, &path).json(policy)).await
+        self.put(&format!("/policies/{name}"), policy).await
     }
 
     /// Forgets a policy that the account has added.

@@ -185,26 +185,34 @@ impl Client {
         self.json(path, self.request(Method::POST, path)).await
     }
 
-    /// `PATCH` with a JSON body, if the resource is still at `revision`.
+    /// `PATCH` with a JSON body, if the resource is still at `revision`, or whatever it is.
     pub(crate) async fn patch<T: DeserializeOwned>(
         &self,
         path: &str,
         body: &impl Serialize,
         revision: Option<i64>,
     ) -> Result<T, ClientError> {
-        let mut request = self.request(Method::PATCH, path).json(body);
-        if let Some(revision) = revision {
-            request = request.header(header::IF_MATCH, format!("\"{revision}\""));
-        }
+        let request = self.request(Method::PATCH, path).json(body).header(header::IF_MATCH, entity_tag(revision));
         self.json(path, request).await
     }
 
-    /// `DELETE`, whose answer has no body.
+    /// `PUT` with a JSON body, in place of whatever is there.
+    pub(crate) async fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
+        self.json(path, self.request(Method::PUT, path).json(body).header(header::IF_MATCH, entity_tag(None))).await
+    }
+
+    /// `DELETE` whatever is there; the answer has no body.
     pub(crate) async fn delete(&self, path: &str) -> Result<(), ClientError> {
-        self.send(path, self.request(Method::DELETE, path)).await.map(drop)
+        let request = self.request(Method::DELETE, path).header(header::IF_MATCH, entity_tag(None));
+        self.send(path, request).await.map(drop)
     }
 
     pub(crate) fn unreachable(&self, source: reqwest::Error) -> ClientError {
         ClientError::Unreachable { address: self.address.clone(), source }
     }
+}
+
+/// What `If-Match` says: this revision, or any.
+fn entity_tag(revision: Option<i64>) -> String {
+    revision.map_or_else(|| "*".to_owned(), |revision| format!("\"{revision}\""))
 }

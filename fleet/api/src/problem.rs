@@ -86,6 +86,8 @@ problems! {
     ArtifactsMissing = "artifacts_missing", 409, "Artifacts are missing", "upload the artifacts that the detail names, then publish again";
     /// `If-Match` names another revision.
     Stale = "stale", 412, "The resource has changed", "read it again and repeat the change on what it is now";
+    /// The request does not say which revision it changes.
+    PreconditionRequired = "precondition_required", 428, "`If-Match` is needed", "send the `ETag` of what you have read, or `If-Match: *` to change it whatever it is now";
     /// The body is longer than this request may be.
     TooLarge = "too_large", 413, "The body is too large", "";
     /// The body is not of a type that this request takes.

@@ -254,7 +254,9 @@ impl Caller {
 
     pub(crate) fn json(method: &str, path: &str, body: &impl Serialize) -> Request<Body> {
         let body = Body::from(serde_json::to_vec(body).unwrap());
-        Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, "application/json").body(body).unwrap()
+        let request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, "application/json");
+        let request = if method == "POST" { request } else { request.header(header::IF_MATCH, "*") };
+        request.body(body).unwrap()
     }
 
     /// Sends one piece of an upload.

@@ -14,7 +14,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Refusal, Reply,
-    body::{Body, IfMatch, Parameters, Segments, etag},
+    body::{Body, IfMatch, IfMatchOrNew, Parameters, Segments, etag},
     caller::{Caller, need},
     role_bindings,
 };
@@ -78,7 +78,7 @@ async fn show(who: Caller<need::Read>, Segments(name): Segments<GroupName>) -> R
 /// of what there is not, or with which the caller could not change policies any more, is refused.
 #[utoipa::path(put, path = "/policies/{name}", tag = "access", operation_id = "save_policy", request_body = SavePolicy,
     params(("name" = String, Path, description = "The policy"),
-           ("if-match" = Option<String>, Header, description = "`ETag` that the policy must still have")),
+           ("if-match" = Option<String>, Header, description = "`ETag` that the policy must still have, or `*`; without it the policy must be new")),
     security(("token" = ["admin"])),
     responses((status = 200, description = "The policy", body = AccountPolicy),
               (status = 201, description = "The policy, which is new", body = AccountPolicy)))]
@@ -86,7 +86,7 @@ async fn save(
     State(fleet): State<Fleet>,
     who: Caller<need::Admin>,
     Segments(name): Segments<GroupName>,
-    IfMatch(at): IfMatch,
+    IfMatchOrNew(at): IfMatchOrNew,
     body: Body<SavePolicy>,
 ) -> Reply<(StatusCode, Tagged)> {
     let text = body.value.policy;
@@ -136,7 +136,7 @@ async fn keeps_the_way_back(fleet: &Fleet, who: &Caller<need::Admin>, (name, tex
 /// Forgets a policy that the account has added.
 #[utoipa::path(delete, path = "/policies/{name}", tag = "access", operation_id = "delete_policy",
     params(("name" = String, Path, description = "The policy"),
-           ("if-match" = Option<String>, Header, description = "`ETag` that the policy must still have")),
+           ("if-match" = String, Header, description = "`ETag` that the policy must still have, or `*`")),
     security(("token" = ["admin"])), responses((status = 204, description = "It is gone")))]
 async fn delete(
     State(fleet): State<Fleet>,

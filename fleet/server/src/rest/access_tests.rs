@@ -153,7 +153,7 @@ async fn a_policy_of_the_account_is_checked_saved_obeyed_and_cannot_shut_its_aut
     assert_eq!((&answer["allowed"], &answer["policies"][0]["id"]), (&json!(false), &json!("acme/lab")));
     let (_, policies) = admin.get("/policies").await;
     assert!(policies["items"].as_array().unwrap().iter().any(|p| p["id"] == "acme/lab" && p["builtin"] == false));
-    let gone = Request::delete("/policies/lab").body(Body::empty()).unwrap();
+    let gone = Request::delete("/policies/lab").header(header::IF_MATCH, "*").body(Body::empty()).unwrap();
     assert_eq!(admin.send(gone).await.0, StatusCode::NO_CONTENT);
     assert_eq!(ci.act("/devices/gate-1/factory-reset").await.0, StatusCode::OK);
 }

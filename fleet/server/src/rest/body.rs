@@ -128,24 +128,68 @@ fn bounded(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(300).collect()
 }
 
-/// The revision that `If-Match` names; changes to a resource at another revision are refused.
+/// The revision that `If-Match` names; changes to a resource at another revision are refused. A request must have the header (RFC
+/// 6585, section 3), so that nobody overwrites what they have not seen unless they say so: `*` stands for whatever the revision is.
 pub(crate) struct IfMatch(pub(crate) Option<i64>);
 
 impl FromRequestParts<Fleet> for IfMatch {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, _: &Fleet) -> Reply<Self> {
-        let Some(value) = parts.headers.get(header::IF_MATCH) else { return Ok(Self(None)) };
-        let text = value.to_str().unwrap_or_default().trim();
-        if text == "*" {
-            return Ok(Self(None));
-        }
-        let revision = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).and_then(|t| t.parse().ok());
-        match revision {
-            Some(revision) => Ok(Self(Some(revision))),
-            None => Err(Refusal::new(ProblemCode::Stale, "`If-Match` is no `ETag` that this service has given")),
+        match matched(parts)? {
+            Match::Revision(revision) => Ok(Self(Some(revision))),
+            Match::Any => Ok(Self(None)),
+            Match::Absent => Err(Refusal::new(ProblemCode::PreconditionRequired, "the request has no `If-Match`")),
         }
     }
+}
+
+/// As [`IfMatch`], where the request also makes what is not there: without the header it is to be new, at revision 0.
+pub(crate) struct IfMatchOrNew(pub(crate) Option<i64>);
+
+impl FromRequestParts<Fleet> for IfMatchOrNew {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Fleet) -> Reply<Self> {
+        Ok(Self(match matched(parts)? {
+            Match::Revision(revision) => Some(revision),
+            Match::Any => None,
+            Match::Absent => Some(0),
+        }))
+    }
+}
+
+/// As [`IfMatch`], where the header may be left out: asking again does no harm.
+pub(crate) struct MayMatch(pub(crate) Option<i64>);
+
+impl FromRequestParts<Fleet> for MayMatch {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Fleet) -> Reply<Self> {
+        Ok(Self(match matched(parts)? {
+            Match::Revision(revision) => Some(revision),
+            Match::Any | Match::Absent => None,
+        }))
+    }
+}
+
+/// What `If-Match` asks for (RFC 9110, section 13.1.1); every resource here has one revision at a time.
+enum Match {
+    Revision(i64),
+    Any,
+    Absent,
+}
+
+fn matched(parts: &Parts) -> Reply<Match> {
+    let Some(value) = parts.headers.get(header::IF_MATCH) else { return Ok(Match::Absent) };
+    let text = value.to_str().unwrap_or_default().trim();
+    if text == "*" {
+        return Ok(Match::Any);
+    }
+    let revision = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).and_then(|t| t.parse().ok());
+    revision
+        .map(Match::Revision)
+        .ok_or_else(|| Refusal::new(ProblemCode::Stale, "`If-Match` is no `ETag` that this service has given"))
 }
 
 /// The `ETag` of a revision.

@@ -303,7 +303,7 @@ pub(super) fn reason(reason: String) -> Reply<String> {
 /// Changes what operators say of a device: its attributes, its tags and a note.
 #[utoipa::path(patch, path = "/devices/{endpoint}", tag = "devices", operation_id = "change_device", request_body = ChangeDevice,
     params(("endpoint" = String, Path, description = "The device's name"),
-           ("if-match" = Option<String>, Header, description = "`ETag` that the device must still have")),
+           ("if-match" = String, Header, description = "`ETag` that the device must still have, or `*`")),
     security(("token" = ["operate"])), responses((status = 200, description = "The device", body = Device)))]
 async fn change(
     State(fleet): State<Fleet>,

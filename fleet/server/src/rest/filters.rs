@@ -81,7 +81,7 @@ async fn show(who: Caller<need::Read>, Segments(name): Segments<GroupName>) -> R
 /// Changes a filter.
 #[utoipa::path(patch, path = "/filters/{name}", tag = "filters", operation_id = "change_filter", request_body = ChangeFilter,
     params(("name" = String, Path, description = "The filter"),
-           ("if-match" = Option<String>, Header, description = "`ETag` that the filter must still have")),
+           ("if-match" = String, Header, description = "`ETag` that the filter must still have, or `*`")),
     security(("token" = ["operate"])), responses((status = 200, description = "The filter", body = SavedFilter)))]
 async fn change(
     State(fleet): State<Fleet>,
@@ -99,7 +99,7 @@ async fn change(
 /// Forgets a filter.
 #[utoipa::path(delete, path = "/filters/{name}", tag = "filters", operation_id = "delete_filter",
     params(("name" = String, Path, description = "The filter"),
-           ("if-match" = Option<String>, Header, description = "`ETag` that the filter must still have")),
+           ("if-match" = String, Header, description = "`ETag` that the filter must still have, or `*`")),
     security(("token" = ["operate"])), responses((status = 204, description = "It is gone")))]
 async fn delete(
     State(fleet): State<Fleet>,

@@ -84,7 +84,8 @@ impl Operation {
     }
 
     fn request(&self, path: &str, token: &str, account: Option<&str>) -> Request<Body> {
-        let mut request = Request::builder().method(self.method.as_str()).uri(path);
+        // Whatever the revision is: a refusal must not come from a header that is missing.
+        let mut request = Request::builder().method(self.method.as_str()).uri(path).header(header::IF_MATCH, "*");
         request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         if let Some(account) = account {
             request = request.header(ACCOUNT_HEADER, account);

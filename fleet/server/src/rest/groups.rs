@@ -103,7 +103,7 @@ async fn show(
 /// Changes a group. Running rollouts to it take new devices in.
 #[utoipa::path(patch, path = "/groups/{name}", tag = "groups", operation_id = "change_group", request_body = ChangeGroup,
     params(("name" = String, Path, description = "The group"),
-           ("if-match" = Option<String>, Header, description = "`ETag` that the group must still have")),
+           ("if-match" = String, Header, description = "`ETag` that the group must still have, or `*`")),
     security(("token" = ["operate"])), responses((status = 200, description = "The group", body = Group)))]
 async fn change(
     State(fleet): State<Fleet>,
@@ -127,7 +127,7 @@ async fn change(
 /// Removes a group; its members remain devices of the account.
 #[utoipa::path(delete, path = "/groups/{name}", tag = "groups", operation_id = "delete_group",
     params(("name" = String, Path, description = "The group"),
-           ("if-match" = Option<String>, Header, description = "`ETag` that the group must still have")),
+           ("if-match" = String, Header, description = "`ETag` that the group must still have, or `*`")),
     security(("token" = ["operate"])), responses((status = 204, description = "It is gone")))]
 async fn delete(
     State(fleet): State<Fleet>,

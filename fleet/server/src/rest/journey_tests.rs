@@ -303,6 +303,8 @@ async fn a_change_to_a_group_that_changed_meanwhile_is_refused() {
     };
     let (status, group) = change("\"1\"", json!({"add": ["c"], "remove": ["a"]})).await;
     assert_eq!((status, &group["members"]), (StatusCode::OK, &json!(2)));
+    let (status, answer) = caller.send(Request::delete("/groups/doors").body(Body::empty()).unwrap()).await;
+    assert_eq!((status, &answer["code"]), (StatusCode::PRECONDITION_REQUIRED, &json!("precondition_required")));
     for stale in ["\"1\"", "\"0\"", "W/\"2\"", "nonsense"] {
         let (status, answer) = change(stale, json!({"add": ["d"]})).await;
         assert_eq!((status, &answer["code"]), (StatusCode::PRECONDITION_FAILED, &json!("stale")), "{stale}");

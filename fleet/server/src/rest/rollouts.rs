@@ -12,7 +12,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Refusal, Reply,
-    body::{Body, IfMatch, Parameters, Segments, etag},
+    body::{Body, MayMatch, Parameters, Segments, etag},
     caller::{Caller, need},
     paging::Paging,
     rollout_form::{DEVICES, understand, view},
@@ -109,7 +109,7 @@ macro_rules! actions {
             State(fleet): State<Fleet>,
             who: Caller<need::Operate>,
             Segments(id): Segments<RolloutId>,
-            IfMatch(at): IfMatch,
+            MayMatch(at): MayMatch,
         ) -> Reply<Tagged> {
             let by = who.caller.subject.to_string();
             let row = who.account.act_on_rollout(&id, RolloutAction::$variant, (at, &by), fleet.clock.now()).await?;

@@ -63,7 +63,7 @@ impl Operation {
             let value = if path[from..to].contains("version") { "9.9.9" } else { "nothing" };
             path.replace_range(from..=to, value);
         }
-        let mut request = Request::builder().method(self.method.as_str()).uri(path);
+        let mut request = Request::builder().method(self.method.as_str()).uri(path).header(header::IF_MATCH, "*");
         if self.has_json_body {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
