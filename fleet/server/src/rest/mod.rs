@@ -8,6 +8,7 @@ mod audit;
 mod authorities;
 mod body;
 mod caller;
+mod description;
 mod device_edits;
 mod devices;
 mod dry_run;
@@ -35,14 +36,7 @@ mod why;
 use axum::{Router, extract::DefaultBodyLimit, middleware};
 use fleet_api::{BASE_PATH, Problem, ProblemCode};
 use tower_http::catch_panic::CatchPanicLayer;
-use utoipa::{
-    OpenApi as _,
-    openapi::{
-        ContentBuilder, OpenApi, Ref, ResponseBuilder,
-        path::Operation,
-        security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
-    },
-};
+use utoipa::{OpenApi as _, openapi::OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 
 pub(crate) use answer::{Refusal, Reply};
@@ -90,22 +84,7 @@ fn resources() -> OpenApiRouter<Fleet> {
 /// The description of the API, as `fleet/api/openapi.json` holds it.
 pub fn openapi() -> OpenApi {
     let mut description = resources().into_openapi();
-    let token = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
-    description.components.get_or_insert_default().add_security_scheme("token", token);
-    let problem = ResponseBuilder::new()
-        .description("Refused; nothing was changed")
-        .content(
-            "application/problem+json",
-            ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build(),
-        )
-        .build();
-    for item in description.paths.paths.values_mut() {
-        let operations: [&mut Option<Operation>; 6] =
-            [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.head, &mut item.patch];
-        for operation in operations.into_iter().flatten() {
-            operation.responses.responses.insert("default".to_owned(), problem.clone().into());
-        }
-    }
+    description::complete(&mut description);
     description
 }
 
