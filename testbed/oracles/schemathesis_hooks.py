@@ -1,13 +1,6 @@
-"""Tells Schemathesis how the bytes of an upload go into a request."""
+"""Tells Schemathesis how the bytes of an upload travel: as those of any other file."""
 
 import schemathesis
+from schemathesis.transport.requests import binary_serializer
 
-
-@schemathesis.serializer("application/offset+octet-stream")
-def _(ctx, value):
-    return value if isinstance(value, bytes) else schemathesis.serializers.serialize_binary(value)
-
-
-@schemathesis.deserializer("application/octet-stream")
-def _(ctx, response):
-    return response.content
+schemathesis.serializer("application/offset+octet-stream")(binary_serializer)

@@ -117,6 +117,18 @@ assert.equal(refused(unreadable, 422, "malformed_filter").at, 0, "the problem sa
 const limit = missing.response.headers.get("ratelimit");
 assert.match(limit ?? "", /^"account";r=\d+;t=\d+$/, "every answer tells how often the account may still ask");
 
+const endpoint = expected[0];
+assert.ok(endpoint);
+const device = await api.GET("/api/v1/devices/{endpoint}", { params: { path: { endpoint } } });
+given(device);
+const revision = device.response.headers.get("etag");
+assert.ok(revision, "a device has an ETag");
+const tagged = await api.PATCH("/api/v1/devices/{endpoint}", {
+  params: { path: { endpoint }, header: { "if-match": revision } },
+  body: { tags: { add: ["from-typescript"] } },
+});
+assert.deepEqual(given(tagged).tags, ["from-typescript"]);
 const events = given(await api.GET("/api/v1/events", { params: { query: { limit: 500 } } }));
-const about = events.items.filter((event) => event.subject === "groups/ts-a").map((event) => event.type);
-console.log(JSON.stringify({ groups: listed.names, revision: changed.revision, events: events.items.length, about }));
+const about = events.items.filter((event) => event.subject === `devices/${endpoint}`).map((event) => event.type);
+assert.ok(about.includes("device.changed"), `the events tell of the change: ${about.join(" ")}`);
+console.log(JSON.stringify({ devices: expected.length, groups: listed.names, about }));

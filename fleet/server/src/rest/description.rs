@@ -10,9 +10,6 @@ use utoipa::openapi::{
     security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
 
-/// The answer of the HTTP server itself to a head that is longer than it reads; it has no body.
-const HEAD_TOO_LONG: u16 = 431;
-
 /// Completes the description.
 pub(super) fn complete(description: &mut OpenApi) {
     let components = description.components.get_or_insert_default();
@@ -22,7 +19,6 @@ pub(super) fn complete(description: &mut OpenApi) {
     for status in documented {
         components.responses.insert(name(status), refusal(status).into());
     }
-    components.responses.insert(name(HEAD_TOO_LONG), Response::new("The head of the request is too long").into());
     let any = ResponseBuilder::new().description("Refused; nothing was changed");
     let any: RefOr<Response> = any.content("application/problem+json", problem().build()).build().into();
     for item in description.paths.paths.values_mut() {
@@ -45,7 +41,7 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = (bool, &mut Operation
 
 /// The statuses of the refusals that an operation can give, by what it reads.
 fn statuses(changes: bool, operation: &Operation) -> BTreeSet<u16> {
-    let mut statuses = BTreeSet::from([HEAD_TOO_LONG, 500, 503]);
+    let mut statuses = BTreeSet::from([500, 503]);
     let parameters: Vec<&Parameter> = operation
         .parameters
         .iter()

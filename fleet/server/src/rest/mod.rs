@@ -31,6 +31,7 @@ pub(crate) mod secret;
 mod service;
 mod service_accounts;
 mod tokens;
+mod unread;
 mod why;
 
 use axum::{Router, extract::DefaultBodyLimit, middleware};
@@ -99,6 +100,7 @@ pub(crate) fn router(fleet: Fleet) -> Router {
         .layer(middleware::from_fn_with_state(fleet.clone(), gate::admit))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .layer(CatchPanicLayer::custom(answer::panicked))
+        .layer(middleware::from_fn_with_state(fleet.clone(), unread::take_in))
         .layer(middleware::from_fn_with_state(fleet.clone(), observe::request))
         .with_state(fleet)
 }
