@@ -10,6 +10,8 @@ use utoipa::openapi::{
     security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
 
+use super::examples::Examples;
+
 /// Completes the description.
 pub(super) fn complete(description: &mut OpenApi) {
     let components = description.components.get_or_insert_default();
@@ -21,8 +23,10 @@ pub(super) fn complete(description: &mut OpenApi) {
     }
     let any = ResponseBuilder::new().description("Refused; nothing was changed");
     let any: RefOr<Response> = any.content("application/problem+json", problem().build()).build().into();
+    let examples = Examples::read();
     for item in description.paths.paths.values_mut() {
         for (changes, operation) in operations(item) {
+            examples.add(operation);
             for status in statuses(changes, operation) {
                 let known = Ref::from_response_name(name(status)).into();
                 operation.responses.responses.entry(status.to_string()).or_insert(known);

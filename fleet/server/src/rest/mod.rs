@@ -14,6 +14,7 @@ mod devices;
 mod dry_run;
 mod enrolments;
 mod events;
+mod examples;
 mod filters;
 pub(crate) mod gate;
 mod groups;
