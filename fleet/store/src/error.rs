@@ -49,6 +49,12 @@ pub enum StoreError {
         /// The rollout.
         id: String,
     },
+    /// The code of an authenticator was taken before, or a recovery code is none of the user's.
+    #[error("the code of user `{name}` was used before, or is none")]
+    CodeRefused {
+        /// Who.
+        name: String,
+    },
     /// The idempotency key was used for another request.
     #[error("the idempotency key was used for another request")]
     KeyReused,

@@ -287,19 +287,7 @@ impl AccountScope {
         if done.rows_affected() == 0 {
             return Err(missing(who));
         }
-        let revoked = sqlx::query(
-            "UPDATE tokens SET revoked = $3 WHERE account = $1 AND principal = $2 AND revoked IS NULL RETURNING id",
-        )
-        .bind(self.id())
-        .bind(who.to_string())
-        .bind(to_sql(now.0))
-        .fetch_all(tx.sql())
-        .await
-        .map_err(cannot(doing))?;
-        for row in &revoked {
-            let id: String = row.try_get("id").map_err(cannot(doing))?;
-            self.tell_revoked(&mut tx, &id, now).await?;
-        }
+        self.revoke_tokens_of(&mut tx, (who, ""), now).await?;
         self.tell_principal(&mut tx, who, "principal.deleted", now).await?;
         tx.commit().await
     }
