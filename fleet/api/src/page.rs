@@ -80,6 +80,7 @@ pub mod forms {
         SavedFilterPage of SavedFilter,
         ServiceAccountPage of ServiceAccount,
         TokenPage of Token,
+        UserPage of User,
         WhyNotPage of WhyNot,
     }
 }
