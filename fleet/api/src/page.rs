@@ -5,7 +5,8 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     Account, Artifact, AuditRecord, Authority, Denial, Device, Enrolment, Event, Group, GroupMember, ListedCertificate,
-    Operation, OperationRow, Release, RoleBinding, Rollout, RolloutDevice, SavedFilter, ServiceAccount, Token, WhyNot,
+    Operation, OperationRow, Release, RoleBinding, Rollout, RolloutDevice, SavedFilter, ServiceAccount, Token, User,
+    WhyNot,
 };
 
 /// One page of a list.

@@ -64,6 +64,8 @@ problems! {
     PrincipalDisabled = "principal_disabled", 401, "The principal is disabled", "ask an administrator of its account";
     /// Account, name, password or code is not right; which one is not said.
     SignInRefused = "sign_in_refused", 401, "Signing in was refused", "check account, name and password, and wait for the next code of the authenticator";
+    /// The invitation is not known, was used, or its time is over.
+    InvitationRefused = "invitation_refused", 401, "The invitation does not work", "ask for another one: an administrator makes it with `mbl user reset`";
     /// The token works but does not allow this.
     ScopeMissing = "scope_missing", 403, "The token does not allow this", "use a token with the scope that the detail names";
     /// No role of the caller allows this, or a policy forbids it.

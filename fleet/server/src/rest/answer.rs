@@ -53,6 +53,7 @@ impl From<StoreError> for Refusal {
             StoreError::Stale { .. } => ProblemCode::Stale,
             StoreError::WrongState { .. } => ProblemCode::WrongState,
             StoreError::SecondPerson { .. } => ProblemCode::SecondPerson,
+            StoreError::CodeRefused { .. } => ProblemCode::SignInRefused,
             StoreError::KeyReused => ProblemCode::IdempotencyKeyReused,
             StoreError::OverQuota { .. } => ProblemCode::OverQuota,
             StoreError::TooMany { .. }

@@ -18,8 +18,10 @@ pub(crate) mod gate;
 mod groups;
 mod health;
 mod inventory;
+mod invitations;
 mod listed_certificates;
 mod observe;
+mod outsider;
 mod operations;
 mod paging;
 mod repository;
@@ -29,7 +31,9 @@ mod rollouts;
 pub(crate) mod secret;
 mod service;
 mod service_accounts;
+mod sessions;
 mod tokens;
+mod users;
 mod why;
 
 use axum::{Router, extract::DefaultBodyLimit, middleware};
@@ -67,11 +71,14 @@ fn resources() -> OpenApiRouter<Fleet> {
         .merge(audit::router())
         .merge(role_bindings::router())
         .merge(service_accounts::router())
+        .merge(sessions::router())
+        .merge(users::router())
         .merge(artifacts::router())
         .merge(events::router())
         .merge(filters::router())
         .merge(groups::router())
         .merge(inventory::router())
+        .merge(invitations::router())
         .merge(operations::router())
         .merge(device_edits::router())
         .merge(listed_certificates::router())
@@ -136,3 +143,5 @@ mod operation_tests;
 mod rollout_tests;
 #[cfg(test)]
 mod route_tests;
+#[cfg(test)]
+mod user_tests;
