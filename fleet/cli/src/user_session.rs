@@ -108,8 +108,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
 
 /// A client for somebody without a token.
 fn outsider(service: &str, authority: &str) -> anyhow::Result<Client> {
-    let config =
-        ClientConfig { address: service.to_owned(), authority_pem: authority.to_owned(), token: None };
+    let config = ClientConfig { address: service.to_owned(), authority_pem: authority.to_owned(), token: None };
     Client::new(&config).map_err(service_error)
 }
 
@@ -138,11 +137,8 @@ async fn accept(args: &AcceptArgs, session: &Session) -> anyhow::Result<()> {
         session.printer.ask(format_args!("Put this into your authenticator: {}\n", *secret));
     }
     let code = code(args.shown.code_file.as_deref())?;
-    let wanted = AcceptInvitation {
-        invitation: invitation.to_string(),
-        password: password.to_string(),
-        code: code.to_string(),
-    };
+    let wanted =
+        AcceptInvitation { invitation: invitation.to_string(), password: password.to_string(), code: code.to_string() };
     let made = client.accept_invitation(&wanted).await.map_err(service_error)?;
     let codes = Zeroizing::new(made.recovery_codes.join("\n") + "\n");
     write_private(&args.recovery_output, codes.as_bytes())?;

@@ -4,11 +4,8 @@ use protocol_types::{Digest, UnixSeconds};
 use sqlx::Row;
 
 use crate::{
-    AccountScope, NewToken, PrincipalName, StoreError, TokenRow,
-    error::cannot,
-    numbers::to_sql,
-    transaction::Transaction,
-    users,
+    AccountScope, NewToken, PrincipalName, StoreError, TokenRow, error::cannot, numbers::to_sql,
+    transaction::Transaction, users,
 };
 
 /// What a user signs in with.

@@ -32,8 +32,7 @@ fn token(id: &str) -> NewToken {
 
 async fn invite(account: &AccountScope, hash: &str) {
     let user = NewUser { who: anna(), title: "Anna".into(), email: "anna@example.com".into() };
-    let role =
-        NewBinding { home: account.name().clone(), who: anna(), role: "operator".into(), filter: None };
+    let role = NewBinding { home: account.name().clone(), who: anna(), role: "operator".into(), filter: None };
     let row = account.invite_user(&user, (&invitation(hash), Some(&role)), None, NOW).await.unwrap();
     assert_eq!((row.invited_until, row.password_set, row.email.as_str()), (Some(LATER), None, "anna@example.com"));
 }

@@ -57,10 +57,7 @@ impl Office {
         let phone = Key::new(HMAC_SHA1_FOR_LEGACY_USE_ONLY, &secret);
         let step = step_now();
         self.write("code", &code(&phone, step));
-        json(
-            &self.anna,
-            "user accept invitation --password-file password --code-file code --recovery-output recovery",
-        );
+        json(&self.anna, "user accept invitation --password-file password --code-file code --recovery-output recovery");
         (phone, step)
     }
 }

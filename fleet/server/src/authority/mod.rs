@@ -27,8 +27,8 @@ use protocol_types::UnixSeconds;
 pub use certificate::{CertificateFacts, DeviceIdentity, SubjectError};
 pub use issuing::{IssueError, IssuedCertificate, IssuingAuthorities};
 pub use request::{CertificateRequest, RequestError};
-pub use service::{ServerCertificate, ServiceAuthority};
 pub use sealing_key::{NotSealedHere, SealingKey};
+pub use service::{ServerCertificate, ServiceAuthority};
 pub use time_key::TimeKey;
 
 /// How long each kind of certificate is valid, and when its successor is made.

@@ -19,7 +19,8 @@ pub(super) fn router() -> OpenApiRouter<Fleet> {
 
 /// The invitation with this secret, if it still works. A secret has 256 random bits: nobody finds one by trying.
 async fn open(fleet: &Fleet, secret: &str, now: UnixSeconds) -> Reply<(InvitationRow, TotpSecret, String)> {
-    let refused = || Refusal::new(ProblemCode::InvitationRefused, "this invitation is not known, was used, or has expired");
+    let refused =
+        || Refusal::new(ProblemCode::InvitationRefused, "this invitation is not known, was used, or has expired");
     let hash = InvitationSecret::parse(secret.trim()).ok_or_else(refused)?.hash();
     let found = fleet.store.service_wide().invitation_by_hash(&hash).await?;
     let row = found.filter(|row| row.expires > now && !row.disabled).ok_or_else(refused)?;

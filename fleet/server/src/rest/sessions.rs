@@ -172,8 +172,7 @@ async fn change_password(
     let account = fleet.store.account_by(home, &who.account);
     let ChangePassword { password, code, new_password } = body.value;
     let new_password = Zeroizing::new(new_password);
-    let shown =
-        Shown { name: user.name().to_owned(), password: Zeroizing::new(password), code: Zeroizing::new(code) };
+    let shown = Shown { name: user.name().to_owned(), password: Zeroizing::new(password), code: Zeroizing::new(code) };
     if let Some(fault) = users::fault(&new_password, user.name()) {
         return Err(Refusal::value("new_password", fault));
     }

@@ -233,7 +233,8 @@ async fn nobody_makes_a_token_in_the_name_of_a_person_but_that_person() {
 async fn policies_know_who_has_shown_a_second_factor() {
     let service = TestService::start().await;
     let (admin, secret) = invite(&service, "acme", "administrator").await;
-    let policy = "forbid(principal is User, action == Action::\"create_group\", resource) unless { context.second_factor };";
+    let policy =
+        "forbid(principal is User, action == Action::\"create_group\", resource) unless { context.second_factor };";
     let saved = admin.send(Caller::json("PUT", "/policies/careful", &json!({"policy": policy}))).await;
     assert_eq!(saved.0, StatusCode::CREATED, "{}", saved.1);
     let (_, made) = accept(&service, &secret).await;

@@ -62,7 +62,10 @@ fn named(name: String) -> Reply<PrincipalName> {
 /// Whether mail could be sent there. Only the mail system of the address knows more.
 fn is_email(text: &str) -> bool {
     let plain = text.len() <= EMAIL_BYTES && text.bytes().all(|b| b.is_ascii_graphic());
-    plain && text.split_once('@').is_some_and(|(local, host)| !local.is_empty() && !host.is_empty() && !host.contains('@'))
+    plain
+        && text
+            .split_once('@')
+            .is_some_and(|(local, host)| !local.is_empty() && !host.is_empty() && !host.contains('@'))
 }
 
 /// An invitation to make, and its secret.

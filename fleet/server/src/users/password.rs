@@ -129,7 +129,8 @@ fn hasher() -> Result<Argon2<'static>, PasswordError> {
 }
 
 fn compare(password: &str, stored: &str) -> Result<bool, PasswordError> {
-    let hash = PasswordHash::new(stored).map_err(|_| PasswordError::Hash(argon2::password_hash::Error::EncodingInvalid))?;
+    let hash =
+        PasswordHash::new(stored).map_err(|_| PasswordError::Hash(argon2::password_hash::Error::EncodingInvalid))?;
     let params = Params::try_from(&hash).map_err(PasswordError::Hash)?;
     let (memory, passes, lanes) = MOST;
     if params.m_cost() > memory || params.t_cost() > passes || params.p_cost() > lanes {
