@@ -100,6 +100,8 @@ problems! {
     DigestMismatch = "digest_mismatch", 422, "The bytes do not have the announced digest", "upload the artifact again from the build";
     /// The account would hold more than it may.
     OverQuota = "over_quota", 422, "The account is full", "raise `limits.account_bytes` of the service";
+    /// The account, or one above it, has as much of something as its quota allows.
+    QuotaExceeded = "quota_exceeded", 422, "A quota is used up", "remove something, or have an administrator of an account above raise it: `mbl account quota`";
     /// The account asks more often than it may.
     RateLimited = "rate_limited", 429, "The account asks too often", "wait as long as `Retry-After` says; `limits.account_requests_per_s` of the service sets the rate";
     /// Too many tries to sign in failed.

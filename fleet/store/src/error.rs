@@ -66,6 +66,18 @@ pub enum StoreError {
         /// Bytes that it may hold.
         limit: u64,
     },
+    /// The account, or one above it, would have more of something than its quota.
+    #[error("account `{account}` may have {most} of `{what}` together with those below it, and has {used}")]
+    QuotaExceeded {
+        /// What is counted.
+        what: &'static str,
+        /// The account whose quota it is.
+        account: String,
+        /// How much it may have.
+        most: u64,
+        /// How much it has.
+        used: u64,
+    },
     /// There would be more of something than there may be.
     #[error("there are at most {most} {what}")]
     TooMany {

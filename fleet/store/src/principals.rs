@@ -7,7 +7,7 @@ use serde_json::json;
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    AccountScope, EventDraft, RequestKey, StoreError,
+    AccountScope, EventDraft, QuotaKind, RequestKey, StoreError,
     error::{cannot, formed},
     events, idempotency,
     numbers::{from_sql, time, to_sql},
@@ -162,6 +162,7 @@ impl AccountScope {
         if from_sql(row.try_get("n").map_err(cannot(doing))?) >= MAX_PRINCIPALS {
             return Err(StoreError::TooMany { what: "principals in an account", most: MAX_PRINCIPALS });
         }
+        self.within_quota(tx, (QuotaKind::Principals, 1), now).await?;
         let made = sqlx::query(
             "INSERT INTO principals (account, kind, name, title, created) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (account, kind, name) DO NOTHING",

@@ -5,7 +5,7 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, Row, any::AnyRow};
 
 use crate::{
-    AccountScope, EventDraft, PrincipalName, RequestKey, ServiceWide, StoreError,
+    AccountScope, EventDraft, PrincipalName, QuotaKind, RequestKey, ServiceWide, StoreError,
     error::{cannot, formed},
     events, idempotency,
     numbers::{time, to_sql},
@@ -111,6 +111,10 @@ impl AccountScope {
         second_factor: bool,
         now: UnixSeconds,
     ) -> Result<(), StoreError> {
+        // The service gives out a first token only where nobody can act any more.
+        if !token.is_first {
+            self.within_quota(tx, (QuotaKind::Tokens, 1), now).await?;
+        }
         sqlx::query(
             "INSERT INTO tokens (account, id, name, hash, scopes, created, expires, is_first, principal, second_factor)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",

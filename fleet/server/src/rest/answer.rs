@@ -58,6 +58,7 @@ impl From<StoreError> for Refusal {
             StoreError::CodeRefused { .. } => return NotVerified::Wrong(None).into(),
             StoreError::KeyReused => ProblemCode::IdempotencyKeyReused,
             StoreError::OverQuota { .. } => ProblemCode::OverQuota,
+            StoreError::QuotaExceeded { .. } => ProblemCode::QuotaExceeded,
             StoreError::TooMany { .. }
             | StoreError::GroupInItself { .. }
             | StoreError::AccountInItself { .. }

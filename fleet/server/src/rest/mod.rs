@@ -24,6 +24,7 @@ mod observe;
 mod operations;
 mod outsider;
 mod paging;
+mod quotas;
 mod repository;
 mod role_bindings;
 mod rollout_form;
@@ -82,6 +83,7 @@ fn resources() -> OpenApiRouter<Fleet> {
         .merge(operations::router())
         .merge(device_edits::router())
         .merge(listed_certificates::router())
+        .merge(quotas::router())
         .merge(repository::router())
         .merge(rollouts::router())
         .merge(dry_run::router())
@@ -139,6 +141,8 @@ mod foreign_tests;
 mod journey_tests;
 #[cfg(test)]
 mod operation_tests;
+#[cfg(test)]
+mod quota_tests;
 #[cfg(test)]
 mod rollout_tests;
 #[cfg(test)]
