@@ -5,7 +5,8 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     Account, Artifact, AuditRecord, Authority, Denial, Device, Enrolment, Event, Group, GroupMember, ListedCertificate,
-    Operation, OperationRow, Release, RoleBinding, Rollout, RolloutDevice, SavedFilter, ServiceAccount, Token, WhyNot,
+    Operation, OperationRow, Release, RoleBinding, Rollout, RolloutDevice, SavedFilter, ServiceAccount, Token, User,
+    WhyNot,
 };
 
 /// One page of a list.
@@ -80,6 +81,7 @@ pub mod forms {
         SavedFilterPage of SavedFilter,
         ServiceAccountPage of ServiceAccount,
         TokenPage of Token,
+        UserPage of User,
         WhyNotPage of WhyNot,
     }
 }

@@ -15,6 +15,7 @@ use crate::{
     metrics::Metrics,
     signals::LocalSignals,
     tls::PortCertificate,
+    users::Passwords,
 };
 
 /// The shared parts. Cheap to clone.
@@ -32,6 +33,8 @@ pub(crate) struct Fleet {
     pub(crate) access: Arc<Access>,
     /// How often each account may ask.
     pub(crate) rates: Arc<RateLimits>,
+    /// Compares passwords, a few at a time.
+    pub(crate) passwords: Passwords,
     /// The bytes of artifacts.
     pub(crate) artifacts: ArtifactFiles,
     /// Enrolment lists that operations go through.

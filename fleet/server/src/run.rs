@@ -32,6 +32,7 @@ use crate::{
     signals::LocalSignals,
     supervision,
     tls::{self, PortCertificate, TlsError},
+    users::Passwords,
 };
 
 /// Why the service did not start or did not go on.
@@ -91,6 +92,8 @@ struct Ports {
 const HOUSEKEEPING: Duration = Duration::from_secs(60 * 60);
 /// How long the service remembers the keys of repeated requests, in seconds.
 const REMEMBER_REQUESTS: u64 = 7 * 24 * 60 * 60;
+/// How long it remembers tries to sign in that failed, in seconds.
+const REMEMBER_TRIES: u64 = 24 * 60 * 60;
 
 /// Runs the service until `stop` is cancelled.
 pub async fn run(config: Config, clock: Clock, random: Random, stop: CancellationToken) -> Result<(), RunError> {
@@ -129,6 +132,7 @@ pub(crate) async fn open(
         authority: Arc::new(authority),
         access: Arc::new(Access::new(&rest::openapi())?),
         rates: Arc::new(RateLimits::new(&config.limits)),
+        passwords: Passwords::new(),
         certificate: Arc::new(certificate),
         trust: Arc::default(),
         stop,
@@ -223,6 +227,10 @@ async fn keep_house(fleet: Fleet) {
         let before = protocol_types::UnixSeconds(now.0.saturating_sub(REMEMBER_REQUESTS));
         if let Err(error) = fleet.store.service_wide().forget_idempotency_keys(before).await {
             tracing::warn!(error = %crate::Chain(&error), "old requests were not forgotten");
+        }
+        let before = protocol_types::UnixSeconds(now.0.saturating_sub(REMEMBER_TRIES));
+        if let Err(error) = fleet.store.service_wide().forget_tries(before).await {
+            tracing::warn!(error = %crate::Chain(&error), "old tries to sign in were not forgotten");
         }
         tokio::select! {
             () = tokio::time::sleep(HOUSEKEEPING) => {}

@@ -182,6 +182,7 @@ impl TestService {
         make("/filters", json!({"name": "lab", "filter": "tag = \"lab\""})).await;
         make("/service-accounts", json!({"name": "ci"})).await;
         let binding = make("/role-bindings", json!({"principal": "service/ci", "role": "viewer"})).await;
+        make("/users", json!({"name": "anna", "email": "anna@example.com"})).await;
         let rollout = make("/rollouts", json!({"release": "1.0.0", "audience": "all"})).await;
         let policy = json!({"policy": "permit(principal, action == Action::\"list_groups\", resource);"});
         assert_eq!(caller.send(Caller::json("PUT", "/policies/own", &policy)).await.0, StatusCode::CREATED);
@@ -208,6 +209,7 @@ impl TestService {
             ("rollouts", rollout["id"].as_str().unwrap().to_owned()),
             ("service-accounts", "ci".to_owned()),
             ("tokens", first("/tokens").await),
+            ("users", "anna".to_owned()),
         ])
     }
 }

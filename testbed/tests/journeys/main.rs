@@ -24,4 +24,5 @@ mod postgres;
 mod rollout_crowd;
 mod site;
 mod update;
+mod users;
 mod world;

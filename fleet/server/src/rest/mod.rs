@@ -18,10 +18,13 @@ pub(crate) mod gate;
 mod groups;
 mod health;
 mod inventory;
+mod invitations;
 mod listed_certificates;
 mod observe;
 mod operations;
+mod outsider;
 mod paging;
+mod quotas;
 mod repository;
 mod role_bindings;
 mod rollout_form;
@@ -29,7 +32,9 @@ mod rollouts;
 pub(crate) mod secret;
 mod service;
 mod service_accounts;
+mod sessions;
 mod tokens;
+mod users;
 mod why;
 
 use axum::{Router, extract::DefaultBodyLimit, middleware};
@@ -67,14 +72,18 @@ fn resources() -> OpenApiRouter<Fleet> {
         .merge(audit::router())
         .merge(role_bindings::router())
         .merge(service_accounts::router())
+        .merge(sessions::router())
+        .merge(users::router())
         .merge(artifacts::router())
         .merge(events::router())
         .merge(filters::router())
         .merge(groups::router())
         .merge(inventory::router())
+        .merge(invitations::router())
         .merge(operations::router())
         .merge(device_edits::router())
         .merge(listed_certificates::router())
+        .merge(quotas::router())
         .merge(repository::router())
         .merge(rollouts::router())
         .merge(dry_run::router())
@@ -133,6 +142,10 @@ mod journey_tests;
 #[cfg(test)]
 mod operation_tests;
 #[cfg(test)]
+mod quota_tests;
+#[cfg(test)]
 mod rollout_tests;
 #[cfg(test)]
 mod route_tests;
+#[cfg(test)]
+mod user_tests;
