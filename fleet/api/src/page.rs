@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
-    Account, Artifact, AuditRecord, Authority, Denial, Device, Enrolment, Event, Group, GroupMember, ListedCertificate,
-    Operation, OperationRow, Release, RoleBinding, Rollout, RolloutDevice, SavedFilter, ServiceAccount, Token, WhyNot,
+    Account, Artifact, AuditRecord, Authority, DeadLetter, Denial, Device, Enrolment, Event, Group, GroupMember, ListedCertificate,
+    Operation, OperationRow, Release, RoleBinding, Rollout, RolloutDevice, SavedFilter, ServiceAccount, Subscription, Token,
+    WhyNot,
 };
 
 /// One page of a list.
@@ -64,6 +65,7 @@ pub mod forms {
         ArtifactPage of Artifact,
         AuditPage of AuditRecord,
         AuthorityPage of Authority,
+        DeadLetterPage of DeadLetter,
         DenialPage of Denial,
         DevicePage of Device,
         EnrolmentPage of Enrolment,
@@ -79,6 +81,7 @@ pub mod forms {
         RolloutDevicePage of RolloutDevice,
         SavedFilterPage of SavedFilter,
         ServiceAccountPage of ServiceAccount,
+        SubscriptionPage of Subscription,
         TokenPage of Token,
         WhyNotPage of WhyNot,
     }
