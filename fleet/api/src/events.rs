@@ -115,8 +115,8 @@ impl Listener {
             let Some(pieces) = &mut self.open else {
                 match self.client.open_stream(&self.query).await {
                     Ok(answer) => self.open = Some(Box::pin(answer.bytes_stream())),
-                    // Only where it is known what was missed may the loss of a connection be passed over.
-                    Err(ClientError::Unreachable { .. }) if self.query.after.is_some() => tokio::time::sleep(REST).await,
+                    // Only where it is known what was missed, here or at the service, may the loss of a connection be passed over.
+                    Err(ClientError::Unreachable { .. }) if self.query.after.is_some() || self.query.subscription.is_some() => tokio::time::sleep(REST).await,
                     Err(error) => return self.end(error),
                 }
                 continue;

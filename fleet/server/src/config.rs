@@ -9,6 +9,8 @@ use std::{
 
 use serde::Deserialize;
 
+use crate::deliveries::Network;
+
 /// All settings; `docs/guides/service.md` explains each.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -21,6 +23,8 @@ pub struct Config {
     pub listen: Listen,
     /// How much it takes.
     pub limits: Limits,
+    /// How events are sent to webhooks.
+    pub webhooks: Webhooks,
     /// `postgres://…` instead of the embedded database in the data directory.
     pub database_url: Option<String>,
     /// Logs as one JSON object a line.
@@ -63,6 +67,28 @@ pub struct Limits {
     pub slow_sender_s: u64,
 }
 
+/// How events are sent to webhooks.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Webhooks {
+    /// Addresses and networks that may be reached although they are private, also without TLS.
+    pub allow: Vec<Network>,
+    /// Webhooks that are sent to at a time.
+    pub at_once: usize,
+    /// Tries of one event before it becomes a dead letter.
+    pub tries: u32,
+    /// Longest wait between two tries, in seconds.
+    pub longest_wait_s: u64,
+    /// Seconds that a receiver has to answer.
+    pub answer_s: u64,
+}
+
+impl Default for Webhooks {
+    fn default() -> Self {
+        Self { allow: Vec::new(), at_once: 256, tries: 30, longest_wait_s: 3600, answer_s: 10 }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -70,6 +96,7 @@ impl Default for Config {
             public_hosts: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
             listen: Listen::default(),
             limits: Limits::default(),
+            webhooks: Webhooks::default(),
             database_url: None,
             log_json: false,
             grace_s: 10,
@@ -161,6 +188,16 @@ mod tests {
         let keys = config.split([' ', '{', ',']).filter_map(|word| word.strip_suffix(':'));
         let missing: Vec<&str> = keys.filter(|key| !guide.contains(&format!("`{key}`"))).collect();
         assert!(missing.is_empty(), "docs/guides/service.md does not explain {missing:?}");
+    }
+
+    #[test]
+    fn an_address_that_webhooks_may_reach_is_checked_when_the_settings_are_read() {
+        let config = Config::parse("[webhooks]\nallow = [\"10.0.0.0/8\", \"::1\"]\ntries = 3").unwrap();
+        assert_eq!((config.webhooks.allow.len(), config.webhooks.tries, config.webhooks.answer_s), (2, 3, 10));
+        let ConfigError::Malformed(why) = Config::parse("[webhooks]\nallow = [\"10.0.0.0/33\"]").unwrap_err() else {
+            panic!("a network of 33 bits")
+        };
+        assert!(why.to_string().contains("`10.0.0.0/33` is neither an address nor a network"), "{why}");
     }
 
     #[test]

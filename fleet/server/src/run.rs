@@ -21,7 +21,7 @@ use crate::{
     artifact_port,
     authority::{Authority, AuthorityError},
     backup::RESTORING,
-    device_trust,
+    deliveries, device_trust,
     first_token::{self, FirstTokenError},
     fleet::Fleet,
     https,
@@ -163,6 +163,7 @@ async fn serve(fleet: &Fleet, ports: Ports) -> Result<(), RunError> {
     tasks.spawn(named("overdue", lwm2m::tell_overdue(fleet.clone())));
     tasks.spawn(named("operations", operations::work(fleet.clone())));
     tasks.spawn(named("rollouts", rollouts::reconcile(fleet.clone())));
+    tasks.spawn(named("deliveries", deliveries::work(fleet.clone())));
     tasks.spawn(named("supervision", supervision::keep_alive(fleet.clone())));
 
     let data_dir = &fleet.config.data_dir;

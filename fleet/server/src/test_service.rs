@@ -52,10 +52,15 @@ impl TestService {
 
     /// Ends as a killed process does, and starts again on what lies on the disk.
     pub(crate) async fn restart(self) -> Self {
+        self.restart_with(|_| {}).await
+    }
+
+    /// The same, with other settings.
+    pub(crate) async fn restart_with(self, set: impl FnOnce(&mut Config)) -> Self {
         let Self { fleet, folder } = self;
         fleet.stop.cancel();
         fleet.store.close().await;
-        Self::in_folder(folder, |_| {}).await
+        Self::in_folder(folder, set).await
     }
 
     async fn in_folder(folder: tempfile::TempDir, set: impl FnOnce(&mut Config)) -> Self {
@@ -181,6 +186,7 @@ impl TestService {
         make("/groups", json!({"name": "doors", "members": ["gate-1"]})).await;
         make("/filters", json!({"name": "lab", "filter": "tag = \"lab\""})).await;
         make("/service-accounts", json!({"name": "ci"})).await;
+        make("/subscriptions", json!({"name": "desk"})).await;
         let binding = make("/role-bindings", json!({"principal": "service/ci", "role": "viewer"})).await;
         let rollout = make("/rollouts", json!({"release": "1.0.0", "audience": "all"})).await;
         let policy = json!({"policy": "permit(principal, action == Action::\"list_groups\", resource);"});
@@ -207,6 +213,7 @@ impl TestService {
             ("role-bindings", binding["id"].as_str().unwrap().to_owned()),
             ("rollouts", rollout["id"].as_str().unwrap().to_owned()),
             ("service-accounts", "ci".to_owned()),
+            ("subscriptions", "desk".to_owned()),
             ("tokens", first("/tokens").await),
         ])
     }

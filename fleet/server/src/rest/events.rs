@@ -12,14 +12,12 @@ use axum::{
     },
 };
 use fleet_api::{Event, Page, PageQuery, StreamQuery, forms};
-use fleet_store::{AccountScope, Change, EventRow};
+use fleet_store::{AccountScope, Change, EventRow, EventSelection};
 use futures_util::{Stream, stream};
-use jiff::Timestamp;
 use tokio::{
     sync::broadcast::{Receiver, error::RecvError},
     time::{Instant, sleep, timeout_at},
 };
-use tokio_util::sync::CancellationToken;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -28,7 +26,7 @@ use super::{
     caller::{Caller, need},
     paging::Paging,
 };
-use crate::fleet::Fleet;
+use crate::{cloud_event::cloud_event, fleet::Fleet};
 
 /// Events that a stream reads from the store at a time.
 const BATCH: u32 = 100;
@@ -45,17 +43,7 @@ pub(super) fn router() -> OpenApiRouter<Fleet> {
 
 /// An event as the API shows it.
 pub(super) fn view(account: &AccountScope, row: EventRow) -> Event {
-    let seconds = i64::try_from(row.time.0).unwrap_or(i64::MAX);
-    Event {
-        specversion: "1.0".to_owned(),
-        id: row.id.to_string(),
-        source: format!("/accounts/{}", account.name()),
-        kind: row.kind,
-        subject: row.subject,
-        time: Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX).to_string(),
-        datacontenttype: "application/json".to_owned(),
-        data: row.data,
-    }
+    cloud_event(account.name(), row)
 }
 
 /// The events of the account, oldest first.
@@ -81,12 +69,17 @@ async fn follow(
 ) -> Reply<Sse<impl Stream<Item = Result<Message, Infallible>>>> {
     // Listening begins before the first look, so nothing falls between the two.
     let changes = fleet.signals.subscribe();
-    let after = match last_event_id(&headers)?.or(query.after) {
-        Some(after) => after,
-        None => who.account.last_event().await?,
+    let named = last_event_id(&headers)?.or(query.after);
+    let (wanted, position) = match &query.subscription {
+        Some(name) => {
+            let row = who.account.subscription(name).await?;
+            (row.wanted, row.position)
+        }
+        None => (EventSelection::everything(), who.account.last_event().await?),
     };
     let ends = Instant::now() + LIFE;
-    let follower = Follower { account: who.account, changes, stop: fleet.stop, after, ready: VecDeque::new(), ends };
+    let (account, after) = (who.account, named.unwrap_or(position));
+    let follower = Follower { fleet, account, wanted, changes, after, ready: VecDeque::new(), ends };
     let events = stream::unfold(follower, |mut follower| async move {
         let message = follower.next().await?;
         Some((Ok(message), follower))
@@ -103,9 +96,10 @@ fn last_event_id(headers: &HeaderMap) -> Reply<Option<u64>> {
 }
 
 struct Follower {
+    fleet: Fleet,
     account: AccountScope,
+    wanted: EventSelection,
     changes: Receiver<Change>,
-    stop: CancellationToken,
     after: u64,
     ready: VecDeque<EventRow>,
     ends: Instant,
@@ -118,18 +112,23 @@ impl Follower {
                 self.after = row.id;
                 return message(view(&self.account, row));
             }
-            match self.account.events_after(self.after, BATCH).await {
-                Ok(rows) if rows.is_empty() => {}
-                Ok(rows) => {
-                    self.ready.extend(rows);
-                    continue;
+            let now = self.fleet.clock.now();
+            match self.account.selected_events(&self.wanted, self.after, BATCH, now).await {
+                Ok(found) => {
+                    self.ready.extend(found.events);
+                    if self.ready.is_empty() {
+                        self.after = found.through;
+                    }
+                    if found.more || !self.ready.is_empty() {
+                        continue;
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(error = %crate::Chain(&error), "an event stream broke off");
                     return None;
                 }
             }
-            let stop = self.stop.clone();
+            let stop = self.fleet.stop.clone();
             tokio::select! {
                 () = stop.cancelled() => return None,
                 waited = timeout_at(self.ends, self.wait()) => waited.ok()?,

@@ -29,6 +29,7 @@ mod rollouts;
 pub(crate) mod secret;
 mod service;
 mod service_accounts;
+mod subscriptions;
 mod tokens;
 mod why;
 
@@ -67,6 +68,7 @@ fn resources() -> OpenApiRouter<Fleet> {
         .merge(audit::router())
         .merge(role_bindings::router())
         .merge(service_accounts::router())
+        .merge(subscriptions::router())
         .merge(artifacts::router())
         .merge(events::router())
         .merge(filters::router())
