@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
-    Account, Artifact, AuditRecord, Authority, DeadLetter, Denial, Device, Enrolment, Event, Group, GroupMember, ListedCertificate,
-    Operation, OperationRow, Release, RoleBinding, Rollout, RolloutDevice, SavedFilter, ServiceAccount, Subscription, Token,
+    Account, Alert, AlertRule, Artifact, AuditRecord, Authority, DeadLetter, Denial, Device, Enrolment, Event, Group, GroupMember, ListedCertificate,
+    Operation, OperationRow, Release, RoleBinding, Rollout, RolloutDevice, SavedFilter, ServiceAccount, Silence, Subscription, Token,
     WhyNot,
 };
 
@@ -62,6 +62,8 @@ pub mod forms {
 
     forms! {
         AccountPage of Account,
+        AlertPage of Alert,
+        AlertRulePage of AlertRule,
         ArtifactPage of Artifact,
         AuditPage of AuditRecord,
         AuthorityPage of Authority,
@@ -81,6 +83,7 @@ pub mod forms {
         RolloutDevicePage of RolloutDevice,
         SavedFilterPage of SavedFilter,
         ServiceAccountPage of ServiceAccount,
+        SilencePage of Silence,
         SubscriptionPage of Subscription,
         TokenPage of Token,
         WhyNotPage of WhyNot,

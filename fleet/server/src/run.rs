@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Addresses, Clock, Config, Random,
     access::{Access, AccessError, RateLimits},
+    alerts,
     artifact_files::ArtifactFiles,
     artifact_port,
     authority::{Authority, AuthorityError},
@@ -163,6 +164,7 @@ async fn serve(fleet: &Fleet, ports: Ports) -> Result<(), RunError> {
     tasks.spawn(named("overdue", lwm2m::tell_overdue(fleet.clone())));
     tasks.spawn(named("operations", operations::work(fleet.clone())));
     tasks.spawn(named("rollouts", rollouts::reconcile(fleet.clone())));
+    tasks.spawn(named("alerts", alerts::look_after(fleet.clone())));
     tasks.spawn(named("deliveries", deliveries::work(fleet.clone())));
     tasks.spawn(named("supervision", supervision::keep_alive(fleet.clone())));
 

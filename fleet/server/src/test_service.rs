@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::{
-    Addresses, Clock, Config, Random,
+    Addresses, Clock, Config, Random, alerts,
     fleet::Fleet,
     operations,
     rest::{self, secret::TokenSecret},
@@ -187,6 +187,10 @@ impl TestService {
         make("/filters", json!({"name": "lab", "filter": "tag = \"lab\""})).await;
         make("/service-accounts", json!({"name": "ci"})).await;
         make("/subscriptions", json!({"name": "desk"})).await;
+        let rule = json!({"name": "here", "severity": "info", "condition": {"kind": "state", "filter": "connected = true"}, "for_s": 0});
+        make("/alert-rules", rule).await;
+        alerts::round(&self.fleet).await.unwrap();
+        make("/silences", json!({"until": self.now().0 + 600, "reason": "test"})).await;
         let binding = make("/role-bindings", json!({"principal": "service/ci", "role": "viewer"})).await;
         let rollout = make("/rollouts", json!({"release": "1.0.0", "audience": "all"})).await;
         let policy = json!({"policy": "permit(principal, action == Action::\"list_groups\", resource);"});
@@ -199,6 +203,8 @@ impl TestService {
         let first = async |path: &str| caller.get(path).await.1["items"][0]["id"].as_str().unwrap().to_owned();
         BTreeMap::from([
             ("accounts", account.to_owned()),
+            ("alert-rules", "here".to_owned()),
+            ("alerts", "al-1".to_owned()),
             ("artifacts", digest.hex()),
             ("authorities", first("/authorities").await),
             ("devices", endpoint.to_string()),
@@ -213,6 +219,7 @@ impl TestService {
             ("role-bindings", binding["id"].as_str().unwrap().to_owned()),
             ("rollouts", rollout["id"].as_str().unwrap().to_owned()),
             ("service-accounts", "ci".to_owned()),
+            ("silences", "si-1".to_owned()),
             ("subscriptions", "desk".to_owned()),
             ("tokens", first("/tokens").await),
         ])

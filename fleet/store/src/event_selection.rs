@@ -62,7 +62,7 @@ impl EventKinds {
     }
 
     /// The same as [`Self::contain`] as a condition on the column `e.kind`, with placeholders from `first` on.
-    fn clause(&self, first: usize) -> Clause {
+    pub(crate) fn clause(&self, first: usize) -> Clause {
         let mut binds = Vec::new();
         let tests: Vec<String> = self
             .0

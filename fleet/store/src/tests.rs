@@ -105,7 +105,7 @@ const DIGESTS: &[(i64, &str)] = &[
     (9, "sha256:7de27c35055bdfbe2d69b01ac07026cbd4aa7b77c64069f57ebd1aebe8fffa92"),
     (10, "sha256:0c617a78d496959dc958befc3da187d6b9eebcf4f3b30f0f980b4627fc5d3f17"),
     (12, "sha256:0277edf2e79b42cc55c5dccd365b9cb14f22281ed497075a76c0484d0c73cb6e"),
-    (15, "sha256:ab43afb621ceef817e36ed5729df14ba2cfb4d92184ea2ac23c02cb8ffee9757"),
+    (15, "sha256:ad8a2ebfdc73cde7a7d9641ca0ac96d2075c5bf2280040759083ff87e022166e"),
 ];
 
 #[test]

@@ -2,6 +2,8 @@
 
 mod access;
 mod accounts;
+mod alert_rules;
+mod alerts;
 mod answer;
 mod artifacts;
 mod audit;
@@ -29,6 +31,7 @@ mod rollouts;
 pub(crate) mod secret;
 mod service;
 mod service_accounts;
+mod silences;
 mod subscriptions;
 mod tokens;
 mod why;
@@ -65,9 +68,12 @@ fn resources() -> OpenApiRouter<Fleet> {
     let resources = OpenApiRouter::new()
         .merge(access::router())
         .merge(accounts::router())
+        .merge(alert_rules::router())
+        .merge(alerts::router())
         .merge(audit::router())
         .merge(role_bindings::router())
         .merge(service_accounts::router())
+        .merge(silences::router())
         .merge(subscriptions::router())
         .merge(artifacts::router())
         .merge(events::router())
