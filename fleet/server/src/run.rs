@@ -11,7 +11,7 @@ use std::{
 
 use fleet_store::{Signals, Store, StoreError};
 use sd_notify::NotifyState;
-use tokio::{net::TcpListener, task::JoinSet, time::timeout};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -132,6 +132,7 @@ pub(crate) async fn open(
         rates: Arc::new(RateLimits::new(&config.limits)),
         certificate: Arc::new(certificate),
         trust: Arc::default(),
+        sockets: Arc::new(Semaphore::new(config.limits.api_connections)),
         stop,
         config: Arc::new(config),
     };

@@ -14,8 +14,10 @@ mod device_edits;
 mod devices;
 mod dry_run;
 mod enrolments;
+mod event_socket;
 mod events;
 mod filters;
+mod follower;
 pub(crate) mod gate;
 mod groups;
 mod health;
@@ -77,6 +79,7 @@ fn resources() -> OpenApiRouter<Fleet> {
         .merge(subscriptions::router())
         .merge(artifacts::router())
         .merge(events::router())
+        .merge(event_socket::router())
         .merge(filters::router())
         .merge(groups::router())
         .merge(inventory::router())
