@@ -18,9 +18,12 @@ pub struct Subscription {
     pub types: Vec<String>,
     /// A filter: only events about devices for which it is true when they are delivered. Empty for all events.
     pub filter: String,
-    /// Where its events are sent; without it, somebody reads and acknowledges them.
+    /// Where its events are sent; without it and a mailbox, somebody reads and acknowledges them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<String>,
+    /// The mailbox that its events are sent to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mail: Option<String>,
     /// Every event up to this one was accepted, is not wanted, or is a dead letter.
     pub position: u64,
     /// How many events of the account come after the position, whether they are wanted or not.
@@ -69,6 +72,10 @@ pub struct CreateSubscription {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 2000)]
     pub webhook: Option<String>,
+    /// The mailbox that its events are sent to, instead of a webhook.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 254)]
+    pub mail: Option<String>,
     /// It begins after this event; without it, with what happens from now on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<u64>,
@@ -111,6 +118,10 @@ pub struct ChangeSubscription {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 2000)]
     pub webhook: Option<String>,
+    /// The mailbox that its events are sent to from now on, if they are sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 254)]
+    pub mail: Option<String>,
     /// Whether it rests. At the end of a pause it goes on where it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<bool>,

@@ -86,6 +86,9 @@ pub(crate) struct CreateArgs {
     /// Send events here; without it they wait to be read
     #[arg(long, value_name = "ADDRESS", requires = "output")]
     webhook: Option<String>,
+    /// Send events to this mailbox
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "webhook")]
+    mail: Option<String>,
     /// Private file to write the secret into that signs what is sent
     #[arg(long, value_name = "FILE", requires = "webhook")]
     output: Option<PathBuf>,
@@ -110,6 +113,9 @@ pub(crate) struct ChangeArgs {
     /// Send events here
     #[arg(long, value_name = "ADDRESS")]
     webhook: Option<String>,
+    /// Send events to this mailbox
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "webhook")]
+    mail: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -179,8 +185,8 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
 }
 
 async fn create(client: &Client, args: CreateArgs, session: &Session) -> anyhow::Result<()> {
-    let CreateArgs { name, title, types, filter, webhook, output, after } = args;
-    let wanted = CreateSubscription { name, title, types, filter, webhook, after };
+    let CreateArgs { name, title, types, filter, webhook, mail, output, after } = args;
+    let wanted = CreateSubscription { name, title, types, filter, webhook, mail, after };
     let made = client.create_subscription(&wanted).await;
     let made = made.map_err(|e| refused_filter(e, Some(&wanted.filter)))?;
     match output {
@@ -217,13 +223,18 @@ async fn list(client: &Client, session: &Session) -> anyhow::Result<()> {
         vec![
             subscription.name.to_string(),
             if subscription.types.is_empty() { "all".to_owned() } else { subscription.types.join(" ") },
-            or_dash(subscription.webhook.as_deref()),
+            or_dash(sent_to(subscription)),
             subscription.position.to_string(),
             subscription.behind.to_string(),
             subscription.dead_letters.to_string(),
             state(subscription),
         ]
     })
+}
+
+/// Where the events of a subscription go.
+fn sent_to(subscription: &Subscription) -> Option<&str> {
+    subscription.webhook.as_deref().or(subscription.mail.as_deref())
 }
 
 fn state(subscription: &Subscription) -> String {
@@ -237,7 +248,7 @@ fn state(subscription: &Subscription) -> String {
 fn described(subscription: &Subscription) -> String {
     let mut lines = vec![
         format!("{} {}", subscription.name, subscription.title).trim_end().to_owned(),
-        format!("to           {}", or_dash(subscription.webhook.as_deref())),
+        format!("to           {}", or_dash(sent_to(subscription))),
         format!("types        {}", or_dash(Some(subscription.types.join(" ")).filter(|types| !types.is_empty()))),
         format!("filter       {}", or_dash(Some(&subscription.filter).filter(|filter| !filter.is_empty()))),
         format!("after        event {}, {} behind", subscription.position, subscription.behind),
@@ -249,8 +260,8 @@ fn described(subscription: &Subscription) -> String {
 }
 
 async fn change(client: &Client, args: ChangeArgs, session: &Session) -> anyhow::Result<()> {
-    let ChangeArgs { name, title, types, filter, webhook } = args;
-    let change = ChangeSubscription { title, types, filter, webhook, paused: None };
+    let ChangeArgs { name, title, types, filter, webhook, mail } = args;
+    let change = ChangeSubscription { title, types, filter, webhook, mail, paused: None };
     let changed = client.change_subscription(&name, &change, None).await;
     let changed = changed.map_err(|e| match e.problem() {
         Some(problem) if problem.status == 404 => missing(e, &name),

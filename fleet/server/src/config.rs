@@ -25,6 +25,8 @@ pub struct Config {
     pub limits: Limits,
     /// How events are sent to webhooks.
     pub webhooks: Webhooks,
+    /// The mail server; without it nothing is sent by e-mail.
+    pub mail: Option<Mail>,
     /// `postgres://…` instead of the embedded database in the data directory.
     pub database_url: Option<String>,
     /// Logs as one JSON object a line.
@@ -83,6 +85,40 @@ pub struct Webhooks {
     pub answer_s: u64,
 }
 
+/// The mail server.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mail {
+    /// Its name.
+    pub server: String,
+    /// Its port.
+    pub port: u16,
+    /// How the connection is encrypted.
+    #[serde(default)]
+    pub tls: MailTls,
+    /// Who the service is there.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// File whose first line is the password.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// The sender of all messages, as in `Fleet <fleet@example.com>`.
+    pub from: String,
+}
+
+/// How a connection to a mail server is encrypted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MailTls {
+    /// From the first byte on.
+    #[default]
+    Wrapped,
+    /// After `STARTTLS`, without which nothing is sent.
+    Starttls,
+    /// Not at all, to a server on the same machine.
+    None,
+}
+
 impl Default for Webhooks {
     fn default() -> Self {
         Self { allow: Vec::new(), at_once: 256, tries: 30, longest_wait_s: 3600, answer_s: 10 }
@@ -97,6 +133,7 @@ impl Default for Config {
             listen: Listen::default(),
             limits: Limits::default(),
             webhooks: Webhooks::default(),
+            mail: None,
             database_url: None,
             log_json: false,
             grace_s: 10,
@@ -139,6 +176,9 @@ pub enum ConfigError {
     /// The text is not TOML of the known form.
     #[error("the settings are not understood")]
     Malformed(#[source] toml::de::Error),
+    /// Messages would leave the machine in the open.
+    #[error("`mail.tls = \"none\"` is for a server on this machine; name it as `localhost` or `127.0.0.1`")]
+    OpenMail,
     /// There is no name under which the service can be reached.
     #[error("`public_hosts` is empty; name at least one host or address")]
     NoPublicHost,
@@ -165,7 +205,14 @@ impl Config {
 
     /// Checks what no single value can show.
     pub fn check(self) -> Result<Self, ConfigError> {
-        if self.public_hosts.is_empty() { Err(ConfigError::NoPublicHost) } else { Ok(self) }
+        if self.public_hosts.is_empty() {
+            return Err(ConfigError::NoPublicHost);
+        }
+        let is_here = |mail: &Mail| ["localhost", "127.0.0.1", "::1"].contains(&mail.server.as_str());
+        if self.mail.as_ref().is_some_and(|mail| mail.tls == MailTls::None && !is_here(mail)) {
+            return Err(ConfigError::OpenMail);
+        }
+        Ok(self)
     }
 }
 
@@ -198,6 +245,17 @@ mod tests {
             panic!("a network of 33 bits")
         };
         assert!(why.to_string().contains("`10.0.0.0/33` is neither an address nor a network"), "{why}");
+    }
+
+    #[test]
+    fn mail_leaves_the_machine_encrypted_or_not_at_all() {
+        let mail = |server: &str, tls: &str| {
+            let text = format!("[mail]\nserver = \"{server}\"\nport = 25\nfrom = \"a@b.example\"\n{tls}");
+            Config::parse(&text).unwrap().check()
+        };
+        assert_eq!(mail("mail.example", "").unwrap().mail.unwrap().tls, MailTls::Wrapped);
+        assert!(mail("mail.example", "tls = \"starttls\"").is_ok() && mail("127.0.0.1", "tls = \"none\"").is_ok());
+        assert!(matches!(mail("mail.example", "tls = \"none\""), Err(ConfigError::OpenMail)));
     }
 
     #[test]

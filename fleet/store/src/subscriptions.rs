@@ -307,7 +307,8 @@ impl AccountScope {
         .await
         .map_err(cannot(doing))?
         .ok_or_else(|| missing(name))?;
-        if row.try_get::<Option<String>, _>("url").map_err(cannot(doing))?.is_none() {
+        let url: Option<String> = row.try_get("url").map_err(cannot(doing))?;
+        if url.is_none_or(|url| !url.starts_with("http")) {
             return Err(no_webhook(name));
         }
         self.tell_subscription(&mut tx, name, "subscription.secret_rotated", now).await?;
@@ -317,6 +318,6 @@ impl AccountScope {
 }
 
 pub(crate) fn no_webhook(name: &GroupName) -> StoreError {
-    let state = "read by its reader, so nothing is signed or sent".to_owned();
+    let state = "sent to no webhook, so nothing of it is signed or waits as a dead letter".to_owned();
     StoreError::WrongState { kind: "subscription", id: name.to_string(), state }
 }

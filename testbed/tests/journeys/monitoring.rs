@@ -131,9 +131,15 @@ struct Desk {
 
 impl Desk {
     fn new() -> Self {
+        Self::with("")
+    }
+
+    /// A service with further settings.
+    fn with(settings: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("mbl-service.toml");
-        fs::write(&config, "[webhooks]\nallow = [\"127.0.0.1\"]\ntries = 4\nlongest_wait_s = 1\n").unwrap();
+        let webhooks = "[webhooks]\nallow = [\"127.0.0.1\"]\ntries = 4\nlongest_wait_s = 1\n";
+        fs::write(&config, format!("{webhooks}{settings}")).unwrap();
         let flags = ["--config", config.to_str().unwrap()];
         let service = Service::start_with(&folder.path().join("service"), &flags).unwrap();
         let operator = Operator::new(&folder.path().join("config"), folder.path());
@@ -247,4 +253,97 @@ fn fleet_a_webhook_into_the_service_s_own_network_is_refused_with_the_setting_th
     let output = desk.run("subscription show desk");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(3) && said.contains("hint: list the subscriptions"), "{said}");
+}
+
+/// A mail server that takes everything; what it took.
+fn mail_server() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, letters) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(Vec::new())));
+    let taken = letters.clone();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let taken = taken.clone();
+            thread::spawn(move || take_letters(&stream, &taken));
+        }
+    });
+    (address, letters)
+}
+
+/// SMTP (RFC 5321), as much as a sender needs.
+fn take_letters(mut stream: &TcpStream, letters: &Mutex<Vec<String>>) -> Option<()> {
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    let mut lines = BufReader::new(stream).lines();
+    write!(stream, "220 desk ESMTP\r\n").ok()?;
+    let mut envelope = String::new();
+    loop {
+        let line = lines.next()?.ok()?;
+        match line.split(' ').next().unwrap_or_default().to_ascii_uppercase().as_str() {
+            "MAIL" | "RCPT" => {
+                envelope += &format!("{line}\n");
+                write!(stream, "250 yes\r\n").ok()?;
+            }
+            "DATA" => {
+                write!(stream, "354 go on\r\n").ok()?;
+                let mut letter = std::mem::take(&mut envelope);
+                loop {
+                    let line = lines.next()?.ok()?;
+                    if line == "." {
+                        break;
+                    }
+                    letter += &format!("{line}\n");
+                }
+                letters.lock().unwrap().push(letter);
+                write!(stream, "250 taken\r\n").ok()?;
+            }
+            "QUIT" => return write!(stream, "221 bye\r\n").ok(),
+            _ => write!(stream, "250 desk\r\n").ok()?,
+        }
+    }
+}
+
+#[test]
+fn fleet_an_alert_is_raised_told_by_mail_acknowledged_and_over_and_a_silence_keeps_quiet() {
+    let (server, letters) = mail_server();
+    let mail = format!(
+        "[mail]\nserver = \"127.0.0.1\"\nport = {}\ntls = \"none\"\nfrom = \"Fleet <fleet@example.com>\"\n",
+        server.port()
+    );
+    let desk = Desk::with(&mail);
+    desk.mbl("subscription create pager --mail ops@example.com --type alert.raised --type alert.resolved");
+    desk.mbl(
+        "alert rule create busy --severity critical --count group.created --events 3 --clear-below 1 --within 8 \
+         --whole-account --for 0 --clear-for 0",
+    );
+    for group in ["a", "b", "c"] {
+        desk.mbl(&format!("group create {group}"));
+    }
+    let letter = |what: &str, word: &str| {
+        until(PATIENCE, what, || Ok(letters.lock().unwrap().iter().find(|letter| letter.contains(word)).cloned()))
+            .unwrap()
+    };
+    let raised = letter("the alert", "alert.raised");
+    assert!(raised.contains("RCPT TO:<ops@example.com>") && raised.contains("Subject: [default] alert.raised"), "{raised}");
+    assert!(raised.contains("rule: \"busy\"") && raised.contains("severity: \"critical\""), "{raised}");
+    let all = desk.mbl("alert list --all");
+    let id = all[0]["id"].as_str().unwrap();
+    assert_eq!((&all[0]["rule"], &all[0]["severity"]), (&"busy".into(), &"critical".into()));
+    let known = desk.run(&format!("alert acknowledge {id} --note mine"));
+    assert!(known.status.success(), "{known:?}");
+    letter("the end of the alert", "alert.resolved");
+    assert_eq!(desk.mbl(&format!("alert show {id}"))["state"], "resolved");
+
+    let before = letters.lock().unwrap().len();
+    desk.mbl("alert silence create works --minutes 10 --rule busy");
+    for group in ["d", "e", "f"] {
+        desk.mbl(&format!("group create {group}"));
+    }
+    until(PATIENCE, "a silenced alert", || {
+        let all = desk.operator.json(&["alert", "list"])?;
+        Ok((all[0]["state"] == "raised" && all[0]["told"].is_null()).then_some(()))
+    })
+    .unwrap();
+    assert_eq!(letters.lock().unwrap().len(), before);
+    desk.mbl("alert silence end si-1");
+    desk.mbl("alert rule delete busy");
+    assert_eq!(desk.mbl("alert list").as_array().unwrap().len(), 0);
 }

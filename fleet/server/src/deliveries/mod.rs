@@ -1,17 +1,19 @@
-//! Sends events to webhooks: each subscription in a task of its own, so that a slow or dead receiver holds up nobody else.
+//! Sends events to webhooks and mailboxes: each subscription in a task of its own, so that a slow or dead receiver holds up nobody else.
 //!
 //! ```text
 //! work           finds what is due and starts a turn for it, so many at once
 //!   └ turn       one subscription: event after event, until there is no more, its time is over, or a try fails
 //!       ├ sender     one try: connects to addresses that are allowed, and to no others
 //!       │   ├ address    which addresses these are
-//!       │   └ signature  proves to the receiver who sent it, and when
+//!       │   ├ signature  proves to the receiver who sent it, and when
+//!       │   └ mailer     the way to a mailbox instead
 //!       └ retry      what becomes of a try that failed
 //! ```
 //!
 //! The store knows every position; what is remembered here only saves looking twice.
 
 mod address;
+mod mailer;
 mod retry;
 mod sender;
 mod signature;
@@ -35,6 +37,7 @@ use tokio::{
 
 pub use address::Network;
 pub(crate) use address::{AddressPolicy, Target, TargetError};
+pub(crate) use mailer::{SCHEME as MAIL_SCHEME, is_address as is_mail_address};
 use sender::Sender;
 pub(crate) use signature::WebhookSecret;
 
@@ -65,7 +68,7 @@ struct Turns {
 
 /// Runs until the service stops.
 pub(crate) async fn work(fleet: Fleet) {
-    let sender = Arc::new(Sender::new(&fleet.config.webhooks));
+    let sender = Arc::new(Sender::new(&fleet.config));
     let mut changes = fleet.signals.subscribe();
     let mut turns = Turns::default();
     while !fleet.stop.is_cancelled() {

@@ -1,4 +1,4 @@
-//! One try to deliver one event: an HTTP request with a limit for everything, to addresses that the policy allows. Follows no redirection
+//! One try to deliver: an HTTP request with a limit for everything, to addresses that the policy allows. Follows no redirection
 //! and uses no proxy, so that the address that was checked is the one that is asked.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -14,10 +14,11 @@ use reqwest::{
 
 use super::{
     address::{AddressPolicy, Target, TargetError},
+    mailer::{Mailer, SCHEME},
     retry::Failure,
     signature::signature,
 };
-use crate::{cloud_event::cloud_event, config::Webhooks};
+use crate::{cloud_event::cloud_event, config::Config};
 
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long a connection may rest before it is no longer used.
@@ -33,13 +34,15 @@ pub(super) struct Sender {
     /// Without the certificates of the system there is none; the text says why.
     encrypted: Result<Client, String>,
     plain: Result<Client, String>,
+    mailer: Result<Mailer, String>,
 }
 
 /// What is to be delivered.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Message<'a> {
     pub(super) account: &'a AccountName,
-    pub(super) event: &'a EventRow,
+    /// One event for a webhook, some for a mailbox.
+    pub(super) events: &'a [EventRow],
     pub(super) secrets: &'a [Vec<u8>],
     pub(super) now: UnixSeconds,
 }
@@ -62,7 +65,9 @@ impl Resolve for Checked {
 }
 
 impl Sender {
-    pub(super) fn new(settings: &Webhooks) -> Self {
+    pub(super) fn new(config: &Config) -> Self {
+        let settings = &config.webhooks;
+        let patience = Duration::from_secs(settings.answer_s);
         let policy = AddressPolicy::new(&settings.allow);
         let client = |encrypted| {
             let made = Client::builder()
@@ -72,22 +77,39 @@ impl Sender {
                 .referer(false)
                 .dns_resolver(Arc::new(Checked { policy: policy.clone(), encrypted }))
                 .connect_timeout(CONNECT)
-                .timeout(Duration::from_secs(settings.answer_s))
+                .timeout(patience)
                 .pool_idle_timeout(IDLE)
                 .pool_max_idle_per_host(8)
                 .build();
             made.map_err(|error| format!("no connection can be made: {}", crate::Chain(&error)))
         };
-        Self { encrypted: client(true), plain: client(false), policy }
+        let mailer = Mailer::new(config.mail.as_ref(), patience);
+        Self { encrypted: client(true), plain: client(false), mailer, policy }
+    }
+
+    /// Sends what there is to wherever it is sent.
+    pub(super) async fn send(&self, url: &str, message: Message<'_>) -> Result<(), Failure> {
+        match url.strip_prefix(SCHEME) {
+            Some(mailbox) => {
+                let mailer = self.mailer.as_ref().map_err(|reason| failure(reason.clone()))?;
+                mailer.send(mailbox, message.account, message.events).await.map_err(failure)
+            }
+            None => {
+                for event in message.events {
+                    self.post(url, message, event).await?;
+                }
+                Ok(())
+            }
+        }
     }
 
     /// Sends an event. That it was accepted means an answer with a status of 200 to 299.
-    pub(super) async fn send(&self, url: &str, message: Message<'_>) -> Result<(), Failure> {
+    async fn post(&self, url: &str, message: Message<'_>, event: &EventRow) -> Result<(), Failure> {
         let target = Target::parse(url).map_err(|error| failed(&error))?;
         self.policy.check_literal(&target).map_err(|error| failed(&TargetError::from(error)))?;
         let client = if target.encrypted { &self.encrypted } else { &self.plain };
         let client = client.as_ref().map_err(|reason| failure(reason.clone()))?;
-        let Message { account, event, secrets, now } = message;
+        let Message { account, secrets, now, .. } = message;
         let id = format!("evt_{account}_{}", event.id);
         let body = serde_json::to_vec(&cloud_event(account, event.clone())).map_err(|error| failed(&error))?;
         let request = client

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     Looked,
+    mailer::SCHEME,
     retry::{self, Before, Failure, Limits},
     sender::{Message, Sender},
 };
@@ -15,6 +16,8 @@ use crate::{fleet::Fleet, metrics::DeliveryLabels};
 
 /// Events between two notes of the position: what a service that dies at the wrong instant sends twice at most.
 const TOGETHER: u32 = 50;
+/// Events in one letter.
+const IN_ONE_LETTER: usize = 50;
 /// Longest turn, after which others that wait for theirs come first.
 const LONGEST: Duration = Duration::from_secs(10);
 /// So many events that nobody wanted are noted, so that no start of the service looks at them all again.
@@ -95,7 +98,7 @@ impl Turn {
         let mut failures = delivery.row.failures;
         let asked = self.account.dead_letters_after(&self.name, true, 0, TOGETHER).await?;
         for (letter, event) in asked {
-            match self.send(delivery, &event).await {
+            match self.send(delivery, std::slice::from_ref(&event)).await {
                 Ok(()) => {
                     self.account.dead_letter_delivered(&self.name, event.id).await?;
                     failures = 0;
@@ -118,11 +121,14 @@ impl Turn {
         let row = &delivery.row;
         let (mut noted, mut before) = (row.position, Before { tries: row.tries, failures: row.failures });
         let mut through = noted;
+        // A person reads one letter about several events rather than several letters.
+        let at_once = if row.url.as_deref().is_some_and(|url| url.starts_with(SCHEME)) { IN_ONE_LETTER } else { 1 };
         loop {
             let now = self.fleet.clock.now();
             let found = self.account.selected_events(&row.wanted, through, TOGETHER, now).await?;
-            for event in &found.events {
-                if let Err(failure) = self.send(delivery, event).await {
+            for together in found.events.chunks(at_once) {
+                let [event, ..] = together else { continue };
+                if let Err(failure) = self.send(delivery, together).await {
                     let failed = self.failed((event.id, before), failure);
                     let (account, subscription, tries) = (self.account.name(), &self.name, failed.tries);
                     let reason = &failed.reason;
@@ -131,7 +137,7 @@ impl Turn {
                     return Ok(None);
                 }
                 before = Before::default();
-                through = event.id;
+                through = together.last().map_or(through, |last| last.id);
                 if self.is_over() {
                     self.account.delivered(&self.name, row.revision, through).await?;
                     return Ok(None);
@@ -151,10 +157,10 @@ impl Turn {
         }
     }
 
-    async fn send(&self, delivery: &Delivery, event: &EventRow) -> Result<(), Failure> {
+    async fn send(&self, delivery: &Delivery, events: &[EventRow]) -> Result<(), Failure> {
         let url = delivery.row.url.as_deref().unwrap_or_default();
         let now = self.fleet.clock.now();
-        let message = Message { account: self.account.name(), event, secrets: &delivery.secrets, now };
+        let message = Message { account: self.account.name(), events, secrets: &delivery.secrets, now };
         let sent = self.sender.send(url, message).await;
         let result = if sent.is_ok() { "accepted" } else { "failed" };
         self.fleet.metrics.deliveries.get_or_create(&DeliveryLabels { result }).inc();

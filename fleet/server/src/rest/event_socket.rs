@@ -49,7 +49,7 @@ async fn connect(
     let place = fleet.sockets.clone().try_acquire_owned().map_err(full)?;
     let follower = Follower::begin(fleet, who.account, query).await?;
     let upgrade = upgrade.protocols(["cloudevents.json"]).max_message_size(CLIENT_BYTES).max_frame_size(CLIENT_BYTES);
-    Ok(upgrade.on_upgrade(async move |socket| {
+    Ok(upgrade.on_upgrade(move |socket| async move {
         send(socket, follower).await;
         drop(place);
     }))

@@ -24,7 +24,7 @@ use super::{
     paging::Paging,
 };
 use crate::{
-    deliveries::{AddressPolicy, Target, WebhookSecret},
+    deliveries::{AddressPolicy, MAIL_SCHEME, Target, WebhookSecret, is_mail_address},
     fleet::Fleet,
 };
 
@@ -58,14 +58,44 @@ async fn target(fleet: &Fleet, text: &str) -> Reply<String> {
     Ok(target.url.into())
 }
 
+/// The address of a mailbox, if the service can send e-mail.
+fn mailbox(fleet: &Fleet, text: &str) -> Reply<String> {
+    if fleet.config.mail.is_none() {
+        let detail = "this service has no mail server; the setting `mail.server` names one";
+        return Err(Refusal::value("mail", detail));
+    }
+    if !is_mail_address(text) {
+        return Err(Refusal::value("mail", "this is no address of a mailbox, as in `ops@example.com`"));
+    }
+    Ok(format!("{MAIL_SCHEME}{text}"))
+}
+
+/// Where events are to be sent, if anywhere.
+async fn place(fleet: &Fleet, webhook: Option<&str>, mail: Option<&str>) -> Reply<Option<String>> {
+    match (webhook, mail) {
+        (Some(_), Some(_)) => Err(Refusal::value("mail", "a subscription is sent to a webhook or to a mailbox")),
+        (Some(text), None) => target(fleet, text).await.map(Some),
+        (None, Some(text)) => mailbox(fleet, text).map(Some),
+        (None, None) => Ok(None),
+    }
+}
+
 fn view(row: SubscriptionRow, last_event: u64) -> Subscription {
+    let (mail, webhook) = match row.url {
+        Some(url) => match url.strip_prefix(MAIL_SCHEME) {
+            Some(mailbox) => (Some(mailbox.to_owned()), None),
+            None => (None, Some(url)),
+        },
+        None => (None, None),
+    };
     let waits = row.failures > 0 && row.paused.is_none();
     Subscription {
         name: row.name,
         title: row.title,
         types: row.wanted.kinds.as_slice().to_vec(),
         filter: row.wanted.filter.to_string(),
-        webhook: row.url,
+        webhook,
+        mail,
         position: row.position,
         behind: last_event.saturating_sub(row.position),
         paused: row.paused,
@@ -107,19 +137,17 @@ async fn create(
     who: Caller<need::Operate>,
     body: Body<CreateSubscription>,
 ) -> Reply<(StatusCode, Json<CreatedSubscription>)> {
-    let CreateSubscription { name, title, types, filter, webhook, after } = body.value;
+    let CreateSubscription { name, title, types, filter, webhook, mail, after } = body.value;
     let title = titled(&title)?.to_owned();
     let wanted = EventSelection { kinds: kinds(types)?, filter: filters::read("filter", &filter)? };
     let secret = WebhookSecret::new(&fleet.random)?;
-    let webhook = match webhook {
-        Some(text) => Some((target(&fleet, &text).await?, secret.bytes().to_vec())),
-        None => None,
-    };
-    let is_sent = webhook.is_some();
+    let url = place(&fleet, webhook.as_deref(), mail.as_deref()).await?;
+    let is_signed = webhook.is_some();
+    let webhook = url.map(|url| (url, secret.bytes().to_vec()));
     let wish = NewSubscription { name, title, wanted, webhook, after };
     let (row, is_new) = who.account.create_subscription(&wish, body.key.as_ref(), fleet.clock.now()).await?;
     let subscription = shown(&who.account, row).await?;
-    let secret = (is_new && is_sent).then(|| secret.reveal());
+    let secret = (is_new && is_signed).then(|| secret.reveal());
     Ok((StatusCode::CREATED, Json(CreatedSubscription { subscription, secret })))
 }
 
@@ -145,11 +173,8 @@ async fn change(
     IfMatch(at): IfMatch,
     body: Body<ChangeSubscription>,
 ) -> Reply<Tagged> {
-    let ChangeSubscription { title, types, filter, webhook, paused } = body.value;
-    let url = match webhook {
-        Some(text) => Some(target(&fleet, &text).await?),
-        None => None,
-    };
+    let ChangeSubscription { title, types, filter, webhook, mail, paused } = body.value;
+    let url = place(&fleet, webhook.as_deref(), mail.as_deref()).await?;
     let change = SubscriptionChange {
         title: title.as_deref().map(titled).transpose()?.map(str::to_owned),
         kinds: types.map(kinds).transpose()?,
