@@ -116,7 +116,11 @@ impl Listener {
                 match self.client.open_stream(&self.query).await {
                     Ok(answer) => self.open = Some(Box::pin(answer.bytes_stream())),
                     // Only where it is known what was missed, here or at the service, may the loss of a connection be passed over.
-                    Err(ClientError::Unreachable { .. }) if self.query.after.is_some() || self.query.subscription.is_some() => tokio::time::sleep(REST).await,
+                    Err(ClientError::Unreachable { .. })
+                        if self.query.after.is_some() || self.query.subscription.is_some() =>
+                    {
+                        tokio::time::sleep(REST).await
+                    }
                     Err(error) => return self.end(error),
                 }
                 continue;

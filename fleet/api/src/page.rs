@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
-    Account, Alert, AlertRule, Artifact, AuditRecord, Authority, DeadLetter, Denial, Device, Enrolment, Event, Group, GroupMember, ListedCertificate,
-    Operation, OperationRow, Release, RoleBinding, Rollout, RolloutDevice, SavedFilter, ServiceAccount, Silence, Subscription, Token,
-    WhyNot,
+    Account, Alert, AlertRule, Artifact, AuditRecord, Authority, DeadLetter, Denial, Device, Enrolment, Event, Group,
+    GroupMember, ListedCertificate, Operation, OperationRow, Release, RoleBinding, Rollout, RolloutDevice, SavedFilter,
+    ServiceAccount, Silence, Subscription, Token, WhyNot,
 };
 
 /// One page of a list.

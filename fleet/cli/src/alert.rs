@@ -217,9 +217,11 @@ fn described(alert: &Alert) -> String {
     let first = format!("{} {} {}: {about}", alert.id, alert.severity.as_str(), alert.rule);
     let mut lines = vec![first, format!("state    {} since {}", state_of(alert), time(alert.since))];
     lines.extend(alert.resolved.map(|at| format!("resolved {}", time(at))));
-    lines.extend(alert.acknowledged.as_ref().map(|known| {
-        format!("known to {} since {} {}", known.by, time(known.time), known.note).trim_end().to_owned()
-    }));
+    lines.extend(
+        alert.acknowledged.as_ref().map(|known| {
+            format!("known to {} since {} {}", known.by, time(known.time), known.note).trim_end().to_owned()
+        }),
+    );
     lines.join("\n")
 }
 

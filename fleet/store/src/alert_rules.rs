@@ -164,7 +164,8 @@ pub struct AlertRuleChange {
     pub enabled: Option<bool>,
 }
 
-const COLUMNS: &str = "q.name, q.title, q.severity, q.filter, q.condition, q.for_s, q.clear_for_s, q.remind_s, q.enabled, q.is_full,
+const COLUMNS: &str =
+    "q.name, q.title, q.severity, q.filter, q.condition, q.for_s, q.clear_for_s, q.remind_s, q.enabled, q.is_full,
     q.created, q.revision,
     (SELECT COUNT(*) FROM alerts x WHERE x.account = q.account AND x.rule = q.name AND x.state = 'raised') AS raised";
 
@@ -305,8 +306,9 @@ impl AccountScope {
 
     /// At most `limit` rules whose name comes after `after`.
     pub async fn alert_rules_after(&self, after: &str, limit: u32) -> Result<Vec<AlertRuleRow>, StoreError> {
-        let sql =
-            format!("SELECT {COLUMNS} FROM alert_rules q WHERE q.account = $1 AND q.name > $2 ORDER BY q.name LIMIT $3");
+        let sql = format!(
+            "SELECT {COLUMNS} FROM alert_rules q WHERE q.account = $1 AND q.name > $2 ORDER BY q.name LIMIT $3"
+        );
         let rows = sqlx::query(AssertSqlSafe(sql))
             .bind(self.id())
             .bind(after)
@@ -390,11 +392,9 @@ impl ServiceWide {
     /// The rules that look, of all accounts.
     pub async fn enabled_alert_rules(&self) -> Result<Vec<(protocol_types::AccountName, AlertRuleRow)>, StoreError> {
         let doing = "look for alert rules";
-        let sql = format!(
-            "SELECT q.account, {COLUMNS} FROM alert_rules q WHERE q.enabled = 1 ORDER BY q.account, q.name"
-        );
-        let rows =
-            sqlx::query(AssertSqlSafe(sql)).fetch_all(self.store.readers()).await.map_err(cannot(doing))?;
+        let sql =
+            format!("SELECT q.account, {COLUMNS} FROM alert_rules q WHERE q.enabled = 1 ORDER BY q.account, q.name");
+        let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(self.store.readers()).await.map_err(cannot(doing))?;
         rows.iter().map(|row| Ok((formed(row, doing, ("alert_rules", "account"))?, read(row)?))).collect()
     }
 }

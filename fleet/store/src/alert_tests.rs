@@ -48,7 +48,8 @@ async fn look(account: &AccountScope, of: &str, now: UnixSeconds) -> Vec<String>
     let rule = account.alert_rule(&name(of)).await.unwrap();
     account.evaluate_alert_rule(&rule, at_once, now).await.unwrap();
     let rows = account.alerts_before((Some("raised"), Some(&name(of))), None, 2000).await.unwrap();
-    let mut who: Vec<String> = rows.iter().map(|row| row.device.as_ref().map(ToString::to_string).unwrap_or_default()).collect();
+    let mut who: Vec<String> =
+        rows.iter().map(|row| row.device.as_ref().map(ToString::to_string).unwrap_or_default()).collect();
     who.sort_unstable();
     who
 }
@@ -159,9 +160,18 @@ async fn a_silence_holds_for_its_rule_its_devices_and_its_time() {
     let ended = one.end_silence(made.number, later(50)).await.unwrap();
     assert_eq!(ended.until, later(50));
     assert_eq!(silenced(later(50)).await, [false, false]);
-    assert_eq!(one.end_silence(made.number, later(70)).await.unwrap().until, later(50), "a second time changes nothing");
-    let everything =
-        NewSilence { rule: None, filter: Filter::every_device(), until: later(100), reason: "x".into(), made_by: "y".into() };
+    assert_eq!(
+        one.end_silence(made.number, later(70)).await.unwrap().until,
+        later(50),
+        "a second time changes nothing"
+    );
+    let everything = NewSilence {
+        rule: None,
+        filter: Filter::every_device(),
+        until: later(100),
+        reason: "x".into(),
+        made_by: "y".into(),
+    };
     one.create_silence(&everything, None, NOW).await.unwrap();
     assert_eq!(silenced(NOW).await, [true, true]);
 }
@@ -233,10 +243,16 @@ async fn another_account_reaches_neither_rules_nor_alerts_nor_silences() {
     let two = db.account("two").await;
     rule(&one, "here", "", state("connected = true")).await;
     look(&one, "here", NOW).await;
-    let silence =
-        NewSilence { rule: None, filter: Filter::every_device(), until: later(9), reason: "x".into(), made_by: "y".into() };
+    let silence = NewSilence {
+        rule: None,
+        filter: Filter::every_device(),
+        until: later(9),
+        reason: "x".into(),
+        made_by: "y".into(),
+    };
     one.create_silence(&silence, None, NOW).await.unwrap();
-    let before = (one.alert_rule(&name("here")).await.unwrap(), one.alert(1).await.unwrap(), one.silence(1).await.unwrap());
+    let before =
+        (one.alert_rule(&name("here")).await.unwrap(), one.alert(1).await.unwrap(), one.silence(1).await.unwrap());
     for refused in [
         two.alert_rule(&name("here")).await.map(drop),
         two.change_alert_rule(&name("here"), &AlertRuleChange::default(), None, NOW).await.map(drop),
@@ -250,6 +266,7 @@ async fn another_account_reaches_neither_rules_nor_alerts_nor_silences() {
     }
     assert_eq!(two.evaluate_alert_rule(&before.0, at_once, NOW).await.unwrap(), 0);
     assert!(two.alerts_before((None, None), None, 10).await.unwrap().is_empty());
-    let after = (one.alert_rule(&name("here")).await.unwrap(), one.alert(1).await.unwrap(), one.silence(1).await.unwrap());
+    let after =
+        (one.alert_rule(&name("here")).await.unwrap(), one.alert(1).await.unwrap(), one.silence(1).await.unwrap());
     assert_eq!(after, before);
 }

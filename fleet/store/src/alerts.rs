@@ -103,7 +103,8 @@ impl AlertRow {
     }
 }
 
-const COLUMNS: &str = "number, rule, subject, severity, state, since, raised, told, resolved, acknowledged, acknowledged_by, note";
+const COLUMNS: &str =
+    "number, rule, subject, severity, state, since, raised, told, resolved, acknowledged, acknowledged_by, note";
 
 fn read(row: &AnyRow) -> Result<AlertRow, StoreError> {
     let doing = "read an alert";
@@ -162,7 +163,8 @@ impl AccountScope {
     ) -> Result<usize, StoreError> {
         let open = self.open_alerts(&rule.name).await?;
         let Sights { seen, is_full } = self.sights(rule, &open, now).await?;
-        let met: Vec<&str> = seen.iter().filter(|(_, sight)| **sight == Sight::Met).map(|(subject, _)| subject.as_str()).collect();
+        let met: Vec<&str> =
+            seen.iter().filter(|(_, sight)| **sight == Sight::Met).map(|(subject, _)| subject.as_str()).collect();
         let silenced = self.silenced(&rule.name, &met, now).await?;
         let subjects: std::collections::BTreeSet<&str> =
             open.keys().map(String::as_str).chain(seen.keys().map(String::as_str)).collect();
@@ -199,7 +201,8 @@ impl AccountScope {
         .map_err(cannot(doing))?;
         rows.iter()
             .map(|row| {
-                let optional = |column| row.try_get::<Option<i64>, _>(column).map(|at| at.map(time)).map_err(cannot(doing));
+                let optional =
+                    |column| row.try_get::<Option<i64>, _>(column).map(|at| at.map(time)).map_err(cannot(doing));
                 let state: String = row.try_get("state").map_err(cannot(doing))?;
                 let open = if state == "pending" {
                     OpenAlert::Pending { since: time(row.try_get("since").map_err(cannot(doing))?) }
@@ -214,7 +217,12 @@ impl AccountScope {
     }
 
     /// Those of the subjects that are not to be told of now.
-    async fn silenced(&self, rule: &GroupName, subjects: &[&str], now: UnixSeconds) -> Result<HashSet<String>, StoreError> {
+    async fn silenced(
+        &self,
+        rule: &GroupName,
+        subjects: &[&str],
+        now: UnixSeconds,
+    ) -> Result<HashSet<String>, StoreError> {
         let mut silenced = HashSet::new();
         if subjects.is_empty() {
             return Ok(silenced);

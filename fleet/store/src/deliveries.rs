@@ -231,8 +231,7 @@ impl AccountScope {
             return Ok(());
         }
         let data = json!({ "event": failed.event.to_string(), "tries": failed.tries, "reason": failed.reason });
-        let draft =
-            EventDraft { kind: "subscription.dead_letter", subject: format!("subscriptions/{name}"), data };
+        let draft = EventDraft { kind: "subscription.dead_letter", subject: format!("subscriptions/{name}"), data };
         events::append(tx, self, now, draft).await
     }
 

@@ -79,7 +79,8 @@ pub struct SubscriptionChange {
     pub paused: Option<bool>,
 }
 
-pub(crate) const COLUMNS: &str = "s.name, s.title, s.kinds, s.filter, s.url, s.position, s.paused, s.tries, s.failures, s.next_try,
+pub(crate) const COLUMNS: &str =
+    "s.name, s.title, s.kinds, s.filter, s.url, s.position, s.paused, s.tries, s.failures, s.next_try,
     s.last_failure, s.former_until, s.created, s.revision,
     (SELECT COUNT(*) FROM dead_letters x WHERE x.account = s.account AND x.subscription = s.name) AS dead";
 

@@ -311,7 +311,7 @@ fn fleet_an_alert_is_raised_told_by_mail_acknowledged_and_over_and_a_silence_kee
     let desk = Desk::with(&mail);
     desk.mbl("subscription create pager --mail ops@example.com --type alert.raised --type alert.resolved");
     desk.mbl(
-        "alert rule create busy --severity critical --count group.created --events 3 --clear-below 1 --within 8 \
+        "alert rule create busy --severity critical --count group.created --events 3 --clear-below 1 --within 20 \
          --whole-account --for 0 --clear-for 0",
     );
     for group in ["a", "b", "c"] {
@@ -322,7 +322,10 @@ fn fleet_an_alert_is_raised_told_by_mail_acknowledged_and_over_and_a_silence_kee
             .unwrap()
     };
     let raised = letter("the alert", "alert.raised");
-    assert!(raised.contains("RCPT TO:<ops@example.com>") && raised.contains("Subject: [default] alert.raised"), "{raised}");
+    assert!(
+        raised.contains("RCPT TO:<ops@example.com>") && raised.contains("Subject: [default] alert.raised"),
+        "{raised}"
+    );
     assert!(raised.contains("rule: \"busy\"") && raised.contains("severity: \"critical\""), "{raised}");
     let all = desk.mbl("alert list --all");
     let id = all[0]["id"].as_str().unwrap();

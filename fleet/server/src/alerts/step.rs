@@ -9,7 +9,9 @@ pub(super) fn step(facts: AlertFacts, patience: Patience, now: UnixSeconds) -> (
     match (facts.open, facts.sight) {
         (None, Sight::Met) if patience.for_s > 0 => (Some(OpenAlert::Pending { since: now }), None),
         (None, Sight::Met) => raised(facts.silenced, now),
-        (Some(OpenAlert::Pending { since }), Sight::Met) if lasted(since, patience.for_s) => raised(facts.silenced, now),
+        (Some(OpenAlert::Pending { since }), Sight::Met) if lasted(since, patience.for_s) => {
+            raised(facts.silenced, now)
+        }
         (Some(pending @ OpenAlert::Pending { .. }), Sight::Met) => (Some(pending), None),
         (None | Some(OpenAlert::Pending { .. }), Sight::Between | Sight::Clear) => (None, None),
         (Some(OpenAlert::Raised { told, .. }), Sight::Met) => still(told, facts, patience, now),
@@ -71,8 +73,11 @@ mod tests {
     }
 
     fn patience() -> impl Strategy<Value = Patience> {
-        (0..5_u64, 0..5_u64, 0..8_u64)
-            .prop_map(|(for_s, clear_for_s, remind_s)| Patience { for_s, clear_for_s, remind_s })
+        (0..5_u64, 0..5_u64, 0..8_u64).prop_map(|(for_s, clear_for_s, remind_s)| Patience {
+            for_s,
+            clear_for_s,
+            remind_s,
+        })
     }
 
     const START: u64 = 1_800_000_000;

@@ -35,7 +35,10 @@ async fn a_device_that_breaks_its_promise_is_an_alert_that_is_told_known_of_and_
     assert_eq!(kinds(&caller).await, ["alert.raised"]);
     let (_, page) = caller.get("/alerts?state=raised&rule=gone").await;
     let alert = &page["items"][0];
-    assert_eq!((&alert["device"], &alert["severity"], &alert["state"]), (&json!("gate-1"), &json!("critical"), &json!("raised")));
+    assert_eq!(
+        (&alert["device"], &alert["severity"], &alert["state"]),
+        (&json!("gate-1"), &json!("critical"), &json!("raised"))
+    );
     let path = format!("/alerts/{}/acknowledge", alert["id"].as_str().unwrap());
     let (status, known) = caller.post(&path, &json!({"note": "on my way"})).await;
     assert_eq!((status, &known["acknowledged"]["note"]), (StatusCode::OK, &json!("on my way")));
@@ -72,9 +75,7 @@ async fn a_silenced_alert_is_there_and_told_of_only_when_the_silence_is_over() {
 async fn what_no_rule_can_look_for_is_refused_with_the_field_that_is_to_blame() {
     let service = TestService::start().await;
     let caller = service.caller("default").await;
-    let rate = |types: Value, events: u32, within_s: u64| {
-        json!({"kind": "rate", "types": types, "events": events, "within_s": within_s})
-    };
+    let rate = |types: Value, events: u32, within_s: u64| json!({"kind": "rate", "types": types, "events": events, "within_s": within_s});
     for (condition, field) in [
         (json!({"kind": "state", "filter": ""}), "condition"),
         (json!({"kind": "state", "filter": "no.such = 1"}), "condition"),

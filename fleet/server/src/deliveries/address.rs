@@ -69,7 +69,9 @@ pub(crate) enum TargetError {
 
 /// A host that may not be reached.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{host}` has no address that webhooks may go to; the setting `webhooks.allow` lists private ones that they may")]
+#[error(
+    "`{host}` has no address that webhooks may go to; the setting `webhooks.allow` lists private ones that they may"
+)]
 pub(crate) struct Refused {
     pub(crate) host: String,
 }
@@ -261,7 +263,8 @@ mod tests {
             assert!(closed.allows(address, true) && !closed.allows(address, false), "{text}");
         }
         let one = policy(&["10.1.0.0/16", "127.0.0.1"]);
-        for (text, allowed) in [("10.1.2.3", true), ("::ffff:10.1.2.3", true), ("10.2.0.1", false), ("127.0.0.2", false)]
+        for (text, allowed) in
+            [("10.1.2.3", true), ("::ffff:10.1.2.3", true), ("10.2.0.1", false), ("127.0.0.2", false)]
         {
             assert_eq!(one.allows(text.parse().unwrap(), true), allowed, "{text}");
         }

@@ -124,7 +124,9 @@ mod tests {
         for good in ["ops@example.com", "o.p-s+mbl@mail.example"] {
             assert!(is_address(good), "{good}");
         }
-        for bad in ["", "ops", "ops@", "a@b.example, c@d.example", "a@b.example\r\nBcc: c@d.example", "Ops <a@b.example>"] {
+        for bad in
+            ["", "ops", "ops@", "a@b.example, c@d.example", "a@b.example\r\nBcc: c@d.example", "Ops <a@b.example>"]
+        {
             assert!(!is_address(bad), "{bad:?}");
         }
         assert!(!is_address(&format!("{}@b.example", "a".repeat(250))));

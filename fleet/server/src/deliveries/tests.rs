@@ -92,7 +92,8 @@ impl Receiver {
     /// The subjects of everything that came, in order.
     fn subjects(&self) -> Vec<String> {
         let got = self.got.lock().unwrap();
-        let subject = |body: &Bytes| serde_json::from_slice::<Value>(body).unwrap()["subject"].as_str().unwrap().to_owned();
+        let subject =
+            |body: &Bytes| serde_json::from_slice::<Value>(body).unwrap()["subject"].as_str().unwrap().to_owned();
         got.iter().map(|(_, body)| subject(body)).collect()
     }
 
@@ -185,7 +186,8 @@ async fn each_event_arrives_in_order_as_a_signed_cloud_event() {
     service.groups(&["a", "b", "c"]).await;
     let seen = receiver.until("three groups", |seen| seen.len() >= 3).await;
     assert_eq!(seen, ["groups/a", "groups/b", "groups/c"]);
-    let key = hmac::Key::new(hmac::HMAC_SHA256, &BASE64.decode(secret.strip_prefix("whsec_").unwrap().as_bytes()).unwrap());
+    let key =
+        hmac::Key::new(hmac::HMAC_SHA256, &BASE64.decode(secret.strip_prefix("whsec_").unwrap().as_bytes()).unwrap());
     let got = receiver.got.lock().unwrap().clone();
     for (headers, body) in &got {
         let text = |name: &str| headers[name].to_str().unwrap().to_owned();
@@ -314,7 +316,9 @@ async fn a_redirection_is_no_acceptance_and_is_not_followed_and_a_receiver_that_
 async fn addresses_inside_are_refused_when_they_are_named_and_when_they_are_sent_to() {
     let service = Delivering::with(TestService::start_with(|config| config.webhooks.tries = 3).await).await;
     let receiver = Receiver::start(Mood::Accepts).await;
-    for address in [&receiver.address, "https://127.0.0.1/", "https://169.254.169.254/latest", "http://1.1.1.1/", "nonsense"] {
+    for address in
+        [&receiver.address, "https://127.0.0.1/", "https://169.254.169.254/latest", "http://1.1.1.1/", "nonsense"]
+    {
         let wish = json!({"name": "desk", "webhook": address});
         let (status, refused) = service.caller.post("/subscriptions", &wish).await;
         assert_eq!((status, &refused["field"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("webhook")), "{refused}");

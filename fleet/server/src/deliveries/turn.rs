@@ -24,12 +24,7 @@ const LONGEST: Duration = Duration::from_secs(10);
 const UNWANTED: u64 = 200;
 
 /// Delivers what there is. Answers how far it looked where that is not written down.
-pub(super) async fn turn(
-    fleet: Fleet,
-    sender: Arc<Sender>,
-    account: AccountScope,
-    name: GroupName,
-) -> Option<Looked> {
+pub(super) async fn turn(fleet: Fleet, sender: Arc<Sender>, account: AccountScope, name: GroupName) -> Option<Looked> {
     let turn = Turn { fleet, sender, account, name, ends: Instant::now() + LONGEST };
     match Box::pin(turn.run()).await {
         Ok(looked) => looked,

@@ -5,9 +5,7 @@ use axum::{
     extract::State,
     http::{HeaderName, StatusCode},
 };
-use fleet_api::{
-    AlertCondition, AlertRule, ChangeAlertRule, CreateAlertRule, Page, PageQuery, Severity, forms,
-};
+use fleet_api::{AlertCondition, AlertRule, ChangeAlertRule, CreateAlertRule, Page, PageQuery, Severity, forms};
 use fleet_store::{AlertRuleChange, AlertRuleRow, EventKinds, NewAlertRule, Patience};
 use protocol_types::GroupName;
 use utoipa_axum::{router::OpenApiRouter, routes};

@@ -116,8 +116,7 @@ mod tests {
     }
 
     async fn dial(address: &str, query: &str, token: &str) -> Result<WebSocketStream<TcpStream>, Error> {
-        let mut request =
-            format!("ws://{address}/api/v1/events/socket{query}").into_client_request().unwrap();
+        let mut request = format!("ws://{address}/api/v1/events/socket{query}").into_client_request().unwrap();
         request.headers_mut().insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
         let stream = TcpStream::connect(address).await.unwrap();
         client_async(request, stream).await.map(|(socket, _)| socket)
@@ -170,7 +169,8 @@ mod tests {
             assert_eq!(answer.status().as_u16(), status.as_u16(), "{query}");
         }
         let caller = service.caller("default").await;
-        let (status, refused) = caller.send(Request::get("/events/socket").body(axum::body::Body::empty()).unwrap()).await;
+        let (status, refused) =
+            caller.send(Request::get("/events/socket").body(axum::body::Body::empty()).unwrap()).await;
         assert_eq!((status, &refused["code"]), (StatusCode::BAD_REQUEST, &json!("malformed_request")));
     }
 }
