@@ -185,7 +185,7 @@ impl AccountScope {
         if decided.is_empty() && is_full == rule.is_full {
             return Ok(0);
         }
-        self.carry_out(rule, &decided, is_full, now).await
+        self.carry_out_alerts(rule, &decided, is_full, now).await
     }
 
     async fn open_alerts(&self, rule: &GroupName) -> Result<BTreeMap<String, OpenRow>, StoreError> {
@@ -236,7 +236,7 @@ impl AccountScope {
         Ok(silenced)
     }
 
-    async fn carry_out(
+    async fn carry_out_alerts(
         &self,
         rule: &AlertRuleRow,
         decided: &[Decided<'_>],
