@@ -355,7 +355,7 @@ async fn readers_have_positions_of_their_own_and_see_only_what_they_asked_for() 
     let (status, _) = service.caller.post(path, &json!({"position": first["through"]})).await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!(subjects(&read("groups").await), ["groups/c"]);
-    assert_eq!(subjects(&read("all").await)[0], "subscriptions/groups", "another stream stands where it stood");
+    assert_eq!(subjects(&read("all").await)[0], "subscriptions/all", "another stream stands where it stood");
     let (status, _) = service.caller.post(path, &json!({"position": 1_000_000})).await;
     assert_eq!(status, StatusCode::CONFLICT);
 }
