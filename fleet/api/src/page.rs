@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
-    Account, Artifact, AuditRecord, Authority, Denial, Device, Enrolment, Event, Group, GroupMember, ListedCertificate,
-    Operation, OperationRow, Release, RoleBinding, Rollout, RolloutDevice, SavedFilter, ServiceAccount, Token, User,
-    WhyNot,
+    Account, Alert, AlertRule, Artifact, AuditRecord, Authority, DeadLetter, Denial, Device, Enrolment, Event, Group,
+    GroupMember, ListedCertificate, Operation, OperationRow, Release, RoleBinding, Rollout, RolloutDevice, SavedFilter,
+    ServiceAccount, Silence, Subscription, Token, User, WhyNot,
 };
 
 /// One page of a list.
@@ -62,9 +62,12 @@ pub mod forms {
 
     forms! {
         AccountPage of Account,
+        AlertPage of Alert,
+        AlertRulePage of AlertRule,
         ArtifactPage of Artifact,
         AuditPage of AuditRecord,
         AuthorityPage of Authority,
+        DeadLetterPage of DeadLetter,
         DenialPage of Denial,
         DevicePage of Device,
         EnrolmentPage of Enrolment,
@@ -80,6 +83,8 @@ pub mod forms {
         RolloutDevicePage of RolloutDevice,
         SavedFilterPage of SavedFilter,
         ServiceAccountPage of ServiceAccount,
+        SilencePage of Silence,
+        SubscriptionPage of Subscription,
         TokenPage of Token,
         UserPage of User,
         WhyNotPage of WhyNot,

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use fleet_store::Store;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -43,6 +44,8 @@ pub(crate) struct Fleet {
     pub(crate) certificate: Arc<PortCertificate>,
     /// Whose signature makes a device certificate.
     pub(crate) trust: Arc<DeviceTrust>,
+    /// Places for WebSockets, which outlive the connections that they came by.
+    pub(crate) sockets: Arc<Semaphore>,
     /// Cancelled when the service stops; long answers end then.
     pub(crate) stop: CancellationToken,
 }

@@ -11,17 +11,18 @@ use std::{
 
 use fleet_store::{Signals, Store, StoreError};
 use sd_notify::NotifyState;
-use tokio::{net::TcpListener, task::JoinSet, time::timeout};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Addresses, Clock, Config, Random,
     access::{Access, AccessError, RateLimits},
+    alerts,
     artifact_files::ArtifactFiles,
     artifact_port,
     authority::{Authority, AuthorityError},
     backup::RESTORING,
-    device_trust,
+    deliveries, device_trust,
     first_token::{self, FirstTokenError},
     fleet::Fleet,
     https,
@@ -135,6 +136,7 @@ pub(crate) async fn open(
         passwords: Passwords::new(),
         certificate: Arc::new(certificate),
         trust: Arc::default(),
+        sockets: Arc::new(Semaphore::new(config.limits.api_connections)),
         stop,
         config: Arc::new(config),
     };
@@ -167,6 +169,8 @@ async fn serve(fleet: &Fleet, ports: Ports) -> Result<(), RunError> {
     tasks.spawn(named("overdue", lwm2m::tell_overdue(fleet.clone())));
     tasks.spawn(named("operations", operations::work(fleet.clone())));
     tasks.spawn(named("rollouts", rollouts::reconcile(fleet.clone())));
+    tasks.spawn(named("alerts", alerts::look_after(fleet.clone())));
+    tasks.spawn(named("deliveries", deliveries::work(fleet.clone())));
     tasks.spawn(named("supervision", supervision::keep_alive(fleet.clone())));
 
     let data_dir = &fleet.config.data_dir;

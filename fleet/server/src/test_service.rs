@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::{
-    Addresses, Clock, Config, Random,
+    Addresses, Clock, Config, Random, alerts,
     fleet::Fleet,
     operations,
     rest::{self, secret::TokenSecret},
@@ -52,10 +52,15 @@ impl TestService {
 
     /// Ends as a killed process does, and starts again on what lies on the disk.
     pub(crate) async fn restart(self) -> Self {
+        self.restart_with(|_| {}).await
+    }
+
+    /// The same, with other settings.
+    pub(crate) async fn restart_with(self, set: impl FnOnce(&mut Config)) -> Self {
         let Self { fleet, folder } = self;
         fleet.stop.cancel();
         fleet.store.close().await;
-        Self::in_folder(folder, |_| {}).await
+        Self::in_folder(folder, set).await
     }
 
     async fn in_folder(folder: tempfile::TempDir, set: impl FnOnce(&mut Config)) -> Self {
@@ -181,6 +186,11 @@ impl TestService {
         make("/groups", json!({"name": "doors", "members": ["gate-1"]})).await;
         make("/filters", json!({"name": "lab", "filter": "tag = \"lab\""})).await;
         make("/service-accounts", json!({"name": "ci"})).await;
+        make("/subscriptions", json!({"name": "desk"})).await;
+        let rule = json!({"name": "here", "severity": "info", "condition": {"kind": "state", "filter": "connected = true"}, "for_s": 0});
+        make("/alert-rules", rule).await;
+        alerts::round(&self.fleet).await.unwrap();
+        make("/silences", json!({"until": self.now().0 + 600, "reason": "test"})).await;
         let binding = make("/role-bindings", json!({"principal": "service/ci", "role": "viewer"})).await;
         make("/users", json!({"name": "anna", "email": "anna@example.com"})).await;
         let rollout = make("/rollouts", json!({"release": "1.0.0", "audience": "all"})).await;
@@ -194,6 +204,8 @@ impl TestService {
         let first = async |path: &str| caller.get(path).await.1["items"][0]["id"].as_str().unwrap().to_owned();
         BTreeMap::from([
             ("accounts", account.to_owned()),
+            ("alert-rules", "here".to_owned()),
+            ("alerts", "al-1".to_owned()),
             ("artifacts", digest.hex()),
             ("authorities", first("/authorities").await),
             ("devices", endpoint.to_string()),
@@ -208,6 +220,8 @@ impl TestService {
             ("role-bindings", binding["id"].as_str().unwrap().to_owned()),
             ("rollouts", rollout["id"].as_str().unwrap().to_owned()),
             ("service-accounts", "ci".to_owned()),
+            ("silences", "si-1".to_owned()),
+            ("subscriptions", "desk".to_owned()),
             ("tokens", first("/tokens").await),
             ("users", "anna".to_owned()),
         ])

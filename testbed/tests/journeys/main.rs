@@ -11,6 +11,7 @@ mod fleet;
 mod identity;
 mod image;
 mod joining;
+mod monitoring;
 mod os;
 mod os_long;
 mod os_power;

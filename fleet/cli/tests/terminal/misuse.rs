@@ -56,6 +56,16 @@ fn a_rollout_without_an_audience_is_misuse() {
 }
 
 #[test]
+fn a_webhook_without_a_place_for_its_secret_and_a_rule_that_looks_for_nothing_are_misuse() {
+    let seen = Desk::new().see("subscription create desk --webhook https://hooks.example/in");
+    assert!(seen.starts_with("exit 2\n") && seen.contains("--output <FILE>"), "{seen}");
+    let seen = Desk::new().see("alert rule create gone --severity critical");
+    assert!(seen.starts_with("exit 2\n") && seen.contains("--absence|--when <FILTER>|--count <KINDS>"), "{seen}");
+    let seen = Desk::new().see("alert rule create gone --absence --events 3");
+    assert!(seen.starts_with("exit 2\n") && seen.contains("--count <KINDS>"), "{seen}");
+}
+
+#[test]
 fn a_name_that_breaks_the_rules_is_misuse_before_anything_is_asked() {
     assert_snapshot!(Desk::new().see("device show ../etc/passwd"), @r"
     exit 2

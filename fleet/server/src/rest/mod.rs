@@ -2,6 +2,8 @@
 
 mod access;
 mod accounts;
+mod alert_rules;
+mod alerts;
 mod answer;
 mod artifacts;
 mod audit;
@@ -12,8 +14,10 @@ mod device_edits;
 mod devices;
 mod dry_run;
 mod enrolments;
+mod event_socket;
 mod events;
 mod filters;
+mod follower;
 pub(crate) mod gate;
 mod groups;
 mod health;
@@ -33,6 +37,8 @@ pub(crate) mod secret;
 mod service;
 mod service_accounts;
 mod sessions;
+mod silences;
+mod subscriptions;
 mod tokens;
 mod users;
 mod why;
@@ -69,13 +75,18 @@ fn resources() -> OpenApiRouter<Fleet> {
     let resources = OpenApiRouter::new()
         .merge(access::router())
         .merge(accounts::router())
+        .merge(alert_rules::router())
+        .merge(alerts::router())
         .merge(audit::router())
         .merge(role_bindings::router())
         .merge(service_accounts::router())
         .merge(sessions::router())
         .merge(users::router())
+        .merge(silences::router())
+        .merge(subscriptions::router())
         .merge(artifacts::router())
         .merge(events::router())
+        .merge(event_socket::router())
         .merge(filters::router())
         .merge(groups::router())
         .merge(inventory::router())
