@@ -6,7 +6,7 @@ use serde_json::json;
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    AccountScope, Change, EventDraft, Filter, RequestKey, StoreError,
+    AccountScope, Change, ConfigurationLevel, EventDraft, Filter, RequestKey, StoreError,
     error::{at_revision, cannot, formed},
     events, idempotency,
     numbers::{from_sql, time, to_sql},
@@ -187,6 +187,7 @@ impl AccountScope {
             .execute(tx.sql())
             .await
             .map_err(cannot("remove a group"))?;
+        self.forget_configuration(&mut tx, &ConfigurationLevel::Group(name.clone())).await?;
         self.tell_group(&mut tx, ("group.deleted", name), json!({}), now).await?;
         tx.commit().await
     }

@@ -15,6 +15,8 @@ pub enum Change {
     Device(AccountName, EndpointName),
     /// A rollout, its audience or its releases have changed.
     Rollouts(AccountName),
+    /// A document of configuration has changed.
+    Configuration(AccountName),
     /// A long operation was asked for or has ended.
     Operations(AccountName),
 }
