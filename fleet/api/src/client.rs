@@ -199,6 +199,20 @@ impl Client {
         self.json(path, request).await
     }
 
+    /// `PUT` with a JSON body, if the resource is still at `revision`.
+    pub(crate) async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        revision: Option<i64>,
+    ) -> Result<T, ClientError> {
+        let mut request = self.request(Method::PUT, path).json(body);
+        if let Some(revision) = revision {
+            request = request.header(header::IF_MATCH, format!("\"{revision}\""));
+        }
+        self.json(path, request).await
+    }
+
     /// `DELETE`, whose answer has no body.
     pub(crate) async fn delete(&self, path: &str) -> Result<(), ClientError> {
         self.send(path, self.request(Method::DELETE, path)).await.map(drop)

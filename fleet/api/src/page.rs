@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
-    Account, Artifact, AuditRecord, Authority, Denial, Device, Enrolment, Event, Group, GroupMember, ListedCertificate,
+    Account, Artifact, AuditRecord, Authority, ConfigurationDocument, Denial, Device, Enrolment, Event, Group, GroupMember, ListedCertificate,
     Operation, OperationRow, Release, RoleBinding, Rollout, RolloutDevice, SavedFilter, ServiceAccount, Token, WhyNot,
 };
 
@@ -64,6 +64,7 @@ pub mod forms {
         ArtifactPage of Artifact,
         AuditPage of AuditRecord,
         AuthorityPage of Authority,
+        ConfigurationDocumentPage of ConfigurationDocument,
         DenialPage of Denial,
         DevicePage of Device,
         EnrolmentPage of Enrolment,

@@ -5,8 +5,24 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     AccountScope, ConfigurationLevel, ConfigurationReport, GroupChange, StoreError,
-    tests::{Database, NOW, fleet},
+    tests::{Database, NOW},
 };
+
+/// An account with devices.
+async fn fleet(database: &Database, account: &str, endpoints: &[&str]) -> AccountScope {
+    let scope = database.account(account).await;
+    let mut tx = database.store.write().await.unwrap();
+    for endpoint in endpoints {
+        sqlx::query("INSERT INTO devices (account, endpoint, connected, created) VALUES ($1, $2, 1, 0)")
+            .bind(account)
+            .bind(*endpoint)
+            .execute(tx.sql())
+            .await
+            .unwrap();
+    }
+    tx.commit().await.unwrap();
+    scope
+}
 
 fn map(value: Value) -> Map<String, Value> {
     value.as_object().unwrap().clone()

@@ -9,7 +9,7 @@ use sqlx::{
 };
 
 use crate::{
-    AccountScope, Deadlines, DeviceReport, PresenceState, Promise, StoreError,
+    AccountScope, ConfigurationLevel, Deadlines, DeviceReport, PresenceState, Promise, StoreError,
     error::{cannot, formed},
     filter::{Bind, Filter, Place, version_key},
     numbers::{from_sql, time, to_sql},

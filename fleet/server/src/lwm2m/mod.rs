@@ -77,7 +77,13 @@ pub(crate) async fn pass_on_changes(devices: Devices) {
         match change {
             Ok(Change::Desired(account, endpoint)) => devices.live.call(&account, &endpoint, Attention::WISH),
             Ok(Change::Standing(account, endpoint)) => devices.live.call(&account, &endpoint, Attention::STANDING),
-            Ok(Change::Event(_) | Change::Device(..) | Change::Rollouts(_) | Change::Operations(_)) => {}
+            Ok(
+                Change::Event(_)
+                | Change::Device(..)
+                | Change::Configuration(_)
+                | Change::Rollouts(_)
+                | Change::Operations(_),
+            ) => {}
             Err(RecvError::Lagged(_)) => devices.live.call_all(Attention::WISH | Attention::STANDING),
             Err(RecvError::Closed) => return,
         }

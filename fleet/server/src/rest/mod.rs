@@ -8,9 +8,11 @@ mod audit;
 mod authorities;
 mod body;
 mod caller;
+mod configuration;
 mod device_edits;
 mod devices;
 mod dry_run;
+mod effective_configuration;
 mod enrolments;
 mod events;
 mod filters;
@@ -68,6 +70,8 @@ fn resources() -> OpenApiRouter<Fleet> {
         .merge(role_bindings::router())
         .merge(service_accounts::router())
         .merge(artifacts::router())
+        .merge(configuration::router())
+        .merge(effective_configuration::router())
         .merge(events::router())
         .merge(filters::router())
         .merge(groups::router())
@@ -126,6 +130,8 @@ pub(crate) fn router(fleet: Fleet) -> Router {
 
 #[cfg(test)]
 mod access_tests;
+#[cfg(test)]
+mod configuration_tests;
 #[cfg(test)]
 mod foreign_tests;
 #[cfg(test)]
