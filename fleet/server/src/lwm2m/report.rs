@@ -128,6 +128,7 @@ pub(super) fn refused(before: Option<DeviceReport>, release: &DesiredRelease, re
         reason: None,
         progress: None,
         rollout: None,
+        attempt: release.attempt,
         digest: None,
         running_version: None,
         running_digest: None,
@@ -139,6 +140,7 @@ pub(super) fn refused(before: Option<DeviceReport>, release: &DesiredRelease, re
         reason: Some(reason),
         progress: None,
         rollout: Some(release.rollout.clone()),
+        attempt: release.attempt,
         digest: Some(release.digest),
         ..before
     }

@@ -161,7 +161,7 @@ async fn a_device_that_joins_an_open_audience_later_or_again_gets_the_release() 
     look(&service).await;
     assert_eq!(caller.get(&format!("/rollouts/{id}")).await.1["devices"], json!({ "cancelled": 1 }));
     let authority = caller.get("/authorities").await.1["items"][0]["id"].as_str().unwrap().to_owned();
-    let identity = FactoryIdentity { endpoint: &gate, authority: &authority, serial: "f1" };
+    let identity = FactoryIdentity { endpoint: &gate, authority: &authority, serial: "f1", fingerprint: &[0; 32] };
     account.admit(identity, service.now()).await.unwrap().unwrap();
     look(&service).await;
     assert_eq!(rule().await, "asleep", "it is on the list again");

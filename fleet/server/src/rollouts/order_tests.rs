@@ -4,8 +4,8 @@
 use std::{cell::Cell, collections::BTreeMap};
 
 use fleet_store::{
-    AccountScope, Audience, Consent, DesiredRelease, DeviceReport, NewRollout, OnFailure, Policy, Presence, Retries,
-    RolloutAction, RolloutRow, Threshold, Wave,
+    AccountScope, Audience, Consent, DesiredRelease, DeviceReport, NewRollout, OnFailure, Policy, Presence, Promise,
+    Retries, RolloutAction, RolloutRow, Threshold, Wave,
 };
 use proptest::{
     prelude::*,
@@ -119,7 +119,7 @@ impl<'a> World<'a> {
         }
         let what = if on {
             self.sessions[n] += 1;
-            Presence::Registers { serial: "o1".into(), session: self.sessions[n] }
+            Presence::Registers { serial: "o1".into(), session: self.sessions[n], promise: Promise::new(86_400, false) }
         } else {
             Presence::Left { session: self.sessions[n] }
         };
