@@ -269,6 +269,7 @@ impl AccountScope {
         now: UnixSeconds,
     ) -> Result<(), StoreError> {
         tx.changed(Change::Rollouts(self.account.clone()));
+        tx.changed(Change::Configuration(self.account.clone()));
         events::append(tx, self, now, EventDraft { kind, subject: format!("groups/{name}"), data }).await
     }
 }

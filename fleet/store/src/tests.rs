@@ -105,6 +105,7 @@ const DIGESTS: &[(i64, &str)] = &[
     (9, "sha256:7de27c35055bdfbe2d69b01ac07026cbd4aa7b77c64069f57ebd1aebe8fffa92"),
     (10, "sha256:0c617a78d496959dc958befc3da187d6b9eebcf4f3b30f0f980b4627fc5d3f17"),
     (12, "sha256:0277edf2e79b42cc55c5dccd365b9cb14f22281ed497075a76c0484d0c73cb6e"),
+    (14, "sha256:72e9a33e7e63639e646a4e73257521baa5a1fbf85e62bc9826250aea3ae450d3"),
 ];
 
 #[test]

@@ -20,8 +20,8 @@ impl FromStr for TimeOfDay {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let part = |part: &str| Some(part).filter(|part| part.len() == 2 && part.bytes().all(|b| b.is_ascii_digit()));
-        let number = |digits: &str| part(digits)?.parse::<u16>().ok();
+        let is_part = |part: &str| part.len() == 2 && part.bytes().all(|b| b.is_ascii_digit());
+        let number = |part: &str| is_part(part).then(|| part.parse::<u16>().ok()).flatten();
         text.split_once(':')
             .and_then(|(hour, minute)| Some((number(hour)?, number(minute)?)))
             .filter(|(hour, minute)| *hour < 24 && *minute < 60)
