@@ -7,6 +7,7 @@ use protocol_types::UnixSeconds;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
+    configuration::{Kept, Wish},
     durable::{self, DurableError},
     enrolment::{Enrolment, EnrolmentText, NoManagement},
     identity::ChainError,
@@ -19,7 +20,13 @@ pub trait DurableState: Send + Sync + fmt::Debug {
     fn keep_orders(&self, orders: &Orders) -> Result<(), DurableError>;
     /// Keeps the order of a factory reset. Called before the service hears that it was taken; it goes with the state that it ends.
     fn keep_reset(&self) -> Result<(), DurableError>;
+    /// Keeps what the service wants as the configuration. Called before the service hears that its Write was taken.
+    fn keep_wish(&self, wish: &Wish) -> Result<(), DurableError>;
     /// Keeps the operational identity.
+    fn keep_wish(&self, wish: &Wish) -> Result<(), DurableError> {
+        self.keep(Self::WISH, wish)
+    }
+
     fn keep_enrolment(&self, enrolment: &Enrolment) -> Result<(), DurableError>;
     /// Keeps a time that has surely passed.
     fn keep_floor(&self, floor: UnixSeconds) -> Result<(), DurableError>;
@@ -34,6 +41,9 @@ impl DurableState for Forgetful {
         Ok(())
     }
     fn keep_reset(&self) -> Result<(), DurableError> {
+        Ok(())
+    }
+    fn keep_wish(&self, _wish: &Wish) -> Result<(), DurableError> {
         Ok(())
     }
     fn keep_enrolment(&self, _enrolment: &Enrolment) -> Result<(), DurableError> {
@@ -70,7 +80,7 @@ const MAX_BYTES: usize = 64 * 1024;
 /// Every file says which format it has.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Kept<T> {
+struct Filed<T> {
     format: Format,
     value: T,
 }
@@ -96,6 +106,8 @@ impl From<Format> for u32 {
 impl StateFolder {
     const ORDERS: &str = "orders.json";
     const RESET: &str = "factory-reset.json";
+    const WISH: &str = "configuration-wish.json";
+    const CONFIGURATION: &str = "configuration.json";
     const ENROLMENT: &str = "enrolment.json";
     const FLOOR: &str = "time-floor.json";
 
@@ -114,6 +126,21 @@ impl StateFolder {
         Ok(self.load(Self::RESET, "orders")?.unwrap_or_default())
     }
 
+    /// What the service wanted last as the configuration.
+    pub fn wish(&self) -> Result<Option<Wish>, StateError> {
+        self.load(Self::WISH, "wishes")
+    }
+
+    /// What became of the configurations of before.
+    pub fn configuration(&self) -> Result<Kept, StateError> {
+        Ok(self.load(Self::CONFIGURATION, "settings")?.unwrap_or_default())
+    }
+
+    /// Keeps what became of a configuration.
+    pub fn keep_configuration_state(&self, kept: &Kept) -> Result<(), DurableError> {
+        self.keep(Self::CONFIGURATION, kept)
+    }
+
     /// The operational identity kept last.
     pub fn enrolment(&self) -> Result<Option<Enrolment>, StateError> {
         let text: Option<EnrolmentText> = self.load(Self::ENROLMENT, "accounts")?;
@@ -127,13 +154,13 @@ impl StateFolder {
 
     fn load<T: DeserializeOwned>(&self, name: &str, what: &'static str) -> Result<Option<T>, StateError> {
         let Some(bytes) = durable::read(&self.folder.join(name), MAX_BYTES)? else { return Ok(None) };
-        let kept: Kept<T> = serde_json::from_slice(&bytes).map_err(|e| StateError::Malformed(what, e))?;
+        let kept: Filed<T> = serde_json::from_slice(&bytes).map_err(|e| StateError::Malformed(what, e))?;
         Ok(Some(kept.value))
     }
 
     fn keep<T: Serialize>(&self, name: &str, value: T) -> Result<(), DurableError> {
         // Texts and numbers in named fields always have a JSON form.
-        let bytes = serde_json::to_vec(&Kept { format: Format, value }).unwrap_or_default();
+        let bytes = serde_json::to_vec(&Filed { format: Format, value }).unwrap_or_default();
         durable::replace(&self.folder.join(name), &bytes, 0o600)
     }
 }

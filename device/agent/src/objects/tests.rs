@@ -16,6 +16,7 @@ use crate::{clock::tests::SetClock, durable::DurableError, enrolment::Enrolment,
 struct Disk {
     kept: Mutex<Vec<Orders>>,
     reset: Mutex<bool>,
+    wish: Mutex<Option<crate::configuration::Wish>>,
     full: Mutex<bool>,
 }
 
@@ -33,6 +34,13 @@ impl DurableState for Disk {
             return crate::durable::replace(std::path::Path::new("/nonexistent/reset.json"), b"", 0o600);
         }
         *self.reset.lock().unwrap() = true;
+        Ok(())
+    }
+    fn keep_wish(&self, wish: &crate::configuration::Wish) -> Result<(), DurableError> {
+        if *self.full.lock().unwrap() {
+            return crate::durable::replace(std::path::Path::new("/nonexistent/wish.json"), b"", 0o600);
+        }
+        *self.wish.lock().unwrap() = Some(wish.clone());
         Ok(())
     }
     fn keep_enrolment(&self, _: &Enrolment) -> Result<(), DurableError> {
