@@ -23,10 +23,6 @@ pub trait DurableState: Send + Sync + fmt::Debug {
     /// Keeps what the service wants as the configuration. Called before the service hears that its Write was taken.
     fn keep_wish(&self, wish: &Wish) -> Result<(), DurableError>;
     /// Keeps the operational identity.
-    fn keep_wish(&self, wish: &Wish) -> Result<(), DurableError> {
-        self.keep(Self::WISH, wish)
-    }
-
     fn keep_enrolment(&self, enrolment: &Enrolment) -> Result<(), DurableError>;
     /// Keeps a time that has surely passed.
     fn keep_floor(&self, floor: UnixSeconds) -> Result<(), DurableError>;
@@ -172,6 +168,10 @@ impl DurableState for StateFolder {
 
     fn keep_reset(&self) -> Result<(), DurableError> {
         self.keep(Self::RESET, true)
+    }
+
+    fn keep_wish(&self, wish: &Wish) -> Result<(), DurableError> {
+        self.keep(Self::WISH, wish)
     }
 
     fn keep_enrolment(&self, enrolment: &Enrolment) -> Result<(), DurableError> {
