@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
-    Account, Artifact, AuditRecord, Authority, ConfigurationDocument, Denial, Device, Enrolment, Event, Group, GroupMember, ListedCertificate,
-    Operation, OperationRow, Release, RoleBinding, Rollout, RolloutDevice, SavedFilter, ServiceAccount, Token, WhyNot,
+    Account, Artifact, AuditRecord, Authority, ConfigurationDocument, Denial, Device, Enrolment, Event, Group,
+    GroupMember, ListedCertificate, Operation, OperationRow, Release, RoleBinding, Rollout, RolloutDevice, SavedFilter,
+    ServiceAccount, Token, WhyNot,
 };
 
 /// One page of a list.

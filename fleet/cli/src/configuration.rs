@@ -93,8 +93,8 @@ impl Wanted {
     fn read(self) -> anyhow::Result<(ConfigurationOf, SaveConfiguration)> {
         let Self { of, priority, file } = self;
         let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        let document = serde_json::from_slice(&text)
-            .with_context(|| format!("{} does not hold a JSON object", file.display()))?;
+        let document =
+            serde_json::from_slice(&text).with_context(|| format!("{} does not hold a JSON object", file.display()))?;
         Ok((of.into(), SaveConfiguration { document, priority }))
     }
 }
@@ -214,7 +214,9 @@ fn told(settings: &EffectiveConfiguration) -> String {
     for setting in &settings.settings {
         let level = serde_json::to_value(setting.level).ok();
         let level = level.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned();
-        lines.push(format!("  {} {}  ({} {}", setting.path, setting.value, level, setting.name).trim_end().to_owned() + ")");
+        lines.push(
+            format!("  {} {}  ({} {}", setting.path, setting.value, level, setting.name).trim_end().to_owned() + ")",
+        );
     }
     if !settings.drift.is_empty() {
         lines.push("differs from what the device confirmed last:".to_owned());

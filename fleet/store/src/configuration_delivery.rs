@@ -54,8 +54,8 @@ fn read(row: &AnyRow) -> Result<GivenConfiguration, StoreError> {
     let report = match text(row, "said_state")? {
         None => None,
         Some(state) => {
-            let state = ConfigurationState::parse(&state)
-                .ok_or(StoreError::Damaged { table: TABLE, column: "said_state" })?;
+            let state =
+                ConfigurationState::parse(&state).ok_or(StoreError::Damaged { table: TABLE, column: "said_state" })?;
             let report = ConfigurationReport {
                 state,
                 generation: from_sql(maybe("said_generation")?.unwrap_or_default()),
@@ -78,10 +78,7 @@ fn read(row: &AnyRow) -> Result<GivenConfiguration, StoreError> {
 
 impl AccountScope {
     /// The configuration that a device was given; `None` if none ever was.
-    pub async fn given_configuration(
-        &self,
-        endpoint: &EndpointName,
-    ) -> Result<Option<GivenConfiguration>, StoreError> {
+    pub async fn given_configuration(&self, endpoint: &EndpointName) -> Result<Option<GivenConfiguration>, StoreError> {
         let row = sqlx::query(sqlx::AssertSqlSafe(format!(
             "SELECT {COLUMNS} FROM device_configurations WHERE account = $1 AND endpoint = $2"
         )))
@@ -129,11 +126,7 @@ impl AccountScope {
     }
 
     /// Notes that the device has taken the configuration of this generation; an older one changes nothing.
-    pub async fn acknowledge_configuration(
-        &self,
-        endpoint: &EndpointName,
-        generation: u64,
-    ) -> Result<(), StoreError> {
+    pub async fn acknowledge_configuration(&self, endpoint: &EndpointName, generation: u64) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
         sqlx::query(
             "UPDATE device_configurations SET acknowledged = $3

@@ -57,7 +57,8 @@ impl Keeper {
         wishes.mark_changed();
         let keep = async {
             loop {
-                let is_reached = *registered.borrow_and_update() && *registered_after.borrow_and_update() >= self.wanted;
+                let is_reached =
+                    *registered.borrow_and_update() && *registered_after.borrow_and_update() >= self.wanted;
                 if is_reached {
                     self.tell(Fact::Reached);
                 }

@@ -140,9 +140,11 @@ impl Machine {
     fn wished(&mut self, wish: Wish) -> Vec<Step> {
         let is_tried = self.kept.trial.as_ref().is_some_and(|trial| trial.wish == wish);
         let has_ended = self.kept.trial.is_none()
-            && self.kept.outcome.as_ref().is_some_and(|outcome| {
-                outcome.generation == wish.generation() && outcome.digest == wish.digest()
-            });
+            && self
+                .kept
+                .outcome
+                .as_ref()
+                .is_some_and(|outcome| outcome.generation == wish.generation() && outcome.digest == wish.digest());
         if is_tried || has_ended {
             return Vec::new();
         }

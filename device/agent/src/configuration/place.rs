@@ -70,7 +70,8 @@ impl Place {
         if found == wanted {
             return Ok(Some(Digest::of(&document)));
         }
-        let all: Vec<String> = found.into_iter().map(|(name, text)| format!("{name}\n{}\n{text}", text.len())).collect();
+        let all: Vec<String> =
+            found.into_iter().map(|(name, text)| format!("{name}\n{}\n{text}", text.len())).collect();
         Ok(Some(Digest::of(all.concat().as_bytes())))
     }
 

@@ -363,7 +363,11 @@ fn a_configuration_is_kept_before_it_is_taken_and_one_that_breaks_a_rule_changes
     };
     let good = write(r#"{"hostname":"a"}"#, 1);
     assert!(!objects.objects().contains(&ids::CONFIGURATION));
-    assert_eq!(objects.write(&target, WriteMode::Partial, &good), Err(ObjectError::NotAllowed), "a board without files");
+    assert_eq!(
+        objects.write(&target, WriteMode::Partial, &good),
+        Err(ObjectError::NotAllowed),
+        "a board without files"
+    );
     facts.told.send_replace(Some(Told::default()));
     objects.refresh();
     assert!(objects.objects().contains(&ids::CONFIGURATION));

@@ -15,8 +15,7 @@ pub(super) const CONFIGURATION: Path = Path::instance(ids::CONFIGURATION, 0);
 
 /// The configuration that the device was given, in one Write.
 pub(super) fn write(given: &GivenConfiguration) -> Operation {
-    let entry =
-        |resource, value: Value| Entry::new(Path::resource(ids::CONFIGURATION, 0, resource), value);
+    let entry = |resource, value: Value| Entry::new(Path::resource(ids::CONFIGURATION, 0, resource), value);
     let generation = i64::try_from(given.generation).unwrap_or(i64::MAX);
     let entries = vec![
         entry(resource::DOCUMENT, Value::String(given.document.clone())),

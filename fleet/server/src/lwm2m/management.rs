@@ -327,10 +327,7 @@ impl Visit {
             (Errand::ObserveConfiguration, Content::Entries(entries)) => self.configuration_reported(&entries).await,
             (Errand::Probe, _) => self.seen_twice().await,
             (
-                Errand::NameArtifactServer
-                | Errand::Observe
-                | Errand::ReadNameplate
-                | Errand::ObserveConfiguration,
+                Errand::NameArtifactServer | Errand::Observe | Errand::ReadNameplate | Errand::ObserveConfiguration,
                 _,
             ) => {}
         }

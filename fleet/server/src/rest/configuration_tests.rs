@@ -1,6 +1,9 @@
 //! Claims about `/configuration` as a caller meets it: levels, revisions, previews, what is refused.
 
-use axum::{body::Body, http::{Request, StatusCode, header}};
+use axum::{
+    body::Body,
+    http::{Request, StatusCode, header},
+};
 use fleet_api::CONFIGURATION_SCHEMA;
 use protocol_types::Configuration;
 use serde_json::{Value, json};
@@ -25,7 +28,10 @@ async fn a_device_has_what_its_levels_say_and_each_setting_names_its_level() {
     let (status, whole) = caller.get("/devices/gate-1/effective-configuration").await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!(whole["document"], json!({ "hostname": "doors" }));
-    assert_eq!(whole["settings"], json!([{ "path": "/hostname", "value": "doors", "level": "group", "name": "doors" }]));
+    assert_eq!(
+        whole["settings"],
+        json!([{ "path": "/hostname", "value": "doors", "level": "group", "name": "doors" }])
+    );
     let layers = whole["layers"].as_array().unwrap();
     assert_eq!(layers.iter().map(|layer| &layer["level"]).collect::<Vec<_>>(), ["account", "group", "device"]);
     assert_eq!(whole["status"], "waiting");

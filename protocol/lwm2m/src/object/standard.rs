@@ -97,7 +97,8 @@ const fn multiple(mut resource: Resource) -> Resource {
 }
 
 /// Every object that this crate knows, in the order of the ids.
-pub const OBJECTS: &[&Object] = &[&SECURITY, &SERVER, &DEVICE, &CONNECTIVITY, &FIRMWARE, &SOFTWARE, &RELEASE, &CONFIGURATION];
+pub const OBJECTS: &[&Object] =
+    &[&SECURITY, &SERVER, &DEVICE, &CONNECTIVITY, &FIRMWARE, &SOFTWARE, &RELEASE, &CONFIGURATION];
 
 const SECURITY: Object = Object {
     id: ids::SECURITY,
