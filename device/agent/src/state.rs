@@ -229,6 +229,27 @@ mod tests {
     }
 
     #[test]
+    fn the_bytes_of_kept_configurations_do_not_move_and_a_document_that_breaks_a_rule_is_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::new(folder.path());
+        assert_eq!((state.wish().unwrap(), state.configuration().unwrap()), (None, Kept::default()));
+        let wish = Wish::new(7, r#"{"hostname":"a"}"#).unwrap();
+        state.keep_wish(&wish).unwrap();
+        let text = std::fs::read_to_string(folder.path().join("configuration-wish.json")).unwrap();
+        assert_eq!(text, r#"{"format":1,"value":{"generation":7,"document":"{\"hostname\":\"a\"}"}}"#);
+        assert_eq!(state.wish().unwrap(), Some(wish));
+        state.keep_configuration_state(&Kept::default()).unwrap();
+        let text = std::fs::read_to_string(folder.path().join("configuration.json")).unwrap();
+        assert_eq!(text, r#"{"format":1,"value":{"in_force":null,"trial":null,"outcome":null}}"#);
+        std::fs::write(
+            folder.path().join("configuration-wish.json"),
+            r#"{"format":1,"value":{"generation":7,"document":"{\"hostnam\":\"a\"}"}}"#,
+        )
+        .unwrap();
+        assert!(matches!(state.wish(), Err(StateError::Malformed(..))));
+    }
+
+    #[test]
     fn damaged_state_is_an_error_and_not_an_absence() {
         let folder = tempfile::tempdir().unwrap();
         for text in
