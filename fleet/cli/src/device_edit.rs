@@ -36,6 +36,7 @@ struct AudienceArgs {
 }
 
 /// One kind of edit; labels may be several.
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line, of which one is given")]
 #[derive(Debug, Args)]
 #[group(id = "kind", required = true, multiple = true)]
 struct KindArgs {

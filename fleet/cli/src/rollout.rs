@@ -22,7 +22,7 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Move devices to a release
-    Start(StartArgs),
+    Start(Box<StartArgs>),
     /// Show how a rollout goes on until it ends
     Watch(WatchArgs),
     /// Offer nothing new for now
@@ -75,7 +75,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<()> {
     let client = session.client()?;
     match command {
-        Command::Start(args) => start(&client, args, session).await,
+        Command::Start(args) => start(&client, *args, session).await,
         Command::Watch(args) => watch(&client, &args, session).await,
         Command::Pause(args) => act(&client, &args.id, RolloutAction::Pause, session).await,
         Command::Resume(args) => act(&client, &args.id, RolloutAction::Resume, session).await,
@@ -90,7 +90,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
 }
 
 async fn start(client: &Client, args: StartArgs, session: &Session) -> anyhow::Result<()> {
-    let (watches, makes_nothing) = (args.watch, args.dry_run);
+    let (watches, makes_nothing) = (args.look.watch, args.look.dry_run);
     let wanted = args.into();
     if makes_nothing {
         return rollout_dry_run::show(client, &wanted, session).await;

@@ -25,12 +25,26 @@ pub(crate) struct StartArgs {
     /// Take the audience as it is now; otherwise devices that come later are admitted until `mbl rollout close`
     #[arg(long)]
     close_audience: bool,
+    #[command(flatten)]
+    people: PeopleArgs,
+    #[command(flatten)]
+    pub(crate) look: LookArgs,
+}
+
+/// Who is asked first.
+#[derive(Debug, Args)]
+struct PeopleArgs {
     /// Offer it to a device only after `mbl rollout consent` for that device
     #[arg(long)]
     ask_consent: bool,
     /// Offer nothing before somebody else has run `mbl rollout approve`
     #[arg(long)]
     approval: bool,
+}
+
+/// What the caller wants to see of it.
+#[derive(Debug, Args)]
+pub(crate) struct LookArgs {
     /// Show what it would do now, and make nothing
     #[arg(long, conflicts_with = "watch")]
     pub(crate) dry_run: bool,
@@ -184,10 +198,10 @@ impl From<StartArgs> for CreateRollout {
             priority: args.priority,
             not_before: time.not_before,
             close_audience: args.close_audience,
-            approval: args.approval,
+            approval: args.people.approval,
             max_in_flight: pace.max_in_flight,
             window: time.window.map(|hours| Window { zone: time.zone, ..hours }),
-            consent: if args.ask_consent { Consent::Operator } else { Consent::Automatic },
+            consent: if args.people.ask_consent { Consent::Operator } else { Consent::Automatic },
         }
     }
 }

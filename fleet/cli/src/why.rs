@@ -22,7 +22,7 @@ pub(crate) async fn of_rollout(client: &Client, id: &RolloutId, session: &Sessio
         let page = client.rollout_why(id, &query).await.map_err(|error| missing(error, id))?;
         for why in &page.items {
             found = true;
-            session.printer.line(why, &answer(why.endpoint.as_str(), why))?;
+            session.printer.line(why, answer(why.endpoint.as_str(), why))?;
         }
         match page.next {
             Some(next) => query.cursor = Some(next),

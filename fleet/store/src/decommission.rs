@@ -165,7 +165,7 @@ mod tests {
         assert_eq!((row.standing, row.standing_reason.as_deref()), (Standing::Decommissioned, Some("sold")));
         assert!(account.device_certificates(&gate(), NOW).await.unwrap().is_empty());
         assert!(account.group_members_after(&"doors".parse().unwrap(), "", 10).await.unwrap().is_empty());
-        assert_eq!(presence(&db, &account, registers()).await, Err(ReasonCode::CertificateUnknown));
+        assert_eq!(presence(&db, &account, registers()).await, Err(ReasonCode::Decommissioned));
         assert_eq!(issue(&account, Parent::Operational("o1"), "o2").await, Err(ReasonCode::Decommissioned));
         assert_eq!(issue(&account, Parent::Factory("f1"), "o2").await, Err(ReasonCode::Decommissioned));
         assert_eq!(account.may_install(&gate(), "o1").await.unwrap(), Err(ReasonCode::Decommissioned));

@@ -68,7 +68,7 @@ async fn with_devices(db: &Database, count: u8) -> AccountScope {
 }
 
 async fn begin_edit(account: &AccountScope, filter: &str, edit: DeviceEdit) -> u64 {
-    let request = OperationRequest::EditDevices { filter: filter.parse().unwrap(), edit };
+    let request = OperationRequest::EditDevices { filter: filter.parse().unwrap(), edit: Box::new(edit) };
     account.create_operation(&request, None, None, NOW).await.unwrap().number
 }
 

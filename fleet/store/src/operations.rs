@@ -28,7 +28,7 @@ pub enum OperationRequest {
         /// Which devices.
         filter: Filter,
         /// What is done to each.
-        edit: DeviceEdit,
+        edit: Box<DeviceEdit>,
     },
 }
 

@@ -463,8 +463,7 @@ impl AccountScope {
         let refusal = match self.shown(tx, endpoint, serial).await? {
             None => ReasonCode::NotEnrolled,
             Some(Shown { standing: Standing::Suspended, .. }) => ReasonCode::Suspended,
-            // It has no certificate any more; at the bootstrap port it hears why.
-            Some(Shown { standing: Standing::Decommissioned, .. }) => ReasonCode::CertificateUnknown,
+            Some(Shown { standing: Standing::Decommissioned, .. }) => ReasonCode::Decommissioned,
             Some(Shown { number: None, .. }) => ReasonCode::CertificateUnknown,
             Some(shown) => {
                 let mut standing = shown.standing;

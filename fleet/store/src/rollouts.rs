@@ -149,7 +149,7 @@ pub(crate) async fn count(tx: &mut Transaction, scope: &AccountScope, name: &str
 }
 
 impl AccountScope {
-    /// Makes a rollout of a listed release. Nothing happens on any device before [`RolloutAction::Start`].
+    /// Makes a rollout of a listed release. Nothing happens on any device before [`crate::RolloutAction::Start`].
     pub async fn create_rollout(
         &self,
         wanted: &NewRollout,

@@ -2,7 +2,14 @@
 
 mod postgres;
 
-use std::{path::Path, process::Command, sync::Arc};
+use std::{
+    path::Path,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use postgres::Server;
 use protocol_types::{AccountName, UnixSeconds};
@@ -54,19 +61,13 @@ impl Database {
     }
 }
 
+/// So many databases this process has made.
+static MADE: AtomicU64 = AtomicU64::new(0);
+
 async fn new_database(server: &str) -> String {
     sqlx::any::install_default_drivers();
-    let name = format!("test_{}_{:?}", std::process::id(), std::thread::current().id());
-    let name: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+    let name = format!("test_{}_{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
     let pool = sqlx::AnyPool::connect(&format!("{server}&dbname=postgres")).await.unwrap();
-    // A thread of the test runner may run several tests, one after the other.
-    let taken: i64 = sqlx::query("SELECT COUNT(*) FROM pg_database WHERE datname LIKE $1")
-        .bind(format!("{name}%"))
-        .fetch_one(&pool)
-        .await
-        .unwrap()
-        .get(0);
-    let name = format!("{name}_{taken}").to_lowercase();
     pool.execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.unwrap();
     pool.close().await;
     format!("{server}&dbname={name}")

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    env::var_os,
     fs,
     path::Path,
     process::Command,
@@ -131,7 +132,7 @@ fn fleet_a_rollout_over_many_devices_ends_as_its_threshold_says_although_the_ser
     let folder = tempfile::tempdir().unwrap();
     let mut service = Service::start(&folder.path().join("service")).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let crowd = std::env::var("MBL_CROWD").ok().map_or(CROWD, |text| text.parse().unwrap());
+    let crowd = var_os("MBL_CROWD").map_or(CROWD, |text| text.to_str().and_then(|text| text.parse().ok()).unwrap());
 
     let (simulated, client) = runtime.block_on(async {
         let factory = Factory::open(&service).await.unwrap();

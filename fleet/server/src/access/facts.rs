@@ -67,7 +67,6 @@ impl Access {
     }
 
     /// Decides by these policies.
-    #[expect(clippy::unused_self, reason = "a decision belongs to the rules of the service")]
     pub(crate) async fn judge_by(
         &self,
         book: &PolicyBook,

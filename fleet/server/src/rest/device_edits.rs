@@ -56,6 +56,6 @@ async fn create(State(fleet): State<Fleet>, who: Caller<need::Operate>, body: Bo
     }
     let now = fleet.clock.now();
     let total = who.account.count_devices(&filter, now).await?;
-    let request = OperationRequest::EditDevices { filter, edit: check(edit)? };
+    let request = OperationRequest::EditDevices { filter, edit: Box::new(check(edit)?) };
     Ok(begun(who.account.create_operation(&request, Some(total), body.key.as_ref(), now).await?))
 }
