@@ -16,7 +16,7 @@ use device_agent::{
 use protocol_types::{AccountName, EndpointName, LogLevel};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::{filter::LevelFilter, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _};
 
 /// The network-facing process of a device.
 #[derive(Parser)]
@@ -71,10 +71,9 @@ const NOT_AGAIN: u8 = 3;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let started = arguments.log_level;
-    let log = tracing_subscriber::fmt().with_max_level(started).with_writer(std::io::stderr).with_ansi(false);
-    let log = log.with_filter_reloading();
-    let level = log.reload_handle();
-    log.init();
+    let (filter_layer, level) = reload::Layer::new(started);
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    tracing_subscriber::registry().with(filter_layer).with(lines).init();
     let log_levels: LogLevels = Box::new(move |wanted| {
         // The only way to fail is a subscriber that is gone, and nobody would hear of that.
         drop(level.reload(wanted.map_or(started, filter)));
