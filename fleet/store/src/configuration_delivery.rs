@@ -172,7 +172,9 @@ impl AccountScope {
         .execute(tx.sql())
         .await
         .map_err(cannot("record the configuration of a device"))?;
+        let is_other = report.generation == given.generation && report.digest != Some(given.digest);
         let kind = match report.state {
+            ConfigurationState::Confirmed if is_other => Some("device.configuration_drifted"),
             ConfigurationState::Confirmed => Some("device.configuration_confirmed"),
             ConfigurationState::Refused => Some("device.configuration_refused"),
             ConfigurationState::Undone => Some("device.configuration_undone"),

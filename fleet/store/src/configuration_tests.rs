@@ -152,3 +152,22 @@ async fn what_a_device_was_given_and_says_is_kept_by_generation() {
     one.delete_device(&gate, NOW).await.unwrap();
     assert_eq!(one.given_configuration(&gate).await.unwrap(), None);
 }
+
+#[tokio::test]
+async fn a_device_that_confirms_other_settings_than_it_was_given_is_told_as_drift() {
+    let database = Database::new().await;
+    let one = fleet(&database, "one", &["gate-1"]).await;
+    let gate = endpoint("gate-1");
+    let given = one.give_configuration(&gate, r#"{"hostname":"a"}"#, NOW).await.unwrap().unwrap();
+    for (digest, kind) in [
+        (given.digest, "device.configuration_confirmed"),
+        (Digest::of(b"changed by hand"), "device.configuration_drifted"),
+        (given.digest, "device.configuration_confirmed"),
+    ] {
+        let state = ConfigurationState::Confirmed;
+        let said = ConfigurationReport { state, generation: 1, digest: Some(digest), reason: None };
+        one.record_configuration(&gate, &said, NOW).await.unwrap();
+        let last = one.events_after(one.last_event().await.unwrap() - 1, 1).await.unwrap();
+        assert_eq!(last[0].kind, kind);
+    }
+}

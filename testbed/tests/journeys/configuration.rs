@@ -68,18 +68,17 @@ fn fleet_settings_reach_the_device_and_those_that_cut_contact_are_undone_by_itse
 }
 
 #[test]
-fn fleet_settings_survive_the_death_of_the_agent_and_a_document_that_makes_no_sense_is_refused() {
+fn fleet_settings_that_somebody_changed_on_the_device_show_as_drift_and_come_back_with_the_agent() {
     let world = World::new();
     save(&world, &format!(" --device {ENDPOINT}"), &json!({ "hostname": "gate" }));
     until_status(&world, "in_force", 1);
-    // Somebody changes the device by hand; the next start of the agent brings back what it was given.
+    // Somebody changes the device by hand; the service shows that, and the next start of the agent brings back what it was given.
     let file = world.stage.device_dir().join("state/agent/settings/hostname");
     fs::write(&file, "mine\n").unwrap();
+    until_status(&world, "drifted", 1);
     kill_process(world.process("mbl-agent"), Signal::KILL).unwrap();
     until(PATIENCE, "the agent to come back", || Ok((fs::read_to_string(&file)? == "gate\n").then_some(()))).unwrap();
     until_status(&world, "in_force", 1);
-
-    fs::write(world.stage.at_operator("wanted.json"), r#"{"hostnam":"gate"}"#).unwrap();
-    let (code, _, said) = world.stage.try_mbl(&["configuration", "save", "wanted.json"]).unwrap();
-    assert!(code == 3 && said.contains("hostnam"), "{code} {said}");
+    let told = world.mbl(&format!("device history {ENDPOINT}")).to_string();
+    assert!(told.contains("device.configuration_drifted"), "{told}");
 }

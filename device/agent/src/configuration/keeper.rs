@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Time between two looks at whether what is in force is still what was brought into force.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// Changes how much this process says; without a level, as it was started.
 pub type LogLevels = Box<dyn Fn(Option<LogLevel>) + Send + Sync>;
