@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
-    Account, Alert, AlertRule, Artifact, AuditRecord, Authority, DeadLetter, Denial, Device, Enrolment, Event, Group,
-    GroupMember, ListedCertificate, Operation, OperationRow, Release, RoleBinding, Rollout, RolloutDevice, SavedFilter,
-    ServiceAccount, Silence, Subscription, Token, User, WhyNot,
+    Account, Alert, AlertRule, Artifact, AuditRecord, Authority, ConfigurationDocument, DeadLetter, Denial, Device,
+    Enrolment, Event, Group, GroupMember, ListedCertificate, Operation, OperationRow, Release, RoleBinding, Rollout,
+    RolloutDevice, SavedFilter, ServiceAccount, Silence, Subscription, Token, User, WhyNot,
 };
 
 /// One page of a list.
@@ -67,6 +67,7 @@ pub mod forms {
         ArtifactPage of Artifact,
         AuditPage of AuditRecord,
         AuthorityPage of Authority,
+        ConfigurationDocumentPage of ConfigurationDocument,
         DeadLetterPage of DeadLetter,
         DenialPage of Denial,
         DevicePage of Device,

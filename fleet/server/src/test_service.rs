@@ -196,6 +196,10 @@ impl TestService {
         let rollout = make("/rollouts", json!({"release": "1.0.0", "audience": "all"})).await;
         let policy = json!({"policy": "permit(principal, action == Action::\"list_groups\", resource);"});
         assert_eq!(caller.send(Caller::json("PUT", "/policies/own", &policy)).await.0, StatusCode::CREATED);
+        for path in ["/configuration", "/groups/doors/configuration", "/devices/gate-1/configuration"] {
+            let saved = json!({"document": {"hostname": "gate"}});
+            assert_eq!(caller.send(Caller::json("PUT", path, &saved)).await.0, StatusCode::OK, "{path}");
+        }
         let print = "0f".repeat(32);
         let list = Request::post("/listed-certificates").header(header::CONTENT_TYPE, "text/csv");
         let list = list.body(Body::from(format!("fingerprint\n{print}\n"))).unwrap();

@@ -6,6 +6,7 @@ mod access;
 mod app;
 mod backup;
 mod cli;
+mod configuration;
 mod directory;
 mod fleet;
 mod identity;

@@ -15,6 +15,7 @@ fn without_a_command_the_nouns_are_listed() {
         "enrolment",
         "device",
         "group",
+        "configuration",
         "app",
         "release",
         "rollout",
@@ -139,4 +140,12 @@ fn a_recipe_with_an_unknown_key_is_refused_by_name_and_line() {
     let seen = desk.see("app build --out out");
     assert!(seen.starts_with("exit 1\n") && seen.contains("unknown field `privileged`"), "{seen}");
     assert!(!desk.path("out").exists());
+}
+
+#[test]
+fn settings_are_those_of_one_level_and_only_a_group_has_a_priority() {
+    let seen = Desk::new().see("configuration save all.json --group doors --device gate-1");
+    assert!(seen.starts_with("exit 2\n") && seen.contains("cannot be used with"), "{seen}");
+    let seen = Desk::new().see("configuration save all.json --priority 7");
+    assert!(seen.starts_with("exit 2\n") && seen.contains("--group <NAME>"), "{seen}");
 }

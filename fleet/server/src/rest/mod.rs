@@ -10,9 +10,11 @@ mod audit;
 mod authorities;
 mod body;
 mod caller;
+mod configuration;
 mod device_edits;
 mod devices;
 mod dry_run;
+mod effective_configuration;
 mod enrolments;
 mod event_socket;
 mod events;
@@ -85,6 +87,8 @@ fn resources() -> OpenApiRouter<Fleet> {
         .merge(silences::router())
         .merge(subscriptions::router())
         .merge(artifacts::router())
+        .merge(configuration::router())
+        .merge(effective_configuration::router())
         .merge(events::router())
         .merge(event_socket::router())
         .merge(filters::router())
@@ -146,6 +150,8 @@ pub(crate) fn router(fleet: Fleet) -> Router {
 
 #[cfg(test)]
 mod access_tests;
+#[cfg(test)]
+mod configuration_tests;
 #[cfg(test)]
 mod foreign_tests;
 #[cfg(test)]
