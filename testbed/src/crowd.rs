@@ -126,6 +126,9 @@ pub struct Enrolled {
 struct InMemory(Mutex<Option<Enrolment>>);
 
 impl DurableState for InMemory {
+    fn keep_wish(&self, _: &device_agent::configuration::Wish) -> Result<(), DurableError> {
+        Ok(())
+    }
     fn keep_orders(&self, _orders: &Orders) -> Result<(), DurableError> {
         Ok(())
     }

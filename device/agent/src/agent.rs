@@ -15,6 +15,7 @@ use crate::{
     cause::Chain,
     clock::{SystemClock, VerificationClock},
     config::{self, AgentConfig, ConfigError},
+    configuration::{Keeper, LogLevels, Place},
     contact::keep_contact,
     durable::{self, DurableError},
     facts::Facts,
@@ -57,7 +58,12 @@ pub enum RunError {
 }
 
 /// Runs the agent of the device in `folder`, whose key is in `store`, until `stop`.
-pub async fn run(folder: &DeviceFolder, store: &KeyStore, stop: CancellationToken) -> Result<(), RunError> {
+pub async fn run(
+    folder: &DeviceFolder,
+    store: &KeyStore,
+    log_levels: LogLevels,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
     durable::make_folder(&folder.state(), true)?;
     let config = config::load(&folder.config())?;
     let state = StateFolder::new(folder.state());
@@ -92,6 +98,14 @@ pub async fn run(folder: &DeviceFolder, store: &KeyStore, stop: CancellationToke
     tasks.spawn(async move { keep_updater_link(&updater, for_updater, link, stop_updater).await });
     tasks.spawn(async move { keep_apps_link(&apps, for_apps, asker, stop_apps).await });
     tasks.spawn(keep_contact(config.contact_probes.clone(), facts.clone(), stop.clone()));
+    if identity.is_some() && matches!(store, KeyStore::Files(_)) {
+        // Only the board `host` has files that stand for its operating system.
+        facts.wish.send_replace(or_anew("configuration", state.wish()));
+        let kept = or_anew("state of the configuration", state.configuration());
+        let place = Place::new(folder.settings());
+        let keeper = Keeper::start(kept, (place, state.clone()), facts.clone(), log_levels);
+        tasks.spawn(keeper.run(stop.clone()));
+    }
     match identity {
         Some(identity) => {
             let recovery_key = recovery_key(folder);

@@ -1,9 +1,12 @@
 //! Makes a TLS connection to one server within a time limit, and says what a failure means. Never retries.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use rustls::{AlertDescription, CertificateError, ClientConfig};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::{TcpSocket, TcpStream, lookup_host},
+    time::timeout,
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::address::ServerAddress;
@@ -91,10 +94,19 @@ pub fn verdict(error: &io::Error) -> Verdict {
 
 /// Connects to `address` and does the handshake that `tls` describes, ALPN included.
 pub async fn dial(address: &ServerAddress, tls: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, DialError> {
+    dial_from(None, address, tls).await
+}
+
+/// As [`dial`], leaving from the address `source` if there is one.
+pub async fn dial_from(
+    source: Option<IpAddr>,
+    address: &ServerAddress,
+    tls: Arc<ClientConfig>,
+) -> Result<TlsStream<TcpStream>, DialError> {
     let unreached = |source| DialError::Unreached { address: address.clone(), source };
     let insecure = |source| DialError::Insecure { address: address.clone(), source };
 
-    let stream = limited(TcpStream::connect((address.host(), address.port()))).await.map_err(unreached)?;
+    let stream = limited(connect(source, address)).await.map_err(unreached)?;
     stream.set_nodelay(true).map_err(unreached)?;
     // A peer that vanishes without a word must not hold a connection open for ever.
     rustix::net::sockopt::set_socket_keepalive(&stream, true).map_err(|e| unreached(e.into()))?;
@@ -107,6 +119,21 @@ pub async fn dial(address: &ServerAddress, tls: Arc<ClientConfig>) -> Result<Tls
         return Err(insecure(io::Error::new(io::ErrorKind::Unsupported, "the server speaks another protocol")));
     }
     Ok(stream)
+}
+
+async fn connect(source: Option<IpAddr>, address: &ServerAddress) -> io::Result<TcpStream> {
+    let Some(source) = source else { return TcpStream::connect((address.host(), address.port())).await };
+    let mut failed = io::Error::new(io::ErrorKind::AddrNotAvailable, "the server has no address of this IP version");
+    let found = lookup_host((address.host(), address.port())).await?;
+    for to in found.filter(|to| to.is_ipv4() == source.is_ipv4()) {
+        let socket = if source.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.bind((source, 0).into())?;
+        match socket.connect(to).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
 }
 
 async fn limited<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {

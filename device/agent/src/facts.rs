@@ -1,5 +1,7 @@
 //! What the tasks of one device tell each other: the newest value of each fact and nothing older. Never acts on a fact.
 
+use std::net::IpAddr;
+
 use protocol_types::{
     UnixSeconds, UpdateStatus,
     socket::{ApplicationStatus, Contact},
@@ -9,7 +11,11 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{orders::Orders, relay::Source};
+use crate::{
+    configuration::{Told, Wish},
+    orders::Orders,
+    relay::Source,
+};
 
 /// The facts of one device. Each has one task that sets it and any number that watch it.
 #[derive(Debug)]
@@ -34,6 +40,16 @@ pub struct Facts {
     pub reset: watch::Sender<bool>,
     /// Whether the device is about to restart.
     pub restarting: watch::Sender<bool>,
+    /// What the service wants as the configuration; none until it said so.
+    pub wish: watch::Sender<Option<Wish>>,
+    /// What the device says of its configuration; none on a board that takes none from the service.
+    pub told: watch::Sender<Option<Told>>,
+    /// From which address connections to the service leave; none if the system chooses.
+    pub source_address: watch::Sender<Option<IpAddr>>,
+    /// Counts how often the session shall dial anew.
+    pub reconnect: watch::Sender<u64>,
+    /// The number in `reconnect` that the session had followed when it registered last.
+    pub registered_after: watch::Sender<u64>,
     /// A wish of the service to restart; one that waits is enough.
     pub restart: mpsc::Sender<()>,
 }
@@ -72,6 +88,11 @@ impl Facts {
             source: watch::Sender::new(Source::Unknown),
             reset: watch::Sender::new(false),
             restarting: watch::Sender::new(false),
+            wish: watch::Sender::new(None),
+            told: watch::Sender::new(None),
+            source_address: watch::Sender::new(None),
+            reconnect: watch::Sender::new(0),
+            registered_after: watch::Sender::new(0),
             restart,
         };
         (facts, wishes)

@@ -53,6 +53,11 @@ impl DeviceFolder {
         self.0.join("state/agent/config.toml")
     }
 
+    /// The files that stand for the settings of the operating system on the board `host`.
+    pub(crate) fn settings(&self) -> PathBuf {
+        self.0.join("state/agent/settings")
+    }
+
     /// What the initrd left: the sealed recovery key of the state.
     pub(crate) fn recovery_key(&self) -> PathBuf {
         self.0.join("run/recovery.json")

@@ -7,15 +7,16 @@ use clap::{Args, Parser, Subcommand};
 use device_agent::{
     agent,
     config::{self, ConfigError},
+    configuration::LogLevels,
     factory::{Begun, FactoryStep, FactoryStepError},
     key_store::KeyStore,
     layout::DeviceFolder,
     line::{Heard, Line},
 };
-use protocol_types::{AccountName, EndpointName};
+use protocol_types::{AccountName, EndpointName, LogLevel};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::{filter::LevelFilter, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _};
 
 /// The network-facing process of a device.
 #[derive(Parser)]
@@ -69,9 +70,15 @@ const NOT_AGAIN: u8 = 3;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let log = tracing_subscriber::fmt().with_max_level(arguments.log_level);
-    log.with_writer(std::io::stderr).with_ansi(false).init();
-    match start(arguments) {
+    let started = arguments.log_level;
+    let (filter_layer, level) = reload::Layer::new(started);
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    tracing_subscriber::registry().with(filter_layer).with(lines).init();
+    let log_levels: LogLevels = Box::new(move |wanted| {
+        // The only way to fail is a subscriber that is gone, and nobody would hear of that.
+        drop(level.reload(wanted.map_or(started, filter)));
+    });
+    match start(arguments, log_levels) {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -80,13 +87,22 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(Arguments { verb, .. }: Arguments) -> anyhow::Result<ExitCode> {
+fn filter(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+    }
+}
+
+fn start(Arguments { verb, .. }: Arguments, log_levels: LogLevels) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Run(device) => {
             let (folder, store) = device.open()?;
             // One thread: the agent waits for the network nearly all of its time, and each thread costs memory.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-            runtime.block_on(run(&folder, &store))?;
+            runtime.block_on(run(&folder, &store, log_levels))?;
         }
         Verb::Factory { device, endpoint, account } => return factory(device, account.zip(endpoint)),
     }
@@ -127,10 +143,10 @@ fn factory(device: DeviceArguments, who: Option<(AccountName, EndpointName)>) ->
 }
 
 /// Runs the process until it is told to stop.
-async fn run(folder: &DeviceFolder, store: &KeyStore) -> anyhow::Result<()> {
+async fn run(folder: &DeviceFolder, store: &KeyStore, log_levels: LogLevels) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let mut process = pin!(agent::run(folder, store, stop.clone()));
+    let mut process = pin!(agent::run(folder, store, log_levels, stop.clone()));
     tokio::select! {
         ended = &mut process => return Ok(ended?),
         _ = interrupt.recv() => {}

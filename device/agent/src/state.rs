@@ -7,6 +7,7 @@ use protocol_types::UnixSeconds;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
+    configuration::{Kept, Wish},
     durable::{self, DurableError},
     enrolment::{Enrolment, EnrolmentText, NoManagement},
     identity::ChainError,
@@ -19,6 +20,8 @@ pub trait DurableState: Send + Sync + fmt::Debug {
     fn keep_orders(&self, orders: &Orders) -> Result<(), DurableError>;
     /// Keeps the order of a factory reset. Called before the service hears that it was taken; it goes with the state that it ends.
     fn keep_reset(&self) -> Result<(), DurableError>;
+    /// Keeps what the service wants as the configuration. Called before the service hears that its Write was taken.
+    fn keep_wish(&self, wish: &Wish) -> Result<(), DurableError>;
     /// Keeps the operational identity.
     fn keep_enrolment(&self, enrolment: &Enrolment) -> Result<(), DurableError>;
     /// Keeps a time that has surely passed.
@@ -34,6 +37,9 @@ impl DurableState for Forgetful {
         Ok(())
     }
     fn keep_reset(&self) -> Result<(), DurableError> {
+        Ok(())
+    }
+    fn keep_wish(&self, _wish: &Wish) -> Result<(), DurableError> {
         Ok(())
     }
     fn keep_enrolment(&self, _enrolment: &Enrolment) -> Result<(), DurableError> {
@@ -70,7 +76,7 @@ const MAX_BYTES: usize = 64 * 1024;
 /// Every file says which format it has.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Kept<T> {
+struct Filed<T> {
     format: Format,
     value: T,
 }
@@ -96,6 +102,8 @@ impl From<Format> for u32 {
 impl StateFolder {
     const ORDERS: &str = "orders.json";
     const RESET: &str = "factory-reset.json";
+    const WISH: &str = "configuration-wish.json";
+    const CONFIGURATION: &str = "configuration.json";
     const ENROLMENT: &str = "enrolment.json";
     const FLOOR: &str = "time-floor.json";
 
@@ -114,6 +122,21 @@ impl StateFolder {
         Ok(self.load(Self::RESET, "orders")?.unwrap_or_default())
     }
 
+    /// What the service wanted last as the configuration.
+    pub fn wish(&self) -> Result<Option<Wish>, StateError> {
+        self.load(Self::WISH, "wishes")
+    }
+
+    /// What became of the configurations of before.
+    pub fn configuration(&self) -> Result<Kept, StateError> {
+        Ok(self.load(Self::CONFIGURATION, "settings")?.unwrap_or_default())
+    }
+
+    /// Keeps what became of a configuration.
+    pub fn keep_configuration_state(&self, kept: &Kept) -> Result<(), DurableError> {
+        self.keep(Self::CONFIGURATION, kept)
+    }
+
     /// The operational identity kept last.
     pub fn enrolment(&self) -> Result<Option<Enrolment>, StateError> {
         let text: Option<EnrolmentText> = self.load(Self::ENROLMENT, "accounts")?;
@@ -127,13 +150,13 @@ impl StateFolder {
 
     fn load<T: DeserializeOwned>(&self, name: &str, what: &'static str) -> Result<Option<T>, StateError> {
         let Some(bytes) = durable::read(&self.folder.join(name), MAX_BYTES)? else { return Ok(None) };
-        let kept: Kept<T> = serde_json::from_slice(&bytes).map_err(|e| StateError::Malformed(what, e))?;
+        let kept: Filed<T> = serde_json::from_slice(&bytes).map_err(|e| StateError::Malformed(what, e))?;
         Ok(Some(kept.value))
     }
 
     fn keep<T: Serialize>(&self, name: &str, value: T) -> Result<(), DurableError> {
         // Texts and numbers in named fields always have a JSON form.
-        let bytes = serde_json::to_vec(&Kept { format: Format, value }).unwrap_or_default();
+        let bytes = serde_json::to_vec(&Filed { format: Format, value }).unwrap_or_default();
         durable::replace(&self.folder.join(name), &bytes, 0o600)
     }
 }
@@ -145,6 +168,10 @@ impl DurableState for StateFolder {
 
     fn keep_reset(&self) -> Result<(), DurableError> {
         self.keep(Self::RESET, true)
+    }
+
+    fn keep_wish(&self, wish: &Wish) -> Result<(), DurableError> {
+        self.keep(Self::WISH, wish)
     }
 
     fn keep_enrolment(&self, enrolment: &Enrolment) -> Result<(), DurableError> {
@@ -199,6 +226,27 @@ mod tests {
             r#"{{"format":1,"value":{{"wish":{{"release":{{"release":"releases/1.1.0.json","digest":"{DIGEST}","rollout":"r-7"}}}},"artifacts":"https://127.0.0.1:8444"}}}}"#
         );
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn the_bytes_of_kept_configurations_do_not_move_and_a_document_that_breaks_a_rule_is_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::new(folder.path());
+        assert_eq!((state.wish().unwrap(), state.configuration().unwrap()), (None, Kept::default()));
+        let wish = Wish::new(7, r#"{"hostname":"a"}"#).unwrap();
+        state.keep_wish(&wish).unwrap();
+        let text = std::fs::read_to_string(folder.path().join("configuration-wish.json")).unwrap();
+        assert_eq!(text, r#"{"format":1,"value":{"generation":7,"document":"{\"hostname\":\"a\"}"}}"#);
+        assert_eq!(state.wish().unwrap(), Some(wish));
+        state.keep_configuration_state(&Kept::default()).unwrap();
+        let text = std::fs::read_to_string(folder.path().join("configuration.json")).unwrap();
+        assert_eq!(text, r#"{"format":1,"value":{"in_force":null,"trial":null,"outcome":null}}"#);
+        std::fs::write(
+            folder.path().join("configuration-wish.json"),
+            r#"{"format":1,"value":{"generation":7,"document":"{\"hostnam\":\"a\"}"}}"#,
+        )
+        .unwrap();
+        assert!(matches!(state.wish(), Err(StateError::Malformed(..))));
     }
 
     #[test]

@@ -184,7 +184,7 @@ impl Client {
 
     /// Keeps a policy, in place of the one of that name.
     pub async fn save_policy(&self, name: &GroupName, policy: &SavePolicy) -> Result<AccountPolicy, ClientError> {
-        self.put(&format!("/policies/{name}"), policy).await
+        self.put(&format!("/policies/{name}"), policy, None).await
     }
 
     /// Forgets a policy that the account has added.

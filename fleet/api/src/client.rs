@@ -196,9 +196,15 @@ impl Client {
         self.json(path, request).await
     }
 
-    /// `PUT` with a JSON body, in place of whatever is there.
-    pub(crate) async fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
-        self.json(path, self.request(Method::PUT, path).json(body).header(header::IF_MATCH, entity_tag(None))).await
+    /// `PUT` with a JSON body, if the resource is still at `revision`, or in place of whatever is there.
+    pub(crate) async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        revision: Option<i64>,
+    ) -> Result<T, ClientError> {
+        let request = self.request(Method::PUT, path).json(body).header(header::IF_MATCH, entity_tag(revision));
+        self.json(path, request).await
     }
 
     /// `DELETE` whatever is there; the answer has no body.

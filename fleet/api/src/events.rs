@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt, stream};
+use protocol_types::GroupName;
 use reqwest::{Method, Response, header};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -49,6 +50,10 @@ pub struct StreamQuery {
     /// Events after this position; `Last-Event-ID` goes before it. Without both, events from now on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<u64>,
+    /// Only events of this subscription, from its position on unless another one is named. Reading does not move the position.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
+    pub subscription: Option<GroupName>,
 }
 
 /// Longest event in a stream, in bytes.
@@ -65,17 +70,29 @@ impl Client {
     /// Events as they happen, after position `after` or from now on. A stream that breaks is taken up again after the last event that
     /// came; a refusal ends it.
     pub fn event_stream(&self, after: Option<u64>) -> impl Stream<Item = Result<Event, ClientError>> + Send + use<> {
-        let listener = Listener { client: self.clone(), after, open: None, buffer: BytesMut::new(), ended: false };
+        self.stream_of(StreamQuery { after, subscription: None })
+    }
+
+    /// Events of a subscription as they happen, from its position on.
+    pub fn subscription_stream(
+        &self,
+        name: &GroupName,
+    ) -> impl Stream<Item = Result<Event, ClientError>> + Send + use<> {
+        self.stream_of(StreamQuery { after: None, subscription: Some(name.clone()) })
+    }
+
+    fn stream_of(&self, query: StreamQuery) -> impl Stream<Item = Result<Event, ClientError>> + Send + use<> {
+        let listener = Listener { client: self.clone(), query, open: None, buffer: BytesMut::new(), ended: false };
         stream::unfold(listener, |mut listener| async move {
             let item = listener.next().await?;
             Some((item, listener))
         })
     }
 
-    async fn open_stream(&self, after: Option<u64>) -> Result<Response, ClientError> {
+    async fn open_stream(&self, query: &StreamQuery) -> Result<Response, ClientError> {
         let path = "/events/stream";
         let request = self.request(Method::GET, path).header(header::ACCEPT, "text/event-stream");
-        self.send(path, request.query(&StreamQuery { after })).await
+        self.send(path, request.query(query)).await
     }
 }
 
@@ -83,7 +100,7 @@ type Pieces = std::pin::Pin<Box<dyn Stream<Item = Result<Bytes, reqwest::Error>>
 
 struct Listener {
     client: Client,
-    after: Option<u64>,
+    query: StreamQuery,
     open: Option<Pieces>,
     buffer: BytesMut,
     ended: bool,
@@ -96,10 +113,14 @@ impl Listener {
                 return Some(event);
             }
             let Some(pieces) = &mut self.open else {
-                match self.client.open_stream(self.after).await {
+                match self.client.open_stream(&self.query).await {
                     Ok(answer) => self.open = Some(Box::pin(answer.bytes_stream())),
-                    // Only where it is known what was missed may the loss of a connection be passed over.
-                    Err(ClientError::Unreachable { .. }) if self.after.is_some() => tokio::time::sleep(REST).await,
+                    // Only where it is known what was missed, here or at the service, may the loss of a connection be passed over.
+                    Err(ClientError::Unreachable { .. })
+                        if self.query.after.is_some() || self.query.subscription.is_some() =>
+                    {
+                        tokio::time::sleep(REST).await
+                    }
                     Err(error) => return self.end(error),
                 }
                 continue;
@@ -130,7 +151,7 @@ impl Listener {
             let block = self.buffer.split_to(at + 2);
             if let Some(event) = parse_block(&block) {
                 if let Ok(event) = &event {
-                    self.after = event.position().or(self.after);
+                    self.query.after = event.position().or(self.query.after);
                 }
                 return Some(event);
             }

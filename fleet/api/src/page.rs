@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
-    Account, Artifact, AuditRecord, Authority, Denial, Device, Enrolment, Event, Group, GroupMember, ListedCertificate,
-    Operation, OperationRow, Release, RoleBinding, Rollout, RolloutDevice, SavedFilter, ServiceAccount, Token, WhyNot,
+    Account, Alert, AlertRule, Artifact, AuditRecord, Authority, ConfigurationDocument, DeadLetter, Denial, Device,
+    Enrolment, Event, Group, GroupMember, ListedCertificate, Operation, OperationRow, Release, RoleBinding, Rollout,
+    RolloutDevice, SavedFilter, ServiceAccount, Silence, Subscription, Token, User, WhyNot,
 };
 
 /// One page of a list.
@@ -61,9 +62,13 @@ pub mod forms {
 
     forms! {
         AccountPage of Account,
+        AlertPage of Alert,
+        AlertRulePage of AlertRule,
         ArtifactPage of Artifact,
         AuditPage of AuditRecord,
         AuthorityPage of Authority,
+        ConfigurationDocumentPage of ConfigurationDocument,
+        DeadLetterPage of DeadLetter,
         DenialPage of Denial,
         DevicePage of Device,
         EnrolmentPage of Enrolment,
@@ -79,7 +84,10 @@ pub mod forms {
         RolloutDevicePage of RolloutDevice,
         SavedFilterPage of SavedFilter,
         ServiceAccountPage of ServiceAccount,
+        SilencePage of Silence,
+        SubscriptionPage of Subscription,
         TokenPage of Token,
+        UserPage of User,
         WhyNotPage of WhyNot,
     }
 }

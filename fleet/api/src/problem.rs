@@ -62,6 +62,10 @@ problems! {
     TokenRevoked = "token_revoked", 401, "The token was revoked", "make a token with `mbl service token`";
     /// The user or service account may not act.
     PrincipalDisabled = "principal_disabled", 401, "The principal is disabled", "ask an administrator of its account";
+    /// Account, name, password or code is not right; which one is not said.
+    SignInRefused = "sign_in_refused", 401, "Signing in was refused", "check account, name and password, and wait for the next code of the authenticator";
+    /// The invitation is not known, was used, or its time is over.
+    InvitationRefused = "invitation_refused", 401, "The invitation does not work", "ask for another one: an administrator makes it with `mbl user reset`";
     /// The token works but does not allow this.
     ScopeMissing = "scope_missing", 403, "The token does not allow this", "use a token with the scope that the detail names";
     /// No role of the caller allows this, or a policy forbids it.
@@ -98,8 +102,12 @@ problems! {
     DigestMismatch = "digest_mismatch", 422, "The bytes do not have the announced digest", "upload the artifact again from the build";
     /// The account would hold more than it may.
     OverQuota = "over_quota", 422, "The account is full", "raise `limits.account_bytes` of the service";
+    /// The account, or one above it, has as much of something as its quota allows.
+    QuotaExceeded = "quota_exceeded", 422, "A quota is used up", "remove something, or have an administrator of an account above raise it: `mbl account quota`";
     /// The account asks more often than it may.
     RateLimited = "rate_limited", 429, "The account asks too often", "wait as long as `Retry-After` says; `limits.account_requests_per_s` of the service sets the rate";
+    /// Too many tries to sign in failed.
+    SignInLocked = "sign_in_locked", 429, "Too many tries failed", "wait as long as the detail says; an administrator can help with `mbl user reset`";
     /// The service failed; its log says more.
     Internal = "internal", 500, "The service failed", "look for the request id in the log of the service";
     /// The service cannot answer now.

@@ -1,7 +1,10 @@
 //! `mbl account`: the tree of accounts: organisation, customer, site.
 
+use std::str::FromStr;
+
+use anyhow::Context as _;
 use clap::Subcommand;
-use fleet_api::{Account, ChangeAccount, CreateAccount, PageQuery};
+use fleet_api::{Account, ChangeAccount, CreateAccount, PageQuery, SetQuotas};
 use protocol_types::AccountName;
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -35,6 +38,14 @@ pub(crate) enum Command {
         /// The account
         name: AccountName,
     },
+    /// Show the quotas of an account, or set them for one below
+    Quota {
+        /// The account
+        name: AccountName,
+        /// A quota and what it is from now on, as in `devices=100` or `devices=none`; may be given several times
+        #[arg(long, value_name = "KIND=MOST")]
+        set: Vec<QuotaChange>,
+    },
     /// Put an account below another
     Move {
         /// The account
@@ -59,10 +70,54 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
         }
         Command::List => list(session).await,
         Command::Show { name } => show(session, &client.account(&name).await.map_err(service_error)?),
+        Command::Quota { name, set } => quota(session, &name, &set).await,
         Command::Move { name, parent } => {
             show(session, &client.change_account(&name, &ChangeAccount { parent }).await.map_err(service_error)?)
         }
     }
+}
+
+/// A quota to set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct QuotaChange {
+    kind: String,
+    most: Option<u64>,
+}
+
+impl FromStr for QuotaChange {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let known = "the kinds are devices, artifact_bytes, groups, principals and tokens";
+        let (kind, most) = text.split_once('=').ok_or("a quota is written as KIND=MOST")?;
+        SetQuotas::default().named(kind).ok_or(known)?;
+        let most = match most {
+            "none" => None,
+            most => Some(most.parse().map_err(|_| "MOST is a number, or `none`")?),
+        };
+        Ok(Self { kind: kind.to_owned(), most })
+    }
+}
+
+async fn quota(session: &Session, name: &AccountName, changes: &[QuotaChange]) -> anyhow::Result<()> {
+    let client = session.client()?;
+    let mut quotas = client.quotas(name).await.map_err(service_error)?;
+    if !changes.is_empty() {
+        let mut wanted = SetQuotas::default();
+        for quota in &quotas.items {
+            // A kind that only a newer service knows cannot be kept.
+            let place =
+                wanted.named(&quota.kind).with_context(|| format!("this `mbl` knows no quota `{}`", quota.kind))?;
+            *place = quota.most;
+        }
+        for change in changes {
+            wanted.named(&change.kind).context("unknown quota")?.clone_from(&change.most);
+        }
+        quotas = client.set_quotas(name, &wanted).await.map_err(service_error)?;
+    }
+    session.printer.table(&quotas.items, &["QUOTA", "USED", "MOST"], |quota| {
+        vec![quota.kind.clone(), quota.used.to_string(), or_dash(quota.most)]
+    })
 }
 
 fn show(session: &Session, account: &Account) -> anyhow::Result<()> {

@@ -51,7 +51,10 @@ fn print(event: &Event, arguments: &Arguments, session: &Session) -> anyhow::Res
     if arguments.subject.as_ref().is_some_and(|subject| *subject != event.subject) {
         return Ok(());
     }
-    session
-        .printer
-        .line(event, format_args!("{} {} {} {} {}", event.id, event.time, event.kind, event.subject, event.data))
+    session.printer.line(event, line(event))
+}
+
+/// An event in one line, for people.
+pub(crate) fn line(event: &Event) -> String {
+    format!("{} {} {} {} {}", event.id, event.time, event.kind, event.subject, event.data)
 }

@@ -133,6 +133,11 @@ impl Printer {
         }
     }
 
+    /// Shows what a person must see to answer a question, however quiet the talk is.
+    pub(crate) fn ask(&self, text: impl Display) {
+        self.to_stderr(text);
+    }
+
     /// Writes what can be typed, to a person who typed too little.
     pub(crate) fn help(&self, text: impl Display) {
         self.to_stderr(text);

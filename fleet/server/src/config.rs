@@ -9,6 +9,8 @@ use std::{
 
 use serde::Deserialize;
 
+use crate::deliveries::Network;
+
 /// All settings; `docs/guides/service.md` explains each.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -21,6 +23,10 @@ pub struct Config {
     pub listen: Listen,
     /// How much it takes.
     pub limits: Limits,
+    /// How events are sent to webhooks.
+    pub webhooks: Webhooks,
+    /// The mail server; without it nothing is sent by e-mail.
+    pub mail: Option<Mail>,
     /// `postgres://…` instead of the embedded database in the data directory.
     pub database_url: Option<String>,
     /// Logs as one JSON object a line.
@@ -63,6 +69,62 @@ pub struct Limits {
     pub slow_sender_s: u64,
 }
 
+/// How events are sent to webhooks.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Webhooks {
+    /// Addresses and networks that may be reached although they are private, also without TLS.
+    pub allow: Vec<Network>,
+    /// Webhooks that are sent to at a time.
+    pub at_once: usize,
+    /// Tries of one event before it becomes a dead letter.
+    pub tries: u32,
+    /// Longest wait between two tries, in seconds.
+    pub longest_wait_s: u64,
+    /// Seconds that a receiver has to answer.
+    pub answer_s: u64,
+}
+
+/// The mail server.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mail {
+    /// Its name.
+    pub server: String,
+    /// Its port.
+    pub port: u16,
+    /// How the connection is encrypted.
+    #[serde(default)]
+    pub tls: MailTls,
+    /// Who the service is there.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// File whose first line is the password.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// The sender of all messages, as in `Fleet <fleet@example.com>`.
+    pub from: String,
+}
+
+/// How a connection to a mail server is encrypted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MailTls {
+    /// From the first byte on.
+    #[default]
+    Wrapped,
+    /// After `STARTTLS`, without which nothing is sent.
+    Starttls,
+    /// Not at all, to a server on the same machine.
+    None,
+}
+
+impl Default for Webhooks {
+    fn default() -> Self {
+        Self { allow: Vec::new(), at_once: 256, tries: 30, longest_wait_s: 3600, answer_s: 10 }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -70,6 +132,8 @@ impl Default for Config {
             public_hosts: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
             listen: Listen::default(),
             limits: Limits::default(),
+            webhooks: Webhooks::default(),
+            mail: None,
             database_url: None,
             log_json: false,
             grace_s: 10,
@@ -112,6 +176,9 @@ pub enum ConfigError {
     /// The text is not TOML of the known form.
     #[error("the settings are not understood")]
     Malformed(#[source] toml::de::Error),
+    /// Messages would leave the machine in the open.
+    #[error("`mail.tls = \"none\"` is for a server on this machine; name it as `localhost` or `127.0.0.1`")]
+    OpenMail,
     /// There is no name under which the service can be reached.
     #[error("`public_hosts` is empty; name at least one host or address")]
     NoPublicHost,
@@ -138,7 +205,14 @@ impl Config {
 
     /// Checks what no single value can show.
     pub fn check(self) -> Result<Self, ConfigError> {
-        if self.public_hosts.is_empty() { Err(ConfigError::NoPublicHost) } else { Ok(self) }
+        if self.public_hosts.is_empty() {
+            return Err(ConfigError::NoPublicHost);
+        }
+        let is_here = |mail: &Mail| ["localhost", "127.0.0.1", "::1"].contains(&mail.server.as_str());
+        if self.mail.as_ref().is_some_and(|mail| mail.tls == MailTls::None && !is_here(mail)) {
+            return Err(ConfigError::OpenMail);
+        }
+        Ok(self)
     }
 }
 
@@ -161,6 +235,27 @@ mod tests {
         let keys = config.split([' ', '{', ',']).filter_map(|word| word.strip_suffix(':'));
         let missing: Vec<&str> = keys.filter(|key| !guide.contains(&format!("`{key}`"))).collect();
         assert!(missing.is_empty(), "docs/guides/service.md does not explain {missing:?}");
+    }
+
+    #[test]
+    fn an_address_that_webhooks_may_reach_is_checked_when_the_settings_are_read() {
+        let config = Config::parse("[webhooks]\nallow = [\"10.0.0.0/8\", \"::1\"]\ntries = 3").unwrap();
+        assert_eq!((config.webhooks.allow.len(), config.webhooks.tries, config.webhooks.answer_s), (2, 3, 10));
+        let ConfigError::Malformed(why) = Config::parse("[webhooks]\nallow = [\"10.0.0.0/33\"]").unwrap_err() else {
+            panic!("a network of 33 bits")
+        };
+        assert!(why.to_string().contains("`10.0.0.0/33` is neither an address nor a network"), "{why}");
+    }
+
+    #[test]
+    fn mail_leaves_the_machine_encrypted_or_not_at_all() {
+        let mail = |server: &str, tls: &str| {
+            let text = format!("[mail]\nserver = \"{server}\"\nport = 25\nfrom = \"a@b.example\"\n{tls}");
+            Config::parse(&text).unwrap().check()
+        };
+        assert_eq!(mail("mail.example", "").unwrap().mail.unwrap().tls, MailTls::Wrapped);
+        assert!(mail("mail.example", "tls = \"starttls\"").is_ok() && mail("127.0.0.1", "tls = \"none\"").is_ok());
+        assert!(matches!(mail("mail.example", "tls = \"none\""), Err(ConfigError::OpenMail)));
     }
 
     #[test]

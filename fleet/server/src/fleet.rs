@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use fleet_store::Store;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -15,6 +16,7 @@ use crate::{
     metrics::Metrics,
     signals::LocalSignals,
     tls::PortCertificate,
+    users::Passwords,
 };
 
 /// The shared parts. Cheap to clone.
@@ -32,6 +34,8 @@ pub(crate) struct Fleet {
     pub(crate) access: Arc<Access>,
     /// How often each account may ask.
     pub(crate) rates: Arc<RateLimits>,
+    /// Compares passwords, a few at a time.
+    pub(crate) passwords: Passwords,
     /// The bytes of artifacts.
     pub(crate) artifacts: ArtifactFiles,
     /// Enrolment lists that operations go through.
@@ -40,6 +44,8 @@ pub(crate) struct Fleet {
     pub(crate) certificate: Arc<PortCertificate>,
     /// Whose signature makes a device certificate.
     pub(crate) trust: Arc<DeviceTrust>,
+    /// Places for WebSockets, which outlive the connections that they came by.
+    pub(crate) sockets: Arc<Semaphore>,
     /// Cancelled when the service stops; long answers end then.
     pub(crate) stop: CancellationToken,
 }

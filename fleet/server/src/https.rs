@@ -96,7 +96,8 @@ where
         .header_read_timeout(fleet.config.limits.slow_sender())
         .max_buf_size(HEAD_BYTES)
         .max_headers(HEADERS);
-    let served = http.serve_connection(TokioIo::new(Patient::new(stream, WRITE)), TowerToHyperService::new(router));
+    let stream = TokioIo::new(Patient::new(stream, WRITE));
+    let served = http.serve_connection(stream, TowerToHyperService::new(router)).with_upgrades();
     let mut served = std::pin::pin!(served);
     let ended = tokio::select! {
         ended = served.as_mut() => ended,

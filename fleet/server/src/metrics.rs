@@ -37,6 +37,12 @@ pub(crate) struct RefusalLabels {
     pub(crate) reason: &'static str,
 }
 
+/// Labels of a counted try to deliver an event.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct DeliveryLabels {
+    pub(crate) result: &'static str,
+}
+
 /// All counters of the process.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -56,13 +62,15 @@ pub(crate) struct Metrics {
     pub(crate) certificates: Counter,
     /// Steps of rollout devices from one state to another.
     pub(crate) rollout_steps: Counter,
+    /// Tries to deliver events to webhooks.
+    pub(crate) deliveries: Family<DeliveryLabels, Counter>,
 }
 
 impl Metrics {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("mbl");
         let (requests, connections, rollout_steps) = (Family::default(), Family::default(), Counter::default());
-        let (handshakes, refusals) = (Family::default(), Family::default());
+        let (handshakes, refusals, deliveries) = (Family::default(), Family::default(), Family::default());
         let (registrations, updates, certificates) = (Counter::default(), Counter::default(), Counter::default());
         registry.register("device_handshakes", "TLS handshakes with devices", Clone::clone(&handshakes));
         registry.register("device_registrations", "Registrations of devices", Clone::clone(&registrations));
@@ -72,6 +80,7 @@ impl Metrics {
         registry.register("api_requests", "Requests answered by the API", Clone::clone(&requests));
         registry.register("connections", "Open connections by port", Clone::clone(&connections));
         registry.register("rollout_steps", "State changes of devices in rollouts", Clone::clone(&rollout_steps));
+        registry.register("webhook_deliveries", "Tries to deliver events, by result", Clone::clone(&deliveries));
         Self {
             registry,
             requests,
@@ -82,6 +91,7 @@ impl Metrics {
             refusals,
             certificates,
             rollout_steps,
+            deliveries,
         }
     }
 
@@ -117,6 +127,7 @@ mod tests {
         metrics.connections.get_or_create(&PortLabels { port: "api" }).inc();
         metrics.handshakes.get_or_create(&HandshakeLabels { port: "lwm2m", result: "well" }).inc();
         metrics.refused(ReasonCode::NoContact);
+        metrics.deliveries.get_or_create(&DeliveryLabels { result: "accepted" }).inc();
         let text = metrics.text().unwrap();
         let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
         let counted: BTreeSet<&str> = types.collect();

@@ -11,17 +11,18 @@ use std::{
 
 use fleet_store::{Signals, Store, StoreError};
 use sd_notify::NotifyState;
-use tokio::{net::TcpListener, task::JoinSet, time::timeout};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Addresses, Clock, Config, Random,
     access::{Access, AccessError, RateLimits},
+    alerts,
     artifact_files::ArtifactFiles,
     artifact_port,
     authority::{Authority, AuthorityError},
     backup::RESTORING,
-    device_trust,
+    deliveries, device_trust,
     first_token::{self, FirstTokenError},
     fleet::Fleet,
     https,
@@ -32,6 +33,7 @@ use crate::{
     signals::LocalSignals,
     supervision,
     tls::{self, PortCertificate, TlsError},
+    users::Passwords,
 };
 
 /// Why the service did not start or did not go on.
@@ -91,6 +93,8 @@ struct Ports {
 const HOUSEKEEPING: Duration = Duration::from_secs(60 * 60);
 /// How long the service remembers the keys of repeated requests, in seconds.
 const REMEMBER_REQUESTS: u64 = 7 * 24 * 60 * 60;
+/// How long it remembers tries to sign in that failed, in seconds.
+const REMEMBER_TRIES: u64 = 24 * 60 * 60;
 
 /// Runs the service until `stop` is cancelled.
 pub async fn run(config: Config, clock: Clock, random: Random, stop: CancellationToken) -> Result<(), RunError> {
@@ -129,8 +133,10 @@ pub(crate) async fn open(
         authority: Arc::new(authority),
         access: Arc::new(Access::new(&rest::openapi())?),
         rates: Arc::new(RateLimits::new(&config.limits)),
+        passwords: Passwords::new(),
         certificate: Arc::new(certificate),
         trust: Arc::default(),
+        sockets: Arc::new(Semaphore::new(config.limits.api_connections)),
         stop,
         config: Arc::new(config),
     };
@@ -163,6 +169,8 @@ async fn serve(fleet: &Fleet, ports: Ports) -> Result<(), RunError> {
     tasks.spawn(named("overdue", lwm2m::tell_overdue(fleet.clone())));
     tasks.spawn(named("operations", operations::work(fleet.clone())));
     tasks.spawn(named("rollouts", rollouts::reconcile(fleet.clone())));
+    tasks.spawn(named("alerts", alerts::look_after(fleet.clone())));
+    tasks.spawn(named("deliveries", deliveries::work(fleet.clone())));
     tasks.spawn(named("supervision", supervision::keep_alive(fleet.clone())));
 
     let data_dir = &fleet.config.data_dir;
@@ -223,6 +231,10 @@ async fn keep_house(fleet: Fleet) {
         let before = protocol_types::UnixSeconds(now.0.saturating_sub(REMEMBER_REQUESTS));
         if let Err(error) = fleet.store.service_wide().forget_idempotency_keys(before).await {
             tracing::warn!(error = %crate::Chain(&error), "old requests were not forgotten");
+        }
+        let before = protocol_types::UnixSeconds(now.0.saturating_sub(REMEMBER_TRIES));
+        if let Err(error) = fleet.store.service_wide().forget_tries(before).await {
+            tracing::warn!(error = %crate::Chain(&error), "old tries to sign in were not forgotten");
         }
         tokio::select! {
             () = tokio::time::sleep(HOUSEKEEPING) => {}

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::{
-    Addresses, Clock, Config, Random,
+    Addresses, Clock, Config, Random, alerts,
     fleet::Fleet,
     operations,
     rest::{self, secret::TokenSecret},
@@ -52,10 +52,15 @@ impl TestService {
 
     /// Ends as a killed process does, and starts again on what lies on the disk.
     pub(crate) async fn restart(self) -> Self {
+        self.restart_with(|_| {}).await
+    }
+
+    /// The same, with other settings.
+    pub(crate) async fn restart_with(self, set: impl FnOnce(&mut Config)) -> Self {
         let Self { fleet, folder } = self;
         fleet.stop.cancel();
         fleet.store.close().await;
-        Self::in_folder(folder, |_| {}).await
+        Self::in_folder(folder, set).await
     }
 
     async fn in_folder(folder: tempfile::TempDir, set: impl FnOnce(&mut Config)) -> Self {
@@ -181,10 +186,20 @@ impl TestService {
         make("/groups", json!({"name": "doors", "members": ["gate-1"]})).await;
         make("/filters", json!({"name": "lab", "filter": "tag = \"lab\""})).await;
         make("/service-accounts", json!({"name": "ci"})).await;
+        make("/subscriptions", json!({"name": "desk"})).await;
+        let rule = json!({"name": "here", "severity": "info", "condition": {"kind": "state", "filter": "connected = true"}, "for_s": 0});
+        make("/alert-rules", rule).await;
+        alerts::round(&self.fleet).await.unwrap();
+        make("/silences", json!({"until": self.now().0 + 600, "reason": "test"})).await;
         let binding = make("/role-bindings", json!({"principal": "service/ci", "role": "viewer"})).await;
+        make("/users", json!({"name": "anna", "email": "anna@example.com"})).await;
         let rollout = make("/rollouts", json!({"release": "1.0.0", "audience": "all"})).await;
         let policy = json!({"policy": "permit(principal, action == Action::\"list_groups\", resource);"});
         assert_eq!(caller.send(Caller::json("PUT", "/policies/own", &policy)).await.0, StatusCode::CREATED);
+        for path in ["/configuration", "/groups/doors/configuration", "/devices/gate-1/configuration"] {
+            let saved = json!({"document": {"hostname": "gate"}});
+            assert_eq!(caller.send(Caller::json("PUT", path, &saved)).await.0, StatusCode::OK, "{path}");
+        }
         let print = "0f".repeat(32);
         let list = Request::post("/listed-certificates").header(header::CONTENT_TYPE, "text/csv");
         let list = list.body(Body::from(format!("fingerprint\n{print}\n"))).unwrap();
@@ -193,6 +208,8 @@ impl TestService {
         let first = async |path: &str| caller.get(path).await.1["items"][0]["id"].as_str().unwrap().to_owned();
         BTreeMap::from([
             ("accounts", account.to_owned()),
+            ("alert-rules", "here".to_owned()),
+            ("alerts", "al-1".to_owned()),
             ("artifacts", digest.hex()),
             ("authorities", first("/authorities").await),
             ("devices", endpoint.to_string()),
@@ -207,7 +224,10 @@ impl TestService {
             ("role-bindings", binding["id"].as_str().unwrap().to_owned()),
             ("rollouts", rollout["id"].as_str().unwrap().to_owned()),
             ("service-accounts", "ci".to_owned()),
+            ("silences", "si-1".to_owned()),
+            ("subscriptions", "desk".to_owned()),
             ("tokens", first("/tokens").await),
+            ("users", "anna".to_owned()),
         ])
     }
 }

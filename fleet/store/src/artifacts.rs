@@ -5,7 +5,7 @@ use serde_json::json;
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    AccountScope, EventDraft, StoreError,
+    AccountScope, EventDraft, QuotaKind, StoreError,
     error::{cannot, formed},
     events,
     numbers::{from_sql, time, to_sql},
@@ -72,6 +72,7 @@ impl AccountScope {
             if needed > limit {
                 return Err(StoreError::OverQuota { needed, limit });
             }
+            self.within_quota(&mut tx, (QuotaKind::ArtifactBytes, size), now).await?;
             sqlx::query("INSERT INTO artifacts (account, digest, size, created) VALUES ($1, $2, $3, $4)")
                 .bind(self.id())
                 .bind(digest.to_string())

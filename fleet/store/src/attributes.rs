@@ -8,7 +8,7 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, Row, any::AnyRow};
 
 use crate::{
-    AccountScope, DeviceRow, StoreError,
+    AccountScope, Change, DeviceRow, StoreError,
     error::{at_revision, cannot, formed},
     numbers::from_sql,
     transaction::Transaction,
@@ -163,6 +163,7 @@ impl AccountScope {
         let data = json!({ "attributes": keys, "note": change.note.is_some(),
                            "tags": { "added": change.add_tags, "removed": change.remove_tags } });
         tx.changed(self.device_changed(endpoint));
+        tx.changed(Change::Labels(self.account.clone(), endpoint.clone()));
         self.tell(tx, endpoint, ("device.changed", data), now).await
     }
 

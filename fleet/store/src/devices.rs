@@ -9,7 +9,7 @@ use sqlx::{
 };
 
 use crate::{
-    AccountScope, Deadlines, DeviceReport, PresenceState, Promise, StoreError,
+    AccountScope, ConfigurationLevel, Deadlines, DeviceReport, PresenceState, Promise, StoreError,
     error::{cannot, formed},
     filter::{Bind, Filter, Place, version_key},
     numbers::{from_sql, time, to_sql},
@@ -422,6 +422,7 @@ impl AccountScope {
         ] {
             sqlx::query(sql).bind(self.id()).bind(endpoint.as_str()).execute(tx.sql()).await.map_err(cannot(doing))?;
         }
+        self.forget_configuration(&mut tx, &ConfigurationLevel::Device(endpoint.clone())).await?;
         self.standing_changed(&mut tx, endpoint);
         self.tell(&mut tx, endpoint, ("device.deleted", json!({})), now).await?;
         tx.commit().await

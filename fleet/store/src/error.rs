@@ -49,6 +49,12 @@ pub enum StoreError {
         /// The rollout.
         id: String,
     },
+    /// The code of an authenticator was taken before, or a recovery code is none of the user's.
+    #[error("the code of user `{name}` was used before, or is none")]
+    CodeRefused {
+        /// Who.
+        name: String,
+    },
     /// The idempotency key was used for another request.
     #[error("the idempotency key was used for another request")]
     KeyReused,
@@ -59,6 +65,18 @@ pub enum StoreError {
         needed: u64,
         /// Bytes that it may hold.
         limit: u64,
+    },
+    /// The account, or one above it, would have more of something than its quota.
+    #[error("account `{account}` may have {most} of `{what}` together with those below it, and has {used}")]
+    QuotaExceeded {
+        /// What is counted.
+        what: &'static str,
+        /// The account whose quota it is.
+        account: String,
+        /// How much it may have.
+        most: u64,
+        /// How much it has.
+        used: u64,
     },
     /// There would be more of something than there may be.
     #[error("there are at most {most} {what}")]

@@ -76,7 +76,7 @@ fn device_of(subject: &str) -> Option<&str> {
     (before.is_empty() || before.ends_with('/')).then_some(device)
 }
 
-fn read(row: &AnyRow) -> Result<EventRow, StoreError> {
+pub(crate) fn read(row: &AnyRow) -> Result<EventRow, StoreError> {
     let doing = "read events";
     let data: String = row.try_get("data").map_err(cannot(doing))?;
     Ok(EventRow {

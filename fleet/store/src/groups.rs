@@ -6,7 +6,7 @@ use serde_json::json;
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    AccountScope, Change, EventDraft, Filter, RequestKey, StoreError,
+    AccountScope, Change, ConfigurationLevel, EventDraft, Filter, QuotaKind, RequestKey, StoreError,
     error::{at_revision, cannot, formed},
     events, idempotency,
     numbers::{from_sql, time, to_sql},
@@ -62,6 +62,7 @@ impl AccountScope {
     ) -> Result<GroupRow, StoreError> {
         let mut tx = self.write().await?;
         if idempotency::claim(&mut tx, self, key, name.as_str(), now).await?.is_none() {
+            self.within_quota(&mut tx, (QuotaKind::Groups, 1), now).await?;
             let made = sqlx::query(
                 "INSERT INTO device_groups (account, name, title, created, revision) VALUES ($1, $2, $3, $4, 1)
                  ON CONFLICT (account, name) DO NOTHING",
@@ -187,6 +188,7 @@ impl AccountScope {
             .execute(tx.sql())
             .await
             .map_err(cannot("remove a group"))?;
+        self.forget_configuration(&mut tx, &ConfigurationLevel::Group(name.clone())).await?;
         self.tell_group(&mut tx, ("group.deleted", name), json!({}), now).await?;
         tx.commit().await
     }
@@ -268,6 +270,7 @@ impl AccountScope {
         now: UnixSeconds,
     ) -> Result<(), StoreError> {
         tx.changed(Change::Rollouts(self.account.clone()));
+        tx.changed(Change::Configuration(self.account.clone()));
         events::append(tx, self, now, EventDraft { kind, subject: format!("groups/{name}"), data }).await
     }
 }

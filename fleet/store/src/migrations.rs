@@ -24,6 +24,9 @@ pub(crate) const ALL: &[Migration] = &[
     Migration { number: 9, sql: include_str!("../migrations/0009_operations.sql") },
     Migration { number: 10, sql: include_str!("../migrations/0010_rollouts.sql") },
     Migration { number: 12, sql: include_str!("../migrations/0012_presence.sql") },
+    Migration { number: 13, sql: include_str!("../migrations/0013_users.sql") },
+    Migration { number: 14, sql: include_str!("../migrations/0014_configuration.sql") },
+    Migration { number: 15, sql: include_str!("../migrations/0015_monitoring.sql") },
 ];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS migrations (

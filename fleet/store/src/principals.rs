@@ -7,7 +7,7 @@ use serde_json::json;
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    AccountScope, EventDraft, RequestKey, StoreError,
+    AccountScope, EventDraft, QuotaKind, RequestKey, StoreError,
     error::{cannot, formed},
     events, idempotency,
     numbers::{from_sql, time, to_sql},
@@ -162,6 +162,7 @@ impl AccountScope {
         if from_sql(row.try_get("n").map_err(cannot(doing))?) >= MAX_PRINCIPALS {
             return Err(StoreError::TooMany { what: "principals in an account", most: MAX_PRINCIPALS });
         }
+        self.within_quota(tx, (QuotaKind::Principals, 1), now).await?;
         let made = sqlx::query(
             "INSERT INTO principals (account, kind, name, title, created) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (account, kind, name) DO NOTHING",
@@ -287,19 +288,7 @@ impl AccountScope {
         if done.rows_affected() == 0 {
             return Err(missing(who));
         }
-        let revoked = sqlx::query(
-            "UPDATE tokens SET revoked = $3 WHERE account = $1 AND principal = $2 AND revoked IS NULL RETURNING id",
-        )
-        .bind(self.id())
-        .bind(who.to_string())
-        .bind(to_sql(now.0))
-        .fetch_all(tx.sql())
-        .await
-        .map_err(cannot(doing))?;
-        for row in &revoked {
-            let id: String = row.try_get("id").map_err(cannot(doing))?;
-            self.tell_revoked(&mut tx, &id, now).await?;
-        }
+        self.revoke_tokens_of(&mut tx, (who, ""), now).await?;
         self.tell_principal(&mut tx, who, "principal.deleted", now).await?;
         tx.commit().await
     }

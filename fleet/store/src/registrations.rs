@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use sqlx::Row;
 
 use crate::{
-    AccountScope, DeviceChange, EventDraft, Fingerprint, ListedRow, Promise, ServiceWide, Standing, StoreError,
-    enrolments, error::cannot, events, numbers::to_sql, transaction::Transaction,
+    AccountScope, DeviceChange, EventDraft, Fingerprint, ListedRow, Promise, QuotaKind, ServiceWide, Standing,
+    StoreError, enrolments, error::cannot, events, numbers::to_sql, transaction::Transaction,
 };
 
 /// What a device shows when it bootstraps.
@@ -114,7 +114,7 @@ impl AccountScope {
     /// Admits a device whose factory certificate was verified, if an enrolment allows it, and puts it into the directory.
     pub async fn admit(&self, device: FactoryIdentity<'_>, now: UnixSeconds) -> Result<Verdict, StoreError> {
         let mut tx = self.write().await?;
-        let verdict = match self.may_join(&mut tx, device).await? {
+        let verdict = match self.may_join(&mut tx, device, now).await? {
             Ok(labels) => Ok(self.join(&mut tx, (device, labels), now).await?),
             Err(reason) => {
                 enrolments::note_denial(&mut tx, self, (device.endpoint, reason), now).await?;
@@ -129,6 +129,7 @@ impl AccountScope {
         &self,
         tx: &mut Transaction,
         device: FactoryIdentity<'_>,
+        now: UnixSeconds,
     ) -> Result<Result<Labelled, ReasonCode>, StoreError> {
         let doing = "look for an enrolment";
         let allowed = sqlx::query(
@@ -154,15 +155,34 @@ impl AccountScope {
             .fetch_optional(tx.sql())
             .await
             .map_err(cannot(doing))?;
-        let Some(row) = known else { return Ok(Ok(labels)) };
-        let standing: String = row.try_get("standing").map_err(cannot(doing))?;
-        Ok(match Standing::read(&standing)? {
+        let standing = match known {
+            Some(row) => Some(Standing::read(&row.try_get::<String, _>("standing").map_err(cannot(doing))?)?),
+            None => None,
+        };
+        let Some(standing) = standing else { return self.one_more(tx, labels, now).await };
+        Ok(match standing {
             Standing::Active => Ok(labels),
             Standing::Suspended => Err(ReasonCode::Suspended),
             Standing::Quarantined => Err(ReasonCode::Quarantined),
-            Standing::Decommissioned if self.is_enrolled_anew(tx, device.endpoint, since).await? => Ok(labels),
+            Standing::Decommissioned if self.is_enrolled_anew(tx, device.endpoint, since).await? => {
+                return self.one_more(tx, labels, now).await;
+            }
             Standing::Decommissioned => Err(ReasonCode::Decommissioned),
         })
+    }
+
+    /// Lets one more device join if the quotas of the account and of those above leave room.
+    async fn one_more(
+        &self,
+        tx: &mut Transaction,
+        labels: Labelled,
+        now: UnixSeconds,
+    ) -> Result<Result<Labelled, ReasonCode>, StoreError> {
+        match self.within_quota(tx, (QuotaKind::Devices, 1), now).await {
+            Ok(()) => Ok(Ok(labels)),
+            Err(StoreError::QuotaExceeded { .. }) => Ok(Err(ReasonCode::QuotaExceeded)),
+            Err(error) => Err(error),
+        }
     }
 
     /// What a list says of the certificate, if it allows the device to join with it now.

@@ -10,6 +10,7 @@ use crate::{
     events, idempotency,
     numbers::{from_sql, time, to_sql},
     principals,
+    transaction::Transaction,
 };
 
 /// Most role bindings of an account.
@@ -64,6 +65,10 @@ fn read(row: &AnyRow) -> Result<BindingRow, StoreError> {
     })
 }
 
+fn id_of(number: i64) -> String {
+    format!("b{number}")
+}
+
 fn missing(id: &str) -> StoreError {
     StoreError::NotFound { kind: "role binding", id: id.to_owned() }
 }
@@ -92,6 +97,19 @@ impl AccountScope {
         if known.is_none() {
             return Err(principals::missing(&wanted.who));
         }
+        let number = self.next_binding(&mut tx).await?;
+        let id = id_of(number);
+        let earlier = idempotency::claim(&mut tx, self, key, &id, now).await?;
+        if earlier.is_none() {
+            self.insert_binding(&mut tx, (number, wanted), now).await?;
+        }
+        tx.commit().await?;
+        self.binding(earlier.as_deref().unwrap_or(&id)).await
+    }
+
+    /// The number of the next binding; refuses one too many.
+    pub(crate) async fn next_binding(&self, tx: &mut Transaction) -> Result<i64, StoreError> {
+        let doing = "bind a role";
         let row = sqlx::query("SELECT COUNT(*) AS n FROM role_bindings WHERE account = $1")
             .bind(self.id())
             .fetch_one(tx.sql())
@@ -108,35 +126,38 @@ impl AccountScope {
         .fetch_one(tx.sql())
         .await
         .map_err(cannot(doing))?;
-        let number: i64 = row.try_get("value").map_err(cannot(doing))?;
-        let id = format!("b{number}");
-        let earlier = idempotency::claim(&mut tx, self, key, &id, now).await?;
-        if earlier.is_none() {
-            sqlx::query(
-                "INSERT INTO role_bindings (account, id, number, home, kind, name, role, filter, created)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-            )
-            .bind(self.id())
-            .bind(id.as_str())
-            .bind(number)
-            .bind(wanted.home.as_str())
-            .bind(wanted.who.kind().as_str())
-            .bind(wanted.who.name())
-            .bind(wanted.role.as_str())
-            .bind(wanted.filter.as_ref().map(Filter::as_str))
-            .bind(to_sql(now.0))
-            .execute(tx.sql())
-            .await
-            .map_err(cannot(doing))?;
-            let data = json!({
-                "home": wanted.home, "principal": wanted.who.to_string(), "role": wanted.role,
-                "filter": wanted.filter.as_ref().map(Filter::as_str),
-            });
-            let draft = EventDraft { kind: "role.bound", subject: format!("role-bindings/{id}"), data };
-            events::append(&mut tx, self, now, draft).await?;
-        }
-        tx.commit().await?;
-        self.binding(earlier.as_deref().unwrap_or(&id)).await
+        row.try_get("value").map_err(cannot(doing))
+    }
+
+    pub(crate) async fn insert_binding(
+        &self,
+        tx: &mut Transaction,
+        (number, wanted): (i64, &NewBinding),
+        now: UnixSeconds,
+    ) -> Result<(), StoreError> {
+        let id = id_of(number);
+        sqlx::query(
+            "INSERT INTO role_bindings (account, id, number, home, kind, name, role, filter, created)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        )
+        .bind(self.id())
+        .bind(id.as_str())
+        .bind(number)
+        .bind(wanted.home.as_str())
+        .bind(wanted.who.kind().as_str())
+        .bind(wanted.who.name())
+        .bind(wanted.role.as_str())
+        .bind(wanted.filter.as_ref().map(Filter::as_str))
+        .bind(to_sql(now.0))
+        .execute(tx.sql())
+        .await
+        .map_err(cannot("bind a role"))?;
+        let data = json!({
+            "home": wanted.home, "principal": wanted.who.to_string(), "role": wanted.role,
+            "filter": wanted.filter.as_ref().map(Filter::as_str),
+        });
+        let draft = EventDraft { kind: "role.bound", subject: format!("role-bindings/{id}"), data };
+        events::append(tx, self, now, draft).await
     }
 
     /// One binding.

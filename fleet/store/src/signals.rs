@@ -15,6 +15,10 @@ pub enum Change {
     Device(AccountName, EndpointName),
     /// A rollout, its audience or its releases have changed.
     Rollouts(AccountName),
+    /// A document of configuration, or a group, has changed.
+    Configuration(AccountName),
+    /// Attributes or tags of a device have changed, and so perhaps the groups that it is in.
+    Labels(AccountName, EndpointName),
     /// A long operation was asked for or has ended.
     Operations(AccountName),
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, Row, any::AnyRow};
 
 use crate::{
-    AccountScope, EventDraft, PrincipalName, RequestKey, ServiceWide, StoreError,
+    AccountScope, EventDraft, PrincipalName, QuotaKind, RequestKey, ServiceWide, StoreError,
     error::{cannot, formed},
     events, idempotency,
     numbers::{time, to_sql},
@@ -52,9 +52,12 @@ pub struct TokenRow {
     pub is_first: bool,
     /// Whose it is; without one it is the account's own.
     pub principal: Option<PrincipalName>,
+    /// Whether a person showed a second factor for it: then it is a session.
+    pub second_factor: bool,
 }
 
-const COLUMNS: &str = "account, id, name, scopes, created, expires, last_used, revoked, is_first, principal";
+const COLUMNS: &str =
+    "account, id, name, scopes, created, expires, last_used, revoked, is_first, principal, second_factor";
 
 /// A token's `last_used` is written at most this often, in seconds.
 const LAST_USED_STEP: u64 = 60;
@@ -77,6 +80,7 @@ fn read(row: &AnyRow) -> Result<TokenRow, StoreError> {
         revoked: optional("revoked")?,
         is_first: row.try_get::<i64, _>("is_first").map_err(cannot(doing))? != 0,
         principal,
+        second_factor: row.try_get::<i64, _>("second_factor").map_err(cannot(doing))? != 0,
     })
 }
 
@@ -94,31 +98,46 @@ impl AccountScope {
             if let Some(who) = &token.principal {
                 self.principal_in(&mut tx, who).await?;
             }
-            sqlx::query(
-                "INSERT INTO tokens (account, id, name, hash, scopes, created, expires, is_first, principal)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-            )
-            .bind(self.id())
-            .bind(token.id.as_str())
-            .bind(token.name.as_str())
-            .bind(token.hash.as_str())
-            .bind(token.scopes.as_str())
-            .bind(to_sql(now.0))
-            .bind(token.expires.map(|t| to_sql(t.0)))
-            .bind(i64::from(token.is_first))
-            .bind(token.principal.as_ref().map(PrincipalName::to_string).unwrap_or_default())
-            .execute(tx.sql())
-            .await
-            .map_err(cannot("make a token"))?;
-            let mut data = json!({ "name": token.name, "scopes": token.scopes });
-            if let Some(who) = &token.principal {
-                data["principal"] = json!(who.to_string());
-            }
-            let draft = EventDraft { kind: "token.created", subject: format!("tokens/{}", token.id), data };
-            events::append(&mut tx, self, now, draft).await?;
+            self.insert_token(&mut tx, token, false, now).await?;
         }
         tx.commit().await?;
         self.token(earlier.as_deref().unwrap_or(&token.id)).await
+    }
+
+    pub(crate) async fn insert_token(
+        &self,
+        tx: &mut Transaction,
+        token: &NewToken,
+        second_factor: bool,
+        now: UnixSeconds,
+    ) -> Result<(), StoreError> {
+        // The service gives out a first token only where nobody can act any more.
+        if !token.is_first {
+            self.within_quota(tx, (QuotaKind::Tokens, 1), now).await?;
+        }
+        sqlx::query(
+            "INSERT INTO tokens (account, id, name, hash, scopes, created, expires, is_first, principal, second_factor)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        )
+        .bind(self.id())
+        .bind(token.id.as_str())
+        .bind(token.name.as_str())
+        .bind(token.hash.as_str())
+        .bind(token.scopes.as_str())
+        .bind(to_sql(now.0))
+        .bind(token.expires.map(|t| to_sql(t.0)))
+        .bind(i64::from(token.is_first))
+        .bind(token.principal.as_ref().map(PrincipalName::to_string).unwrap_or_default())
+        .bind(i64::from(second_factor))
+        .execute(tx.sql())
+        .await
+        .map_err(cannot("make a token"))?;
+        let mut data = json!({ "name": token.name, "scopes": token.scopes });
+        if let Some(who) = &token.principal {
+            data["principal"] = json!(who.to_string());
+        }
+        let draft = EventDraft { kind: "token.created", subject: format!("tokens/{}", token.id), data };
+        events::append(tx, self, now, draft).await
     }
 
     /// One token.
@@ -161,6 +180,31 @@ impl AccountScope {
         }
         tx.commit().await?;
         self.token(id).await
+    }
+
+    /// Makes all tokens of a principal useless but the one with the id `kept`.
+    pub(crate) async fn revoke_tokens_of(
+        &self,
+        tx: &mut Transaction,
+        (who, kept): (&PrincipalName, &str),
+        now: UnixSeconds,
+    ) -> Result<(), StoreError> {
+        let doing = "revoke the tokens of a principal";
+        let revoked = sqlx::query(
+            "UPDATE tokens SET revoked = $3 WHERE account = $1 AND principal = $2 AND revoked IS NULL AND id <> $4 RETURNING id",
+        )
+        .bind(self.id())
+        .bind(who.to_string())
+        .bind(to_sql(now.0))
+        .bind(kept)
+        .fetch_all(tx.sql())
+        .await
+        .map_err(cannot(doing))?;
+        for row in &revoked {
+            let id: String = row.try_get("id").map_err(cannot(doing))?;
+            self.tell_revoked(tx, &id, now).await?;
+        }
+        Ok(())
     }
 
     pub(crate) async fn tell_revoked(

@@ -96,6 +96,8 @@ codes! {
     Quarantined = "quarantined", "find out which of the two is the real device, then resume or delete it";
     /// An operator has taken the device out of service for good.
     Decommissioned = "decommissioned", "enrol the device anew, by its name or by a list, if it shall come back";
+    /// The account, or one above it, has as many devices as it may.
+    QuotaExceeded = "quota_exceeded", "decommission devices, or have an administrator of an account above raise the quota";
     /// The endpoint name or the subject of a request is not that of the certificate of the connection.
     IdentityMismatch = "identity_mismatch", "use the endpoint name and account that the certificate names";
     /// The operational certificate is not in the records of the service; bootstrapping again brings a new one.

@@ -148,3 +148,25 @@ fn fleet_the_audit_log_leaves_the_service_and_verifies_without_it_and_tampering_
     let output = verify(&["--head", head]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("cut off the end"), "{output:?}");
 }
+
+#[test]
+fn fleet_an_organisation_bounds_what_its_customers_and_their_sites_may_have_together() {
+    let desk = Desk::new();
+    desk.mbl("account create org --into-context org");
+    desk.mbl("account create customer --parent org --into-context customer");
+    desk.mbl("account create site --parent customer --into-context site");
+    let set = desk.mbl("--context org account quota customer --set groups=2 --set devices=100");
+    assert_eq!((&set[0]["most"], &set[2]["most"]), (&Value::from(100), &Value::from(2)), "{set}");
+    desk.mbl("--context site group create doors");
+    desk.mbl("--context customer group create gates");
+    let said = refused(&desk.run("--context site group create lifts"));
+    assert!(said.contains("quota_exceeded") && said.contains("hint: ") && said.contains("`customer`"), "{said}");
+    assert!(refused(&desk.run("--context customer account quota customer --set groups=9")).contains("access_denied"));
+    desk.mbl("--context customer account quota site --set groups=0");
+    let set = desk.mbl("--context org account quota customer --set groups=none");
+    assert_eq!((&set[2]["used"], &set[0]["most"]), (&Value::from(2), &Value::from(100)), "the others stay: {set}");
+    assert!(set[2].get("most").is_none(), "{set}");
+    desk.mbl("--context customer group create lifts");
+    assert!(refused(&desk.run("--context site group create lifts")).contains("quota_exceeded"));
+    assert_eq!(desk.run("account quota customer --set doors=1").status.code(), Some(2), "no such kind");
+}

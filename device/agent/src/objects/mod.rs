@@ -1,6 +1,7 @@
 //! The LwM2M objects of the device: what a server reads, and the few things it may write or execute. Holds the newest facts so
 //! that a notification and a later Read agree; never touches a socket.
 
+mod configuration;
 mod connectivity;
 mod device;
 mod firmware;
@@ -25,6 +26,7 @@ pub use connectivity::{Bearer, Connectivity};
 use crate::{
     cause::Chain,
     clock::VerificationClock,
+    configuration::Told,
     durable::DurableError,
     facts::{Facts, set},
     identity::Identity,
@@ -68,6 +70,7 @@ pub struct DeviceObjects {
     clock: Arc<VerificationClock>,
     connectivity: RwLock<Connectivity>,
     status: Option<UpdateStatus>,
+    told: Option<Told>,
     installed: Installed,
 }
 
@@ -81,6 +84,7 @@ impl DeviceObjects {
             clock,
             connectivity: RwLock::default(),
             status: None,
+            told: None,
             installed: Installed::default(),
         };
         objects.refresh();
@@ -91,6 +95,7 @@ impl DeviceObjects {
     pub fn refresh(&mut self) -> Vec<Path> {
         let before = self.shown();
         self.status = self.facts.status.borrow().clone();
+        self.told = self.facts.told.borrow().clone();
         let applications = self.facts.applications.borrow().clone();
         self.installed.refresh(self.status.as_ref(), applications);
         let after = self.shown();
@@ -111,7 +116,7 @@ impl DeviceObjects {
     /// Every value that depends on what the root processes report.
     fn shown(&self) -> Vec<(Path, Reading)> {
         let mut shown = Vec::new();
-        for object in [ids::DEVICE, ids::FIRMWARE, ids::SOFTWARE, ids::RELEASE] {
+        for object in [ids::DEVICE, ids::FIRMWARE, ids::SOFTWARE, ids::RELEASE, ids::CONFIGURATION] {
             for instance in self.instances(object) {
                 for resource in definition(object).map_or(&[][..], |object| object.resources) {
                     // Time passes by itself; it is no news.
@@ -126,6 +131,23 @@ impl DeviceObjects {
             }
         }
         shown
+    }
+
+    /// Takes a Write of object 26242: what the configuration shall be.
+    fn write_configuration(&mut self, entries: &[Entry]) -> Result<(), ObjectError> {
+        let before = self.facts.wish.borrow().clone();
+        let wish = configuration::wish(before.as_ref(), entries)?;
+        if before.as_ref() == Some(&wish) {
+            return Ok(());
+        }
+        // Durable first, as every order.
+        self.state.keep_wish(&wish).map_err(|e| {
+            tracing::error!(error = %Chain(&e), "a configuration could not be kept, so it was refused");
+            refusal(&e)
+        })?;
+        tracing::info!(generation = wish.generation(), "configuration taken");
+        set(&self.facts.wish, Some(wish));
+        Ok(())
     }
 
     /// Takes a Write of object 26241 on top of the orders that it leaves standing.
@@ -155,13 +177,15 @@ impl DeviceObjects {
 
 impl Objects for DeviceObjects {
     fn objects(&self) -> Vec<u16> {
-        vec![ids::DEVICE, ids::CONNECTIVITY, ids::FIRMWARE, ids::SOFTWARE, ids::RELEASE]
+        let all = [ids::DEVICE, ids::CONNECTIVITY, ids::FIRMWARE, ids::SOFTWARE, ids::RELEASE];
+        all.into_iter().chain(self.told.as_ref().map(|_| ids::CONFIGURATION)).collect()
     }
 
     fn instances(&self, object: u16) -> Vec<u16> {
         match object {
             ids::SOFTWARE => self.installed.instances(),
             ids::DEVICE | ids::CONNECTIVITY | ids::FIRMWARE | ids::RELEASE => vec![0],
+            ids::CONFIGURATION if self.told.is_some() => vec![0],
             _ => Vec::new(),
         }
     }
@@ -176,6 +200,7 @@ impl Objects for DeviceObjects {
             ids::RELEASE if resource == ids::release::RECOVERY_KEY => {
                 self.about.recovery_key.as_ref().map(|key| text(key.to_json())).ok_or(ObjectError::NotFound)
             }
+            ids::CONFIGURATION => configuration::read(self.facts.wish.borrow().as_ref(), self.told.as_ref(), resource),
             ids::RELEASE => release::read(&self.facts.orders.borrow(), status, &self.installed, resource),
             _ => Err(ObjectError::NotFound),
         }
@@ -188,6 +213,7 @@ impl Objects for DeviceObjects {
                 let orders = self.facts.orders.borrow().clone();
                 self.write_release(&orders, entries)
             }
+            ([ids::CONFIGURATION, ..], _) if self.told.is_some() => self.write_configuration(entries),
             // Releases are the only way to change software, and the clock is set by the device itself.
             _ => Err(ObjectError::NotAllowed),
         }

@@ -16,6 +16,7 @@ use crate::{clock::tests::SetClock, durable::DurableError, enrolment::Enrolment,
 struct Disk {
     kept: Mutex<Vec<Orders>>,
     reset: Mutex<bool>,
+    wish: Mutex<Option<crate::configuration::Wish>>,
     full: Mutex<bool>,
 }
 
@@ -33,6 +34,13 @@ impl DurableState for Disk {
             return crate::durable::replace(std::path::Path::new("/nonexistent/reset.json"), b"", 0o600);
         }
         *self.reset.lock().unwrap() = true;
+        Ok(())
+    }
+    fn keep_wish(&self, wish: &crate::configuration::Wish) -> Result<(), DurableError> {
+        if *self.full.lock().unwrap() {
+            return crate::durable::replace(std::path::Path::new("/nonexistent/wish.json"), b"", 0o600);
+        }
+        *self.wish.lock().unwrap() = Some(wish.clone());
         Ok(())
     }
     fn keep_enrolment(&self, _: &Enrolment) -> Result<(), DurableError> {
@@ -340,4 +348,42 @@ fn a_factory_reset_is_kept_before_the_service_hears_that_it_was_taken() {
     *bench.disk.full.lock().unwrap() = false;
     assert_eq!(bench.objects.execute(ids::DEVICE, 0, 5, ""), Ok(()));
     assert!(*bench.disk.reset.lock().unwrap() && *bench.facts.reset.borrow());
+}
+
+#[test]
+fn a_configuration_is_kept_before_it_is_taken_and_one_that_breaks_a_rule_changes_nothing() {
+    let Bench { facts, disk, mut objects, .. } = bench();
+    let target = Path::instance(ids::CONFIGURATION, 0);
+    let write = |document: &str, generation: i64| {
+        let entry = |resource, value: Value| Entry::new(Path::resource(ids::CONFIGURATION, 0, resource), value);
+        vec![
+            entry(ids::configuration::DOCUMENT, Value::String(document.to_owned())),
+            entry(ids::configuration::GENERATION, Value::Integer(generation)),
+        ]
+    };
+    let good = write(r#"{"hostname":"a"}"#, 1);
+    assert!(!objects.objects().contains(&ids::CONFIGURATION));
+    assert_eq!(
+        objects.write(&target, WriteMode::Partial, &good),
+        Err(ObjectError::NotAllowed),
+        "a board without files"
+    );
+    facts.told.send_replace(Some(Told::default()));
+    objects.refresh();
+    assert!(objects.objects().contains(&ids::CONFIGURATION));
+
+    objects.write(&target, WriteMode::Partial, &good).unwrap();
+    let kept = disk.wish.lock().unwrap().clone().unwrap();
+    assert_eq!((kept.generation(), kept.document()), (1, r#"{"hostname":"a"}"#));
+    assert_eq!(*facts.wish.borrow(), Some(kept.clone()));
+    for bad in [write(r#"{"hostname":"A b"}"#, 2), write("{}", -1), write("", 2)] {
+        let refused = objects.write(&target, WriteMode::Partial, &bad);
+        assert!(matches!(refused, Err(ObjectError::BadValue(_))), "{refused:?}");
+    }
+    *disk.full.lock().unwrap() = true;
+    let refused = objects.write(&target, WriteMode::Partial, &write("{}", 2));
+    assert!(matches!(refused, Err(ObjectError::Failed(_))), "{refused:?}");
+    assert_eq!(*facts.wish.borrow(), Some(kept), "what was not kept was not taken");
+    let generation = objects.read(ids::CONFIGURATION, 0, ids::configuration::GENERATION).unwrap();
+    assert_eq!(generation, Reading::Single(Value::Integer(1)));
 }

@@ -12,7 +12,7 @@ use crate::{
     address::{Scheme, ServerAddress},
     cause::Chain,
     connection::{CoapConnection, ConnectionError},
-    dial::{DialError, Verdict, dial},
+    dial::{DialError, Verdict, dial_from},
     facts::set,
     tls::{ALPN_COAP, Validity},
 };
@@ -43,8 +43,9 @@ impl Session {
         };
         tracing::debug!(%address, "dialing");
         let limit = usize::try_from(LIMITS.max_message).unwrap_or(usize::MAX);
+        let source = *self.device.facts.source_address.borrow();
         self.line = Line::Dialing(Box::pin(async move {
-            let stream = dial(&address, tls).await?;
+            let stream = dial_from(source, &address, tls).await?;
             Ok(Box::new(CoapConnection::new(stream, limit)))
         }));
     }
@@ -106,6 +107,15 @@ impl Session {
                 Fact::DialFailed(DialFailure::Unreachable)
             }
         }
+    }
+
+    /// Leaves the line, whatever is on it, so that the client dials anew.
+    pub(super) async fn hang_up(&mut self) -> Fact {
+        if let Line::Open(connection) = std::mem::replace(&mut self.line, Line::Idle) {
+            connection.close().await;
+        }
+        tracing::info!("dialing anew, with another configuration of the network");
+        Fact::Lost
     }
 
     /// The connection ended by itself; it is dropped, and the client hears why.

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Present,
+    configuration::Told,
     connection::{CoapConnection, ConnectionError},
     dial::DialError,
     enrolment::Enrolment,
@@ -102,6 +103,10 @@ struct Heard {
     applications: watch::Receiver<Vec<ApplicationStatus>>,
     orders: watch::Receiver<Orders>,
     restarting: watch::Receiver<bool>,
+    told: watch::Receiver<Option<Told>>,
+    reconnect: watch::Receiver<u64>,
+    /// The number in `reconnect` that the line has followed.
+    followed: u64,
     /// The service hears of news no earlier than this.
     next_report: Instant,
 }
@@ -115,6 +120,7 @@ enum Event {
     TimePassed,
     Reported,
     Ordered,
+    Reconnect,
     LookAtCertificate,
     Time(Result<UnixSeconds, TimeError>),
     Beat,
@@ -144,6 +150,9 @@ impl Session {
             applications: facts.applications.subscribe(),
             orders: facts.orders.subscribe(),
             restarting: facts.restarting.subscribe(),
+            told: facts.told.subscribe(),
+            followed: *facts.reconnect.borrow(),
+            reconnect: facts.reconnect.subscribe(),
             next_report: Instant::now(),
         };
         let objects = DeviceObjects::new(about, facts.clone(), device.state.clone(), device.trust.clock().clone());
@@ -236,7 +245,9 @@ impl Session {
             event = line.event() => event,
             Ok(()) = not_before(heard.next_report, heard.status.changed()) => Event::Reported,
             Ok(()) = not_before(heard.next_report, heard.applications.changed()) => Event::Reported,
+            Ok(()) = not_before(heard.next_report, heard.told.changed()) => Event::Reported,
             Ok(()) = heard.orders.changed() => Event::Ordered,
+            Ok(()) = heard.reconnect.changed() => Event::Reconnect,
             time = pending(asking) => Event::Time(time),
             () = sleep_for(wake.map(|wake| wake.since(now))) => Event::TimePassed,
             () = sleep_for(look), if registered => Event::LookAtCertificate,
@@ -261,6 +272,7 @@ impl Session {
                 self.heard.next_report = Instant::now() + REPORT_PACE;
                 self.heard.status.mark_unchanged();
                 self.heard.applications.mark_unchanged();
+                self.heard.told.mark_unchanged();
                 changed(self.objects.refresh())
             }
             Event::Ordered => {
@@ -268,6 +280,10 @@ impl Session {
                 self.point_source();
                 self.ask_time_if_lost();
                 Vec::new()
+            }
+            Event::Reconnect => {
+                self.heard.followed = *self.heard.reconnect.borrow_and_update();
+                vec![self.hang_up().await]
             }
             Event::LookAtCertificate => self.look_at_certificate(),
             // The loop has turned, which is all that it is for.
@@ -318,6 +334,7 @@ impl Session {
             Step::AccountsChanged(accounts) => self.accounts_changed(accounts),
             Step::Registered => {
                 tracing::info!("registered with the service");
+                set(&self.device.facts.registered_after, self.heard.followed);
                 set(&self.device.facts.registered, true);
                 self.ask_time_if_lost();
             }

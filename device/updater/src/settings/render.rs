@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use protocol_release::document::{Connection, ConnectionKind, DocumentError, Ip, LogLevel, SystemConfiguration};
-use protocol_types::{Digest, HostName};
+use protocol_release::document::{Connection, ConnectionKind, DocumentError, Ip, SystemConfiguration};
+use protocol_types::{Digest, HostName, LogLevel};
 
 /// The document itself, as it was signed; empty without one.
 pub(super) const DOCUMENT: &str = "system.json";

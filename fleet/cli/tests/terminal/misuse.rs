@@ -15,6 +15,7 @@ fn without_a_command_the_nouns_are_listed() {
         "enrolment",
         "device",
         "group",
+        "configuration",
         "app",
         "release",
         "rollout",
@@ -53,6 +54,16 @@ fn a_rollout_without_an_audience_is_misuse() {
     let seen = Desk::new().see("rollout start 1.0.0");
     assert!(seen.starts_with("exit 2\n"), "{seen}");
     assert!(seen.contains("<--all|--group <NAME>|--filter <FILTER>|--device <NAME>>"), "{seen}");
+}
+
+#[test]
+fn a_webhook_without_a_place_for_its_secret_and_a_rule_that_looks_for_nothing_are_misuse() {
+    let seen = Desk::new().see("subscription create desk --webhook https://hooks.example/in");
+    assert!(seen.starts_with("exit 2\n") && seen.contains("--output <FILE>"), "{seen}");
+    let seen = Desk::new().see("alert rule create gone --severity critical");
+    assert!(seen.starts_with("exit 2\n") && seen.contains("--absence|--when <FILTER>|--count <KINDS>"), "{seen}");
+    let seen = Desk::new().see("alert rule create gone --absence --events 3");
+    assert!(seen.starts_with("exit 2\n") && seen.contains("--count <KINDS>"), "{seen}");
 }
 
 #[test]
@@ -129,4 +140,12 @@ fn a_recipe_with_an_unknown_key_is_refused_by_name_and_line() {
     let seen = desk.see("app build --out out");
     assert!(seen.starts_with("exit 1\n") && seen.contains("unknown field `privileged`"), "{seen}");
     assert!(!desk.path("out").exists());
+}
+
+#[test]
+fn settings_are_those_of_one_level_and_only_a_group_has_a_priority() {
+    let seen = Desk::new().see("configuration save all.json --group doors --device gate-1");
+    assert!(seen.starts_with("exit 2\n") && seen.contains("cannot be used with"), "{seen}");
+    let seen = Desk::new().see("configuration save all.json --priority 7");
+    assert!(seen.starts_with("exit 2\n") && seen.contains("--group <NAME>"), "{seen}");
 }

@@ -16,7 +16,7 @@ pub(crate) const ROLES: &[Role] = &[
     Role { name: "release-manager", title: "a viewer who also publishes releases and rolls them out" },
     Role {
         name: "security-officer",
-        title: "a viewer who also decides which devices may join or stay, reads the audit log, and revokes tokens",
+        title: "a viewer who also decides which devices may join or stay, reads the audit log, revokes tokens, and disables users",
     },
     Role { name: "administrator", title: "may do everything, and decides who else may" },
 ];

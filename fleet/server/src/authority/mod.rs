@@ -13,6 +13,7 @@ mod certificate;
 mod issuing;
 mod key_file;
 mod request;
+mod sealing_key;
 mod service;
 mod time_key;
 
@@ -26,6 +27,7 @@ use protocol_types::UnixSeconds;
 pub use certificate::{CertificateFacts, DeviceIdentity, SubjectError};
 pub use issuing::{IssueError, IssuedCertificate, IssuingAuthorities};
 pub use request::{CertificateRequest, RequestError};
+pub use sealing_key::{NotSealedHere, SealingKey};
 pub use service::{ServerCertificate, ServiceAuthority};
 pub use time_key::TimeKey;
 
@@ -81,7 +83,7 @@ pub enum AuthorityError {
         source: rcgen::Error,
     },
     /// The system gave no random numbers.
-    #[error("cannot draw random numbers for a serial number")]
+    #[error("cannot draw random numbers")]
     Random(#[source] getrandom::Error),
     /// A time that a certificate cannot express.
     #[error("{0} is no time that a certificate can hold")]
@@ -89,6 +91,9 @@ pub enum AuthorityError {
     /// The time key could not sign.
     #[error("cannot sign with the time key")]
     Sign,
+    /// The sealing key could not seal.
+    #[error("cannot encrypt with the sealing key")]
+    Seal,
 }
 
 /// Every key of the service, opened once at start.
@@ -100,6 +105,8 @@ pub struct Authority {
     pub issuing: IssuingAuthorities,
     /// Signs nonce-bound time.
     pub time: TimeKey,
+    /// Seals what lies in the database and must not be read there.
+    pub sealing: SealingKey,
 }
 
 impl Authority {
@@ -110,9 +117,10 @@ impl Authority {
         let service = ServiceAuthority::open(&folder.join("service.pem"), now)?;
         let issuing = IssuingAuthorities::open(&folder.join("issuing"))?;
         let time = TimeKey::open(&folder.join("time.pem"))?;
+        let sealing = SealingKey::open(&folder.join("sealing.key"))?;
         key_file::publish(&data_dir.join("service-authority.pem"), service.certificate_pem())?;
         key_file::publish(&data_dir.join("time-key.pem"), &time.public_key_pem())?;
-        Ok(Self { service, issuing, time })
+        Ok(Self { service, issuing, time, sealing })
     }
 }
 

@@ -25,6 +25,10 @@ pub(super) enum Errand {
     Observe,
     /// Ask what it is.
     ReadNameplate,
+    /// Give it its configuration.
+    WriteConfiguration,
+    /// Hear at once and from then on what it says about its configuration.
+    ObserveConfiguration,
     /// See whether it still answers although it has registered elsewhere.
     Probe,
 }
@@ -32,7 +36,7 @@ pub(super) enum Errand {
 impl Errand {
     /// Whether it tells the device to do something; a quarantined one is only listened to.
     const fn is_order(self) -> bool {
-        matches!(self, Self::FactoryReset | Self::NameArtifactServer | Self::WriteWish)
+        matches!(self, Self::FactoryReset | Self::NameArtifactServer | Self::WriteWish | Self::WriteConfiguration)
     }
 }
 
@@ -63,6 +67,7 @@ impl Errands {
             Errand::WriteWish,
             Errand::Observe,
             Errand::ReadNameplate,
+            Errand::WriteConfiguration,
         ]
         .into();
         self.under_way = None;
@@ -73,6 +78,7 @@ impl Errands {
         self.add(Errand::FactoryReset);
         self.add(Errand::NameArtifactServer);
         self.add(Errand::WriteWish);
+        self.add(Errand::WriteConfiguration);
     }
 
     /// Adds an errand, unless it waits already.
@@ -177,6 +183,7 @@ mod tests {
         assert_eq!(errands.next(true), Some(Errand::FactoryReset));
         assert_eq!(errands.next(true), Some(Errand::NameArtifactServer));
         assert_eq!(errands.next(true), Some(Errand::WriteWish));
+        assert_eq!(errands.next(true), Some(Errand::WriteConfiguration));
     }
 
     #[test]

@@ -26,6 +26,8 @@ impl Attention {
     pub(crate) const STANDING: Self = Self(2);
     /// The device has registered on another connection.
     pub(crate) const REPLACED: Self = Self(4);
+    /// What the device should have as its configuration may have changed.
+    pub(crate) const CONFIGURATION: Self = Self(8);
 
     pub(crate) const fn has(self, other: Self) -> bool {
         self.0 & other.0 != 0
@@ -100,6 +102,13 @@ impl LiveDevices {
     pub(crate) fn call(&self, account: &AccountName, endpoint: &EndpointName, attention: Attention) {
         let identity = DeviceIdentity { account: account.clone(), endpoint: endpoint.clone() };
         if let Some(live) = self.devices().get(&identity) {
+            live.call(attention);
+        }
+    }
+
+    /// Calls every connection of an account.
+    pub(crate) fn call_account(&self, account: &AccountName, attention: Attention) {
+        for (_, live) in self.devices().iter().filter(|(identity, _)| identity.account == *account) {
             live.call(attention);
         }
     }

@@ -16,7 +16,7 @@ use protocol_types::{Reason, ReasonCode};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    Attention, Devices,
+    Attention, Devices, configuration,
     errands::{self, Errand, Errands, RELEASE},
     est::{self, EstRequest},
     live::Live,
@@ -36,17 +36,19 @@ const PROBE: Duration = Duration::from_secs(5);
 const MAX_CERTIFICATES: u8 = 4;
 
 /// One connection and what is left to do on it.
-struct Visit {
-    facts: CertificateFacts,
+pub(super) struct Visit {
+    pub(super) facts: CertificateFacts,
     /// Tells this connection from every other one of the device.
     session: u64,
-    devices: Devices,
+    pub(super) devices: Devices,
     live: Arc<Live>,
     /// What the device has promised when it registered.
     promise: Promise,
+    /// Whether the device tells of its configuration on this registration.
+    pub(super) tells_configuration: bool,
     /// How the device stands while it is registered here.
     registered: Option<Standing>,
-    errands: Errands,
+    pub(super) errands: Errands,
     heard: Instant,
     /// When the next registration and the next report are due at the earliest.
     next_registration: Instant,
@@ -105,6 +107,7 @@ impl Visit {
             devices,
             live: Arc::default(),
             promise: Promise::new(0, false),
+            tells_configuration: false,
             registered: None,
             errands: Errands::default(),
             heard: Instant::now(),
@@ -123,6 +126,9 @@ impl Visit {
             Step::Registered(registration) => self.registered(&registration).await,
             Step::Answered { id, result } => self.answered(id, result).await,
             Step::Notified { path, entries, .. } if path == RELEASE => self.reported(&entries).await,
+            Step::Notified { path, entries, .. } if path == configuration::CONFIGURATION => {
+                self.configuration_reported(&entries).await;
+            }
             Step::ObservationEnded { error, .. } => {
                 let (identity, error) = (&self.facts.identity, crate::Chain(&error));
                 tracing::warn!(account = %identity.account, device = %identity.endpoint, %error, "device ended its reports");
@@ -229,6 +235,7 @@ impl Visit {
         self.devices.fleet.metrics.registrations.inc();
         self.heard = Instant::now();
         self.errands.after_registration();
+        self.tells_configuration = false;
         tracing::info!(
             account = %identity.account, device = %identity.endpoint, lifetime = registration.lifetime, "device registered"
         );
@@ -255,6 +262,8 @@ impl Visit {
             Errand::WriteWish => return self.wish().await,
             Errand::Observe => (errands::observe(), 0),
             Errand::ReadNameplate => (errands::read_nameplate(), 0),
+            Errand::WriteConfiguration => return self.configuration().await,
+            Errand::ObserveConfiguration => (configuration::observe(), 0),
             Errand::Probe => (errands::probe(), 0),
         })
     }
@@ -298,6 +307,9 @@ impl Visit {
                 if let (Errand::WriteWish, RequestError::Refused { diagnostic, .. }) = (errand, &error) {
                     self.wish_refused(under_way.generation, report::refusal(diagnostic)).await;
                 }
+                if let (Errand::WriteConfiguration, RequestError::Refused { diagnostic, .. }) = (errand, &error) {
+                    self.configuration_refused(under_way.generation, report::refusal(diagnostic)).await;
+                }
                 return;
             }
         };
@@ -311,8 +323,13 @@ impl Visit {
                     self.store_failed("what a device says of itself was not recorded", &error);
                 }
             }
+            (Errand::WriteConfiguration, _) => self.configuration_taken(under_way.generation).await,
+            (Errand::ObserveConfiguration, Content::Entries(entries)) => self.configuration_reported(&entries).await,
             (Errand::Probe, _) => self.seen_twice().await,
-            (Errand::NameArtifactServer | Errand::Observe | Errand::ReadNameplate, _) => {}
+            (
+                Errand::NameArtifactServer | Errand::Observe | Errand::ReadNameplate | Errand::ObserveConfiguration,
+                _,
+            ) => {}
         }
     }
 
@@ -430,6 +447,9 @@ impl Visit {
             self.errands.add(Errand::FactoryReset);
             self.errands.add(Errand::WriteWish);
         }
+        if attention.has(Attention::CONFIGURATION) && self.registered.is_some() {
+            self.errands.add(Errand::WriteConfiguration);
+        }
     }
 
     async fn look_at_standing(&mut self) {
@@ -467,7 +487,7 @@ impl Visit {
         }
     }
 
-    fn store_failed(&self, what: &str, error: &StoreError) {
+    pub(super) fn store_failed(&self, what: &str, error: &StoreError) {
         let (identity, error) = (&self.facts.identity, crate::Chain(error));
         tracing::error!(account = %identity.account, device = %identity.endpoint, what, %error, "the store failed");
     }

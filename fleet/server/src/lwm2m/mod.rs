@@ -6,6 +6,7 @@
 //!       ├ bootstrap     decides on the bootstrap port: admit, write the accounts, answer EST
 //!       └ management    decides on the management port: register, take reports, renew certificates
 //!           └ errands   what the service wants of a registered device, in order
+//! configuration  object 26242: what the service writes of a device's configuration and reads of it
 //! presence     writes many registrations in one transaction
 //! live         which devices are connected here, and what their connections must look at again
 //! report       what a device says about its software, read from object 26241
@@ -16,6 +17,7 @@
 //! only here: the store has it first.
 
 mod bootstrap;
+mod configuration;
 mod errands;
 mod est;
 mod live;
@@ -24,6 +26,7 @@ mod overdue;
 mod port;
 mod presence;
 mod report;
+mod settings;
 mod tries;
 mod wire;
 
@@ -77,8 +80,14 @@ pub(crate) async fn pass_on_changes(devices: Devices) {
         match change {
             Ok(Change::Desired(account, endpoint)) => devices.live.call(&account, &endpoint, Attention::WISH),
             Ok(Change::Standing(account, endpoint)) => devices.live.call(&account, &endpoint, Attention::STANDING),
+            Ok(Change::Configuration(account)) => devices.live.call_account(&account, Attention::CONFIGURATION),
+            Ok(Change::Labels(account, endpoint)) => {
+                devices.live.call(&account, &endpoint, Attention::CONFIGURATION);
+            }
             Ok(Change::Event(_) | Change::Device(..) | Change::Rollouts(_) | Change::Operations(_)) => {}
-            Err(RecvError::Lagged(_)) => devices.live.call_all(Attention::WISH | Attention::STANDING),
+            Err(RecvError::Lagged(_)) => {
+                devices.live.call_all(Attention::WISH | Attention::STANDING | Attention::CONFIGURATION);
+            }
             Err(RecvError::Closed) => return,
         }
     }

@@ -25,12 +25,12 @@ fn view(row: AccountRow) -> Account {
     Account { name: row.name, title: row.title, parent: row.parent, created: row.created }
 }
 
-fn governs_all(account: &AccountScope) -> bool {
+pub(super) fn governs_all(account: &AccountScope) -> bool {
     account.name().as_str() == Fleet::FIRST_ACCOUNT
 }
 
 /// Refuses an account that is neither the caller's nor below it: it is not there.
-async fn in_sight(fleet: &Fleet, own: &AccountScope, name: &AccountName) -> Reply<()> {
+pub(super) async fn in_sight(fleet: &Fleet, own: &AccountScope, name: &AccountName) -> Reply<()> {
     if governs_all(own) || fleet.store.service_wide().account_path(name).await?.contains(own.name()) {
         return Ok(());
     }

@@ -10,6 +10,7 @@ use fleet_api::{Problem, ProblemCode};
 use fleet_store::StoreError;
 
 use super::gate::RefusedBecause;
+use crate::users::NotVerified;
 
 /// What a handler answers.
 pub(crate) type Reply<T> = Result<T, Refusal>;
@@ -53,8 +54,11 @@ impl From<StoreError> for Refusal {
             StoreError::Stale { .. } => ProblemCode::Stale,
             StoreError::WrongState { .. } => ProblemCode::WrongState,
             StoreError::SecondPerson { .. } => ProblemCode::SecondPerson,
+            // In the words of every other refusal to sign in.
+            StoreError::CodeRefused { .. } => return NotVerified::Wrong(None).into(),
             StoreError::KeyReused => ProblemCode::IdempotencyKeyReused,
             StoreError::OverQuota { .. } => ProblemCode::OverQuota,
+            StoreError::QuotaExceeded { .. } => ProblemCode::QuotaExceeded,
             StoreError::TooMany { .. }
             | StoreError::GroupInItself { .. }
             | StoreError::AccountInItself { .. }

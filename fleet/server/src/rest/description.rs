@@ -55,7 +55,8 @@ fn statuses(changes: bool, operation: &Operation) -> BTreeSet<u16> {
             RefOr::Ref(_) => None,
         })
         .collect();
-    if operation.security.is_some() {
+    // What is open and reads a body lets somebody in, or not.
+    if operation.security.is_some() || operation.request_body.is_some() {
         // The account that the request names may be missing, whatever the path says.
         statuses.extend([401, 403, 404, 429]);
     }

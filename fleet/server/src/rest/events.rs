@@ -1,6 +1,6 @@
 //! `/events`: what happened in the account, as pages and as a stream of server-sent events that can be taken up again.
 
-use std::{collections::VecDeque, convert::Infallible, time::Duration};
+use std::{convert::Infallible, time::Duration};
 
 use axum::{
     Json,
@@ -12,32 +12,21 @@ use axum::{
     },
 };
 use fleet_api::{Event, Page, PageQuery, StreamQuery, forms};
-use fleet_store::{AccountScope, Change, EventRow};
+use fleet_store::{AccountScope, EventRow};
 use futures_util::{Stream, stream};
-use jiff::Timestamp;
-use tokio::{
-    sync::broadcast::{Receiver, error::RecvError},
-    time::{Instant, sleep, timeout_at},
-};
-use tokio_util::sync::CancellationToken;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Refusal, Reply,
     body::Parameters,
     caller::{Caller, need},
+    follower::Follower,
     paging::Paging,
 };
-use crate::fleet::Fleet;
+use crate::{cloud_event::cloud_event, fleet::Fleet};
 
-/// Events that a stream reads from the store at a time.
-const BATCH: u32 = 100;
-/// A stream looks by itself this often, for signals that were lost.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// Signs of life on a quiet stream.
 const ALIVE: Duration = Duration::from_secs(15);
-/// Longest life of a stream; the client dials again, and its token is looked at again.
-const LIFE: Duration = Duration::from_secs(10 * 60);
 
 pub(super) fn router() -> OpenApiRouter<Fleet> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(follow))
@@ -45,17 +34,7 @@ pub(super) fn router() -> OpenApiRouter<Fleet> {
 
 /// An event as the API shows it.
 pub(super) fn view(account: &AccountScope, row: EventRow) -> Event {
-    let seconds = i64::try_from(row.time.0).unwrap_or(i64::MAX);
-    Event {
-        specversion: "1.0".to_owned(),
-        id: row.id.to_string(),
-        source: format!("/accounts/{}", account.name()),
-        kind: row.kind,
-        subject: row.subject,
-        time: Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX).to_string(),
-        datacontenttype: "application/json".to_owned(),
-        data: row.data,
-    }
+    cloud_event(account.name(), row)
 }
 
 /// The events of the account, oldest first.
@@ -79,16 +58,10 @@ async fn follow(
     Parameters(query): Parameters<StreamQuery>,
     headers: HeaderMap,
 ) -> Reply<Sse<impl Stream<Item = Result<Message, Infallible>>>> {
-    // Listening begins before the first look, so nothing falls between the two.
-    let changes = fleet.signals.subscribe();
-    let after = match last_event_id(&headers)?.or(query.after) {
-        Some(after) => after,
-        None => who.account.last_event().await?,
-    };
-    let ends = Instant::now() + LIFE;
-    let follower = Follower { account: who.account, changes, stop: fleet.stop, after, ready: VecDeque::new(), ends };
+    let after = last_event_id(&headers)?.or(query.after);
+    let follower = Follower::begin(fleet, who.account, StreamQuery { after, ..query }).await?;
     let events = stream::unfold(follower, |mut follower| async move {
-        let message = follower.next().await?;
+        let message = message(follower.next().await?)?;
         Some((Ok(message), follower))
     });
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(ALIVE)))
@@ -100,59 +73,6 @@ fn last_event_id(headers: &HeaderMap) -> Reply<Option<u64>> {
     let malformed =
         || Refusal::new(fleet_api::ProblemCode::MalformedRequest, "`Last-Event-ID` is not the position of an event");
     position.map(Some).ok_or_else(malformed)
-}
-
-struct Follower {
-    account: AccountScope,
-    changes: Receiver<Change>,
-    stop: CancellationToken,
-    after: u64,
-    ready: VecDeque<EventRow>,
-    ends: Instant,
-}
-
-impl Follower {
-    async fn next(&mut self) -> Option<Message> {
-        loop {
-            if let Some(row) = self.ready.pop_front() {
-                self.after = row.id;
-                return message(view(&self.account, row));
-            }
-            match self.account.events_after(self.after, BATCH).await {
-                Ok(rows) if rows.is_empty() => {}
-                Ok(rows) => {
-                    self.ready.extend(rows);
-                    continue;
-                }
-                Err(error) => {
-                    tracing::warn!(error = %crate::Chain(&error), "an event stream broke off");
-                    return None;
-                }
-            }
-            let stop = self.stop.clone();
-            tokio::select! {
-                () = stop.cancelled() => return None,
-                waited = timeout_at(self.ends, self.wait()) => waited.ok()?,
-            }
-        }
-    }
-
-    /// Waits until there may be more.
-    async fn wait(&mut self) {
-        tokio::select! {
-            () = sleep(LOOK_AGAIN) => {}
-            () = async {
-                loop {
-                    match self.changes.recv().await {
-                        Ok(Change::Event(account)) if account == *self.account.name() => return,
-                        Err(RecvError::Lagged(_)) => return,
-                        Ok(_) => {}
-                        Err(RecvError::Closed) => std::future::pending().await,
-                    }
-                }
-            } => {}
-        }
-    }
 }
 
 fn message(event: Event) -> Option<Message> {

@@ -138,7 +138,7 @@ async fn authenticate(fleet: &Fleet, parts: &Parts) -> Reply<Shown> {
     let caller = access::Caller {
         subject,
         scopes: token.scopes.split(' ').map(str::to_owned).collect(),
-        second_factor: false,
+        second_factor: token.second_factor,
         address: parts.extensions.get::<Peer>().map(|peer| peer.0.ip().to_string()).unwrap_or_default(),
     };
     Ok(Shown { caller, token })

@@ -2,28 +2,37 @@
 
 mod access;
 mod accounts;
+mod alert_rules;
+mod alerts;
 mod answer;
 mod artifacts;
 mod audit;
 mod authorities;
 mod body;
 mod caller;
+mod configuration;
 mod description;
 mod device_edits;
 mod devices;
 mod dry_run;
+mod effective_configuration;
 mod enrolments;
+mod event_socket;
 mod events;
 mod examples;
 mod filters;
+mod follower;
 pub(crate) mod gate;
 mod groups;
 mod health;
 mod inventory;
+mod invitations;
 mod listed_certificates;
 mod observe;
 mod operations;
+mod outsider;
 mod paging;
+mod quotas;
 mod repository;
 mod role_bindings;
 mod rollout_form;
@@ -31,8 +40,12 @@ mod rollouts;
 pub(crate) mod secret;
 mod service;
 mod service_accounts;
+mod sessions;
+mod silences;
+mod subscriptions;
 mod tokens;
 mod unread;
+mod users;
 mod why;
 
 use axum::{Router, extract::DefaultBodyLimit, middleware};
@@ -60,17 +73,28 @@ fn resources() -> OpenApiRouter<Fleet> {
     let resources = OpenApiRouter::new()
         .merge(access::router())
         .merge(accounts::router())
+        .merge(alert_rules::router())
+        .merge(alerts::router())
         .merge(audit::router())
         .merge(role_bindings::router())
         .merge(service_accounts::router())
+        .merge(sessions::router())
+        .merge(users::router())
+        .merge(silences::router())
+        .merge(subscriptions::router())
         .merge(artifacts::router())
+        .merge(configuration::router())
+        .merge(effective_configuration::router())
         .merge(events::router())
+        .merge(event_socket::router())
         .merge(filters::router())
         .merge(groups::router())
         .merge(inventory::router())
+        .merge(invitations::router())
         .merge(operations::router())
         .merge(device_edits::router())
         .merge(listed_certificates::router())
+        .merge(quotas::router())
         .merge(repository::router())
         .merge(rollouts::router())
         .merge(dry_run::router())
@@ -109,12 +133,18 @@ pub(crate) fn router(fleet: Fleet) -> Router {
 #[cfg(test)]
 mod access_tests;
 #[cfg(test)]
+mod configuration_tests;
+#[cfg(test)]
 mod foreign_tests;
 #[cfg(test)]
 mod journey_tests;
 #[cfg(test)]
 mod operation_tests;
 #[cfg(test)]
+mod quota_tests;
+#[cfg(test)]
 mod rollout_tests;
 #[cfg(test)]
 mod route_tests;
+#[cfg(test)]
+mod user_tests;

@@ -13,11 +13,7 @@ pub(crate) struct Paging {
 
 impl Paging {
     pub(crate) fn read(query: &PageQuery) -> Reply<Self> {
-        let limit = query.limit.unwrap_or(PageQuery::DEFAULT_LIMIT);
-        if !(1..=PageQuery::MAX_LIMIT).contains(&limit) {
-            let detail = format!("a page has 1 to {} items", PageQuery::MAX_LIMIT);
-            return Err(Refusal::value("limit", detail));
-        }
+        let limit = Self::limit(query.limit)?;
         let after = match &query.cursor {
             None => String::new(),
             Some(cursor) => {
@@ -31,6 +27,16 @@ impl Paging {
             }
         };
         Ok(Self { after, limit })
+    }
+
+    /// How many items a caller asks for.
+    pub(crate) fn limit(asked: Option<u32>) -> Reply<u32> {
+        let limit = asked.unwrap_or(PageQuery::DEFAULT_LIMIT);
+        if !(1..=PageQuery::MAX_LIMIT).contains(&limit) {
+            let detail = format!("a page has 1 to {} items", PageQuery::MAX_LIMIT);
+            return Err(Refusal::value("limit", detail));
+        }
+        Ok(limit)
     }
 
     /// The key after which the page begins; empty for the first page.

@@ -1,6 +1,7 @@
-//! The secret of a token: `mblt_` and 32 random bytes in base 32. Never stored and never logged.
+//! Secrets that the service gives out: `mblt_` for a token or `mbli_` for an invitation, and 32 random bytes in base 32. Never stored and
+//! never logged.
 
-use std::fmt;
+use std::{fmt, marker::PhantomData};
 
 use data_encoding::BASE32_NOPAD;
 use protocol_types::Digest;
@@ -9,22 +10,48 @@ use zeroize::Zeroizing;
 use crate::{Random, random::RandomError};
 
 /// A secret; 256 random bits, so its plain SHA-256 cannot be guessed back.
-pub(crate) struct TokenSecret(Zeroizing<String>);
+pub(crate) struct Secret<K>(Zeroizing<String>, PhantomData<K>);
 
-const PREFIX: &str = "mblt_";
+/// What a secret is for.
+pub(crate) trait Purpose {
+    /// What it begins with.
+    const PREFIX: &'static str;
+}
+
+/// To act.
+#[derive(Debug)]
+pub(crate) struct Token;
+/// To begin.
+#[derive(Debug)]
+pub(crate) struct Invitation;
+
+impl Purpose for Token {
+    const PREFIX: &'static str = "mblt_";
+}
+
+impl Purpose for Invitation {
+    const PREFIX: &'static str = "mbli_";
+}
+
+/// The secret of a token.
+pub(crate) type TokenSecret = Secret<Token>;
+/// The secret of an invitation.
+pub(crate) type InvitationSecret = Secret<Invitation>;
+
 const CHARACTERS: usize = 52;
 
-impl TokenSecret {
+impl<K: Purpose> Secret<K> {
     pub(crate) fn new(random: &Random) -> Result<Self, RandomError> {
         let bytes = Zeroizing::new(random.bytes::<32>()?);
-        Ok(Self(Zeroizing::new(format!("{PREFIX}{}", BASE32_NOPAD.encode(&*bytes).to_ascii_lowercase()))))
+        let text = format!("{}{}", K::PREFIX, BASE32_NOPAD.encode(&*bytes).to_ascii_lowercase());
+        Ok(Self(Zeroizing::new(text), PhantomData))
     }
 
     /// Reads what a caller sent; `None` if it cannot be a secret of this service.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let random = text.strip_prefix(PREFIX)?;
+        let random = text.strip_prefix(K::PREFIX)?;
         let fits = random.len() == CHARACTERS && random.bytes().all(|b| matches!(b, b'a'..=b'z' | b'2'..=b'7'));
-        fits.then(|| Self(Zeroizing::new(text.to_owned())))
+        fits.then(|| Self(Zeroizing::new(text.to_owned()), PhantomData))
     }
 
     /// What the store keeps. Looking a digest up leaks, by its timing, only digests, from which no secret follows.
@@ -43,9 +70,9 @@ impl TokenSecret {
     }
 }
 
-impl fmt::Debug for TokenSecret {
+impl<K> fmt::Debug for Secret<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TokenSecret")
+        f.write_str("Secret")
     }
 }
 
@@ -62,5 +89,6 @@ mod tests {
         for wrong in ["", "mblt_", &text[1..], &format!("{text}a"), &text.to_uppercase()] {
             assert!(TokenSecret::parse(wrong).is_none(), "{wrong}");
         }
+        assert!(InvitationSecret::parse(&text).is_none(), "a token is no invitation");
     }
 }

@@ -1,8 +1,8 @@
 //! `/tokens`: who may act in the account. A secret is shown once, when it is made.
 
 use axum::{Json, extract::State, http::StatusCode};
-use fleet_api::{CreateToken, CreatedToken, Page, PageQuery, Token, forms};
-use fleet_store::{AccountScope, NewToken, RequestKey, TokenRow};
+use fleet_api::{CreateToken, CreatedToken, Page, PageQuery, ProblemCode, Token, forms};
+use fleet_store::{AccountScope, NewToken, PrincipalKind, RequestKey, TokenRow};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -13,7 +13,7 @@ use super::{
     role_bindings,
     secret::TokenSecret,
 };
-use crate::fleet::Fleet;
+use crate::{access::Subject, fleet::Fleet};
 
 const NAME_CHARACTERS: usize = 100;
 
@@ -21,7 +21,7 @@ pub(super) fn router() -> OpenApiRouter<Fleet> {
     OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(show)).routes(routes!(revoke))
 }
 
-fn view(row: TokenRow) -> Token {
+pub(super) fn view(row: TokenRow) -> Token {
     Token {
         id: row.id,
         name: row.name,
@@ -61,6 +61,7 @@ async fn create(
     who: Caller<need::Admin>,
     body: Body<CreateToken>,
 ) -> Reply<(StatusCode, Json<CreatedToken>)> {
+    nobody_elses(&who, body.value.principal.as_deref())?;
     let made = make(&fleet, &who.account, body.value, body.key.as_ref()).await?;
     Ok((StatusCode::CREATED, Json(made)))
 }
@@ -75,6 +76,16 @@ async fn revoke(
     Segments(id): Segments<String>,
 ) -> Reply<Json<Token>> {
     Ok(Json(view(who.account.revoke_token(&id, fleet.clock.now()).await?)))
+}
+
+/// Refuses a token of a person for anybody but that person: it would act in their name.
+fn nobody_elses(who: &Caller<need::Admin>, principal: Option<&str>) -> Reply<()> {
+    let Some(wanted) = principal.map(role_bindings::principal).transpose()? else { return Ok(()) };
+    let own = Subject::Principal { home: who.account.name().clone(), who: wanted.clone() };
+    if wanted.kind() == PrincipalKind::Service || who.caller.subject == own {
+        return Ok(());
+    }
+    Err(Refusal::new(ProblemCode::AccessDenied, format!("only `{wanted}` makes tokens of `{wanted}`")))
 }
 
 /// Checks the wish and makes the token.

@@ -37,7 +37,13 @@ async fn concerns(changes: &mut tokio::sync::broadcast::Receiver<Change>) {
     loop {
         match changes.recv().await {
             Ok(Change::Device(..) | Change::Standing(..) | Change::Rollouts(_)) | Err(RecvError::Lagged(_)) => return,
-            Ok(Change::Event(_) | Change::Desired(..) | Change::Operations(_)) => {}
+            Ok(
+                Change::Event(_)
+                | Change::Desired(..)
+                | Change::Configuration(_)
+                | Change::Labels(..)
+                | Change::Operations(_),
+            ) => {}
             // The sender lives as long as the service; without it only time wakes this task.
             Err(RecvError::Closed) => std::future::pending().await,
         }

@@ -1,4 +1,4 @@
-//! The objects that this project uses: 0, 1, 3, 4, 5 and 9 of the standard, and 26241 of its own. Kept equal to `docs/lwm2m/*.xml`.
+//! The objects that this project uses: 0, 1, 3, 4, 5 and 9 of the standard, and 26241 and 26242 of its own. Kept equal to `docs/lwm2m/*.xml`.
 
 use super::{
     Object, Operations,
@@ -22,6 +22,27 @@ pub mod ids {
     pub const SOFTWARE: u16 = 9;
     /// MBL Release.
     pub const RELEASE: u16 = 26_241;
+
+    /// MBL Configuration.
+    pub const CONFIGURATION: u16 = 26_242;
+
+    /// Resources of object 26242.
+    pub mod configuration {
+        /// The document that the device should have.
+        pub const DOCUMENT: u16 = 0;
+        /// Counts the changes of the document.
+        pub const GENERATION: u16 = 1;
+        /// What became of the document.
+        pub const STATE: u16 = 2;
+        /// The generation that the state belongs to.
+        pub const REPORTED_GENERATION: u16 = 3;
+        /// Digest of the document in force.
+        pub const DIGEST: u16 = 4;
+        /// Stable code of the reason.
+        pub const REASON_CODE: u16 = 5;
+        /// The reason in a sentence.
+        pub const REASON: u16 = 6;
+    }
 
     /// Resources of object 26241.
     pub mod release {
@@ -76,7 +97,8 @@ const fn multiple(mut resource: Resource) -> Resource {
 }
 
 /// Every object that this crate knows, in the order of the ids.
-pub const OBJECTS: &[&Object] = &[&SECURITY, &SERVER, &DEVICE, &CONNECTIVITY, &FIRMWARE, &SOFTWARE, &RELEASE];
+pub const OBJECTS: &[&Object] =
+    &[&SECURITY, &SERVER, &DEVICE, &CONNECTIVITY, &FIRMWARE, &SOFTWARE, &RELEASE, &CONFIGURATION];
 
 const SECURITY: Object = Object {
     id: ids::SECURITY,
@@ -238,5 +260,22 @@ const RELEASE: Object = Object {
         mandatory(resource(ids::release::SECURITY_FLOOR, "Security floor", R, Type::Integer)),
         mandatory(resource(ids::release::ARTIFACT_SERVER, "Artifact server", RW, Type::String)),
         resource(ids::release::RECOVERY_KEY, "Recovery key", R, Type::String),
+    ],
+};
+
+const CONFIGURATION: Object = Object {
+    id: ids::CONFIGURATION,
+    name: "MBL Configuration",
+    version: (1, 0),
+    multiple: false,
+    mandatory: false,
+    resources: &[
+        mandatory(resource(ids::configuration::DOCUMENT, "Document", RW, Type::String)),
+        mandatory(resource(ids::configuration::GENERATION, "Generation", RW, Type::Integer)),
+        mandatory(resource(ids::configuration::STATE, "State", R, Type::String)),
+        mandatory(resource(ids::configuration::REPORTED_GENERATION, "Reported generation", R, Type::Integer)),
+        mandatory(resource(ids::configuration::DIGEST, "Digest", R, Type::String)),
+        mandatory(resource(ids::configuration::REASON_CODE, "Reason code", R, Type::String)),
+        mandatory(resource(ids::configuration::REASON, "Reason", R, Type::String)),
     ],
 };

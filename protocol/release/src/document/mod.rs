@@ -16,7 +16,7 @@ pub use firmware_package::FirmwarePackage;
 pub use host_uki::HostUki;
 pub use os_index::{BLOCK_BYTES, Blocks, OsIndex, Section, SectionName};
 pub use release::{Health, Release};
-pub use system_configuration::{Connection, ConnectionKind, InterfaceAddress, Ip, LogLevel, SystemConfiguration};
+pub use system_configuration::{Connection, ConnectionKind, Ip, SystemConfiguration};
 pub use uki::Span;
 
 use serde::{Deserialize, Serialize};

@@ -1,12 +1,8 @@
 //! The configuration document `system`: the settings of a device's operating system. Never says how a program is told them.
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv4Addr},
-    str::FromStr,
-};
+use std::net::{IpAddr, Ipv4Addr};
 
-use protocol_types::{HostName, InterfaceName, ServerName};
+use protocol_types::{HostName, InterfaceAddress, InterfaceName, LogLevel, ServerName};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -35,20 +31,6 @@ pub struct SystemConfiguration {
     /// How interfaces join the network.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub network: Vec<Connection>,
-}
-
-/// The least important message that is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LogLevel {
-    /// A person must act.
-    Error,
-    /// It healed itself.
-    Warn,
-    /// What happened.
-    Info,
-    /// How it happened.
-    Debug,
 }
 
 /// How one interface joins the network.
@@ -88,16 +70,6 @@ pub struct Ip {
     /// Name servers, before those that the network names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dns: Vec<IpAddr>,
-}
-
-/// An address with the length of its network's prefix, as in `192.0.2.7/24`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct InterfaceAddress {
-    /// The address.
-    pub address: IpAddr,
-    /// Bits of the prefix, from 1 to 32 or 128.
-    pub prefix: u8,
 }
 
 impl SystemConfiguration {
@@ -203,51 +175,4 @@ impl Ip {
 /// Whether it can be the address of one machine.
 fn is_one_host(address: &IpAddr) -> bool {
     !address.is_unspecified() && !address.is_multicast() && *address != IpAddr::V4(Ipv4Addr::BROADCAST)
-}
-
-impl FromStr for InterfaceAddress {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let refuse = || format!("`{}` is not an address with a prefix, such as 192.0.2.7/24", text.escape_debug());
-        let (address, prefix) = text.split_once('/').ok_or_else(refuse)?;
-        let address: IpAddr = address.parse().map_err(|_| refuse())?;
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        let is_number = prefix.bytes().all(|b| b.is_ascii_digit()) && !prefix.starts_with('0');
-        match prefix.parse() {
-            Ok(prefix) if is_number && (1..=most).contains(&prefix) => Ok(Self { address, prefix }),
-            Ok(_) | Err(_) => Err(refuse()),
-        }
-    }
-}
-
-impl TryFrom<String> for InterfaceAddress {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<InterfaceAddress> for String {
-    fn from(address: InterfaceAddress) -> Self {
-        address.to_string()
-    }
-}
-
-impl fmt::Display for InterfaceAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix)
-    }
-}
-
-impl LogLevel {
-    /// The level as documents and command lines write it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
-            Self::Debug => "debug",
-        }
-    }
 }

@@ -1,8 +1,8 @@
 //! The document `system`, as its format page describes it.
 
 use proptest::prelude::*;
-use protocol_release::document::{LogLevel, SystemConfiguration};
-use protocol_types::{Reason, ReasonCode};
+use protocol_release::document::SystemConfiguration;
+use protocol_types::{LogLevel, Reason, ReasonCode};
 use serde_json::{Value, json};
 
 /// What is broken, and what must be said of it.

@@ -1,0 +1,89 @@
+//! The part of a visit that is about configuration: gives the device what the documents come to now, and keeps what it says of it.
+
+use fleet_store::StoreError;
+use protocol_lwm2m::{formats::Entry, server::Operation};
+use protocol_types::Reason;
+
+use super::{configuration, errands::Errand, management::Visit};
+use crate::configuration::effective;
+
+impl Visit {
+    /// What the device should have, as the documents come to it at this moment. It is on record before the device hears of it.
+    pub(super) async fn configuration(&self) -> Option<(Operation, u64)> {
+        let identity = &self.facts.identity;
+        let account = self.devices.fleet.store.account(&identity.account);
+        let now = self.devices.fleet.clock.now();
+        let looked = async {
+            let endpoint = std::slice::from_ref(&identity.endpoint);
+            let layers = account.configuration_layers(endpoint, now).await?;
+            let layers = layers.get(&identity.endpoint).map_or(&[][..], Vec::as_slice);
+            if layers.is_empty() && account.given_configuration(&identity.endpoint).await?.is_none() {
+                return Ok(None);
+            }
+            let wanted = effective(layers);
+            if let Some(why) = wanted.invalid {
+                tracing::warn!(
+                    account = %identity.account, device = %identity.endpoint, why, "a configuration does not fit together"
+                );
+                return Ok(None);
+            }
+            account.give_configuration(&identity.endpoint, &wanted.text, now).await
+        };
+        match looked.await {
+            Ok(given) => given.map(|given| (configuration::write(&given), given.generation)),
+            Err(error) => {
+                self.store_failed("the configuration of a device was not read", &error);
+                None
+            }
+        }
+    }
+
+    /// The device has taken the configuration of this generation, and from now on it tells what became of it.
+    pub(super) async fn configuration_taken(&mut self, generation: u64) {
+        let identity = &self.facts.identity;
+        let account = self.devices.fleet.store.account(&identity.account);
+        match account.acknowledge_configuration(&identity.endpoint, generation).await {
+            Ok(()) => tracing::info!(
+                account = %identity.account, device = %identity.endpoint, generation, "device took its configuration"
+            ),
+            Err(error) => self.store_failed("an acknowledgement was not recorded", &error),
+        }
+        if !self.tells_configuration {
+            self.tells_configuration = true;
+            self.errands.add(Errand::ObserveConfiguration);
+        }
+    }
+
+    pub(super) async fn configuration_refused(&self, generation: u64, reason: Reason) {
+        let identity = &self.facts.identity;
+        let account = self.devices.fleet.store.account(&identity.account);
+        let recorded = async {
+            let given = account.given_configuration(&identity.endpoint).await?;
+            let Some(given) = given.filter(|given| given.generation == generation) else { return Ok(()) };
+            let said = configuration::refused(&given, reason);
+            account.record_configuration(&identity.endpoint, &said, self.devices.fleet.clock.now()).await
+        };
+        let recorded: Result<(), StoreError> = recorded.await;
+        if let Err(error) = recorded {
+            self.store_failed("that a device refused its configuration was not recorded", &error);
+        }
+    }
+
+    /// Keeps what the device says of its configuration.
+    pub(super) async fn configuration_reported(&self, entries: &[Entry]) {
+        let identity = &self.facts.identity;
+        let Some(said) = configuration::report(entries) else {
+            tracing::debug!(account = %identity.account, device = %identity.endpoint, "a configuration has no known state");
+            return;
+        };
+        let account = self.devices.fleet.store.account(&identity.account);
+        let recorded = account.record_configuration(&identity.endpoint, &said, self.devices.fleet.clock.now()).await;
+        match recorded {
+            Ok(()) => tracing::info!(
+                account = %identity.account, device = %identity.endpoint, state = %said.state,
+                generation = said.generation, "device told of its configuration"
+            ),
+            Err(error) => self.store_failed("what a device says of its configuration was not recorded", &error),
+        }
+    }
+}

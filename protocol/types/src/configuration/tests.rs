@@ -1,0 +1,82 @@
+//! Claims about the form and the rules of configurations.
+
+use proptest::prelude::*;
+
+use super::{Configuration, ConfigurationState};
+
+const WHOLE: &str = r#"{
+    "hostname": "kiln-7",
+    "time_servers": ["ntp.example", "192.0.2.123"],
+    "log_levels": { "agent": "debug", "apps": "warn" },
+    "update_window": { "from": "22:00", "to": "04:30" },
+    "network": { "eth0": { "addresses": ["192.0.2.7/24"], "gateway": "192.0.2.1", "dns": ["192.0.2.53"] } },
+    "applications": { "hello": { "greeting": "good morning", "nested": { "n": [1, 2] } } },
+    "contact_limit_s": 60
+}"#;
+
+#[test]
+fn a_document_with_every_setting_is_read_and_reads_back() {
+    let read = Configuration::parse(WHOLE.as_bytes()).unwrap();
+    assert_eq!(read.update_window.unwrap().to.unwrap().minutes(), 270);
+    let text = serde_json::to_vec(&read).unwrap();
+    assert_eq!(Configuration::parse(&text).unwrap(), read);
+}
+
+#[test]
+fn null_takes_a_setting_away_in_a_level() {
+    let level = r#"{ "hostname": null, "network": { "eth0": null, "eth1": { "gateway": null } }, "update_window": { "to": null } }"#;
+    let read = Configuration::parse_level(level.as_bytes()).unwrap();
+    assert_eq!(read.hostname, None);
+}
+
+#[test]
+fn a_wrong_value_is_refused_by_its_name() {
+    for (text, says) in [
+        (r#"{ "hostnam": "a" }"#, "hostnam"),
+        (r#"{ "hostname": "A b" }"#, "host name"),
+        (r#"{ "time_servers": ["a", "a"] }"#, "twice"),
+        (r#"{ "time_servers": ["1a","2a","3a","4a","5a","6a","7a","8a","9a"] }"#, "at most 8"),
+        (r#"{ "log_levels": { "agent": "loud" } }"#, "loud"),
+        (r#"{ "update_window": { "from": "24:00" } }"#, "HH:MM"),
+        (r#"{ "update_window": { "from": "+1:00" } }"#, "HH:MM"),
+        (r#"{ "network": { "lo": {} } }"#, "interface"),
+        (r#"{ "network": { "eth0": { "addresses": ["0.0.0.0/8"] } } }"#, "no address of one host"),
+        (r#"{ "applications": { "hello": 7 } }"#, "map"),
+        (r#"{ "contact_limit_s": 9 }"#, "from 10 to 3600"),
+        (r#"[]"#, "object"),
+        ("", "object"),
+    ] {
+        let error = Configuration::parse_level(text.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(says), "{text}: {error}");
+    }
+    let long = format!("{{ \"hostname\": null{} }}", " ".repeat(Configuration::MAX_BYTES));
+    assert!(Configuration::parse_level(long.as_bytes()).is_err());
+}
+
+#[test]
+fn what_must_stand_together_is_asked_of_the_whole_document_alone() {
+    for text in [
+        r#"{ "network": { "eth0": { "gateway": "192.0.2.1" } } }"#,
+        r#"{ "network": { "eth0": { "gateway": "192.0.2.1", "addresses": ["2001:db8::1/64"] } } }"#,
+        r#"{ "update_window": { "from": "22:00" } }"#,
+        r#"{ "update_window": { "from": "22:00", "to": "22:00" } }"#,
+    ] {
+        assert!(Configuration::parse_level(text.as_bytes()).is_ok(), "{text}");
+        assert!(Configuration::parse(text.as_bytes()).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn every_state_reads_back() {
+    for state in ConfigurationState::ALL {
+        assert_eq!(ConfigurationState::parse(state.as_str()), Some(state));
+    }
+    assert_eq!(ConfigurationState::parse("moon"), None);
+}
+
+proptest! {
+    #[test]
+    fn whatever_bytes_come_they_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _either = Configuration::parse(&bytes);
+    }
+}
