@@ -89,3 +89,44 @@ async fn drain(body: Body) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        convert::Infallible,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+    };
+
+    use axum::{
+        body::{Body, Bytes},
+        extract::Request,
+        http::StatusCode,
+    };
+    use futures_util::{StreamExt as _, stream};
+    use tower::ServiceExt as _;
+
+    use super::MOST;
+    use crate::test_service::TestService;
+
+    const PIECE: usize = 64 * 1024;
+
+    #[tokio::test]
+    async fn the_body_of_a_refused_request_is_taken_in_up_to_a_bound() {
+        let service = TestService::start().await;
+        for (sent, taken) in [(10, 10), (100, MOST / PIECE + 1)] {
+            let count = Arc::new(AtomicUsize::new(0));
+            let counted = Arc::clone(&count);
+            let pieces = stream::iter(0..sent).map(move |_| {
+                counted.fetch_add(1, Ordering::SeqCst);
+                Ok::<_, Infallible>(Bytes::from(vec![b' '; PIECE]))
+            });
+            let request = Request::post("/api/v1/groups").body(Body::from_stream(pieces)).unwrap();
+            let answer = service.router().oneshot(request).await.unwrap();
+            assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+            assert_eq!(count.load(Ordering::SeqCst), taken, "of {sent} pieces");
+        }
+    }
+}
