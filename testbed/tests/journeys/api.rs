@@ -6,6 +6,7 @@ use std::{
     process::Command,
 };
 
+use fleet_api::{CreateToken, TokenScope};
 use serde_json::Value;
 use testbed::{
     Service,
@@ -38,12 +39,11 @@ fn succeed(command: &mut Command) -> String {
 }
 
 /// Where a client finds the service, and with what: in its environment, as an argument list is for everybody to read.
-fn toward<'a>(command: &'a mut Command, service: &Service) -> &'a mut Command {
-    let token = fs::read_to_string(service.data_dir().join("first-token")).unwrap();
+fn toward<'a>(command: &'a mut Command, service: &Service, token: &str) -> &'a mut Command {
     let authority = service.data_dir().join("service-authority.pem");
     command
         .env("MBL_API", format!("https://{}", service.addresses().api))
-        .env("MBL_TOKEN", token.trim())
+        .env("MBL_TOKEN", token)
         .env("MBL_AUTHORITY", &authority)
         .env("NODE_EXTRA_CA_CERTS", &authority)
 }
@@ -79,21 +79,34 @@ fn api_schemathesis_finds_no_error_of_the_service_and_no_answer_that_is_not_desc
         .env("PYTHONPATH", tree("testbed/oracles"))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .current_dir(folder.path());
-    let report = succeed(toward(&mut schemathesis, &service));
+    let token = fs::read_to_string(service.data_dir().join("first-token")).unwrap();
+    let report = succeed(toward(&mut schemathesis, &service, token.trim()));
     assert!(report.contains(&format!("Seed: {SEED}")), "{report}");
     let log = service.log().unwrap();
     assert!(!log.contains("a request handler panicked"), "{log}");
 }
 
-/// A service with devices, and their names.
-async fn populated(folder: &Path) -> (Service, Simulated, String) {
+/// A service with devices.
+struct Populated {
+    service: Service,
+    devices: Simulated,
+    /// The names of the devices, as a JSON array.
+    names: String,
+    /// The secret of an administrator's token.
+    token: String,
+}
+
+async fn populated(folder: &Path) -> Populated {
     let service = Service::start(&folder.join("service")).unwrap();
     let factory = Factory::open(&service).await.unwrap();
     let devices = Simulated::enrol(&factory, DEVICES).await.unwrap();
     let names: Vec<String> = devices.facts().iter().map(|(endpoint, _)| endpoint.to_string()).collect();
     assert_eq!(names.len(), DEVICES);
     let names = serde_json::to_string(&names).unwrap();
-    (service, devices, names)
+    let asked =
+        CreateToken { name: "client".to_owned(), scopes: vec![TokenScope::Admin], expires: None, principal: None };
+    let token = factory.client().create_token(&asked).await.unwrap().secret.unwrap();
+    Populated { service, devices, names, token }
 }
 
 /// Copies the files of a folder.
@@ -120,10 +133,10 @@ async fn api_the_generated_typescript_client_is_type_checked_and_works_with_the_
     succeed(program("openapi-typescript").arg(description).args(["--output", "schema.ts"]));
     succeed(program("tsc").args(["--project", "tsconfig.json"]));
 
-    let (service, devices, names) = populated(folder.path()).await;
+    let Populated { service, devices, names, token } = populated(folder.path()).await;
     let mut exercise = Command::new("node");
     exercise.arg("out/exercise.js").env("MBL_DEVICES", names).current_dir(&project);
-    let report: Value = serde_json::from_str(&succeed(toward(&mut exercise, &service))).unwrap();
+    let report: Value = serde_json::from_str(&succeed(toward(&mut exercise, &service, &token))).unwrap();
     assert_eq!(report["devices"], DEVICES, "{report}");
     devices.stop().await.unwrap();
 }
@@ -142,10 +155,10 @@ async fn api_the_generated_python_client_is_type_checked_and_works_with_the_serv
     );
     succeed(python().args(["-m", "mypy", "--strict", "exercise.py"]).current_dir(&project));
 
-    let (service, devices, names) = populated(folder.path()).await;
+    let Populated { service, devices, names, token } = populated(folder.path()).await;
     let mut exercise = python();
     exercise.arg("exercise.py").env("MBL_DEVICES", names).current_dir(&project);
-    let report: Value = serde_json::from_str(&succeed(toward(&mut exercise, &service))).unwrap();
+    let report: Value = serde_json::from_str(&succeed(toward(&mut exercise, &service, &token))).unwrap();
     assert_eq!(report["devices"], DEVICES, "{report}");
     devices.stop().await.unwrap();
 }
