@@ -24,8 +24,8 @@ use crate::{fleet::Fleet, metrics::PortLabels, patience::Patient, rest::gate::Pe
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Longest time in which a client takes nothing of an answer.
 const WRITE: Duration = Duration::from_secs(60);
-/// Bytes of a request's head.
-const HEAD_BYTES: usize = 16 * 1024;
+/// Bytes of a request's head: a filter of the greatest length in any script, percent-encoded, and room for headers.
+const HEAD_BYTES: usize = 64 * 1024;
 const HEADERS: usize = 64;
 /// How long accepting rests when the process has no file descriptors left.
 const REST_AFTER_FAILURE: Duration = Duration::from_millis(100);

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a journey that meets an obstacle has failed")]
 
 mod access;
+mod api;
 mod app;
 mod backup;
 mod cli;

@@ -70,6 +70,8 @@ async fn show(
 /// Makes an account below the caller's or below one that is, with an administrator's token in it. Administrators of the account
 /// `default` may also make one that stands below none.
 #[utoipa::path(post, path = "/accounts", tag = "accounts", operation_id = "create_account", request_body = CreateAccount,
+    params(("idempotency-key" = Option<String>, Header, min_length = 1, max_length = 128,
+        description = "Makes the request safe to repeat")),
     security(("token" = ["admin"])), responses((status = 201, description = "The account", body = CreatedAccount)))]
 async fn create(
     State(fleet): State<Fleet>,

@@ -50,9 +50,13 @@ async fn export(
     State(_): State<Fleet>,
     who: Caller<need::Admin>,
     Parameters(query): Parameters<AuditExportQuery>,
-) -> ([(HeaderName, &'static str); 1], Payload) {
-    let lines = lines(who.account, query.after.unwrap_or_default()).map_err(|refusal| *refusal.0);
-    ([(header::CONTENT_TYPE, "application/jsonl")], Payload::from_stream(lines))
+) -> Reply<([(HeaderName, &'static str); 1], Payload)> {
+    let after = query.after.unwrap_or_default();
+    if i64::try_from(after).is_err() {
+        return Err(Refusal::value("after", "no entry has so high a number"));
+    }
+    let lines = lines(who.account, after).map_err(|refusal| *refusal.0);
+    Ok(([(header::CONTENT_TYPE, "application/jsonl")], Payload::from_stream(lines)))
 }
 
 /// The export, a batch at a time.

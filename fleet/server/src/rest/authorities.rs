@@ -63,6 +63,8 @@ async fn show(who: Caller<need::Read>, Segments(id): Segments<String>) -> Reply<
 
 /// Uploads a factory authority. Its certificates count only for subjects that name this account.
 #[utoipa::path(post, path = "/authorities", tag = "authorities", operation_id = "upload_authority", request_body = UploadAuthority,
+    params(("idempotency-key" = Option<String>, Header, min_length = 1, max_length = 128,
+        description = "Makes the request safe to repeat")),
     security(("token" = ["enrol"])), responses((status = 201, description = "The authority", body = Authority)))]
 async fn upload(
     State(fleet): State<Fleet>,

@@ -47,6 +47,8 @@ fn check(edit: DeviceEdit) -> Reply<fleet_store::DeviceEdit> {
 /// Does the same to every device that a filter is true for when its turn comes, in the order of their names. The answer is the
 /// operation that does it.
 #[utoipa::path(post, path = "/device-edits", tag = "operations", operation_id = "edit_devices", request_body = EditDevices,
+    params(("idempotency-key" = Option<String>, Header, min_length = 1, max_length = 128,
+        description = "Makes the request safe to repeat")),
     security(("token" = ["operate"])), responses((status = 202, description = "The operation", body = Operation)))]
 async fn create(State(fleet): State<Fleet>, who: Caller<need::Operate>, body: Body<EditDevices>) -> Reply<Begun> {
     let EditDevices { filter, edit } = body.value;

@@ -57,6 +57,8 @@ async fn list(who: Caller<need::Read>, Parameters(query): Parameters<PageQuery>)
 
 /// Keeps a filter.
 #[utoipa::path(post, path = "/filters", tag = "filters", operation_id = "create_filter", request_body = CreateFilter,
+    params(("idempotency-key" = Option<String>, Header, min_length = 1, max_length = 128,
+        description = "Makes the request safe to repeat")),
     security(("token" = ["operate"])), responses((status = 201, description = "The filter", body = SavedFilter)))]
 async fn create(
     State(fleet): State<Fleet>,

@@ -65,6 +65,8 @@ async fn list(who: Caller<need::Read>, Parameters(query): Parameters<PageQuery>)
 
 /// Makes a group.
 #[utoipa::path(post, path = "/groups", tag = "groups", operation_id = "create_group", request_body = CreateGroup,
+    params(("idempotency-key" = Option<String>, Header, min_length = 1, max_length = 128,
+        description = "Makes the request safe to repeat")),
     security(("token" = ["operate"])), responses((status = 201, description = "The group", body = Group)))]
 async fn create(
     State(fleet): State<Fleet>,

@@ -35,7 +35,8 @@ async fn ready(State(fleet): State<Fleet>) -> Reply<&'static str> {
 }
 
 /// Counters in the OpenMetrics text format.
-#[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, description = "OpenMetrics", body = String)))]
+#[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, description = "OpenMetrics",
+    body = String, content_type = "application/openmetrics-text")))]
 async fn metrics(State(fleet): State<Fleet>) -> Reply<impl IntoResponse> {
     let text = fleet.metrics.text().map_err(|e| Refusal::internal(&e))?;
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -103,7 +103,8 @@ async fn delete(
 /// the operation that goes through it; certificates that are listed already stay as they are.
 #[utoipa::path(post, path = "/listed-certificates", tag = "enrolments", operation_id = "send_enrolment_list",
     request_body(content = String, content_type = "text/csv"),
-    params(("idempotency-key" = Option<String>, Header, description = "Makes the request safe to repeat")),
+    params(("idempotency-key" = Option<String>, Header, min_length = 1, max_length = 128,
+        description = "Makes the request safe to repeat")),
     security(("token" = ["enrol"])), responses((status = 202, description = "The operation", body = fleet_api::Operation)))]
 async fn send(State(fleet): State<Fleet>, who: Caller<need::Enrol>, request: Request) -> Reply<Begun> {
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());

@@ -11,6 +11,7 @@ mod authorities;
 mod body;
 mod caller;
 mod configuration;
+mod description;
 mod device_edits;
 mod devices;
 mod dry_run;
@@ -18,6 +19,7 @@ mod effective_configuration;
 mod enrolments;
 mod event_socket;
 mod events;
+mod examples;
 mod filters;
 mod follower;
 pub(crate) mod gate;
@@ -42,20 +44,14 @@ mod sessions;
 mod silences;
 mod subscriptions;
 mod tokens;
+mod unread;
 mod users;
 mod why;
 
 use axum::{Router, extract::DefaultBodyLimit, middleware};
 use fleet_api::{BASE_PATH, Problem, ProblemCode};
 use tower_http::catch_panic::CatchPanicLayer;
-use utoipa::{
-    OpenApi as _,
-    openapi::{
-        ContentBuilder, OpenApi, Ref, ResponseBuilder,
-        path::Operation,
-        security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
-    },
-};
+use utoipa::{OpenApi as _, openapi::OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 
 pub(crate) use answer::{Refusal, Reply};
@@ -114,22 +110,7 @@ fn resources() -> OpenApiRouter<Fleet> {
 /// The description of the API, as `fleet/api/openapi.json` holds it.
 pub fn openapi() -> OpenApi {
     let mut description = resources().into_openapi();
-    let token = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
-    description.components.get_or_insert_default().add_security_scheme("token", token);
-    let problem = ResponseBuilder::new()
-        .description("Refused; nothing was changed")
-        .content(
-            "application/problem+json",
-            ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build(),
-        )
-        .build();
-    for item in description.paths.paths.values_mut() {
-        let operations: [&mut Option<Operation>; 6] =
-            [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.head, &mut item.patch];
-        for operation in operations.into_iter().flatten() {
-            operation.responses.responses.insert("default".to_owned(), problem.clone().into());
-        }
-    }
+    description::complete(&mut description);
     description
 }
 
@@ -144,6 +125,7 @@ pub(crate) fn router(fleet: Fleet) -> Router {
         .layer(middleware::from_fn_with_state(fleet.clone(), gate::admit))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .layer(CatchPanicLayer::custom(answer::panicked))
+        .layer(middleware::from_fn_with_state(fleet.clone(), unread::take_in))
         .layer(middleware::from_fn_with_state(fleet.clone(), observe::request))
         .with_state(fleet)
 }

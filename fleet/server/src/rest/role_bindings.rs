@@ -48,6 +48,8 @@ async fn list(who: Caller<need::Admin>, Parameters(query): Parameters<PageQuery>
 /// Gives a principal of this account, or of one above it, a role in this account and all below it.
 #[utoipa::path(post, path = "/role-bindings", tag = "access", operation_id = "create_role_binding",
     request_body = CreateRoleBinding,
+    params(("idempotency-key" = Option<String>, Header, min_length = 1, max_length = 128,
+        description = "Makes the request safe to repeat")),
     security(("token" = ["admin"])), responses((status = 201, description = "The binding", body = RoleBinding)))]
 async fn create(
     State(fleet): State<Fleet>,

@@ -55,6 +55,8 @@ async fn list(who: Caller<need::Read>, Parameters(query): Parameters<PageQuery>)
 
 /// Makes a rollout of a listed release. Nothing happens on any device before it is started.
 #[utoipa::path(post, path = "/rollouts", tag = "rollouts", operation_id = "create_rollout", request_body = CreateRollout,
+    params(("idempotency-key" = Option<String>, Header, min_length = 1, max_length = 128,
+        description = "Makes the request safe to repeat")),
     security(("token" = ["operate"])), responses((status = 201, description = "The rollout", body = Rollout)))]
 async fn create(
     State(fleet): State<Fleet>,

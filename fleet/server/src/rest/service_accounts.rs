@@ -39,6 +39,8 @@ async fn list(who: Caller<need::Admin>, Parameters(query): Parameters<PageQuery>
 /// Makes a service account without any role.
 #[utoipa::path(post, path = "/service-accounts", tag = "access", operation_id = "create_service_account",
     request_body = CreateServiceAccount,
+    params(("idempotency-key" = Option<String>, Header, min_length = 1, max_length = 128,
+        description = "Makes the request safe to repeat")),
     security(("token" = ["admin"])), responses((status = 201, description = "The service account", body = ServiceAccount)))]
 async fn create(
     State(fleet): State<Fleet>,

@@ -53,6 +53,8 @@ async fn show(who: Caller<need::Admin>, Segments(id): Segments<String>) -> Reply
 
 /// Makes a token in the account of the caller.
 #[utoipa::path(post, path = "/tokens", tag = "tokens", operation_id = "create_token", request_body = CreateToken,
+    params(("idempotency-key" = Option<String>, Header, min_length = 1, max_length = 128,
+        description = "Makes the request safe to repeat")),
     security(("token" = ["admin"])), responses((status = 201, description = "The token and its secret", body = CreatedToken)))]
 async fn create(
     State(fleet): State<Fleet>,
@@ -102,6 +104,9 @@ pub(super) async fn make(
     }
     if wanted.expires.is_some_and(|expires| expires <= now) {
         return Err(Refusal::value("expires", "the time lies in the past"));
+    }
+    if wanted.expires.is_some_and(|expires| i64::try_from(expires.0).is_err()) {
+        return Err(Refusal::value("expires", "no token lives so long; leave it out for one without an end"));
     }
     let mut scopes = wanted.scopes;
     scopes.sort_unstable();
