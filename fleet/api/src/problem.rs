@@ -57,9 +57,9 @@ problems! {
     /// The token is not one of this service.
     TokenUnknown = "token_unknown", 401, "The token is not known", "make a token with `mbl service token`";
     /// The token's time is over.
-    TokenExpired = "token_expired", 401, "The token has expired", "make a token with `mbl service token`";
+    TokenExpired = "token_expired", 401, "The token has expired", "sign in with `mbl user sign-in`, or make a token with `mbl service token`";
     /// The token was revoked.
-    TokenRevoked = "token_revoked", 401, "The token was revoked", "make a token with `mbl service token`";
+    TokenRevoked = "token_revoked", 401, "The token was revoked", "sign in with `mbl user sign-in`, or make a token with `mbl service token`";
     /// The user or service account may not act.
     PrincipalDisabled = "principal_disabled", 401, "The principal is disabled", "ask an administrator of its account";
     /// Account, name, password or code is not right; which one is not said.

@@ -111,7 +111,7 @@ async fn quota(session: &Session, name: &AccountName, changes: &[QuotaChange]) -
             *place = quota.most;
         }
         for change in changes {
-            wanted.named(&change.kind).context("unknown quota")?.clone_from(&change.most);
+            *wanted.named(&change.kind).context("there is no such quota")? = change.most;
         }
         quotas = client.set_quotas(name, &wanted).await.map_err(service_error)?;
     }

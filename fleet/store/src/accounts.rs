@@ -5,7 +5,7 @@ use serde_json::json;
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    AccountScope, EventDraft, RequestKey, ServiceWide, Store, StoreError,
+    AccountScope, EventDraft, QuotaKind, RequestKey, ServiceWide, Store, StoreError,
     account_tree::admit_below,
     error::{cannot, formed},
     events, idempotency,
@@ -88,6 +88,8 @@ impl Store {
             if let Some(parent) = parent {
                 admit_below(&mut tx, name, parent).await?;
             }
+            // Its first token follows; without room for it nobody could use the account.
+            scope.within_quota(&mut tx, (QuotaKind::Tokens, 1), now).await?;
         }
         tx.commit().await?;
         scope.account_row().await

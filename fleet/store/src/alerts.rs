@@ -275,13 +275,13 @@ impl AccountScope {
                 }
                 (None, Some(next)) => {
                     last += 1;
-                    self.open_alert(&mut tx, rule, (last, decided.subject), next, now).await?;
+                    self.open_alert(&mut tx, rule, (last, decided.subject), (next, now)).await?;
                     last
                 }
                 (None, None) => continue,
             };
             if let Some(news) = decided.news {
-                self.tell_alert(&mut tx, rule, (number, decided.subject), news, now).await?;
+                self.tell_alert(&mut tx, rule, (number, decided.subject), (news, now)).await?;
             }
         }
         tx.commit().await?;
@@ -293,8 +293,7 @@ impl AccountScope {
         tx: &mut Transaction,
         rule: &AlertRuleRow,
         (number, subject): (u64, &str),
-        alert: OpenAlert,
-        now: UnixSeconds,
+        (alert, now): (OpenAlert, UnixSeconds),
     ) -> Result<(), StoreError> {
         let (state, since, raised, told) = match alert {
             OpenAlert::Pending { since } => ("pending", since, None, None),
@@ -362,8 +361,7 @@ impl AccountScope {
         tx: &mut Transaction,
         rule: &AlertRuleRow,
         (number, subject): (u64, &str),
-        news: AlertNews,
-        now: UnixSeconds,
+        (news, now): (AlertNews, UnixSeconds),
     ) -> Result<(), StoreError> {
         let kind = match news {
             AlertNews::Raised => "alert.raised",

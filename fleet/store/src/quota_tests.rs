@@ -86,6 +86,18 @@ async fn what_ends_or_was_revoked_no_longer_counts() {
 }
 
 #[tokio::test]
+async fn an_account_that_could_not_have_a_token_is_not_made() {
+    let db = Database::new().await;
+    let [org, customer, ..] = tree(&db).await;
+    set(&org, QuotaKind::Tokens, Some(0)).await;
+    let wanted = NewAccount { name: name("late"), title: String::new(), parent: Some(name("customer")) };
+    assert_eq!(by_whom(db.store.create_account(&customer, &wanted, None, NOW).await.map(drop)), "org");
+    assert!(db.store.account(&name("late")).account_row().await.is_err());
+    set(&org, QuotaKind::Tokens, Some(1)).await;
+    db.store.create_account(&customer, &wanted, None, NOW).await.unwrap();
+}
+
+#[tokio::test]
 async fn bytes_and_principals_are_counted_across_the_family() {
     let db = Database::new().await;
     let [org, customer, site, _] = tree(&db).await;

@@ -55,7 +55,7 @@ mod tests {
         let id = "msg_p5jXN8AQM9LWM0D4loKWxJek";
         let (time, body) = (UnixSeconds(1_614_265_330), br#"{"test": 2432232314}"#);
         let expected = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
-        assert_eq!(signature(&[secret.clone()], id, time, body), expected);
+        assert_eq!(signature(std::slice::from_ref(&secret), id, time, body), expected);
         let both = signature(&[b"other".to_vec(), secret], id, time, body);
         assert!(both.ends_with(&format!(" {expected}")) && both.starts_with("v1,"), "{both}");
     }

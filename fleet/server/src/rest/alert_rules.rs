@@ -167,7 +167,7 @@ async fn show(who: Caller<need::Read>, Segments(name): Segments<GroupName>) -> R
 #[utoipa::path(patch, path = "/alert-rules/{name}", tag = "alerts", operation_id = "change_alert_rule",
     request_body = ChangeAlertRule,
     params(("name" = String, Path, description = "The rule"),
-           ("if-match" = Option<String>, Header, description = "`ETag` that the rule must still have")),
+           ("if-match" = String, Header, description = "`ETag` that the rule must still have, or `*`")),
     security(("token" = ["operate"])), responses((status = 200, description = "The rule", body = AlertRule)))]
 async fn change(
     State(fleet): State<Fleet>,
@@ -193,7 +193,7 @@ async fn change(
 /// Forgets a rule and resolves its alerts.
 #[utoipa::path(delete, path = "/alert-rules/{name}", tag = "alerts", operation_id = "delete_alert_rule",
     params(("name" = String, Path, description = "The rule"),
-           ("if-match" = Option<String>, Header, description = "`ETag` that the rule must still have")),
+           ("if-match" = String, Header, description = "`ETag` that the rule must still have, or `*`")),
     security(("token" = ["operate"])), responses((status = 204, description = "It is gone")))]
 async fn delete(
     State(fleet): State<Fleet>,

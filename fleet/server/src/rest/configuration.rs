@@ -134,7 +134,8 @@ async fn previewed(
 
 /// The JSON Schema of the documents.
 #[utoipa::path(get, path = "/configuration/schema", tag = "configuration", operation_id = "show_configuration_schema",
-    security(("token" = ["read"])), responses((status = 200, description = "A JSON Schema", body = Object)))]
+    security(("token" = ["read"])), responses((status = 200, description = "A JSON Schema",
+        body = Object, content_type = "application/schema+json")))]
 async fn schema(_: Caller<need::Read>) -> ([(HeaderName, &'static str); 1], &'static str) {
     ([(axum::http::header::CONTENT_TYPE, "application/schema+json")], CONFIGURATION_SCHEMA)
 }
@@ -150,7 +151,7 @@ async fn show_account(who: Caller<need::Read>, Parameters(query): Query) -> Repl
 /// Saves the configuration of the account. Devices are given what it comes to for them as soon as they are there.
 #[utoipa::path(put, path = "/configuration", tag = "configuration", operation_id = "save_account_configuration",
     request_body = SaveConfiguration,
-    params(("if-match" = Option<String>, Header, description = "`ETag` that the document must still have")),
+    params(("if-match" = String, Header, description = "`ETag` that the document must still have, or `*`")),
     security(("token" = ["operate"])), responses((status = 200, description = "The document", body = ConfigurationDocument)))]
 async fn save_account(
     State(fleet): State<Fleet>,
@@ -201,7 +202,7 @@ async fn show_group(
 #[utoipa::path(put, path = "/groups/{name}/configuration", tag = "configuration", operation_id = "save_group_configuration",
     request_body = SaveConfiguration,
     params(("name" = String, Path, description = "The group"),
-           ("if-match" = Option<String>, Header, description = "`ETag` that the document must still have")),
+           ("if-match" = String, Header, description = "`ETag` that the document must still have, or `*`")),
     security(("token" = ["operate"])), responses((status = 200, description = "The document", body = ConfigurationDocument)))]
 async fn save_group(
     State(fleet): State<Fleet>,
@@ -258,7 +259,7 @@ async fn show_device(
 #[utoipa::path(put, path = "/devices/{endpoint}/configuration", tag = "configuration",
     operation_id = "save_device_configuration", request_body = SaveConfiguration,
     params(("endpoint" = String, Path, description = "The device"),
-           ("if-match" = Option<String>, Header, description = "`ETag` that the document must still have")),
+           ("if-match" = String, Header, description = "`ETag` that the document must still have, or `*`")),
     security(("token" = ["operate"])), responses((status = 200, description = "The document", body = ConfigurationDocument)))]
 async fn save_device(
     State(fleet): State<Fleet>,

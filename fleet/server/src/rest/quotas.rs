@@ -59,6 +59,9 @@ async fn set(
         (QuotaKind::Principals, principals),
         (QuotaKind::Tokens, tokens),
     ];
+    if let Some((kind, _)) = wanted.iter().find(|(_, most)| most.is_some_and(|most| i64::try_from(most).is_err())) {
+        return Err(Refusal::value(kind.as_str(), "no account holds so much; leave it out for no limit"));
+    }
     let account = fleet.store.account(&name);
     account.set_quotas(&who.account, &wanted, fleet.clock.now()).await?;
     view(&account, &fleet).await

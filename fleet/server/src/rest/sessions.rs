@@ -109,7 +109,7 @@ async fn begin(fleet: &Fleet, outsider: &Outsider, shown: SignIn) -> Reply<Creat
     let account = fleet.store.account(&account);
     let subject = users::subject(account.name(), &name);
     let shown = Shown { name, password: Zeroizing::new(password), code: Zeroizing::new(code) };
-    let verified = match users::verify(fleet, &account, shown, now).await {
+    let verified = match Box::pin(users::verify(fleet, &account, shown, now)).await {
         Ok(verified) => verified,
         Err(error) => {
             if let NotVerified::Wrong(Some(who)) = &error {
@@ -176,7 +176,7 @@ async fn change_password(
     if let Some(fault) = users::fault(&new_password, user.name()) {
         return Err(Refusal::value("new_password", fault));
     }
-    let verified = users::verify(&fleet, &account, shown, now).await?;
+    let verified = Box::pin(users::verify(&fleet, &account, shown, now)).await?;
     let hash = fleet.passwords.turn().await?.hash(new_password, &fleet.random).await?;
     let known = (&verified.who, &verified.known);
     account.change_password(known, (&verified.factor, &hash), &who.token, now).await?;

@@ -164,7 +164,7 @@ async fn show(who: Caller<need::Read>, Segments(name): Segments<GroupName>) -> R
 #[utoipa::path(patch, path = "/subscriptions/{name}", tag = "subscriptions", operation_id = "change_subscription",
     request_body = ChangeSubscription,
     params(("name" = String, Path, description = "The subscription"),
-           ("if-match" = Option<String>, Header, description = "`ETag` that the subscription must still have")),
+           ("if-match" = String, Header, description = "`ETag` that the subscription must still have, or `*`")),
     security(("token" = ["operate"])), responses((status = 200, description = "The subscription", body = Subscription)))]
 async fn change(
     State(fleet): State<Fleet>,
@@ -189,7 +189,7 @@ async fn change(
 /// Forgets a subscription, its position and its dead letters.
 #[utoipa::path(delete, path = "/subscriptions/{name}", tag = "subscriptions", operation_id = "delete_subscription",
     params(("name" = String, Path, description = "The subscription"),
-           ("if-match" = Option<String>, Header, description = "`ETag` that the subscription must still have")),
+           ("if-match" = String, Header, description = "`ETag` that the subscription must still have, or `*`")),
     security(("token" = ["operate"])), responses((status = 204, description = "It is gone")))]
 async fn delete(
     State(fleet): State<Fleet>,
