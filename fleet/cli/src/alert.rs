@@ -97,16 +97,16 @@ pub(crate) struct CreateRuleArgs {
     #[command(flatten)]
     what: What,
     /// Events that raise an alert
-    #[arg(long, value_name = "COUNT", requires = "count", default_value_t = 1)]
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["absence", "when"], default_value_t = 1)]
     events: u32,
     /// Fewer events than this end it; without it, fewer than raise it
-    #[arg(long, value_name = "COUNT", requires = "count")]
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["absence", "when"])]
     clear_below: Option<u32>,
     /// Seconds within which events are counted
-    #[arg(long, value_name = "SECONDS", requires = "count", default_value_t = 600)]
+    #[arg(long, value_name = "SECONDS", conflicts_with_all = ["absence", "when"], default_value_t = 600)]
     within: u64,
     /// Count over the whole account and not for each device
-    #[arg(long, requires = "count")]
+    #[arg(long, conflicts_with_all = ["absence", "when"])]
     whole_account: bool,
     /// Seconds that it must hold before an alert is raised
     #[arg(long = "for", value_name = "SECONDS", default_value_t = 300)]
