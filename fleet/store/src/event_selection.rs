@@ -227,7 +227,7 @@ mod tests {
         fn the_database_selects_what_the_kinds_contain_and_pages_leave_nothing_out(
             told in prop::collection::vec(kind(), 1..30), wanted in prop::collection::vec(pattern(), 0..4), limit in 1..5_u32,
         ) {
-            let runtime = tokio::runtime::Runtime::new().unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let db = Database::new().await;
                 let account = db.account("one").await;
