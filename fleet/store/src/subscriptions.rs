@@ -2,7 +2,7 @@
 
 use protocol_types::{GroupName, UnixSeconds};
 use serde_json::json;
-use sqlx::{AssertSqlSafe, Row, any::AnyRow};
+use sqlx::{Row, any::AnyRow};
 
 use crate::{
     AccountScope, EventSelection, Filter, RequestKey, StoreError,
