@@ -75,7 +75,7 @@ impl AccountScope {
         }
         if let Some(name) = edit.group().filter(|_| reports.iter().any(|row| row.outcome == RowOutcome::Done)) {
             let data = serde_json::json!({ "operation": row.id() });
-            self.tell_group(&mut tx, ("group.changed", name), data, now).await?;
+            self.tell_group(&mut tx, (name, "changed"), data, now).await?;
         }
         let is_end = devices.len() < usize::try_from(most).unwrap_or(usize::MAX);
         let position = devices.last().map_or(row.position.as_str(), EndpointName::as_str);
