@@ -22,6 +22,7 @@ use crate::{
     identity::{Identity, IdentityError},
     key_store::KeyStore,
     layout::DeviceFolder,
+    metrics::{MetricsKeeper, Places},
     objects::About,
     relay::{Source, relay},
     session::{Device, Session},
@@ -106,6 +107,10 @@ pub async fn run(
         let keeper = Keeper::start(kept, (place, state.clone()), facts.clone(), log_levels);
         tasks.spawn(keeper.run(stop.clone()));
     }
+    // Before anybody registers: a device says at once that it measures.
+    let life = or_anew("counts", state.life());
+    let measuring = MetricsKeeper::start(life, Places::linux(folder.state()), state.clone(), facts.clone());
+    tasks.spawn(measuring.run(stop.clone()));
     match identity {
         Some(identity) => {
             let recovery_key = recovery_key(folder);

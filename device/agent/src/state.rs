@@ -11,6 +11,7 @@ use crate::{
     durable::{self, DurableError},
     enrolment::{Enrolment, EnrolmentText, NoManagement},
     identity::ChainError,
+    metrics::Life,
     orders::Orders,
 };
 
@@ -106,6 +107,7 @@ impl StateFolder {
     const CONFIGURATION: &str = "configuration.json";
     const ENROLMENT: &str = "enrolment.json";
     const FLOOR: &str = "time-floor.json";
+    const LIFE: &str = "life.json";
 
     /// The state in `folder`, which must exist.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
@@ -135,6 +137,16 @@ impl StateFolder {
     /// Keeps what became of a configuration.
     pub fn keep_configuration_state(&self, kept: &Kept) -> Result<(), DurableError> {
         self.keep(Self::CONFIGURATION, kept)
+    }
+
+    /// What is counted from start to start.
+    pub fn life(&self) -> Result<Life, StateError> {
+        Ok(self.load(Self::LIFE, "counts")?.unwrap_or_default())
+    }
+
+    /// Keeps what is counted from start to start.
+    pub fn keep_life(&self, life: &Life) -> Result<(), DurableError> {
+        self.keep(Self::LIFE, life)
     }
 
     /// The operational identity kept last.
@@ -247,6 +259,20 @@ mod tests {
         )
         .unwrap();
         assert!(matches!(state.wish(), Err(StateError::Malformed(..))));
+    }
+
+    #[test]
+    fn the_bytes_of_kept_counts_do_not_move() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::new(folder.path());
+        let life = state.life().unwrap().begun("b-1");
+        state.keep_life(&life).unwrap();
+        let text = std::fs::read_to_string(folder.path().join("life.json")).unwrap();
+        assert_eq!(
+            text,
+            r#"{"format":1,"value":{"boot":"b-1","running":true,"boots":1,"unclean_boots":0,"agent_crashes":0,"app_exits":0}}"#
+        );
+        assert_eq!(state.life().unwrap(), life);
     }
 
     #[test]
