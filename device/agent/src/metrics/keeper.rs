@@ -44,17 +44,16 @@ impl MetricsKeeper {
 
     /// Measures until `stop`, which is an end in order.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut due = self.facts.metrics.due();
+        let facts = self.facts.clone();
         let measure = async {
             loop {
-                let next = self.facts.metrics.next_sample();
+                let next = facts.metrics.next_sample();
                 let wait = next.map_or(NOTHING_TO_DO, |next| next.saturating_sub(now()));
                 tokio::select! {
                     () = sleep(wait) => {}
-                    // Another budget is another time to measure.
-                    Ok(()) = due.changed() => {}
+                    () = facts.metrics.paced.notified() => {}
                 }
-                if self.facts.metrics.next_sample().is_some_and(|at| at <= now()) {
+                if facts.metrics.next_sample().is_some_and(|at| at <= now()) {
                     self.measure();
                 }
             }

@@ -15,13 +15,13 @@ use std::{
 
 use protocol_types::metrics::Readings;
 use rustix::time::{ClockId, clock_gettime};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 pub use keeper::MetricsKeeper;
 pub use life::Life;
 pub use sensors::Places;
 
-use crate::{facts::set, random};
+use crate::random;
 use reporter::Reporter;
 
 /// Bytes in a day until the service names a number.
@@ -33,11 +33,13 @@ pub struct Metrics {
     reporter: OnceLock<Mutex<Reporter>>,
     /// Counts the reports that became due.
     due: watch::Sender<u64>,
+    /// Wakes the keeper when the budget changes, and with it the time to measure.
+    paced: Notify,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self { reporter: OnceLock::new(), due: watch::Sender::new(0) }
+        Self { reporter: OnceLock::new(), due: watch::Sender::new(0), paced: Notify::new() }
     }
 }
 
@@ -80,8 +82,7 @@ impl Metrics {
             reporter.set_budget(bytes_per_day, now());
         }
         drop(reporter);
-        // The keeper waits by the old budget.
-        self.due.send_modify(|count| *count += 1);
+        self.paced.notify_one();
     }
 
     /// Bytes in a day.
@@ -109,8 +110,7 @@ impl Metrics {
     fn look(&self) {
         let is_due = self.reporter().is_some_and(|mut reporter| reporter.is_due(now()));
         if is_due {
-            let next = self.due.borrow().saturating_add(1);
-            set(&self.due, next);
+            self.due.send_modify(|count| *count = count.saturating_add(1));
         }
     }
 
