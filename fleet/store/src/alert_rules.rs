@@ -2,10 +2,10 @@
 
 use std::{fmt, str::FromStr};
 
-use protocol_types::{GroupName, UnixSeconds};
+use protocol_types::{GroupName, UnixSeconds, metrics::Metric};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sqlx::{AssertSqlSafe, Row, any::AnyRow};
+use sqlx::{AnyConnection, AssertSqlSafe, Row, any::AnyRow};
 
 use crate::{
     AccountScope, EventDraft, EventKinds, Filter, RequestKey, ServiceWide, StoreError,
@@ -86,6 +86,29 @@ pub enum AlertCondition {
         /// Counted over the account; otherwise for each device.
         whole_account: bool,
     },
+    /// The newest value of a metric is beyond a threshold. Values are in steps of the metric.
+    Threshold {
+        /// Of what.
+        metric: Metric,
+        /// On which side of the threshold it is too far.
+        side: Side,
+        /// A value beyond this one raises the alert.
+        raise: i64,
+        /// A value that is not beyond this one ends it.
+        clear: i64,
+        /// A value that is older than this, in seconds, says nothing of the present: it neither raises nor ends an alert.
+        fresh_s: u64,
+    },
+}
+
+/// A side of a threshold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// Larger values.
+    Above,
+    /// Smaller values.
+    Below,
 }
 
 /// How long things must hold, in seconds.
@@ -207,7 +230,7 @@ impl AlertCondition {
         match self {
             Self::Absence {} => "presence in (late, lost) and standing = active".parse().ok(),
             Self::State { filter } => Some(filter.clone()),
-            Self::Rate { .. } => None,
+            Self::Rate { .. } | Self::Threshold { .. } => None,
         }
     }
 
@@ -215,7 +238,7 @@ impl AlertCondition {
     pub(crate) fn kinds(&self) -> EventKinds {
         match self {
             Self::Rate { kinds, .. } => EventKinds::new(kinds.clone()).unwrap_or_default(),
-            Self::Absence {} | Self::State { .. } => EventKinds::default(),
+            Self::Absence {} | Self::State { .. } | Self::Threshold { .. } => EventKinds::default(),
         }
     }
 }
@@ -294,11 +317,16 @@ impl AccountScope {
 
     /// One rule.
     pub async fn alert_rule(&self, name: &GroupName) -> Result<AlertRuleRow, StoreError> {
-        let sql = format!("SELECT {COLUMNS} FROM alert_rules q WHERE q.account = $1 AND q.name = $2");
-        let row = sqlx::query(AssertSqlSafe(sql))
+        let mut connection = self.readers().acquire().await.map_err(cannot("read an alert rule"))?;
+        self.alert_rule_in(&mut connection, name).await
+    }
+
+    async fn alert_rule_in(&self, sql: &mut AnyConnection, name: &GroupName) -> Result<AlertRuleRow, StoreError> {
+        let text = format!("SELECT {COLUMNS} FROM alert_rules q WHERE q.account = $1 AND q.name = $2");
+        let row = sqlx::query(AssertSqlSafe(text))
             .bind(self.id())
             .bind(name.as_str())
-            .fetch_optional(self.readers())
+            .fetch_optional(sql)
             .await
             .map_err(cannot("read an alert rule"))?;
         row.as_ref().map_or_else(|| Err(missing(name)), read)
@@ -328,8 +356,9 @@ impl AccountScope {
         now: UnixSeconds,
     ) -> Result<AlertRuleRow, StoreError> {
         let doing = "change an alert rule";
-        let was = self.alert_rule(name).await?;
         let mut tx = self.write().await?;
+        // What does not change is what it is now, and not what it was before another change.
+        let was = self.alert_rule_in(tx.sql(), name).await?;
         let row = sqlx::query(
             "UPDATE alert_rules SET revision = revision + 1, title = COALESCE($3, title), severity = COALESCE($4, severity),
                  filter = COALESCE($5, filter), condition = COALESCE($6, condition),

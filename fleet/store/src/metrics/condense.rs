@@ -34,6 +34,27 @@ struct Due {
     days_until: u64,
 }
 
+/// The hour or the day of a device's newest sample.
+#[derive(Clone, Copy, Debug)]
+struct Closing {
+    begin: u64,
+    length: u64,
+    /// From then on no more samples of it are taken.
+    over: u64,
+}
+
+impl Closing {
+    const fn of(time: u64, length: u64) -> Self {
+        let begin = begin(time, length);
+        Self { begin, length, over: begin.saturating_add(length).saturating_add(LONGEST_AWAY_S) }
+    }
+
+    /// Until when everything is there: to its beginning, since there is a sample of it, or to its end.
+    const fn end(self, now: UnixSeconds) -> u64 {
+        if now.0 >= self.over { self.begin.saturating_add(self.length) } else { self.begin }
+    }
+}
+
 impl ServiceWide {
     /// Condenses the time series of at most `most` devices that are due, the longest overdue first, in one transaction. Answers how many there
     /// were.
@@ -76,26 +97,23 @@ impl AccountScope {
         device: &Due,
         (retention, now): (&MetricRetention, UnixSeconds),
     ) -> Result<(), StoreError> {
-        // A device that says nothing for so long has no more samples of that hour, nor of that day.
-        let is_away = now.0.saturating_sub(device.time) >= LONGEST_AWAY_S;
-        let end = |length| begin(device.time, length) + if is_away { length } else { 0 };
-        let hours_until = end(HOUR_S).max(device.hours_until);
+        let hour = Closing::of(device.time, HOUR_S);
+        let hours_until = hour.end(now).max(device.hours_until);
         if hours_until > device.hours_until {
             let samples = self.chunks(tx, &device.endpoint, 0, (device.hours_until, hours_until)).await?;
             self.keep_points(tx, &device.endpoint, condensed(samples, FINE_S), (FINE_S, HOUR_S)).await?;
         }
-        let days_until = end(DAY_S).max(device.days_until);
+        let day = Closing::of(device.time, DAY_S);
+        let days_until = day.end(now).max(device.days_until);
+        let is_over = now.0 >= day.over;
         let mut left = true;
-        if days_until > device.days_until || is_away {
+        if days_until > device.days_until || is_over {
             let fine = self.chunks(tx, &device.endpoint, FINE_S, (device.days_until, days_until)).await?;
             self.keep_points(tx, &device.endpoint, condensed(fine, HOUR_S), (HOUR_S, DAY_S)).await?;
             left = self.forget_chunks(tx, &device.endpoint, (retention, now)).await?;
         }
-        let due = match (is_away, left) {
-            (false, _) => Some(device.time.saturating_add(LONGEST_AWAY_S)),
-            (true, true) => Some(now.0.saturating_add(DAY_S)),
-            (true, false) => None,
-        };
+        let next = [hour.over, day.over].into_iter().find(|over| *over > now.0);
+        let due = next.or_else(|| left.then(|| now.0.saturating_add(DAY_S)));
         sqlx::query(
             "UPDATE device_metrics SET hours_until = $3, days_until = $4, due = $5
              WHERE account = $1 AND endpoint = $2",

@@ -177,12 +177,10 @@ fn after(before: Option<Before>, batch: &Batch, (first, last): (u64, u64), now: 
     let wanted = if has_complete_hour {
         now.0.saturating_add(u64::from(batch.epoch) % SPREAD_S)
     } else {
-        last.saturating_add(LONGEST_AWAY_S)
+        hours_until.saturating_add(HOUR_S + LONGEST_AWAY_S)
     };
-    let due = before.and_then(|before| before.due).filter(|due| {
-        // Not changed with each report: the index would be written as often.
-        *due <= wanted && (!has_complete_hour || *due <= now.0.saturating_add(SPREAD_S))
-    });
+    // Not changed with each report: the index would be written as often.
+    let due = before.and_then(|before| before.due).filter(|due| *due <= wanted);
     let number = batch.samples.last().map_or(0, |sample| sample.number);
     Before { epoch: batch.epoch.into(), number, time: last, hours_until, days_until, due: Some(due.unwrap_or(wanted)) }
 }
@@ -231,7 +229,7 @@ mod tests {
     fn work_is_due_once_an_hour_is_complete_or_the_device_is_away_for_good_and_changes_seldom() {
         let hour = begin(NOW.0, HOUR_S);
         let first = after(None, &report(&[(1, 0)]).batch, (hour + 60, hour + 60), UnixSeconds(hour + 60));
-        assert_eq!((first.hours_until, first.due), (hour, Some(hour + 60 + LONGEST_AWAY_S)));
+        assert_eq!((first.hours_until, first.due), (hour, Some(hour + HOUR_S + LONGEST_AWAY_S)));
         let same = after(Some(first), &report(&[(2, 0)]).batch, (hour + 600, hour + 600), UnixSeconds(hour + 600));
         assert_eq!(same.due, first.due);
         let next_hour = hour + HOUR_S + 60;

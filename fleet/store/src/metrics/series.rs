@@ -93,20 +93,21 @@ impl AccountScope {
         let number = |column| row.try_get::<i64, _>(column).map(from_sql).map_err(cannot(doing));
         let (hours_until, days_until) = (number("hours_until")?, number("days_until")?);
         // Each time is answered from the coarsest series that has it, and is fine enough.
-        let parts: &[(u64, u64, u64)] = match step {
-            MetricStep::Sample => &[(0, 0, u64::MAX)],
-            MetricStep::FiveMinutes => &[(FINE_S, 0, hours_until), (0, hours_until, u64::MAX)],
+        let parts = match step {
+            MetricStep::Sample => vec![(0, 0, u64::MAX)],
+            MetricStep::FiveMinutes => vec![(FINE_S, 0, hours_until), (0, hours_until, u64::MAX)],
             MetricStep::Hour => {
-                &[(HOUR_S, 0, days_until), (FINE_S, days_until, hours_until), (0, hours_until.max(days_until), u64::MAX)]
+                let condensed_until = hours_until.max(days_until);
+                vec![(HOUR_S, 0, days_until), (FINE_S, days_until, hours_until), (0, condensed_until, u64::MAX)]
             }
         };
         let mut points: Vec<Point> = Vec::new();
         for (stored, begins, ends) in parts {
-            let range = (from.0.max(*begins), until.0.min(*ends));
+            let range = (from.0.max(begins), until.0.min(ends));
             // A part that is finer than what is asked for has many times as many points.
             let room = limit.saturating_sub(points.len()).saturating_add(1);
-            let most = if *stored == step.seconds() { room } else { usize::MAX };
-            let found = self.stored_points(&mut connection, endpoint, (*stored, metric), (range, most)).await?;
+            let most = if stored == step.seconds() { room } else { usize::MAX };
+            let found = self.stored_points(&mut connection, endpoint, (stored, metric), (range, most)).await?;
             points.extend(found);
         }
         let points = if step.seconds() == 0 { points } else { condensed(points, step.seconds()) };
