@@ -25,6 +25,8 @@ pub struct Config {
     pub limits: Limits,
     /// How events are sent to webhooks.
     pub webhooks: Webhooks,
+    /// How much is known of how devices are, and how long.
+    pub metrics: DeviceMetrics,
     /// The mail server; without it nothing is sent by e-mail.
     pub mail: Option<Mail>,
     /// `postgres://…` instead of the embedded database in the data directory.
@@ -85,6 +87,26 @@ pub struct Webhooks {
     pub answer_s: u64,
 }
 
+/// How much is known of how devices are, and how long.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeviceMetrics {
+    /// Bytes that one device may send in a day to say how it is; 0 for nothing.
+    pub bytes_per_day: u64,
+    /// Days that samples are kept; at least 2.
+    pub sample_days: u64,
+    /// Days that points of five minutes are kept.
+    pub fine_days: u64,
+    /// Days that points of an hour are kept.
+    pub hour_days: u64,
+}
+
+impl Default for DeviceMetrics {
+    fn default() -> Self {
+        Self { bytes_per_day: 128 * 1024, sample_days: 2, fine_days: 14, hour_days: 400 }
+    }
+}
+
 /// The mail server.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -133,6 +155,7 @@ impl Default for Config {
             listen: Listen::default(),
             limits: Limits::default(),
             webhooks: Webhooks::default(),
+            metrics: DeviceMetrics::default(),
             mail: None,
             database_url: None,
             log_json: false,
@@ -179,6 +202,9 @@ pub enum ConfigError {
     /// Messages would leave the machine in the open.
     #[error("`mail.tls = \"none\"` is for a server on this machine; name it as `localhost` or `127.0.0.1`")]
     OpenMail,
+    /// Samples would be gone before late ones can be condensed.
+    #[error("`metrics.sample_days` is at least 2")]
+    SampleDays,
     /// There is no name under which the service can be reached.
     #[error("`public_hosts` is empty; name at least one host or address")]
     NoPublicHost,
@@ -207,6 +233,9 @@ impl Config {
     pub fn check(self) -> Result<Self, ConfigError> {
         if self.public_hosts.is_empty() {
             return Err(ConfigError::NoPublicHost);
+        }
+        if self.metrics.sample_days < 2 {
+            return Err(ConfigError::SampleDays);
         }
         let is_here = |mail: &Mail| ["localhost", "127.0.0.1", "::1"].contains(&mail.server.as_str());
         if self.mail.as_ref().is_some_and(|mail| mail.tls == MailTls::None && !is_here(mail)) {

@@ -27,11 +27,11 @@ use crate::{
     fleet::Fleet,
     https,
     list_files::ListFiles,
-    lwm2m::{self, Devices, Duty, Port, PresenceRecorder},
+    lwm2m::{self, Devices, Duty, MetricsRecorder, Port, PresenceRecorder},
     metrics::Metrics,
     operations, repository, rest, rollouts,
     signals::LocalSignals,
-    supervision,
+    supervision, time_series,
     tls::{self, PortCertificate, TlsError},
     users::Passwords,
 };
@@ -171,6 +171,7 @@ async fn serve(fleet: &Fleet, ports: Ports) -> Result<(), RunError> {
     tasks.spawn(named("rollouts", rollouts::reconcile(fleet.clone())));
     tasks.spawn(named("alerts", alerts::look_after(fleet.clone())));
     tasks.spawn(named("deliveries", deliveries::work(fleet.clone())));
+    tasks.spawn(named("time series", time_series::condense(fleet.clone())));
     tasks.spawn(named("supervision", supervision::keep_alive(fleet.clone())));
 
     let data_dir = &fleet.config.data_dir;
@@ -202,8 +203,10 @@ fn serve_devices(
     (bootstrap, management): (TcpListener, TcpListener),
 ) -> Result<(), RunError> {
     let (presence, recording) = PresenceRecorder::new(fleet.clone());
-    let devices = Devices { fleet: fleet.clone(), presence, live: Arc::default() };
+    let (metrics, keeping) = MetricsRecorder::new(fleet.clone());
+    let devices = Devices { fleet: fleet.clone(), presence, metrics, live: Arc::default() };
     tasks.spawn(named("presence", recording));
+    tasks.spawn(named("device metrics", keeping));
     tasks.spawn(named("changes", lwm2m::pass_on_changes(devices.clone())));
     for (duty, listener, trusted) in
         [(Duty::Bootstrap, bootstrap, &fleet.trust.factories), (Duty::Management, management, &fleet.trust.issuers)]

@@ -28,6 +28,7 @@ mod health;
 mod inventory;
 mod invitations;
 mod listed_certificates;
+mod metrics;
 mod observe;
 mod operations;
 mod outsider;
@@ -90,6 +91,7 @@ fn resources() -> OpenApiRouter<Fleet> {
         .merge(filters::router())
         .merge(groups::router())
         .merge(inventory::router())
+        .merge(metrics::router())
         .merge(invitations::router())
         .merge(operations::router())
         .merge(device_edits::router())

@@ -31,7 +31,7 @@ use crate::{
 
 pub use condense::MetricRetention;
 pub use record::MetricReport;
-pub use series::{MetricPoint, MetricStep};
+pub use series::{MetricPoint, MetricRange, MetricSeries, MetricStep};
 
 /// Samples that are older than this when they arrive are not kept, in seconds: an hour is complete once a sample of a later one is there, or once
 /// this has passed.

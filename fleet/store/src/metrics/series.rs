@@ -5,7 +5,7 @@ use sqlx::{AnyConnection, AssertSqlSafe, Row};
 
 use super::{
     FINE_S, HOUR_S, LONGEST_AWAY_S, LatestMetrics, chunk, columns,
-    points::{Point, condensed},
+    points::{Point, Summary, begin, condensed},
     read_latest,
 };
 use crate::{
@@ -39,11 +39,26 @@ impl MetricStep {
     }
 }
 
-/// A point of a time series. Values are in steps of the metric.
+/// Which part of time series is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetricRange {
+    /// Of this metric; of all without.
+    pub metric: Option<Metric>,
+    /// For how long each point stands.
+    pub step: MetricStep,
+    /// From this time on; from the beginning of the point that it lies in.
+    pub from: UnixSeconds,
+    /// Before this time.
+    pub until: UnixSeconds,
+}
+
+/// What one metric did in the time of one point. Values are in steps of the metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MetricPoint {
-    /// When its time begins.
+    /// When the time begins.
     pub time: UnixSeconds,
+    /// Which metric.
+    pub metric: Metric,
     /// How many samples it stands for.
     pub count: u32,
     /// Their mean.
@@ -54,6 +69,15 @@ pub struct MetricPoint {
     pub most: i64,
     /// The last.
     pub last: i64,
+}
+
+/// A part of time series.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MetricSeries {
+    /// The points, by time and then by metric.
+    pub points: Vec<MetricPoint>,
+    /// Where the range goes on, if it does.
+    pub next: Option<UnixSeconds>,
 }
 
 impl AccountScope {
@@ -73,14 +97,15 @@ impl AccountScope {
         row.as_ref().map(|row| read_latest(row, doing)).transpose()
     }
 
-    /// At most `limit` points of a metric that begin from `from` on and before `until`, the oldest first.
+    /// The points of a range at `limit` times at most, the oldest first.
     pub async fn metric_points(
         &self,
         endpoint: &EndpointName,
-        (metric, step): (Metric, MetricStep),
-        (from, until): (UnixSeconds, UnixSeconds),
+        range: &MetricRange,
         limit: usize,
-    ) -> Result<Vec<MetricPoint>, StoreError> {
+    ) -> Result<MetricSeries, StoreError> {
+        let MetricRange { metric, step, .. } = *range;
+        let from = begin(range.from.0, step.seconds());
         let doing = "read a time series";
         let mut connection = self.readers().acquire().await.map_err(cannot(doing))?;
         let row = sqlx::query("SELECT hours_until, days_until FROM device_metrics WHERE account = $1 AND endpoint = $2")
@@ -89,7 +114,7 @@ impl AccountScope {
             .fetch_optional(&mut *connection)
             .await
             .map_err(cannot(doing))?;
-        let Some(row) = row else { return Ok(Vec::new()) };
+        let Some(row) = row else { return Ok(MetricSeries::default()) };
         let number = |column| row.try_get::<i64, _>(column).map(from_sql).map_err(cannot(doing));
         let (hours_until, days_until) = (number("hours_until")?, number("days_until")?);
         // Each time is answered from the coarsest series that has it, and is fine enough.
@@ -103,35 +128,30 @@ impl AccountScope {
         };
         let mut points: Vec<Point> = Vec::new();
         for (stored, begins, ends) in parts {
-            let range = (from.0.max(begins), until.0.min(ends));
+            let bounds = (from.max(begins), range.until.0.min(ends));
             // A part that is finer than what is asked for has many times as many points.
-            let room = limit.saturating_sub(points.len()).saturating_add(1);
+            let room = limit.saturating_add(1).saturating_sub(points.len());
             let most = if stored == step.seconds() { room } else { usize::MAX };
-            let found = self.stored_points(&mut connection, endpoint, (stored, metric), (range, most)).await?;
+            let found = self.stored_points(&mut connection, endpoint, (stored, metric), (bounds, most)).await?;
             points.extend(found);
         }
         let points = if step.seconds() == 0 { points } else { condensed(points, step.seconds()) };
-        let shown = points.iter().filter_map(|point| {
-            let summary = point.get(metric)?;
-            Some(MetricPoint {
-                time: UnixSeconds(point.time),
-                count: summary.count,
-                mean: summary.mean(),
-                least: summary.least,
-                most: summary.most,
-                last: summary.last,
-            })
+        let next = points.get(limit).map(|point| UnixSeconds(point.time));
+        let wanted = |other: Metric| metric.is_none_or(|metric| metric == other);
+        let shown = points.iter().take(limit).flat_map(|point| {
+            let metrics = Metric::ALL.iter().copied().filter(move |metric| wanted(*metric));
+            metrics.filter_map(move |metric| Some(shown(point.time, metric, point.get(metric)?)))
         });
-        Ok(shown.take(limit).collect())
+        Ok(MetricSeries { points: shown.collect(), next })
     }
 
-    /// The points of a stored series that begin in this time, without those that do not have the metric; reads no more pieces once there are
-    /// `most`.
+    /// The points of a stored series that begin in this time, without those that do not have the metric; reads no more pieces once
+    /// there are `most`.
     async fn stored_points(
         &self,
         connection: &mut AnyConnection,
         endpoint: &EndpointName,
-        (step, metric): (u64, Metric),
+        (step, metric): (u64, Option<Metric>),
         ((from, until), most): ((u64, u64), usize),
     ) -> Result<Vec<Point>, StoreError> {
         /// Pieces that are read at a time.
@@ -159,14 +179,25 @@ impl AccountScope {
                 first = from_sql(row.try_get::<i64, _>("first").map_err(cannot(doing))?).saturating_add(1);
                 let bytes: Vec<u8> = row.try_get("chunk").map_err(cannot(doing))?;
                 let read = if step == 0 { chunk::read_samples(&bytes)? } else { chunk::read_points(&bytes)? };
-                points.extend(
-                    read.into_iter().filter(|p| (from..until).contains(&p.time) && p.get(metric).is_some()),
-                );
+                let has_it = |point: &Point| metric.is_none_or(|metric| point.get(metric).is_some());
+                points.extend(read.into_iter().filter(|p| (from..until).contains(&p.time) && has_it(p)));
             }
             if is_last {
                 break;
             }
         }
         Ok(points)
+    }
+}
+
+fn shown(time: u64, metric: Metric, summary: Summary) -> MetricPoint {
+    MetricPoint {
+        time: UnixSeconds(time),
+        metric,
+        count: summary.count,
+        mean: summary.mean(),
+        least: summary.least,
+        most: summary.most,
+        last: summary.last,
     }
 }
