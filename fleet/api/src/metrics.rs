@@ -144,7 +144,70 @@ pub struct MetricExportQuery {
     pub step: Option<MetricStep>,
 }
 
+/// What to summarise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct MetricSummaryQuery {
+    /// Of which metric; `cpu.load` without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>, example = "cpu.load")]
+    pub metric: Option<Metric>,
+    /// The field whose values are told apart, as in `os.version`; without it, all devices together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// Only devices that this filter is true for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(max_length = 4096)]
+    pub filter: Option<String>,
+    /// Values that are older than this, in seconds, do not count; 3600 without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1, maximum = 2_592_000)]
+    pub fresh_s: Option<u64>,
+}
+
+/// The newest values of some devices.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct MetricSummary {
+    /// The value of the field; absent for devices without one, and where values are not told apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// How many devices have a value of the metric.
+    pub devices: u64,
+    /// The mean.
+    pub mean: f64,
+    /// The least.
+    pub least: f64,
+    /// The most.
+    pub most: f64,
+    /// Half of the devices have no more than this.
+    pub median: f64,
+    /// Nine of ten have no more than this.
+    pub p90: f64,
+    /// 99 of a hundred have no more than this.
+    pub p99: f64,
+}
+
+/// Summaries, of the most frequent values first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct MetricSummaries {
+    /// What is summarised.
+    #[schema(value_type = String, example = "cpu.load")]
+    pub metric: Metric,
+    /// In what.
+    pub unit: String,
+    /// At most 1000 values.
+    pub items: Vec<MetricSummary>,
+    /// Whether there are more values.
+    pub more: bool,
+}
+
 impl Client {
+    /// How a metric is now, over many devices.
+    pub async fn summarise_metric(&self, query: &MetricSummaryQuery) -> Result<MetricSummaries, ClientError> {
+        self.get("/metric-summaries", query).await
+    }
+
     /// What a device measured last.
     pub async fn device_metrics(&self, endpoint: &EndpointName) -> Result<DeviceMetrics, ClientError> {
         self.get(&format!("/devices/{endpoint}/metrics"), &()).await

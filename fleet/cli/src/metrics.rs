@@ -5,19 +5,23 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Subcommand};
 use fleet_api::{
     Client, ClientError, DeviceMetrics, ExportFormat, MetricExportQuery, MetricPoint, MetricQuery, MetricStep,
+    MetricSummaryQuery,
 };
 use protocol_types::{EndpointName, UnixSeconds, metrics::Metric};
 
 use crate::{
     device::{export_format, missing, save},
+    filter::refused_filter,
     session::Session,
-    words::time,
+    words::{or_dash, time},
 };
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show what a device measured last; with a metric or a time, how it was
     Show(ShowArgs),
+    /// Summarise a metric over many devices, by their newest values
+    Summary(SummaryArgs),
     /// Write the time series of a device to a file or to the standard output
     Export(ExportArgs),
 }
@@ -34,6 +38,21 @@ pub(crate) struct ShowArgs {
     /// Go on with what comes from now on, until interrupted
     #[arg(long, conflicts_with_all = ["hours", "from", "until", "step"])]
     watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SummaryArgs {
+    /// The metric, as in cpu.load
+    metric: Metric,
+    /// Apart for each value of this field, as in os.version
+    #[arg(long, value_name = "FIELD")]
+    by: Option<String>,
+    /// Only devices that this filter is true for
+    #[arg(long, value_name = "FILTER")]
+    filter: Option<String>,
+    /// Seconds after which a value is too old to count
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+    fresh: u64,
 }
 
 #[derive(Debug, Args)]
@@ -93,6 +112,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
     match command {
         Command::Show(args) if args.watch => watch(&client, &args, session).await,
         Command::Show(args) => show(&client, &args, session).await,
+        Command::Summary(args) => summarise(&client, args, session).await,
         Command::Export(args) => export(&client, args, session).await,
     }
 }
@@ -186,6 +206,23 @@ fn is_ahead(error: &ClientError) -> bool {
 
 fn line(point: &MetricPoint) -> String {
     format!("{} {} {} {}", time(point.time), point.metric, point.last, point.unit)
+}
+
+async fn summarise(client: &Client, args: SummaryArgs, session: &Session) -> anyhow::Result<()> {
+    let SummaryArgs { metric, by, filter, fresh } = args;
+    let query = MetricSummaryQuery { metric: Some(metric), by, filter, fresh_s: Some(fresh) };
+    let found = client.summarise_metric(&query).await.map_err(|e| refused_filter(e, query.filter.as_deref()))?;
+    if found.more {
+        session.printer.say("there are more values; a filter makes them fewer");
+    }
+    let field = query.by.as_deref().unwrap_or_default().to_uppercase();
+    let head = [&field, "DEVICES", "MEAN", "LEAST", "MEDIAN", "P90", "P99", "MOST"];
+    session.printer.table(&found.items, &head, |summary| {
+        let numbers = [summary.mean, summary.least, summary.median, summary.p90, summary.p99, summary.most];
+        let mut row = vec![or_dash(summary.value.as_ref()), summary.devices.to_string()];
+        row.extend(numbers.map(|number| number.to_string()));
+        row
+    })
 }
 
 async fn export(client: &Client, args: ExportArgs, session: &Session) -> anyhow::Result<()> {

@@ -1,4 +1,4 @@
-//! `/devices/{endpoint}/metrics`, `…/metric-points` and `…/metric-export`: how a device is and was, in numbers.
+//! `/devices/{endpoint}/metrics`, `…/metric-points` and `…/metric-export`: how a device is and was, in numbers; `/metric-summaries`: how many are.
 
 use axum::{
     Json,
@@ -7,18 +7,19 @@ use axum::{
     http::{HeaderName, header},
 };
 use fleet_api::{
-    DeviceMetrics, ExportFormat, MetricExportQuery, MetricPoint, MetricPoints, MetricQuery, MetricStep, MetricValue,
+    DeviceMetrics, ExportFormat, MetricExportQuery, MetricPoint, MetricPoints, MetricQuery, MetricStep,
+    MetricSummaries, MetricSummary, MetricSummaryQuery, MetricValue,
 };
-use fleet_store::{AccountScope, MetricRange};
+use fleet_store::{AccountScope, CountBy, MetricRange, NotCountable, SummaryQuery};
 use futures_util::{Stream, TryStreamExt as _, stream};
-use protocol_types::{EndpointName, UnixSeconds};
+use protocol_types::{EndpointName, UnixSeconds, metrics::Metric};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Refusal, Reply,
     body::{Parameters, Segments},
     caller::{Caller, need},
-    inventory::{csv_lines, json_lines},
+    inventory::{csv_lines, json_lines, wanted},
     paging::Paging,
 };
 use crate::fleet::Fleet;
@@ -29,7 +30,7 @@ const DAY_S: u64 = 24 * HOUR_S;
 const BATCH: usize = 500;
 
 pub(super) fn router() -> OpenApiRouter<Fleet> {
-    OpenApiRouter::new().routes(routes!(show)).routes(routes!(points)).routes(routes!(export))
+    OpenApiRouter::new().routes(routes!(show)).routes(routes!(points)).routes(routes!(export)).routes(routes!(summarise))
 }
 
 const fn stored(step: MetricStep) -> fleet_store::MetricStep {
@@ -139,6 +140,49 @@ async fn export(
     Ok(([(header::CONTENT_TYPE, media_type)], Payload::from_stream(lines)))
 }
 
+/// Values that a summary tells apart.
+const VALUES: u32 = 1000;
+/// Longest age of values that count: thirty days.
+const OLDEST_S: u64 = 30 * DAY_S;
+
+/// How a metric is now over many devices, by their newest values; of the most frequent values of a field first.
+#[utoipa::path(get, path = "/metric-summaries", tag = "metrics", operation_id = "summarise_metric",
+    params(MetricSummaryQuery), security(("token" = ["read"])),
+    responses((status = 200, description = "The summaries", body = MetricSummaries)))]
+async fn summarise(
+    State(fleet): State<Fleet>,
+    who: Caller<need::Read>,
+    Parameters(query): Parameters<MetricSummaryQuery>,
+) -> Reply<Json<MetricSummaries>> {
+    let metric = query.metric.unwrap_or(Metric::CpuLoad);
+    let by = query.by.as_deref().map(str::parse::<CountBy>).transpose();
+    let fresh_s = query.fresh_s.unwrap_or(HOUR_S);
+    if !(1..=OLDEST_S).contains(&fresh_s) {
+        return Err(Refusal::value("fresh_s", format!("values count for 1 to {OLDEST_S} s")));
+    }
+    let query = SummaryQuery {
+        metric,
+        filter: wanted(query.filter.as_deref())?,
+        by: by.map_err(|error: NotCountable| Refusal::value("by", error.to_string()))?,
+        fresh_s,
+    };
+    let mut rows = who.account.summarise_metric(&query, fleet.clock.now(), VALUES + 1).await?;
+    let most = usize::try_from(VALUES).unwrap_or(usize::MAX);
+    let more = rows.len() > most;
+    rows.truncate(most);
+    let items = rows.into_iter().map(|row| MetricSummary {
+        value: row.value,
+        devices: row.devices,
+        mean: row.mean / f64::from(metric.steps_per_unit()),
+        least: metric.real(row.least),
+        most: metric.real(row.most),
+        median: metric.real(row.median),
+        p90: metric.real(row.p90),
+        p99: metric.real(row.p99),
+    });
+    Ok(Json(MetricSummaries { metric, unit: metric.unit().to_owned(), items: items.collect(), more }))
+}
+
 const HEAD: [&str; 8] = ["time", "metric", "unit", "count", "mean", "least", "most", "last"];
 
 /// One point in the order of [`HEAD`].
@@ -197,7 +241,7 @@ mod tests {
     };
     use fleet_store::MetricReport;
     use http_body_util::BodyExt as _;
-    use protocol_types::metrics::{Batch, Metric, Readings, Sample};
+    use protocol_types::metrics::{Batch, Readings, Sample};
     use serde_json::json;
 
     use super::*;
@@ -283,5 +327,26 @@ mod tests {
         let points: Vec<MetricPoint> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let temperatures = points.iter().filter(|point| point.metric == Metric::Temperature);
         assert_eq!(temperatures.map(|point| point.count).sum::<u32>(), 1200);
+    }
+
+    #[tokio::test]
+    async fn a_summary_is_about_the_devices_of_a_filter() {
+        let service = TestService::start().await;
+        let caller = service.caller("default").await;
+        for name in ["gate-1", "gate-2"] {
+            let device = service.device("default", name).await;
+            measured(&service, &device, 0..120).await;
+        }
+        let (status, all) = caller.get("/metric-summaries?metric=temperature").await;
+        let expected = json!({"devices": 2, "mean": 40.0, "least": 40.0, "most": 40.0, "median": 40.0, "p90": 40.0, "p99": 40.0});
+        assert_eq!(status, StatusCode::OK, "{all}");
+        let whole = json!({"metric": "temperature", "unit": "Cel", "items": [expected], "more": false});
+        assert_eq!(all, whole);
+        let (_, one) = caller.get("/metric-summaries?by=name&filter=name%20%3D%20%22gate-2%22").await;
+        assert_eq!((&one["items"][0]["value"], &one["items"][0]["mean"]), (&json!("gate-2"), &json!(0.125)));
+        for (asked, field) in [("by=group", "by"), ("fresh_s=0", "fresh_s"), ("filter=no.such%20%3D%201", "filter")] {
+            let (status, refused) = caller.get(&format!("/metric-summaries?{asked}")).await;
+            assert_eq!((status, &refused["field"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!(field)), "{asked}");
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! record    takes reports of many devices in one transaction
 //! condense  makes points of five minutes and of an hour in the background, and forgets what is old
 //! series    answers for one device, whatever is condensed already
+//! summary   answers for many devices, by their newest values
 //! points    samples → five minutes → an hour
 //! chunk     the bytes of a piece of a time series
 //! ```
@@ -14,6 +15,7 @@ mod condense;
 mod points;
 mod record;
 mod series;
+mod summary;
 #[cfg(test)]
 mod tests;
 
@@ -32,6 +34,7 @@ use crate::{
 pub use condense::MetricRetention;
 pub use record::MetricReport;
 pub use series::{MetricPoint, MetricRange, MetricSeries, MetricStep};
+pub use summary::{MetricSummary, SummaryQuery};
 
 /// Samples that are older than this when they arrive are not kept, in seconds: an hour is complete once a sample of a later one is there, or once
 /// this has passed.
