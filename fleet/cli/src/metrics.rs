@@ -123,13 +123,8 @@ async fn show(client: &Client, args: &ShowArgs, session: &Session) -> anyhow::Re
         let latest = client.device_metrics(&args.endpoint).await.map_err(|e| missing(e, &args.endpoint))?;
         return session.printer.data(&latest, described(&latest));
     }
-    let mut query = MetricQuery {
-        metric: args.metric,
-        from: args.range.begin(session.now()),
-        until,
-        step,
-        limit: Some(AT_ONCE),
-    };
+    let mut query =
+        MetricQuery { metric: args.metric, from: args.range.begin(session.now()), until, step, limit: Some(AT_ONCE) };
     let mut found: Vec<MetricPoint> = Vec::new();
     loop {
         let part = client.metric_points(&args.endpoint, &query).await.map_err(|e| missing(e, &args.endpoint))?;
@@ -216,7 +211,7 @@ async fn summarise(client: &Client, args: SummaryArgs, session: &Session) -> any
         session.printer.say("there are more values; a filter makes them fewer");
     }
     let field = query.by.as_deref().unwrap_or_default().to_uppercase();
-    let head = [&field, "DEVICES", "MEAN", "LEAST", "MEDIAN", "P90", "P99", "MOST"];
+    let head = [field.as_str(), "DEVICES", "MEAN", "LEAST", "MEDIAN", "P90", "P99", "MOST"];
     session.printer.table(&found.items, &head, |summary| {
         let numbers = [summary.mean, summary.least, summary.median, summary.p90, summary.p99, summary.most];
         let mut row = vec![or_dash(summary.value.as_ref()), summary.devices.to_string()];
@@ -253,6 +248,9 @@ mod tests {
         let latest = DeviceMetrics { time: Some(UnixSeconds(1_800_000_000)), dropped: 3, values };
         let expected = "measured 2027-01-15T08:00:00Z\n  cpu.load     0.125 /\n  temperature  48.2 Cel\n3 samples were dropped since the agent began";
         assert_eq!(described(&latest), expected);
-        assert_eq!(described(&DeviceMetrics { time: None, dropped: 0, values: Vec::new() }), "nothing was measured yet");
+        assert_eq!(
+            described(&DeviceMetrics { time: None, dropped: 0, values: Vec::new() }),
+            "nothing was measured yet"
+        );
     }
 }

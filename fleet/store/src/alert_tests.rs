@@ -7,8 +7,8 @@ use protocol_types::{
 use serde_json::json;
 
 use crate::{
-    AccountScope, AlertCondition, AlertFacts, AlertNews, AlertRuleChange, EventDraft, Filter, NewAlertRule, NewSilence,
-    MetricReport, OpenAlert, Patience, Severity, Side, Sight, StoreError,
+    AccountScope, AlertCondition, AlertFacts, AlertNews, AlertRuleChange, EventDraft, Filter, MetricReport,
+    NewAlertRule, NewSilence, OpenAlert, Patience, Severity, Side, Sight, StoreError,
     tests::{Database, NOW},
 };
 

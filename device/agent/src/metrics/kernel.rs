@@ -86,7 +86,8 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_not_made_up() {
-        for text in ["", "\n", "cpu", "cpu x 1 2 3 4", "cpu  1 2 3", ":::", "a:1\nb:\nlo: 1", "MemTotal: 9 kB\n", "-1"] {
+        for text in ["", "\n", "cpu", "cpu x 1 2 3 4", "cpu  1 2 3", ":::", "a:1\nb:\nlo: 1", "MemTotal: 9 kB\n", "-1"]
+        {
             assert_eq!((ticks(text), memory(text), traffic(text)), (None, None, None), "{text:?}");
         }
         assert_eq!((temperature(""), temperature("warm"), temperature("9999999999999999999999")), (None, None, None));

@@ -70,8 +70,7 @@ pub(super) struct Exits {
 impl Exits {
     /// Ends since the last look. An application that is seen for the first time has ended before anybody counted.
     pub(super) fn since(&mut self, reports: &[ApplicationStatus]) -> u32 {
-        let now: BTreeMap<AppName, u32> =
-            reports.iter().map(|report| (report.name.clone(), report.restarts)).collect();
+        let now: BTreeMap<AppName, u32> = reports.iter().map(|report| (report.name.clone(), report.restarts)).collect();
         let mut ends = 0_u32;
         for (name, restarts) in &now {
             // A count that went back was begun anew with another version of the application.

@@ -99,7 +99,8 @@ impl Metrics {
         self.reporter()?.next_sample()
     }
 
-    fn sampled(&self, readings: Readings) {
+    /// Something was measured.
+    pub(crate) fn sampled(&self, readings: Readings) {
         if let Some(mut reporter) = self.reporter() {
             reporter.sampled(readings, now());
         }

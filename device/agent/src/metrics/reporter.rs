@@ -235,7 +235,10 @@ mod tests {
         let seen = live(&mut reporter, 0..2 * DAY, |second| second > away);
         let (first, last) = (&seen.reports[0].samples[0], seen.reports.last().unwrap());
         assert_eq!(first.number, 1);
-        assert!(first.age_s.abs_diff(u64::from(away)) <= 10, "the age says when it was, whatever the clock of the device: {first:?}");
+        assert!(
+            first.age_s.abs_diff(u64::from(away)) <= 10,
+            "the age says when it was, whatever the clock of the device: {first:?}"
+        );
         assert_eq!((reporter.dropped(), last.dropped), (0, 0));
         let samples: usize = seen.reports.iter().map(|batch| batch.samples.len()).sum();
         assert!(seen.measured - samples as u64 <= 6);

@@ -174,7 +174,8 @@ mod tests {
         let board = Board::new();
         let mut sensors = Sensors::new(board.places(), AT);
         assert_eq!(sensors.measure(AT).get(Metric::Temperature), None);
-        for (zone, text) in [("thermal_zone0", "41000\n"), ("thermal_zone1", "52250\n"), ("cooling_device0", "99000\n")] {
+        for (zone, text) in [("thermal_zone0", "41000\n"), ("thermal_zone1", "52250\n"), ("cooling_device0", "99000\n")]
+        {
             board.write(&format!("thermal/{zone}/temp"), text);
         }
         fs::create_dir(board.0.path().join("thermal/thermal_zone2")).unwrap();

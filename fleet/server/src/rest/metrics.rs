@@ -30,7 +30,11 @@ const DAY_S: u64 = 24 * HOUR_S;
 const BATCH: usize = 500;
 
 pub(super) fn router() -> OpenApiRouter<Fleet> {
-    OpenApiRouter::new().routes(routes!(show)).routes(routes!(points)).routes(routes!(export)).routes(routes!(summarise))
+    OpenApiRouter::new()
+        .routes(routes!(show))
+        .routes(routes!(points))
+        .routes(routes!(export))
+        .routes(routes!(summarise))
 }
 
 const fn stored(step: MetricStep) -> fleet_store::MetricStep {
@@ -276,7 +280,8 @@ mod tests {
         ]);
         assert_eq!(shown, json!({"time": now, "dropped": 2, "values": values}));
 
-        let (_, all) = caller.get(&format!("/devices/gate-1/metric-points?step=sample&limit=500&from={}", now - 1770)).await;
+        let (_, all) =
+            caller.get(&format!("/devices/gate-1/metric-points?step=sample&limit=500&from={}", now - 1770)).await;
         assert_eq!((all["items"].as_array().unwrap().len(), &all["next"]), (60, &json!(null)));
         let (mut from, mut seen) = (now - 86_400, 0);
         loop {
@@ -338,7 +343,8 @@ mod tests {
             measured(&service, &device, 0..120).await;
         }
         let (status, all) = caller.get("/metric-summaries?metric=temperature").await;
-        let expected = json!({"devices": 2, "mean": 40.0, "least": 40.0, "most": 40.0, "median": 40.0, "p90": 40.0, "p99": 40.0});
+        let expected =
+            json!({"devices": 2, "mean": 40.0, "least": 40.0, "most": 40.0, "median": 40.0, "p90": 40.0, "p99": 40.0});
         assert_eq!(status, StatusCode::OK, "{all}");
         let whole = json!({"metric": "temperature", "unit": "Cel", "items": [expected], "more": false});
         assert_eq!(all, whole);

@@ -195,8 +195,7 @@ impl AccountScope {
         (retention, now): (&MetricRetention, UnixSeconds),
     ) -> Result<bool, StoreError> {
         let doing = "forget old time series";
-        let steps =
-            [(0, retention.sample_days.max(2)), (FINE_S, retention.fine_days), (HOUR_S, retention.hour_days)];
+        let steps = [(0, retention.sample_days.max(2)), (FINE_S, retention.fine_days), (HOUR_S, retention.hour_days)];
         for (step, days) in steps {
             sqlx::query("DELETE FROM metric_chunks WHERE account = $1 AND endpoint = $2 AND step = $3 AND last < $4")
                 .bind(self.id())

@@ -100,7 +100,9 @@ pub(crate) fn grouped(points: Vec<Point>, length: u64) -> Vec<Vec<Point>> {
     let mut groups: Vec<Vec<Point>> = Vec::new();
     for point in points {
         match groups.last_mut() {
-            Some(group) if group.first().is_some_and(|first| begin(first.time, length) == begin(point.time, length)) => {
+            Some(group)
+                if group.first().is_some_and(|first| begin(first.time, length) == begin(point.time, length)) =>
+            {
                 group.push(point);
             }
             Some(_) | None => groups.push(vec![point]),
@@ -132,7 +134,9 @@ pub(crate) mod tests {
     }
 
     fn temperatures(of: &[(u64, i64)]) -> Vec<Point> {
-        of.iter().map(|(time, steps)| Point::sample(*time, &Readings::default().with(Metric::Temperature, *steps))).collect()
+        of.iter()
+            .map(|(time, steps)| Point::sample(*time, &Readings::default().with(Metric::Temperature, *steps)))
+            .collect()
     }
 
     #[test]

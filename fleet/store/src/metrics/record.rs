@@ -195,7 +195,8 @@ mod tests {
 
     fn report(samples: &[(u64, u64)]) -> MetricReport {
         let readings = Readings::default().with(Metric::CpuLoad, 500);
-        let samples = samples.iter().map(|(number, age_s)| Sample { number: *number, age_s: *age_s, readings }).collect();
+        let samples =
+            samples.iter().map(|(number, age_s)| Sample { number: *number, age_s: *age_s, readings }).collect();
         MetricReport {
             account: "one".parse().unwrap(),
             endpoint: "gate-1".parse().unwrap(),
@@ -235,7 +236,8 @@ mod tests {
         let next_hour = hour + HOUR_S + 60;
         let next = after(Some(same), &report(&[(3, 0)]).batch, (next_hour, next_hour), UnixSeconds(next_hour));
         assert_eq!((next.hours_until, next.due), (hour, Some(next_hour + 7)));
-        let later = after(Some(next), &report(&[(4, 0)]).batch, (next_hour + 5, next_hour + 5), UnixSeconds(next_hour + 5));
+        let later =
+            after(Some(next), &report(&[(4, 0)]).batch, (next_hour + 5, next_hour + 5), UnixSeconds(next_hour + 5));
         assert_eq!(later.due, next.due, "a device that reports often is not put off");
     }
 }

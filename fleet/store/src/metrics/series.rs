@@ -84,10 +84,8 @@ impl AccountScope {
     /// What a device said last; none if it never said anything.
     pub async fn latest_metrics(&self, endpoint: &EndpointName) -> Result<Option<LatestMetrics>, StoreError> {
         let doing = "read what a device measured last";
-        let sql = format!(
-            "SELECT time, dropped, {} FROM device_metrics WHERE account = $1 AND endpoint = $2",
-            columns()
-        );
+        let sql =
+            format!("SELECT time, dropped, {} FROM device_metrics WHERE account = $1 AND endpoint = $2", columns());
         let row = sqlx::query(AssertSqlSafe(sql))
             .bind(self.id())
             .bind(endpoint.as_str())
@@ -108,12 +106,13 @@ impl AccountScope {
         let from = begin(range.from.0, step.seconds());
         let doing = "read a time series";
         let mut connection = self.readers().acquire().await.map_err(cannot(doing))?;
-        let row = sqlx::query("SELECT hours_until, days_until FROM device_metrics WHERE account = $1 AND endpoint = $2")
-            .bind(self.id())
-            .bind(endpoint.as_str())
-            .fetch_optional(&mut *connection)
-            .await
-            .map_err(cannot(doing))?;
+        let row =
+            sqlx::query("SELECT hours_until, days_until FROM device_metrics WHERE account = $1 AND endpoint = $2")
+                .bind(self.id())
+                .bind(endpoint.as_str())
+                .fetch_optional(&mut *connection)
+                .await
+                .map_err(cannot(doing))?;
         let Some(row) = row else { return Ok(MetricSeries::default()) };
         let number = |column| row.try_get::<i64, _>(column).map(from_sql).map_err(cannot(doing));
         let (hours_until, days_until) = (number("hours_until")?, number("days_until")?);

@@ -115,7 +115,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::{MetricReport, tests::{Database, NOW}};
+    use crate::{
+        MetricReport,
+        tests::{Database, NOW},
+    };
 
     async fn insert(db: &Database, count: u32) {
         let mut tx = db.store.write().await.unwrap();

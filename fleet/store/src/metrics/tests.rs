@@ -6,7 +6,9 @@ use protocol_types::{
 };
 use sqlx::Row;
 
-use super::{DAY_S, FINE_S, HOUR_S, LONGEST_AWAY_S, MetricPoint, MetricRange, MetricReport, MetricRetention, MetricStep};
+use super::{
+    DAY_S, FINE_S, HOUR_S, LONGEST_AWAY_S, MetricPoint, MetricRange, MetricReport, MetricRetention, MetricStep,
+};
 use crate::{AccountScope, tests::Database};
 
 /// The beginning of a day.
@@ -155,7 +157,11 @@ async fn points_say_the_same_before_and_after_they_are_condensed_and_outlive_the
     for day in [410, 411, 412] {
         device.condense(DAY + day * DAY_S).await;
     }
-    assert_eq!((pieces(&db, HOUR_S).await.0, device.condense(DAY + 1000 * DAY_S).await), (0, 0), "nothing is due any more");
+    assert_eq!(
+        (pieces(&db, HOUR_S).await.0, device.condense(DAY + 1000 * DAY_S).await),
+        (0, 0),
+        "nothing is due any more"
+    );
 }
 
 #[tokio::test]
@@ -221,7 +227,8 @@ async fn a_device_day_at_the_default_pace_takes_the_bytes_that_the_guide_names()
     let (mut number, mut samples) = (0, Vec::new());
     for minute in 0..1440_u64 {
         number += 1;
-        let noise = |most: u64, by: u64| i64::try_from(minute.wrapping_mul(by).wrapping_mul(2_654_435_761) % most).unwrap();
+        let noise =
+            |most: u64, by: u64| i64::try_from(minute.wrapping_mul(by).wrapping_mul(2_654_435_761) % most).unwrap();
         let readings = Readings::default()
             .with(Metric::CpuLoad, 80 + noise(120, 3))
             .with(Metric::MemoryUsed, 430 + noise(9, 5))
@@ -249,5 +256,8 @@ async fn a_device_day_at_the_default_pace_takes_the_bytes_that_the_guide_names()
     db.store.service_wide().condense_metrics(10, &KEEP, UnixSeconds(next_day.0 + 600)).await.unwrap();
     let (raw, fine, hours) = (pieces(&db, 0).await, pieces(&db, FINE_S).await, pieces(&db, HOUR_S).await);
     assert_eq!((raw.0, fine.0, hours.0), (289, 24, 1));
-    assert!(raw.1 <= 40_000 && fine.1 <= 18_000 && hours.1 <= 1_600, "samples {raw:?}, five minutes {fine:?}, hours {hours:?}");
+    assert!(
+        raw.1 <= 40_000 && fine.1 <= 18_000 && hours.1 <= 1_600,
+        "samples {raw:?}, five minutes {fine:?}, hours {hours:?}"
+    );
 }

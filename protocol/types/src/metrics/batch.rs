@@ -176,15 +176,17 @@ mod tests {
     fn batch() -> impl Strategy<Value = Batch> {
         let one = (1..1000_u64, 0..5000_u64, readings());
         let samples = prop::collection::vec(one, 0..Batch::MAX_SAMPLES);
-        (any::<u32>(), 0..u64::from(u32::MAX), 0..1_000_000_u64, samples).prop_map(|(epoch, dropped, newest_age, steps)| {
-            let (mut number, mut age_s) = (0, newest_age + steps.iter().map(|(_, passed, _)| passed).sum::<u64>());
-            let samples = steps.into_iter().map(|(more, passed, readings)| {
-                number += more;
-                age_s -= passed;
-                Sample { number, age_s, readings }
-            });
-            Batch { epoch, dropped, samples: samples.collect() }
-        })
+        (any::<u32>(), 0..u64::from(u32::MAX), 0..1_000_000_u64, samples).prop_map(
+            |(epoch, dropped, newest_age, steps)| {
+                let (mut number, mut age_s) = (0, newest_age + steps.iter().map(|(_, passed, _)| passed).sum::<u64>());
+                let samples = steps.into_iter().map(|(more, passed, readings)| {
+                    number += more;
+                    age_s -= passed;
+                    Sample { number, age_s, readings }
+                });
+                Batch { epoch, dropped, samples: samples.collect() }
+            },
+        )
     }
 
     fn typical(count: u32) -> Batch {
@@ -201,7 +203,11 @@ mod tests {
                 .with(Metric::UncleanBoots, 1)
                 .with(Metric::AgentCrashes, 0)
                 .with(Metric::AppExits, 3);
-            Sample { number: 70_000 + n.unsigned_abs(), age_s: 60 * u64::from(count - 1) - 60 * n.unsigned_abs(), readings }
+            Sample {
+                number: 70_000 + n.unsigned_abs(),
+                age_s: 60 * u64::from(count - 1) - 60 * n.unsigned_abs(),
+                readings,
+            }
         });
         Batch { epoch: 0xdead_beef, dropped: 0, samples: samples.collect() }
     }
@@ -234,15 +240,15 @@ mod tests {
         assert_eq!(read.samples[0].readings, Readings::default().with(Metric::Boots, 2));
         for bad in [
             &b""[..],
-            b"\x83\x01\x05\x00",                               // three
-            b"\x84\x02\x05\x00\x80",                           // version 2
-            b"\x84\x01\x05\x00\x9f\xff",                       // no length
-            b"\x84\x01\x05\x00\x80\x00",                       // bytes behind
-            b"\x84\x01\x05\x00\x82\x01\x00",                   // breaks off
-            b"\x84\x01\x05\x00\x83\x20\x00\x00",               // negative number
-            b"\x84\x01\x05\x00\x86\x01\x05\x00\x00\x01\x00",   // one number twice
-            b"\x84\x01\x05\x00\x86\x01\x05\x00\x01\x06\x00",   // younger than now
-            b"\x84\x01\x05\x00\x9b\xff\xff\xff\xff\xff\xff\xff\xff", // a length that is a lie
+            b"\x83\x01\x05\x00",                                                     // three
+            b"\x84\x02\x05\x00\x80",                                                 // version 2
+            b"\x84\x01\x05\x00\x9f\xff",                                             // no length
+            b"\x84\x01\x05\x00\x80\x00",                                             // bytes behind
+            b"\x84\x01\x05\x00\x82\x01\x00",                                         // breaks off
+            b"\x84\x01\x05\x00\x83\x20\x00\x00",                                     // negative number
+            b"\x84\x01\x05\x00\x86\x01\x05\x00\x00\x01\x00",                         // one number twice
+            b"\x84\x01\x05\x00\x86\x01\x05\x00\x01\x06\x00",                         // younger than now
+            b"\x84\x01\x05\x00\x9b\xff\xff\xff\xff\xff\xff\xff\xff",                 // a length that is a lie
             b"\x84\x01\x05\x00\x84\x01\x00\x01\x1b\x7f\xff\xff\xff\xff\xff\xff\xff", // a value beyond all
         ] {
             assert!(Batch::decode(bad).is_err(), "{bad:02x?}");
