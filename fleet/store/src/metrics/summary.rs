@@ -180,6 +180,8 @@ mod tests {
         assert_eq!(some, [of(None, 2, 7.5, (7, 7, 8, 8, 8))]);
         let none = SummaryQuery { metric: Metric::CpuLoad, ..asked("", None, 3600) };
         assert!(one.summarise_metric(&none, NOW, 10).await.unwrap().is_empty());
+        let narrowed = one.narrowed("tag = \"lab\"".parse().unwrap());
+        assert_eq!(narrowed.summarise_metric(&asked("", None, 3600), NOW, 10).await.unwrap()[0].devices, 50);
         let two = db.account("two").await;
         assert!(two.summarise_metric(&asked("", None, 3600), NOW, 10).await.unwrap().is_empty());
     }
