@@ -7,7 +7,7 @@ use std::{
 
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
-use testbed::until;
+use testbed::{Running, until};
 
 use crate::world::{ENDPOINT, PATIENCE, World};
 
@@ -66,6 +66,21 @@ fn metrics_of_a_device_are_seen_and_a_threshold_raises_an_alert_that_ends_at_its
     let exported = fs::read_to_string(world.stage.at_operator("gate.csv")).unwrap();
     assert!(exported.starts_with("time,metric,unit,count,mean,least,most,last\n"), "{exported}");
     assert!(exported.lines().filter(|line| line.contains(",storage.used,/,1,")).count() >= 5, "{exported}");
+
+    // Who watches sees each sample as it comes.
+    let mut watch =
+        world.stage.operator.command(&["--json", "metrics", "show", ENDPOINT, "--metric", "boots", "--watch"]).unwrap();
+    let log = world.stage.folder.join("watched.log");
+    let watched = Running::start("mbl metrics", &mut watch, &log).unwrap();
+    until(PATIENCE, "three more samples", || {
+        let lines = watched.output()?;
+        let points: Vec<Value> = lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let times: Vec<u64> = points.iter().filter_map(|point| point["time"].as_u64()).collect();
+        assert!(times.is_sorted_by(|a, b| a < b), "{lines}");
+        Ok((times.len() >= 3).then_some(()))
+    })
+    .unwrap();
+    watched.kill().unwrap();
 
     // Crashes of the agent are counted by the agent that comes after it. One rule is raised by the first; the other one is raised as long as
     // there were none, and ends not with the first but with the second.
