@@ -68,7 +68,8 @@ impl Ring {
         self.kept.iter()
     }
 
-    pub(super) fn newest(&self) -> Option<&Kept> {
+    #[cfg(test)]
+    fn newest(&self) -> Option<&Kept> {
         self.kept.back()
     }
 

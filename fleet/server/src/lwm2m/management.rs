@@ -239,11 +239,11 @@ impl Visit {
         self.devices.fleet.metrics.registrations.inc();
         self.heard = Instant::now();
         self.errands.after_registration();
-        self.measures_from_now_on(registration);
         self.tells_configuration = false;
         tracing::info!(
             account = %identity.account, device = %identity.endpoint, lifetime = registration.lifetime, "device registered"
         );
+        self.measures_from_now_on(registration);
         // What changed between the decision and the entry was told to nobody.
         self.look_at(Attention::STANDING).await;
     }
