@@ -56,7 +56,7 @@ pub(crate) struct ListArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum RuleCommand {
     /// Make a rule
-    Create(CreateRuleArgs),
+    Create(Box<CreateRuleArgs>),
     /// List the rules
     List,
     /// Show a rule
@@ -255,7 +255,7 @@ fn described(alert: &Alert) -> String {
 
 async fn rule(client: &Client, command: RuleCommand, session: &Session) -> anyhow::Result<()> {
     match command {
-        RuleCommand::Create(args) => create_rule(client, args, session).await,
+        RuleCommand::Create(args) => create_rule(client, *args, session).await,
         RuleCommand::List => list_rules(client, session).await,
         RuleCommand::Show { name } => {
             let rule = client.alert_rule(&name).await.map_err(|e| missing(e, "alert rule", &name))?;
