@@ -6,12 +6,15 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use fleet_api::{
     Client, ConfigurationChange, ConfigurationDocument, ConfigurationOf, ConfigurationPreview, EffectiveConfiguration,
-    PageQuery, SaveConfiguration,
+    PageQuery, RevisionStanding, SaveConfiguration, StagedConfiguration,
 };
 use protocol_types::{EndpointName, GroupName};
 use serde_json::Value;
 
-use crate::session::{Session, service_error};
+use crate::{
+    rollout::brought,
+    session::{Session, service_error},
+};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -30,6 +33,11 @@ pub(crate) enum Command {
         /// Only if the document is still at this revision
         #[arg(long, value_name = "NUMBER")]
         at_revision: Option<i64>,
+    },
+    /// Keep a document as a revision that is in force nowhere, for `mbl rollout start --configuration`
+    Stage {
+        #[command(flatten)]
+        wanted: Wanted,
     },
     /// Show what a document would change, device by device, if it were saved
     Preview {
@@ -109,6 +117,20 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
         Command::Save { wanted, at_revision } => {
             let (of, wanted) = wanted.read()?;
             save(&client, &of, &wanted, at_revision, session).await
+        }
+        Command::Stage { wanted } => {
+            let (of, wanted) = wanted.read()?;
+            let staged = client.stage_configuration(&of, &wanted).await.map_err(service_error)?;
+            let of = match &of {
+                ConfigurationOf::Account => String::new(),
+                ConfigurationOf::Group(name) => format!(" --of-group {name}"),
+                ConfigurationOf::Device(endpoint) => format!(" --of-device {endpoint}"),
+            };
+            session.printer.say(format_args!(
+                "bring it to devices with `mbl rollout start --configuration {}{of} --all`, in waves if you like",
+                staged.revision
+            ));
+            session.printer.data(&staged, format_args!("staged as revision {}", staged.revision))
         }
         Command::Preview { wanted } => {
             let (of, wanted) = wanted.read()?;
@@ -195,9 +217,15 @@ async fn revisions(client: &Client, of: &ConfigurationOf, session: &Session) -> 
             None => break,
         }
     }
-    session.printer.table(&all, &["REVISION", "SAVED", "PRIORITY", "DOCUMENT"], |row| {
+    session.printer.table(&all, &["REVISION", "STANDING", "SAVED", "PRIORITY", "DOCUMENT"], |row| {
         let document = Value::Object(row.document.clone()).to_string();
-        vec![row.revision.to_string(), row.changed.0.to_string(), row.priority.to_string(), document]
+        let standing = match row.standing {
+            RevisionStanding::Past => "past",
+            RevisionStanding::InForce => "in force",
+            RevisionStanding::Staged => "staged",
+        };
+        let (revision, priority) = (row.revision.to_string(), row.priority.to_string());
+        vec![revision, standing.to_owned(), row.changed.0.to_string(), priority, document]
     })
 }
 
@@ -217,6 +245,11 @@ fn told(settings: &EffectiveConfiguration) -> String {
         lines.push(
             format!("  {} {}  ({} {}", setting.path, setting.value, level, setting.name).trim_end().to_owned() + ")",
         );
+    }
+    for layer in &settings.layers {
+        let Some(rollout) = &layer.rollout else { continue };
+        let of = StagedConfiguration { level: layer.level, name: layer.name.clone(), revision: layer.revision };
+        lines.push(format!("{} is there by rollout {rollout}", brought(None, Some(&of))));
     }
     if !settings.drift.is_empty() {
         lines.push("differs from what the device confirmed last:".to_owned());

@@ -188,7 +188,7 @@ impl AccountScope {
             .execute(tx.sql())
             .await
             .map_err(cannot("remove a group"))?;
-        self.forget_configuration(&mut tx, &ConfigurationLevel::Group(name.clone())).await?;
+        self.forget_configuration(&mut tx, &ConfigurationLevel::Group(name.clone()), now).await?;
         self.tell_group(&mut tx, ("group.deleted", name), json!({}), now).await?;
         tx.commit().await
     }

@@ -114,6 +114,8 @@ codes! {
     SuccessThreshold = "success_threshold", "find out why the devices of the wave failed, then roll out a repaired release";
     /// The device is no longer in the directory.
     DeviceDeleted = "device_deleted", "nothing: the device left the account";
+    /// Documents of configuration do not fit together, or what a device has in force is not what they come to.
+    InvalidConfiguration = "invalid_configuration", "look at the device with `mbl configuration effective` and mend the documents";
     /// The device already ran the release.
     AlreadyRunning = "already_running", "nothing: the device is where it should be";
     /// Something else went wrong; the sentence says what.

@@ -81,7 +81,7 @@ pub(crate) async fn pass_on_changes(devices: Devices) {
             Ok(Change::Desired(account, endpoint)) => devices.live.call(&account, &endpoint, Attention::WISH),
             Ok(Change::Standing(account, endpoint)) => devices.live.call(&account, &endpoint, Attention::STANDING),
             Ok(Change::Configuration(account)) => devices.live.call_account(&account, Attention::CONFIGURATION),
-            Ok(Change::Labels(account, endpoint)) => {
+            Ok(Change::Labels(account, endpoint) | Change::Released(account, endpoint)) => {
                 devices.live.call(&account, &endpoint, Attention::CONFIGURATION);
             }
             Ok(Change::Event(_) | Change::Device(..) | Change::Rollouts(_) | Change::Operations(_)) => {}

@@ -1,6 +1,6 @@
 //! The part of a visit that is about configuration: gives the device what the documents come to now, and keeps what it says of it.
 
-use fleet_store::StoreError;
+use fleet_store::{Released, StoreError};
 use protocol_lwm2m::{formats::Entry, server::Operation};
 use protocol_types::Reason;
 
@@ -20,14 +20,16 @@ impl Visit {
             if layers.is_empty() && account.given_configuration(&identity.endpoint).await?.is_none() {
                 return Ok(None);
             }
+            let released: Vec<Released> = layers.iter().filter_map(|layer| layer.released.clone()).collect();
             let wanted = effective(layers);
             if let Some(why) = wanted.invalid {
                 tracing::warn!(
                     account = %identity.account, device = %identity.endpoint, why, "a configuration does not fit together"
                 );
+                account.refuse_released(&identity.endpoint, &released, &why).await?;
                 return Ok(None);
             }
-            account.give_configuration(&identity.endpoint, &wanted.text, now).await
+            account.give_configuration(&identity.endpoint, &wanted.text, &released, now).await
         };
         match looked.await {
             Ok(given) => given.map(|given| (configuration::write(&given), given.generation)),

@@ -37,6 +37,7 @@ fn layer(row: &ConfigurationRow) -> ConfigurationLayer {
         name: row.level.name().to_owned(),
         priority: row.priority,
         revision: row.revision,
+        rollout: row.released.as_ref().map(|released| released.rollout.clone()),
     }
 }
 
