@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use protocol_types::{
-    UnixSeconds, UpdateStatus,
+    Configuration, UnixSeconds, UpdateStatus,
     socket::{ApplicationStatus, Contact},
 };
 use tokio::{
@@ -44,6 +44,8 @@ pub struct Facts {
     pub wish: watch::Sender<Option<Wish>>,
     /// What the device says of its configuration; none on a board that takes none from the service.
     pub told: watch::Sender<Option<Told>>,
+    /// What is in force of the configuration, on trial or confirmed; none on a board that takes none from the service.
+    pub settings: watch::Sender<Option<Configuration>>,
     /// From which address connections to the service leave; none if the system chooses.
     pub source_address: watch::Sender<Option<IpAddr>>,
     /// Counts how often the session shall dial anew.
@@ -90,6 +92,7 @@ impl Facts {
             restarting: watch::Sender::new(false),
             wish: watch::Sender::new(None),
             told: watch::Sender::new(None),
+            settings: watch::Sender::new(None),
             source_address: watch::Sender::new(None),
             reconnect: watch::Sender::new(0),
             registered_after: watch::Sender::new(0),

@@ -233,7 +233,7 @@ async fn rollouts_of_different_documents_and_of_releases_do_not_supersede_each_o
         ids.push(id);
     }
     let above = async |id: &RolloutId| facts(&one, id, "gate-1").await.outranked_by;
-    assert_eq!([above(&ids[1]).await, above(&ids[2]).await, above(&ids[3]).await], [const { None }; 3]);
+    assert_eq!([above(&ids[1]).await, above(&ids[2]).await, above(&ids[3]).await], [None, None, None]);
     assert_eq!(above(&ids[0]).await, Some(ids[3].clone()), "of the same document the later start decides");
     let devices = one.facts_of_rollout(&ids[1], NOW).await.unwrap().devices;
     assert_eq!(devices.len(), 1, "the document of a device is for no other");
@@ -253,10 +253,10 @@ async fn a_device_that_left_the_group_is_no_longer_meant_and_a_group_that_goes_e
     let leaves = GroupChange { remove: vec![endpoint("gate-2")], ..GroupChange::default() };
     one.change_group(&name, &leaves, None, NOW).await.unwrap();
     assert_eq!([facts(&one, &id, "gate-1").await.meant, facts(&one, &id, "gate-2").await.meant], [true, false]);
-    assert_eq!(had(&one, "gate-2").await.0, []);
+    assert!(had(&one, "gate-2").await.0.is_empty());
     one.delete_group(&name, None, NOW).await.unwrap();
     assert_eq!(one.rollout(&id).await.unwrap().state, RolloutState::Aborted);
-    assert_eq!(had(&one, "gate-1").await.0, []);
+    assert!(had(&one, "gate-1").await.0.is_empty());
 }
 
 #[tokio::test]
@@ -277,7 +277,4 @@ async fn a_rollout_that_failed_takes_back_what_it_gave_and_the_one_of_before_is_
     one.reconcile_rollout(&later, back, NOW).await.unwrap();
     assert_eq!(had(&one, "gate-1").await.0, [(first, json!({ "hostname": "first" }))]);
     assert_eq!(one.facts_of_rollout(&later, NOW).await.unwrap().returnable, 0, "once");
-    one.delete_device(&endpoint("gate-1"), NOW).await.unwrap();
-    let one_device = |facts: &RolloutFacts| facts.devices.len();
-    assert_eq!(one_device(&one.facts_of_rollout(&earlier, NOW).await.unwrap()), 0);
 }

@@ -104,6 +104,8 @@ codes! {
     CertificateUnknown = "certificate_unknown", "nothing: the device bootstraps again with its factory certificate";
     /// A certificate request cannot be read, or is not signed by the key that it carries.
     BadCertificateRequest = "bad_certificate_request", "send a PKCS#10 request in DER with an ECDSA P-256 key";
+    /// The release is ready, and the hours in which the device may change its software are not now.
+    OutsideWindow = "outside_window", "nothing: the device goes on when its update window opens";
     /// A newer wish replaced this one.
     Superseded = "superseded", "nothing: the newer rollout decides";
     /// An operator stopped the rollout.

@@ -113,6 +113,7 @@ impl Keeper {
                 let settings = wish.map(|wish| wish.settings()).unwrap_or_default();
                 (self.log_levels)(settings.log_levels.and_then(|levels| levels.agent));
                 set(&self.facts.source_address, source_address(&settings));
+                set(&self.facts.settings, Some(settings));
                 tracing::info!(generation, "configuration in force");
                 Some(Fact::Applied { now: self.now() })
             }

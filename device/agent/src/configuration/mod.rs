@@ -11,6 +11,7 @@
 mod keeper;
 mod machine;
 mod place;
+mod share;
 
 use protocol_types::{Configuration, ConfigurationState, Digest, Reason};
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use keeper::{Keeper, LogLevels};
 pub use machine::Kept;
 pub use place::Place;
+pub(crate) use share::{for_apps, for_updater};
 
 /// What the service wants as the configuration of this device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -70,6 +70,15 @@ pub struct UpdateWindow {
     pub to: Option<TimeOfDay>,
 }
 
+impl UpdateWindow {
+    /// Whether it is open in this minute of a day. A window that lacks an end is always open.
+    pub fn is_open(&self, minute: u16) -> bool {
+        let (Some(from), Some(to)) = (self.from, self.to) else { return true };
+        let (from, to) = (from.minutes(), to.minutes());
+        if from <= to { (from..to).contains(&minute) } else { minute >= from || minute < to }
+    }
+}
+
 /// How one wired interface joins the network.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
