@@ -85,8 +85,18 @@ impl Bundle {
         self.dir.join("ready.json")
     }
 
+    /// The folder that the container sees as `/run/mbl`, if there are settings.
+    pub fn settings(&self) -> PathBuf {
+        self.dir.join("settings")
+    }
+
     /// Makes the bundle anew.
-    pub fn write(&self, image: &Path, spec: &Spec, ready: Option<&Process>) -> Result<(), BundleError> {
+    pub fn write(
+        &self,
+        image: &Path,
+        (spec, ready): (&Spec, Option<&Process>),
+        settings: Option<&str>,
+    ) -> Result<(), BundleError> {
         self.remove()?;
         let rootfs = self.rootfs();
         // Passable for everybody, readable for nobody but us.
@@ -94,6 +104,11 @@ impl Bundle {
         made.map_err(failed("make the folder", &rootfs))?;
         bind_read_only(image, &rootfs).map_err(failed("show the image at", &rootfs))?;
         self.put("config.json", &serde_json::to_vec(spec)?)?;
+        if let Some(settings) = settings {
+            let folder = self.settings();
+            DirBuilder::new().mode(0o755).create(&folder).map_err(failed("make the folder", &folder))?;
+            self.put("settings/settings.json", settings.as_bytes())?;
+        }
         match ready {
             Some(process) => self.put("ready.json", &serde_json::to_vec(process)?),
             None => Ok(()),

@@ -30,6 +30,8 @@ pub struct Confinement {
     pub cgroup: String,
     /// Whether the kernel can count swap against the memory limit.
     pub counts_swap: bool,
+    /// The folder with the settings of the application, if it has any and its image has a folder `/run`.
+    pub settings: Option<PathBuf>,
     /// The device's `resolv.conf`, for applications on the device's network whose image has a place for it.
     pub resolv_conf: Option<PathBuf>,
 }
@@ -167,6 +169,13 @@ fn mounts(confinement: &Confinement, run: &RunSettings) -> Result<Vec<Mount>, Bu
         bind.set_source(Some(file.clone()));
         mounts.push(bind);
     }
+    if let Some(folder) = &confinement.settings {
+        // The root is read-only, so the place for the settings is made in a file system of its own.
+        mounts.push(mount("/run", "tmpfs", "tmpfs", &["nosuid", "noexec", "nodev", "mode=755", "size=65536"])?);
+        let mut bind = mount("/run/mbl", "bind", "", &["bind", "ro", "nosuid", "nodev", "noexec"])?;
+        bind.set_source(Some(folder.clone()));
+        mounts.push(bind);
+    }
     Ok(mounts)
 }
 
@@ -190,6 +199,7 @@ mod tests {
             first_uid: 1_000_000,
             cgroup: "/mbl-x-hello".into(),
             counts_swap: true,
+            settings: None,
             resolv_conf: Some("/etc/resolv.conf".into()),
         };
         let process = ImageProcess { args: vec!["/a".into()], env: vec![], working_dir: "/".into(), user: "".into() };

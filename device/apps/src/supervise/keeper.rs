@@ -79,11 +79,12 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Starts to keep `application`, whose image is unpacked in `rootfs`, and tells `report` what becomes of it.
+    /// Starts to keep `application`, whose image is unpacked in `rootfs`, with settings of its own, and tells `report` what becomes
+    /// of it.
     pub fn start(
         workshop: Workshop,
         application: StoredApplication,
-        rootfs: PathBuf,
+        (rootfs, settings): (PathBuf, Option<String>),
         report: impl Fn(Report) + Send + 'static,
     ) -> io::Result<Self> {
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
@@ -96,6 +97,7 @@ impl Keeper {
             workshop,
             application,
             rootfs,
+            settings,
             bundle,
             log,
             wake: Arc::clone(&wake),
@@ -131,6 +133,8 @@ struct Bench {
     workshop: Workshop,
     application: StoredApplication,
     rootfs: PathBuf,
+    /// A JSON object.
+    settings: Option<String>,
     bundle: Bundle,
     /// None if it could not be opened: an application does not depend on its log.
     log: Option<CappedLog>,
@@ -272,7 +276,8 @@ impl Bench {
         let id = &self.application.spec.name;
         runtime.delete(id).map_err(|error| reason(&error))?;
         let (spec, ready) = self.describe().map_err(|error| reason(&error))?;
-        self.bundle.write(&self.rootfs, &spec, ready.as_ref()).map_err(|error| reason(&error))?;
+        let settings = self.settings.as_deref();
+        self.bundle.write(&self.rootfs, (&spec, ready.as_ref()), settings).map_err(|error| reason(&error))?;
         let (output, input) = io::pipe().map_err(|error| Reason::new(ReasonCode::Internal, error.to_string()))?;
         self.output = Some(output);
         let container = runtime.create(id, &self.bundle, self.application.spec.run.network, &input);
@@ -301,12 +306,17 @@ impl Bench {
         let text = |path: &str| self.small_text(path);
         let user: UserIds = resolve_user(&process.user, &text("etc/passwd"), &text("etc/group"))?;
         let has_resolv_conf = self.open_inside("etc/resolv.conf").is_some();
+        let has_run = fs::symlink_metadata(self.rootfs.join("run")).is_ok_and(|meta| meta.is_dir());
+        if self.settings.is_some() && !has_run {
+            warn!(application = %spec.name, "the image has no folder /run, so the application does not see its settings");
+        }
         let confinement = Confinement {
             rootfs: self.bundle.rootfs(),
             hostname: spec.name.to_string(),
             first_uid: image.first_uid,
             cgroup: format!("/{}-{}", self.workshop.cgroup_prefix, spec.name),
             counts_swap: self.workshop.counts_swap,
+            settings: self.settings.is_some().then(|| self.bundle.settings()).filter(|_| has_run),
             resolv_conf: fs::canonicalize("/etc/resolv.conf").ok().filter(|_| has_resolv_conf),
         };
         let ready = spec.run.ready.as_ref().map(|ready| ready_process(process, user, &ready.command)).transpose()?;
