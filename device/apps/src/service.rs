@@ -11,7 +11,9 @@ use std::{
 
 use protocol_types::{
     AppName, Digest, Heartbeat, LogLevel, Reason, ReasonCode,
-    socket::{AgentToApps, ApplicationState, ApplicationStatus, AppsSettings, AppsToAgent, AppsToUpdater, UpdaterToApps},
+    socket::{
+        AgentToApps, ApplicationState, ApplicationStatus, AppsSettings, AppsToAgent, AppsToUpdater, UpdaterToApps,
+    },
 };
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};

@@ -305,12 +305,7 @@ fn tell_manager(state: NotifyState<'_>) {
     }
 }
 
-fn hear<D: Disk>(
-    updater: &mut Updater<D, Speakers>,
-    window: &mut Window,
-    event: Event,
-    around: Surroundings<'_>,
-) {
+fn hear<D: Disk>(updater: &mut Updater<D, Speakers>, window: &mut Window, event: Event, around: Surroundings<'_>) {
     match event {
         Event::Agent(Peer::Agent, AgentToUpdater::Settings(settings)) => {
             (around.log_level)(settings.log_level);

@@ -118,7 +118,10 @@ async fn a_staged_revision_is_in_force_on_the_devices_that_a_rollout_gave_it_and
 
     // Nobody puts another document in force under the feet of the rollout.
     let refused = one.save_configuration(&ACCOUNT, (&map(json!({})), None), None, NOW).await;
-    assert!(matches!(&refused, Err(StoreError::WrongState { state, .. }) if state.contains(id.as_str())), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(StoreError::WrongState { state, .. }) if state.contains(id.as_str())),
+        "{refused:?}"
+    );
 
     one.reconcile_rollout(&id, to(&["gate-1"], DeviceState::Queued, WishStep::Clear), NOW).await.unwrap();
     assert_eq!(had(&one, "gate-1").await, second, "taken back");

@@ -304,7 +304,11 @@ impl AccountScope {
         Ok(())
     }
 
-    pub(crate) async fn must_have_level(&self, tx: &mut Transaction, level: &ConfigurationLevel) -> Result<(), StoreError> {
+    pub(crate) async fn must_have_level(
+        &self,
+        tx: &mut Transaction,
+        level: &ConfigurationLevel,
+    ) -> Result<(), StoreError> {
         let sql = match level {
             ConfigurationLevel::Account => return Ok(()),
             ConfigurationLevel::Group(_) => "SELECT 1 FROM device_groups WHERE account = $1 AND name = $2",

@@ -115,8 +115,7 @@ pub struct RolloutFacts {
 pub(crate) const ENDS: &str = "('succeeded', 'failed', 'rolled_back', 'skipped', 'superseded', 'cancelled')";
 
 /// Columns of every device's facts, for a query with `d` devices and `z` time zones.
-const FACTS: &str =
-    "d.connected AS connected, d.standing AS standing, d.last_seen AS last_seen, d.update_failures AS update_failures, z.value AS zone";
+const FACTS: &str = "d.connected AS connected, d.standing AS standing, d.last_seen AS last_seen, d.update_failures AS update_failures, z.value AS zone";
 
 /// Columns of what a device should run and says of it, for a query with `w` wishes and `s` reports.
 const RELEASE_FACTS: &str =

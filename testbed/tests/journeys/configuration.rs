@@ -109,7 +109,8 @@ fn fleet_staged_settings_come_with_a_rollout_and_those_that_cut_contact_stop_it_
     let revision = stage(&world, "", &named("oven"));
     assert_eq!(revision, 2);
     let revisions = world.mbl("configuration revisions");
-    let standing: Vec<&str> = revisions.as_array().unwrap().iter().map(|row| row["standing"].as_str().unwrap()).collect();
+    let standing: Vec<&str> =
+        revisions.as_array().unwrap().iter().map(|row| row["standing"].as_str().unwrap()).collect();
     assert_eq!(standing, ["in_force", "staged"]);
     let dry = world.mbl("rollout start --configuration 2 --all --dry-run");
     assert_eq!((&dry["devices"], &dry["ready"]), (&json!(1), &json!(1)), "{dry}");
@@ -139,7 +140,8 @@ fn fleet_staged_settings_come_with_a_rollout_and_those_that_cut_contact_stop_it_
     stage(&world, " --group doors", &network("127.0.0.2/8"));
     let rollout = world.mbl("rollout start --configuration 2 --of-group doors --all --ask-consent");
     fs::write(world.stage.at_operator("wanted.json"), "{}").unwrap();
-    let (code, _, refused) = world.stage.try_mbl(&["configuration", "save", "wanted.json", "--group", "doors"]).unwrap();
+    let (code, _, refused) =
+        world.stage.try_mbl(&["configuration", "save", "wanted.json", "--group", "doors"]).unwrap();
     let id = rollout["id"].as_str().unwrap();
     assert!(code == 3 && refused.contains("wrong_state") && refused.contains(id), "{refused}");
     until(PATIENCE, "the device to wait for a yes", || {
@@ -205,7 +207,8 @@ fn fleet_applications_read_their_settings_and_the_update_window_holds_the_switch
     assert_eq!(log_of_apps(&world).matches("application started").count(), before);
 
     // Outside of its hours the device brings a release and does not change what it runs.
-    let closed = json!({ "update_window": { "from": time_of_day("now + 2 hours"), "to": time_of_day("now + 3 hours") } });
+    let closed =
+        json!({ "update_window": { "from": time_of_day("now + 2 hours"), "to": time_of_day("now + 3 hours") } });
     save(&world, "", &settings("ho", closed));
     until_status(&world, "in_force", 4);
     let second = world.roll_out("1.1.0");

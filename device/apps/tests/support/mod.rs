@@ -21,8 +21,8 @@ use std::{
 use protocol_types::{
     Digest, Reason,
     socket::{
-        AgentToApps, ApplicationState, ApplicationStatus, AppsSettings, AppsToAgent, AppsToUpdater, Fetch, FetchError, Fetched,
-        FrameReader, Greeting, MAX_FETCH, PROTOCOL, Role, UpdaterToApps, encode,
+        AgentToApps, ApplicationState, ApplicationStatus, AppsSettings, AppsToAgent, AppsToUpdater, Fetch, FetchError,
+        Fetched, FrameReader, Greeting, MAX_FETCH, PROTOCOL, Role, UpdaterToApps, encode,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};

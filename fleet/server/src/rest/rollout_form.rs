@@ -4,9 +4,7 @@ use fleet_api::{
     Audience, ConfigurationLevel as Level, Consent, CreateRollout, FailureThreshold, Growth, OnFailure, Rate, Retries,
     Rollout, StagedConfiguration, Wave, Window,
 };
-use fleet_store::{
-    ConfigurationLevel, Counts, DailyWindow, NewRollout, Policy, RolloutRow, Subject, Threshold, Zone,
-};
+use fleet_store::{ConfigurationLevel, Counts, DailyWindow, NewRollout, Policy, RolloutRow, Subject, Threshold, Zone};
 use protocol_types::ReleaseVersion;
 
 use super::{Refusal, Reply, effective_configuration::api_level, filters};
@@ -82,7 +80,8 @@ fn subject(release: Option<ReleaseVersion>, configuration: Option<StagedConfigur
             return Err(Refusal::value("configuration", "a rollout brings a release or a configuration, not both"));
         }
     };
-    let wrong = || Refusal::value("configuration", "`name` is that of a group or of a device, and empty for the account");
+    let wrong =
+        || Refusal::value("configuration", "`name` is that of a group or of a device, and empty for the account");
     let level = match level {
         Level::Account if name.is_empty() => ConfigurationLevel::Account,
         Level::Account => return Err(wrong()),

@@ -124,8 +124,7 @@ impl Model {
     fn carry_out(&mut self, decision: &Decision) {
         let mut offered = 0;
         for step in &decision.devices {
-            let device =
-                self.devices.iter_mut().find(|d| d.endpoint == step.endpoint).expect("a device of the model");
+            let device = self.devices.iter_mut().find(|d| d.endpoint == step.endpoint).expect("a device of the model");
             device.at = Some((step.to, step.waiting_for));
             (device.wave, device.attempt, device.failed) = (Some(step.wave), step.attempt, step.failed);
             device.not_before = step.not_before;
