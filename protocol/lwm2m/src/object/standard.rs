@@ -42,6 +42,8 @@ pub mod ids {
         pub const REASON_CODE: u16 = 5;
         /// The reason in a sentence.
         pub const REASON: u16 = 6;
+        /// The public key to which secrets of this device are sealed.
+        pub const SEALING_KEY: u16 = 7;
     }
 
     /// Resources of object 26241.
@@ -277,5 +279,6 @@ const CONFIGURATION: Object = Object {
         mandatory(resource(ids::configuration::DIGEST, "Digest", R, Type::String)),
         mandatory(resource(ids::configuration::REASON_CODE, "Reason code", R, Type::String)),
         mandatory(resource(ids::configuration::REASON, "Reason", R, Type::String)),
+        resource(ids::configuration::SEALING_KEY, "Sealing key", R, Type::String),
     ],
 };

@@ -2,6 +2,7 @@
 //! in it can change whom a device trusts or what it runs. Never merges documents and never applies one.
 
 mod check;
+mod device;
 mod state;
 mod time_of_day;
 
@@ -10,6 +11,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use device::{DeviceConfiguration, SealedSecret, SealedSecrets};
 pub use state::ConfigurationState;
 pub use time_of_day::TimeOfDay;
 

@@ -18,4 +18,4 @@ pub use messages::{
     AgentToApps, AgentToUpdater, ApplicationState, ApplicationStatus, AppsToAgent, AppsToUpdater, Contact, Fetch,
     FetchError, Fetched, Greeting, MAX_FETCH, PROTOCOL, Role, UpdaterToAgent, UpdaterToApps,
 };
-pub use settings::{AppsSettings, UpdaterSettings};
+pub use settings::{AppsSettings, GivenToApplication, SecretValue, UpdaterSettings};
