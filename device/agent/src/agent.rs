@@ -98,12 +98,13 @@ pub async fn run(
     tasks.spawn(async move { keep_updater_link(&updater, for_updater, link, stop_updater).await });
     tasks.spawn(async move { keep_apps_link(&apps, for_apps, asker, stop_apps).await });
     tasks.spawn(keep_contact(config.contact_probes.clone(), facts.clone(), stop.clone()));
-    if identity.is_some() && matches!(store, KeyStore::Files(_)) {
+    if let Some(identity) = identity.as_ref().filter(|_| matches!(store, KeyStore::Files(_))) {
+        let owner = (identity.document().account.clone(), identity.document().endpoint.clone());
         // Only the board `host` has files that stand for its operating system.
         facts.wish.send_replace(or_anew("configuration", state.wish()));
         let kept = or_anew("state of the configuration", state.configuration());
         let place = Place::new(folder.settings());
-        let keeper = Keeper::start(kept, (place, state.clone()), facts.clone(), log_levels);
+        let keeper = Keeper::start(kept, (place, state.clone()), (facts.clone(), owner), log_levels);
         tasks.spawn(keeper.run(stop.clone()));
     }
     match identity {

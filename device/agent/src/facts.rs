@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use protocol_types::{
-    Configuration, UnixSeconds, UpdateStatus,
+    UnixSeconds, UpdateStatus,
     socket::{ApplicationStatus, Contact},
 };
 use tokio::{
@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    configuration::{Told, Wish},
+    configuration::{InForce, Told, Wish},
     orders::Orders,
     relay::Source,
 };
@@ -45,7 +45,7 @@ pub struct Facts {
     /// What the device says of its configuration; none on a board that takes none from the service.
     pub told: watch::Sender<Option<Told>>,
     /// What is in force of the configuration, on trial or confirmed; none on a board that takes none from the service.
-    pub settings: watch::Sender<Option<Configuration>>,
+    pub settings: watch::Sender<Option<InForce>>,
     /// From which address connections to the service leave; none if the system chooses.
     pub source_address: watch::Sender<Option<IpAddr>>,
     /// Counts how often the session shall dial anew.

@@ -7,7 +7,7 @@ use protocol_types::UnixSeconds;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    configuration::{Kept, Wish},
+    configuration::{Kept, SealingKey, Wish},
     durable::{self, DurableError},
     enrolment::{Enrolment, EnrolmentText, NoManagement},
     identity::ChainError,
@@ -104,6 +104,7 @@ impl StateFolder {
     const RESET: &str = "factory-reset.json";
     const WISH: &str = "configuration-wish.json";
     const CONFIGURATION: &str = "configuration.json";
+    const SEALING_KEY: &str = "sealing-key.json";
     const ENROLMENT: &str = "enrolment.json";
     const FLOOR: &str = "time-floor.json";
 
@@ -130,6 +131,16 @@ impl StateFolder {
     /// What became of the configurations of before.
     pub fn configuration(&self) -> Result<Kept, StateError> {
         Ok(self.load(Self::CONFIGURATION, "settings")?.unwrap_or_default())
+    }
+
+    /// The key pair to which secrets are sealed, if it was made.
+    pub fn sealing_key(&self) -> Result<Option<SealingKey>, StateError> {
+        self.load(Self::SEALING_KEY, "keys")
+    }
+
+    /// Keeps the key pair to which secrets are sealed.
+    pub fn keep_sealing_key(&self, key: &SealingKey) -> Result<(), DurableError> {
+        self.keep(Self::SEALING_KEY, key)
     }
 
     /// Keeps what became of a configuration.

@@ -3,10 +3,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use protocol_types::{
-    Configuration,
-    socket::{AgentToUpdater, Contact, Fetched, Role, UpdaterToAgent},
-};
+use protocol_types::socket::{AgentToUpdater, Contact, Fetched, Role, UpdaterToAgent};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -14,7 +11,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    configuration::for_updater,
+    configuration::{InForce, for_updater},
     facts::{Facts, SignedTime, set},
     orders::{Orders, Wish},
     redial::Redial,
@@ -51,7 +48,7 @@ struct Link<'a> {
     facts: &'a Facts,
     relay: Relay,
     speaking: Speaking,
-    settings: watch::Receiver<Option<Configuration>>,
+    settings: watch::Receiver<Option<InForce>>,
     orders: watch::Receiver<Orders>,
     contact: watch::Receiver<Contact>,
     signed_time: watch::Receiver<Option<SignedTime>>,

@@ -150,7 +150,7 @@ impl Service {
         self
     }
 
-    /// Keeps to other settings; an application whose own have changed is started anew with them.
+    /// Keeps to other settings; an application whose own settings or secrets have changed is started anew with them.
     fn settings(&mut self, settings: AppsSettings) {
         if settings == self.settings {
             return;
@@ -322,8 +322,8 @@ impl Service {
         let rootfs = self.store.images.rootfs(&application.image);
         let bell = self.bell.clone();
         let report = move |report| bell.ring(Event::Report(report));
-        let settings = self.settings.applications.get(&name).cloned();
-        match Keeper::start(self.workshop.clone(), application, (rootfs, settings), report) {
+        let given = self.settings.applications.get(&name).cloned();
+        match Keeper::start(self.workshop.clone(), application, (rootfs, given), report) {
             Ok(keeper) => drop(self.keepers.insert(name.clone(), keeper)),
             Err(error) => {
                 warn!(application = %name, %error, "cannot keep the application");

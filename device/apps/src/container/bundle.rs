@@ -4,9 +4,9 @@
 //! own folders may be closed to it.
 
 use std::{
-    fs::{self, DirBuilder},
-    io,
-    os::unix::fs::DirBuilderExt,
+    fs::{self, DirBuilder, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, fchown},
     path::{Path, PathBuf},
 };
 
@@ -14,10 +14,13 @@ use oci_spec::{
     OciSpecError,
     runtime::{Process, Spec},
 };
-use protocol_types::ReasonCode;
+use protocol_types::{ReasonCode, socket::GivenToApplication};
 
-use super::mounts::{bind_read_only, unbind};
-use crate::refusal::{Coded, storage_code};
+use super::mounts::{bind_read_only, in_memory, unbind};
+use crate::{
+    image::UserIds,
+    refusal::{Coded, storage_code},
+};
 
 /// A bundle that could not be made or removed.
 #[derive(Debug, thiserror::Error)]
@@ -85,9 +88,14 @@ impl Bundle {
         self.dir.join("ready.json")
     }
 
-    /// The folder that the container sees as `/run/mbl`, if there are settings.
+    /// The folder that the container sees as `/run/mbl`, if it is given anything.
     pub fn settings(&self) -> PathBuf {
         self.dir.join("settings")
+    }
+
+    /// The folder in memory that the container sees as `/run/mbl/secrets`, if it has any.
+    pub fn secrets(&self) -> PathBuf {
+        self.settings().join("secrets")
     }
 
     /// Makes the bundle anew.
@@ -95,7 +103,7 @@ impl Bundle {
         &self,
         image: &Path,
         (spec, ready): (&Spec, Option<&Process>),
-        settings: Option<&str>,
+        given: Option<(&GivenToApplication, UserIds)>,
     ) -> Result<(), BundleError> {
         self.remove()?;
         let rootfs = self.rootfs();
@@ -104,10 +112,8 @@ impl Bundle {
         made.map_err(failed("make the folder", &rootfs))?;
         bind_read_only(image, &rootfs).map_err(failed("show the image at", &rootfs))?;
         self.put("config.json", &serde_json::to_vec(spec)?)?;
-        if let Some(settings) = settings {
-            let folder = self.settings();
-            DirBuilder::new().mode(0o755).create(&folder).map_err(failed("make the folder", &folder))?;
-            self.put("settings/settings.json", settings.as_bytes())?;
+        if let Some((given, owner)) = given {
+            self.give(given, owner)?;
         }
         match ready {
             Some(process) => self.put("ready.json", &serde_json::to_vec(process)?),
@@ -115,8 +121,33 @@ impl Bundle {
         }
     }
 
+    /// Writes what the application is given; its secrets only into memory, and readable for its user `owner` alone.
+    fn give(&self, given: &GivenToApplication, owner: UserIds) -> Result<(), BundleError> {
+        let folder = self.settings();
+        DirBuilder::new().mode(0o755).create(&folder).map_err(failed("make the folder", &folder))?;
+        if let Some(settings) = &given.settings {
+            self.put("settings/settings.json", settings.as_bytes())?;
+        }
+        if given.secrets.is_empty() {
+            return Ok(());
+        }
+        let folder = self.secrets();
+        DirBuilder::new().mode(0o755).create(&folder).map_err(failed("make the folder", &folder))?;
+        in_memory(&folder).map_err(failed("make a file system in memory at", &folder))?;
+        for (name, secret) in &given.secrets {
+            let path = folder.join(name.as_str());
+            let made = OpenOptions::new().write(true).create_new(true).mode(0o400).open(&path);
+            let mut file = made.map_err(failed("make", &path))?;
+            let written = file.write_all(secret.as_bytes()).and_then(|()| fchown(&file, Some(owner.uid), Some(owner.gid)));
+            written.map_err(failed("write", &path))?;
+        }
+        Ok(())
+    }
+
     /// Removes the bundle, if it is there.
     pub fn remove(&self) -> Result<(), BundleError> {
+        let secrets = self.secrets();
+        unbind(&secrets).map_err(failed("take away", &secrets))?;
         let rootfs = self.rootfs();
         unbind(&rootfs).map_err(failed("take away the image from", &rootfs))?;
         match fs::remove_dir(&rootfs) {

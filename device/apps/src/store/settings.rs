@@ -1,4 +1,5 @@
 //! The settings that the agent handed on last, so that applications have them from the start of a device on, with or without an agent.
+//! Never keeps a secret: the agent hands those on again.
 
 use std::{
     fs, io,
@@ -45,7 +46,10 @@ impl KeptSettings {
 
     /// Keeps them.
     pub fn save(&self, settings: &AppsSettings) -> Result<(), StoreError> {
-        let kept = Kept { format: 1, settings: settings.clone() };
+        let mut settings = settings.clone();
+        settings.applications.values_mut().for_each(|given| given.secrets.clear());
+        settings.applications.retain(|_, given| given.settings.is_some());
+        let kept = Kept { format: 1, settings };
         let path = || self.dir.join(NAME);
         let bytes = serde_json::to_vec(&kept).map_err(|source| StoreError::Malformed { path: path(), source })?;
         durable::write(&self.dir, NAME, &bytes)

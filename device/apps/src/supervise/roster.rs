@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol_types::{AppName, Digest};
+use protocol_types::{AppName, Digest, socket::GivenToApplication};
 
 use crate::store::{StoredApplication, StoredSet};
 
@@ -18,8 +18,8 @@ pub enum Change {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Live {
     application: StoredApplication,
-    /// The settings that it was started with.
-    settings: Option<String>,
+    /// What it was given when it was started.
+    given: Option<GivenToApplication>,
     stopping: bool,
 }
 
@@ -28,7 +28,7 @@ struct Live {
 pub struct Roster {
     release: Option<Digest>,
     wanted: BTreeMap<AppName, StoredApplication>,
-    settings: BTreeMap<AppName, String>,
+    given: BTreeMap<AppName, GivenToApplication>,
     live: BTreeMap<AppName, Live>,
 }
 
@@ -56,9 +56,9 @@ impl Roster {
         self.close_the_gap()
     }
 
-    /// Wants each application to run with these settings of its own. One that runs with others is stopped first.
-    pub fn configure(&mut self, settings: &BTreeMap<AppName, String>) -> Vec<Change> {
-        self.settings.clone_from(settings);
+    /// Wants each application to run with these settings and secrets of its own. One that runs with others is stopped first.
+    pub fn configure(&mut self, given: &BTreeMap<AppName, GivenToApplication>) -> Vec<Change> {
+        self.given.clone_from(given);
         self.close_the_gap()
     }
 
@@ -78,7 +78,7 @@ impl Roster {
         let mut changes = Vec::new();
         for (name, live) in &mut self.live {
             let unchanged = self.wanted.get(name).is_some_and(|wanted| is_same(wanted, &live.application))
-                && self.settings.get(name) == live.settings.as_ref();
+                && self.given.get(name) == live.given.as_ref();
             if !unchanged && !live.stopping {
                 live.stopping = true;
                 changes.push(Change::Stop(name.clone()));
@@ -89,8 +89,8 @@ impl Roster {
         }
         for (name, application) in &self.wanted {
             if !self.live.contains_key(name) {
-                let (application, settings) = (application.clone(), self.settings.get(name).cloned());
-                self.live.insert(name.clone(), Live { application, settings, stopping: false });
+                let given = self.given.get(name).cloned();
+                self.live.insert(name.clone(), Live { application: application.clone(), given, stopping: false });
                 changes.push(Change::Start(Box::new(application.clone())));
             }
         }
@@ -173,7 +173,8 @@ mod tests {
         let (mut roster, mut world) = (Roster::default(), World::default());
         let app = |number: u8| AppName::new(format!("app{number}")).unwrap();
         world.apply(roster.run(set(1, &BTreeMap::from([(1, 1), (2, 1)]))));
-        let settings = BTreeMap::from([(app(2), "{\"a\":1}".to_owned()), (app(9), "{}".to_owned())]);
+        let given = |text: &str| GivenToApplication { settings: Some(text.to_owned()), ..Default::default() };
+        let settings = BTreeMap::from([(app(2), given("{\"a\":1}")), (app(9), given("{}"))]);
         assert_eq!(roster.configure(&settings), [Change::Stop(app(2))]);
         assert_eq!(roster.configure(&settings), [], "asked once");
         let [Change::Start(started)] = &roster.stopped(&app(2))[..] else { panic!("it is not started again") };

@@ -22,7 +22,7 @@ use protocol_types::{
     Digest, Reason,
     socket::{
         AgentToApps, ApplicationState, ApplicationStatus, AppsSettings, AppsToAgent, AppsToUpdater, Fetch, FetchError,
-        Fetched, FrameReader, Greeting, MAX_FETCH, PROTOCOL, Role, UpdaterToApps, encode,
+        Fetched, FrameReader, GivenToApplication, Greeting, MAX_FETCH, PROTOCOL, Role, UpdaterToApps, encode,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -171,8 +171,14 @@ impl Device {
 
     /// The agent hands on the settings of applications.
     pub fn configure(&mut self, applications: &[(&str, &str)]) {
-        let of_app = |(name, text): &(&str, &str)| (name.parse().unwrap(), (*text).to_owned());
-        let settings = AppsSettings { log_level: None, applications: applications.iter().map(of_app).collect() };
+        let given = |text: &str| GivenToApplication { settings: Some(text.to_owned()), ..Default::default() };
+        self.give(applications.iter().map(|(name, text)| (*name, given(text))));
+    }
+
+    /// The agent hands on what applications are given.
+    pub fn give<'a>(&mut self, applications: impl IntoIterator<Item = (&'a str, GivenToApplication)>) {
+        let applications = applications.into_iter().map(|(name, given)| (name.parse().unwrap(), given)).collect();
+        let settings = AppsSettings { log_level: None, applications };
         say(self.agent.as_mut().unwrap(), &AgentToApps::Settings(settings));
     }
 
