@@ -92,3 +92,40 @@ CREATE INDEX IF NOT EXISTS rollout_devices_by_state ON rollout_devices (account,
 CREATE INDEX IF NOT EXISTS rollout_devices_by_endpoint ON rollout_devices (account, endpoint);
 CREATE INDEX IF NOT EXISTS rollout_devices_by_offer ON rollout_devices (account, rollout, offered);
 CREATE INDEX IF NOT EXISTS rollout_devices_by_wave ON rollout_devices (account, rollout, wave, state);
+
+-- Secrets of applications by level, sealed with a key that is not in the database. `version` counts values.
+CREATE TABLE IF NOT EXISTS configuration_secrets (
+    account     TEXT   NOT NULL REFERENCES accounts (name),
+    level       TEXT   NOT NULL,
+    name        TEXT   NOT NULL,
+    application TEXT   NOT NULL,
+    secret      TEXT   NOT NULL,
+    version     BIGINT NOT NULL,
+    sealed      TEXT   NOT NULL,
+    changed     BIGINT NOT NULL,
+    PRIMARY KEY (account, level, name, application, secret)
+);
+
+-- The public key to which secrets of a device are sealed, as it says itself.
+CREATE TABLE IF NOT EXISTS device_sealing_keys (
+    account  TEXT   NOT NULL,
+    endpoint TEXT   NOT NULL,
+    key      TEXT   NOT NULL,
+    received BIGINT NOT NULL,
+    PRIMARY KEY (account, endpoint),
+    FOREIGN KEY (account, endpoint) REFERENCES devices (account, endpoint) ON DELETE CASCADE
+);
+
+-- What was sealed to a device, so that the same secret is the same text each time. `source` is the level and name that it comes from.
+CREATE TABLE IF NOT EXISTS device_secrets (
+    account     TEXT   NOT NULL,
+    endpoint    TEXT   NOT NULL,
+    application TEXT   NOT NULL,
+    secret      TEXT   NOT NULL,
+    source      TEXT   NOT NULL,
+    version     BIGINT NOT NULL,
+    recipient   TEXT   NOT NULL,
+    sealed      TEXT   NOT NULL,
+    PRIMARY KEY (account, endpoint, application, secret),
+    FOREIGN KEY (account, endpoint) REFERENCES devices (account, endpoint) ON DELETE CASCADE
+);

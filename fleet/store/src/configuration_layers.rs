@@ -103,7 +103,7 @@ impl AccountScope {
     }
 
     /// The devices of a group whose name is in a range.
-    async fn members_between(
+    pub(crate) async fn members_between(
         &self,
         name: &GroupName,
         (first, last): (&EndpointName, &EndpointName),

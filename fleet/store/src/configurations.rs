@@ -353,6 +353,7 @@ impl AccountScope {
         now: UnixSeconds,
     ) -> Result<(), StoreError> {
         self.end_rollouts_of(tx, (level, i64::MAX), "the document was removed", now).await?;
+        self.forget_secrets(tx, level).await?;
         sqlx::query("DELETE FROM configurations WHERE account = $1 AND level = $2 AND name = $3")
             .bind(self.id())
             .bind(level.kind())

@@ -17,10 +17,7 @@ use oci_spec::{
 use protocol_types::{ReasonCode, socket::GivenToApplication};
 
 use super::mounts::{bind_read_only, in_memory, unbind};
-use crate::{
-    image::UserIds,
-    refusal::{Coded, storage_code},
-};
+use crate::refusal::{Coded, storage_code};
 
 /// A bundle that could not be made or removed.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +100,7 @@ impl Bundle {
         &self,
         image: &Path,
         (spec, ready): (&Spec, Option<&Process>),
-        given: Option<(&GivenToApplication, UserIds)>,
+        given: Option<(&GivenToApplication, (u32, u32))>,
     ) -> Result<(), BundleError> {
         self.remove()?;
         let rootfs = self.rootfs();
@@ -121,8 +118,8 @@ impl Bundle {
         }
     }
 
-    /// Writes what the application is given; its secrets only into memory, and readable for its user `owner` alone.
-    fn give(&self, given: &GivenToApplication, owner: UserIds) -> Result<(), BundleError> {
+    /// Writes what the application is given; its secrets only into memory, and readable for its user alone, who is `owner` outside.
+    fn give(&self, given: &GivenToApplication, owner: (u32, u32)) -> Result<(), BundleError> {
         let folder = self.settings();
         DirBuilder::new().mode(0o755).create(&folder).map_err(failed("make the folder", &folder))?;
         if let Some(settings) = &given.settings {
@@ -138,7 +135,7 @@ impl Bundle {
             let path = folder.join(name.as_str());
             let made = OpenOptions::new().write(true).create_new(true).mode(0o400).open(&path);
             let mut file = made.map_err(failed("make", &path))?;
-            let written = file.write_all(secret.as_bytes()).and_then(|()| fchown(&file, Some(owner.uid), Some(owner.gid)));
+            let written = file.write_all(secret.as_bytes()).and_then(|()| fchown(&file, Some(owner.0), Some(owner.1)));
             written.map_err(failed("write", &path))?;
         }
         Ok(())

@@ -281,7 +281,7 @@ impl Bench {
         let user = self.user().map_err(|error| reason(&error))?;
         let (spec, ready) = self.describe(user).map_err(|error| reason(&error))?;
         let first = self.application.image.first_uid;
-        let owner = UserIds { uid: first.saturating_add(user.uid), gid: first.saturating_add(user.gid) };
+        let owner = (first.saturating_add(user.uid), first.saturating_add(user.gid));
         let given = self.given.as_ref().map(|given| (given, owner));
         self.bundle.write(&self.rootfs, (&spec, ready.as_ref()), given).map_err(|error| reason(&error))?;
         let (output, input) = io::pipe().map_err(|error| Reason::new(ReasonCode::Internal, error.to_string()))?;
