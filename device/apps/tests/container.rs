@@ -164,7 +164,11 @@ fn a_secret_is_a_file_in_memory_that_only_the_user_of_the_application_reads() {
     device.give([("hello", given(b"trout"))]);
     until("the new secret", || device.log("hello").contains("trout\n"));
     drop(device.stop());
-    assert_eq!(walk(&device.state()).filter(|text| text.contains("swordfish")).count(), 1, "only in what it wrote itself");
+    assert_eq!(
+        walk(&device.state()).filter(|text| text.contains("swordfish")).count(),
+        1,
+        "only in what it wrote itself"
+    );
 }
 
 /// The text of every file below a folder.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::{Client, ClientError, Page, PageQuery};
+use crate::{Client, ClientError, Page, PageQuery, Secret};
 
 /// Whose document it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -213,6 +213,12 @@ pub struct EffectiveConfiguration {
     pub layers: Vec<ConfigurationLayer>,
     /// Every setting and the level that it comes from.
     pub settings: Vec<EffectiveSetting>,
+    /// The secrets of its applications and the level that each comes from, without their values.
+    #[serde(default)]
+    pub secrets: Vec<Secret>,
+    /// Whether the device has said to which key its secrets are sealed; it is given none before.
+    #[serde(default)]
+    pub takes_secrets: bool,
     /// The generation that the device was given last; 0 if none.
     pub generation: u64,
     /// What the device said last; absent if it said nothing.
@@ -234,7 +240,7 @@ pub enum ConfigurationOf {
 }
 
 impl ConfigurationOf {
-    fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         match self {
             Self::Account => "/configuration".to_owned(),
             Self::Group(name) => format!("/groups/{name}/configuration"),

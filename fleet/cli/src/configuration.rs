@@ -5,13 +5,14 @@ use std::{fs, path::PathBuf};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use fleet_api::{
-    Client, ConfigurationChange, ConfigurationDocument, ConfigurationOf, ConfigurationPreview, EffectiveConfiguration,
-    PageQuery, RevisionStanding, SaveConfiguration, StagedConfiguration,
+    Client, ConfigurationChange, ConfigurationDocument, ConfigurationLevel, ConfigurationOf, ConfigurationPreview,
+    EffectiveConfiguration, PageQuery, RevisionStanding, SaveConfiguration, StagedConfiguration,
 };
 use protocol_types::{EndpointName, GroupName};
 use serde_json::Value;
 
 use crate::{
+    configuration_secret,
     rollout::brought,
     session::{Session, service_error},
 };
@@ -61,6 +62,9 @@ pub(crate) enum Command {
         /// The device
         endpoint: EndpointName,
     },
+    /// Give secrets to applications, or take them away
+    #[command(subcommand)]
+    Secret(configuration_secret::Command),
     /// Print the JSON Schema of the documents
     Schema,
 }
@@ -148,6 +152,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
             let settings = client.effective_configuration(&endpoint).await.map_err(service_error)?;
             session.printer.data(&settings, told(&settings))
         }
+        Command::Secret(command) => configuration_secret::run(command, &client, session).await,
         Command::Schema => {
             let schema = client.configuration_schema().await.map_err(service_error)?;
             session.printer.data(&schema, serde_json::to_string_pretty(&schema)?)
@@ -229,6 +234,13 @@ async fn revisions(client: &Client, of: &ConfigurationOf, session: &Session) -> 
     })
 }
 
+/// A level as in `group doors`.
+fn level_of(level: ConfigurationLevel, name: &str) -> String {
+    // The word is the one of the API.
+    let level = serde_json::to_value(level).ok();
+    format!("{} {name}", level.as_ref().and_then(Value::as_str).unwrap_or_default()).trim_end().to_owned()
+}
+
 fn told(settings: &EffectiveConfiguration) -> String {
     // The word is the one of the API.
     let status = serde_json::to_value(settings.status).ok();
@@ -240,16 +252,19 @@ fn told(settings: &EffectiveConfiguration) -> String {
         lines.push(format!("reported {} for generation {}{why}", reported.state, reported.generation));
     }
     for setting in &settings.settings {
-        let level = serde_json::to_value(setting.level).ok();
-        let level = level.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned();
-        lines.push(
-            format!("  {} {}  ({} {}", setting.path, setting.value, level, setting.name).trim_end().to_owned() + ")",
-        );
+        lines.push(format!("  {} {}  ({})", setting.path, setting.value, level_of(setting.level, &setting.name)));
     }
     for layer in &settings.layers {
         let Some(rollout) = &layer.rollout else { continue };
         let of = StagedConfiguration { level: layer.level, name: layer.name.clone(), revision: layer.revision };
         lines.push(format!("{} is there by rollout {rollout}", brought(None, Some(&of))));
+    }
+    for secret in &settings.secrets {
+        let of = level_of(secret.level, &secret.level_name);
+        lines.push(format!("  secret {} of {}, version {}  ({of})", secret.name, secret.application, secret.version));
+    }
+    if !settings.secrets.is_empty() && !settings.takes_secrets {
+        lines.push("the device has not said to which key secrets are sealed, so it has none of them".to_owned());
     }
     if !settings.drift.is_empty() {
         lines.push("differs from what the device confirmed last:".to_owned());

@@ -167,7 +167,9 @@ fn sealing_key(state: &StateFolder) -> Option<SealingKey> {
     match state.sealing_key() {
         Ok(Some(key)) => return Some(key),
         Ok(None) => {}
-        Err(error) => tracing::error!(error = %Chain(&error), "the key for secrets cannot be read; another one is made"),
+        Err(error) => {
+            tracing::error!(error = %Chain(&error), "the key for secrets cannot be read; another one is made")
+        }
     }
     let key = match SealingKey::generate() {
         Ok(key) => key,

@@ -5,6 +5,7 @@ mod diff;
 mod effective;
 mod given;
 mod merge;
+mod secrets;
 
 #[cfg(test)]
 mod tests;
@@ -12,3 +13,4 @@ mod tests;
 pub(crate) use diff::changes;
 pub(crate) use effective::{Effective, effective, replaced};
 pub(crate) use given::status;
+pub(crate) use secrets::{DeviceSecrets, sealed_for};

@@ -38,6 +38,7 @@ mod role_bindings;
 mod rollout_form;
 mod rollouts;
 pub(crate) mod secret;
+mod secrets;
 mod service;
 mod service_accounts;
 mod sessions;
@@ -85,6 +86,7 @@ fn resources() -> OpenApiRouter<Fleet> {
         .merge(artifacts::router())
         .merge(configuration::router())
         .merge(effective_configuration::router())
+        .merge(secrets::router())
         .merge(events::router())
         .merge(event_socket::router())
         .merge(filters::router())
