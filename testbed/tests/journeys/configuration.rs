@@ -1,6 +1,10 @@
 //! Settings of devices: from a document at the operator's desk to files on the board, and back from one that cuts contact.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
@@ -218,4 +222,73 @@ fn fleet_applications_read_their_settings_and_the_update_window_holds_the_switch
     save(&world, "", &settings("ho", json!({})));
     world.until_rollout(&second, "succeeded");
     world.until_answer("hello from 1.1.0");
+}
+
+/// Every file below a folder that holds these bytes.
+fn holding(folder: &Path, bytes: &[u8]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_symlink() {
+            continue;
+        }
+        if path.is_dir() {
+            found.extend(holding(&path, bytes));
+        } else if fs::read(&path).is_ok_and(|text| text.windows(bytes.len()).any(|window| window == bytes)) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn fleet_a_secret_reaches_its_application_and_lies_nowhere_in_the_clear() {
+    let world = World::new();
+    let shows = "[[files]]\ntarget = \"/run/.keep\"\ntext = \"\"\n\n\
+                 [[links]]\ntarget = \"/www/secrets\"\nto = \"/run/mbl/secrets\"\n\n[run]";
+    let recipe = world.stage.recipe("1.0.0", true).replace("[run]", shows);
+    fs::write(world.stage.at_operator("app.toml"), recipe).unwrap();
+    world.mbl("app build app.toml --out hello-1.0.0");
+    let rollout = world.roll_out("1.0.0");
+    world.until_rollout(&rollout, "succeeded");
+
+    let secret = "correct-horse-battery-staple-7";
+    let give = |value: &str, level: &str| {
+        let file = world.stage.at_operator("value");
+        fs::write(&file, value).unwrap();
+        let listed = world.mbl(&format!("configuration secret set hello token --file value{level}"));
+        fs::remove_file(file).unwrap();
+        listed[0]["version"].clone()
+    };
+    let shown = |value: &str| {
+        until(PATIENCE, &format!("the application to have `{value}`"), || {
+            Ok(world.stage.http("/secrets/token").ok().filter(|text| text == value))
+        })
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", world.mbl(&format!("configuration effective {ENDPOINT}"))));
+    };
+    assert_eq!(give(secret, ""), 1);
+    shown(secret);
+    let effective = until(PATIENCE, "the secret to be in force", || {
+        let shown = world.stage.json(&["configuration", "effective", ENDPOINT])?;
+        Ok((shown["status"] == "in_force").then_some(shown))
+    })
+    .unwrap();
+    assert_eq!((&effective["secrets"][0]["name"], &effective["drift"]), (&json!("token"), &json!([])), "{effective}");
+    assert!(!effective.to_string().contains(secret));
+
+    // The service holds it sealed, and so does the agent; nothing wrote it to a log.
+    for folder in [world.stage.at_operator("../service"), world.stage.device_dir()] {
+        let found = holding(&folder, secret.as_bytes());
+        assert!(found.is_empty(), "{found:?}");
+    }
+    assert!(!world.stage.mbl(&["events"]).unwrap().contains(secret));
+
+    // One of the device alone comes over that of the account, and a start of the agent changes nothing.
+    assert_eq!(give("another-one", &format!(" --device {ENDPOINT}")), 1);
+    shown("another-one");
+    kill_process(world.process("mbl-agent"), Signal::KILL).unwrap();
+    world.mbl(&format!("configuration secret remove hello token --device {ENDPOINT}"));
+    shown(secret);
+    world.mbl("configuration secret remove hello token");
+    until(PATIENCE, "the secret to be gone", || Ok(world.stage.http("/secrets/token").is_err().then_some(()))).unwrap();
 }

@@ -8,6 +8,8 @@ mod merge;
 mod secrets;
 
 #[cfg(test)]
+mod secret_tests;
+#[cfg(test)]
 mod tests;
 
 pub(crate) use diff::changes;
