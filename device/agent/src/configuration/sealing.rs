@@ -46,14 +46,15 @@ pub struct SealingKey {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct KeptKey {
-    private: Zeroizing<String>,
+    private: String,
     public: RecoveryKey,
 }
 
 impl TryFrom<KeptKey> for SealingKey {
     type Error = &'static str;
     fn try_from(kept: KeptKey) -> Result<Self, Self::Error> {
-        let private = BASE64URL_NOPAD.decode(kept.private.as_bytes()).map(Zeroizing::new);
+        let text = Zeroizing::new(kept.private);
+        let private = BASE64URL_NOPAD.decode(text.as_bytes()).map(Zeroizing::new);
         let private = private.ok().filter(|key| key.len() == KEY_BYTES).ok_or("a private key has 32 bytes")?;
         Ok(Self { private, public: kept.public })
     }
@@ -61,7 +62,7 @@ impl TryFrom<KeptKey> for SealingKey {
 
 impl From<SealingKey> for KeptKey {
     fn from(key: SealingKey) -> Self {
-        Self { private: Zeroizing::new(BASE64URL_NOPAD.encode(&key.private)), public: key.public }
+        Self { private: BASE64URL_NOPAD.encode(&key.private), public: key.public }
     }
 }
 
