@@ -2,12 +2,12 @@
 
 use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
-use protocol_types::{AccountName, EndpointName, LogLevel};
+use protocol_types::{AccountName, DeviceConfiguration, EndpointName, LogLevel, Reason, ReasonCode};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    InForce, Kept, SealingKey, Told,
+    InForce, Kept, Scope, SealingKey, Told,
     machine::{Fact, Machine, Step},
     place::{Place, source_address},
     sealing::OpenSecrets,
@@ -31,6 +31,7 @@ pub struct Keeper {
     state: StateFolder,
     facts: Arc<Facts>,
     owner: (AccountName, EndpointName),
+    scope: Scope,
     sealing_key: Option<SealingKey>,
     log_levels: LogLevels,
     started: Instant,
@@ -49,11 +50,13 @@ impl Keeper {
     pub fn start(
         kept: Kept,
         (place, state): (Place, StateFolder),
-        (facts, owner): (Arc<Facts>, (AccountName, EndpointName)),
+        facts: Arc<Facts>,
+        (owner, scope): ((AccountName, EndpointName), Scope),
         log_levels: LogLevels,
     ) -> Self {
         let (machine, sealing_key, started) = (Machine::new(kept), sealing_key(&state), Instant::now());
-        let mut keeper = Self { machine, place, state, facts, owner, sealing_key, log_levels, started, wanted: 0 };
+        let mut keeper =
+            Self { machine, place, state, facts, owner, scope, sealing_key, log_levels, started, wanted: 0 };
         keeper.tell(Fact::Started);
         keeper
     }
@@ -116,13 +119,14 @@ impl Keeper {
                 let secrets = match self.open(wish.as_ref()) {
                     Ok(secrets) => secrets,
                     Err(why) => {
-                        tracing::error!(why, "the secrets of a configuration could not be opened");
-                        return Some(Fact::NotApplied { why });
+                        tracing::error!(why, "a configuration is refused");
+                        return Some(Fact::NotApplied { reason: Reason::new(ReasonCode::InvalidConfiguration, why) });
                     }
                 };
                 if let Err(error) = self.place.apply(wish.as_ref()) {
                     tracing::error!(error = %Chain(&error), "a configuration could not be brought into force");
-                    return Some(Fact::NotApplied { why: Chain(&error).to_string() });
+                    let why = Chain(&error).to_string();
+                    return Some(Fact::NotApplied { reason: Reason::new(ReasonCode::StorageFailed, why) });
                 }
                 let generation = wish.as_ref().map(super::Wish::generation);
                 let settings = wish.map(|wish| wish.settings()).unwrap_or_default();
@@ -140,9 +144,10 @@ impl Keeper {
         }
     }
 
-    /// The secrets of a document in the clear.
+    /// The secrets of a document in the clear, if this board can have the document in force.
     fn open(&self, wish: Option<&super::Wish>) -> Result<OpenSecrets, String> {
-        let secrets = wish.map(|wish| wish.read().secrets).unwrap_or_default();
+        let DeviceConfiguration { settings, secrets } = wish.map(super::Wish::read).unwrap_or_default();
+        self.scope.check(&settings)?;
         if secrets.is_empty() {
             return Ok(OpenSecrets::new());
         }

@@ -12,6 +12,7 @@
 mod keeper;
 mod machine;
 mod place;
+mod scope;
 mod sealing;
 mod share;
 
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use keeper::{Keeper, LogLevels};
 pub use machine::Kept;
 pub use place::Place;
+pub use scope::Scope;
 pub use sealing::{NoKey, NotForUs, SealingKey};
 pub use share::InForce;
 pub(crate) use share::{for_apps, for_updater};
