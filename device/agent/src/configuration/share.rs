@@ -19,6 +19,13 @@ pub struct InForce {
     pub(crate) secrets: OpenSecrets,
 }
 
+impl From<Configuration> for InForce {
+    /// Settings without secrets.
+    fn from(settings: Configuration) -> Self {
+        Self { settings, secrets: OpenSecrets::new() }
+    }
+}
+
 /// The part that the updater keeps to.
 pub(crate) fn for_updater(in_force: &InForce) -> UpdaterSettings {
     UpdaterSettings {
