@@ -118,9 +118,14 @@ impl Keeper {
             Step::Apply(wish) => {
                 let secrets = match self.open(wish.as_ref()) {
                     Ok(secrets) => secrets,
-                    Err(why) => {
+                    Err(why) if self.machine.is_trying() => {
                         tracing::error!(why, "a configuration is refused");
                         return Some(Fact::NotApplied { reason: Reason::new(ReasonCode::InvalidConfiguration, why) });
+                    }
+                    // A device whose key was lost needs its network to hear that its secrets were sealed anew.
+                    Err(why) => {
+                        tracing::error!(why, "the settings are in force without their secrets");
+                        OpenSecrets::new()
                     }
                 };
                 if let Err(error) = self.place.apply(wish.as_ref()) {

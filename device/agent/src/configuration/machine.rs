@@ -94,6 +94,11 @@ impl Machine {
         &self.kept
     }
 
+    /// Whether something is in force that is not confirmed.
+    pub(super) const fn is_trying(&self) -> bool {
+        self.kept.trial.is_some()
+    }
+
     /// When time that passed matters next.
     pub(super) const fn deadline(&self) -> Option<Duration> {
         self.deadline
