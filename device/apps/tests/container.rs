@@ -163,7 +163,7 @@ fn a_secret_is_a_file_in_memory_that_only_the_user_of_the_application_reads() {
     assert!(!kept.contains("token"), "{kept}");
     device.give([("hello", given(b"trout"))]);
     until("the new secret", || device.log("hello").contains("trout\n"));
-    drop(device.stop());
+    let _slow = device.stop();
     assert_eq!(
         walk(&device.state()).filter(|text| text.contains("swordfish")).count(),
         1,

@@ -92,7 +92,7 @@ impl Bundle {
 
     /// The folder in memory that the container sees as `/run/mbl/secrets`, if it has any.
     pub fn secrets(&self) -> PathBuf {
-        self.settings().join("secrets")
+        self.dir.join("secrets")
     }
 
     /// Makes the bundle anew.
@@ -128,8 +128,11 @@ impl Bundle {
         if given.secrets.is_empty() {
             return Ok(());
         }
-        let folder = self.secrets();
-        DirBuilder::new().mode(0o755).create(&folder).map_err(failed("make the folder", &folder))?;
+        // Beside the settings and not in them: a container may not bind a folder without what is mounted below it.
+        let (place, folder) = (folder.join("secrets"), self.secrets());
+        for folder in [&place, &folder] {
+            DirBuilder::new().mode(0o755).create(folder).map_err(failed("make the folder", folder))?;
+        }
         in_memory(&folder).map_err(failed("make a file system in memory at", &folder))?;
         for (name, secret) in &given.secrets {
             let path = folder.join(name.as_str());

@@ -370,7 +370,7 @@ fn the_next_wave_begins_when_so_many_of_the_one_before_have_succeeded() {
     assert_eq!(model.step().wave, None);
     model.say(first[1], Phase::Succeeded, None);
     assert_eq!(model.step().wave, Some(1));
-    assert_eq!(model.devices.iter().filter(|d| d.wish.is_some()).count(), 6);
+    assert_eq!(model.devices.iter().filter(|d| d.wish.is_some()).count(), 5, "all but the one that failed");
 }
 
 #[test]
