@@ -50,6 +50,8 @@ pub struct User {
     pub last_sign_in: Option<UnixSeconds>,
     /// Recovery codes that they have left.
     pub recovery_codes: u64,
+    /// Counts every change that an administrator made; the `ETag` is made of it.
+    pub revision: i64,
 }
 
 /// Asks for a user.
@@ -120,9 +122,14 @@ impl Client {
         self.get(&format!("/users/{name}"), &()).await
     }
 
-    /// Takes away a user's right to act, or gives it back.
-    pub async fn change_user(&self, name: &str, change: &ChangeUser) -> Result<User, ClientError> {
-        self.patch(&format!("/users/{name}"), change, None).await
+    /// Takes away a user's right to act, or gives it back, if they are still at `revision`, or whatever it is.
+    pub async fn change_user(
+        &self,
+        name: &str,
+        change: &ChangeUser,
+        revision: Option<i64>,
+    ) -> Result<User, ClientError> {
+        self.patch(&format!("/users/{name}"), change, revision).await
     }
 
     /// Takes away what a user signs in with, and invites them anew.
@@ -130,8 +137,8 @@ impl Client {
         self.post_empty(&format!("/users/{name}/reset")).await
     }
 
-    /// Forgets a user, their roles and their tokens.
-    pub async fn delete_user(&self, name: &str) -> Result<(), ClientError> {
-        self.delete(&format!("/users/{name}")).await
+    /// Forgets a user, their roles and their tokens, if they are still at `revision`, or whatever it is.
+    pub async fn delete_user(&self, name: &str, revision: Option<i64>) -> Result<(), ClientError> {
+        self.delete_at(&format!("/users/{name}"), revision).await
     }
 }

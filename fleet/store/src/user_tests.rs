@@ -98,7 +98,7 @@ async fn a_code_and_a_recovery_code_are_each_taken_once_and_only_while_the_secre
     begin(&now, SecondFactor::Code(12), "s4").await.unwrap();
     let old = Credentials { password: "password 0".into(), ..now };
     assert!(begin(&old, SecondFactor::Code(13), "s5").await.is_err(), "the password was changed meanwhile");
-    acme.disable_principal(&anna(), true, NOW).await.unwrap();
+    acme.disable_principal(&anna(), (true, None), NOW).await.unwrap();
     assert_eq!(acme.credentials(&anna()).await.unwrap(), None);
     assert!(acme.token("s5").await.is_err(), "what was refused has made nothing");
 }
@@ -127,7 +127,7 @@ async fn another_password_ends_all_other_sessions_and_a_reset_ends_everything() 
     assert_eq!(acme.token("s3").await.unwrap().revoked, Some(NOW));
     assert!(acme.end_session(&anna(), "s3", NOW).await.is_err());
 
-    acme.delete_principal(&anna(), NOW).await.unwrap();
+    acme.delete_principal(&anna(), None, NOW).await.unwrap();
     assert!(matches!(acme.user(&anna()).await, Err(StoreError::NotFound { .. })));
     invite(&acme, "h3").await;
     assert_eq!(acme.user(&anna()).await.unwrap().recovery_codes, 0, "nothing is left of who had the name before");

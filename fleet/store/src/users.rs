@@ -41,7 +41,7 @@ pub struct UserRow {
     pub invited_until: Option<UnixSeconds>,
 }
 
-const SELECT: &str = "SELECT p.account, p.kind, p.name, p.title, p.created, p.disabled, u.email, u.password_set, u.last_sign_in,
+const SELECT: &str = "SELECT p.account, p.kind, p.name, p.title, p.created, p.disabled, p.revision, u.email, u.password_set, u.last_sign_in,
     (SELECT COUNT(*) FROM recovery_codes r WHERE r.account = u.account AND r.name = u.name) AS codes,
     (SELECT i.expires FROM invitations i WHERE i.account = u.account AND i.name = u.name) AS invited_until
     FROM users u JOIN principals p ON p.account = u.account AND p.kind = u.kind AND p.name = u.name WHERE u.account = $1";

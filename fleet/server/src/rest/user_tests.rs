@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use axum::{
     body::Body,
-    http::{Request, StatusCode},
+    http::{Request, StatusCode, header},
 };
 use data_encoding::BASE32_NOPAD;
 use protocol_types::UnixSeconds;
@@ -212,7 +212,7 @@ async fn a_disabled_user_neither_signs_in_nor_goes_on_nor_accepts() {
     assert_eq!(answer["code"], "sign_in_refused");
     set(false).await;
     assert_eq!(anna.get("/groups").await.0, StatusCode::OK);
-    let gone = Request::delete("/users/anna").body(Body::empty()).unwrap();
+    let gone = Request::delete("/users/anna").header(header::IF_MATCH, "*").body(Body::empty()).unwrap();
     assert_eq!(admin.send(gone).await.0, StatusCode::NO_CONTENT);
     assert_eq!(anna.get("/groups").await.1["code"], "token_revoked");
 }
