@@ -106,8 +106,10 @@ problems! {
     QuotaExceeded = "quota_exceeded", 422, "A quota is used up", "remove something, or have an administrator of an account above raise it: `mbl account quota`";
     /// The account asks more often than it may.
     RateLimited = "rate_limited", 429, "The account asks too often", "wait as long as `Retry-After` says; `limits.account_requests_per_s` of the service sets the rate";
+    /// Too many requests without a token came from one address, or too many of them were refused.
+    AddressLocked = "address_locked", 429, "This address asks too often without a token", "wait as long as `Retry-After` says; what needs a token is not held up";
     /// Too many tries to sign in failed.
-    SignInLocked = "sign_in_locked", 429, "Too many tries failed", "wait as long as the detail says; an administrator can help with `mbl user reset`";
+    SignInLocked = "sign_in_locked", 429, "Too many tries failed", "wait as long as `Retry-After` says; an administrator can help with `mbl user reset`";
     /// The service failed; its log says more.
     Internal = "internal", 500, "The service failed", "look for the request id in the log of the service";
     /// The service cannot answer now.

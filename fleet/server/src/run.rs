@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use fleet_store::{Signals, Store, StoreError};
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Addresses, Clock, Config, Random,
-    access::{Access, AccessError, RateLimits},
+    access::{Access, AccessError, RateLimits, Strangers},
     alerts,
     artifact_files::ArtifactFiles,
     artifact_port,
@@ -133,6 +133,7 @@ pub(crate) async fn open(
         authority: Arc::new(authority),
         access: Arc::new(Access::new(&rest::openapi())?),
         rates: Arc::new(RateLimits::new(&config.limits)),
+        strangers: Arc::new(Strangers::new(&config.limits)),
         passwords: Passwords::new(),
         certificate: Arc::new(certificate),
         trust: Arc::default(),
@@ -228,6 +229,7 @@ async fn keep_house(fleet: Fleet) {
         }
         device_trust::renew_issuers(&fleet, now).await;
         fleet.rates.forget_quiet();
+        fleet.strangers.forget_quiet(Instant::now());
         let before = protocol_types::UnixSeconds(now.0.saturating_sub(REMEMBER_REQUESTS));
         if let Err(error) = fleet.store.service_wide().forget_idempotency_keys(before).await {
             tracing::warn!(error = %crate::Chain(&error), "old requests were not forgotten");

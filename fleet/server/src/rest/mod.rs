@@ -147,4 +147,6 @@ mod rollout_tests;
 #[cfg(test)]
 mod route_tests;
 #[cfg(test)]
+mod stranger_tests;
+#[cfg(test)]
 mod user_tests;

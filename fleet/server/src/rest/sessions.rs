@@ -46,7 +46,9 @@ impl From<NotVerified> for Refusal {
     fn from(error: NotVerified) -> Self {
         match error {
             NotVerified::Wrong(_) => Self::new(ProblemCode::SignInRefused, error.to_string()),
-            NotVerified::Locked { .. } => Self::new(ProblemCode::SignInLocked, error.to_string()),
+            NotVerified::Locked { seconds } => {
+                Self::new(ProblemCode::SignInLocked, error.to_string()).again_after(seconds)
+            }
             NotVerified::Password(error) => error.into(),
             NotVerified::Store(error) => error.into(),
             NotVerified::Sealed(error) => Self::internal(&error),
