@@ -172,6 +172,7 @@ async fn serve(fleet: &Fleet, ports: Ports) -> Result<(), RunError> {
     tasks.spawn(named("rollouts", rollouts::reconcile(fleet.clone())));
     tasks.spawn(named("alerts", alerts::look_after(fleet.clone())));
     tasks.spawn(named("deliveries", deliveries::work(fleet.clone())));
+    tasks.spawn(named("invitations", deliveries::send_invitations(fleet.clone())));
     tasks.spawn(named("supervision", supervision::keep_alive(fleet.clone())));
 
     let data_dir = &fleet.config.data_dir;

@@ -7,10 +7,12 @@
 //!       │   ├ signature  proves to the receiver who sent it, and when
 //!       │   └ mailer     the way to a mailbox instead
 //!       └ retry      what becomes of a try that failed
+//! letters        invitations, which are no events
 //! ```
 //!
 //! The store knows every position; what is remembered here only saves looking twice.
 
+mod letters;
 mod mailer;
 mod retry;
 mod sender;
@@ -33,6 +35,7 @@ use tokio::{
     time::sleep,
 };
 
+pub(crate) use letters::send_invitations;
 pub(crate) use mailer::{SCHEME as MAIL_SCHEME, is_address as is_mail_address};
 use sender::Sender;
 pub(crate) use signature::WebhookSecret;

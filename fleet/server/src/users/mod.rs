@@ -15,4 +15,4 @@ mod verify;
 pub(crate) use password::{PasswordError, Passwords, fault};
 pub(crate) use recovery::RecoveryCode;
 pub(crate) use totp::TotpSecret;
-pub(crate) use verify::{NotVerified, Shown, sealed_for, subject, verify};
+pub(crate) use verify::{NotVerified, Shown, letter_sealed_for, sealed_for, subject, verify};
