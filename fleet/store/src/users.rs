@@ -84,15 +84,7 @@ impl AccountScope {
     ) -> Result<UserRow, StoreError> {
         let mut tx = self.write().await?;
         if idempotency::claim(&mut tx, self, key, &user.who.to_string(), now).await?.is_none() {
-            self.insert_principal(&mut tx, (&user.who, &user.title), now).await?;
-            sqlx::query("INSERT INTO users (account, kind, name, email) VALUES ($1, $2, $3, $4)")
-                .bind(self.id())
-                .bind(user.who.kind().as_str())
-                .bind(user.who.name())
-                .bind(user.email.as_str())
-                .execute(tx.sql())
-                .await
-                .map_err(cannot("make a user"))?;
+            self.insert_user(&mut tx, user, now).await?;
             self.insert_invitation(&mut tx, &user.who, invitation, now).await?;
             self.tell_user(&mut tx, &user.who, "user.invited", now).await?;
             if let Some(role) = role {
@@ -102,6 +94,24 @@ impl AccountScope {
         }
         tx.commit().await?;
         self.user(&user.who).await
+    }
+
+    pub(crate) async fn insert_user(
+        &self,
+        tx: &mut Transaction,
+        user: &NewUser,
+        now: UnixSeconds,
+    ) -> Result<(), StoreError> {
+        self.insert_principal(tx, (&user.who, &user.title), now).await?;
+        sqlx::query("INSERT INTO users (account, kind, name, email) VALUES ($1, $2, $3, $4)")
+            .bind(self.id())
+            .bind(user.who.kind().as_str())
+            .bind(user.who.name())
+            .bind(user.email.as_str())
+            .execute(tx.sql())
+            .await
+            .map(drop)
+            .map_err(cannot("make a user"))
     }
 
     /// One user.
