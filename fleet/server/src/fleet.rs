@@ -15,6 +15,7 @@ use crate::{
     list_files::ListFiles,
     metrics::Metrics,
     signals::LocalSignals,
+    single_sign_on::Providers,
     tls::PortCertificate,
     users::Passwords,
 };
@@ -38,6 +39,8 @@ pub(crate) struct Fleet {
     pub(crate) strangers: Arc<Strangers>,
     /// Compares passwords, a few at a time.
     pub(crate) passwords: Passwords,
+    /// Identity providers of accounts.
+    pub(crate) providers: Arc<Providers>,
     /// The bytes of artifacts.
     pub(crate) artifacts: ArtifactFiles,
     /// Enrolment lists that operations go through.

@@ -31,6 +31,7 @@ use crate::{
     metrics::Metrics,
     operations, repository, rest, rollouts,
     signals::LocalSignals,
+    single_sign_on::Providers,
     supervision,
     tls::{self, PortCertificate, TlsError},
     users::Passwords,
@@ -135,6 +136,7 @@ pub(crate) async fn open(
         rates: Arc::new(RateLimits::new(&config.limits)),
         strangers: Arc::new(Strangers::new(&config.limits)),
         passwords: Passwords::new(),
+        providers: Arc::new(Providers::new(&config.single_sign_on)),
         certificate: Arc::new(certificate),
         trust: Arc::default(),
         sockets: Arc::new(Semaphore::new(config.limits.api_connections)),
@@ -238,6 +240,9 @@ async fn keep_house(fleet: Fleet) {
         let before = protocol_types::UnixSeconds(now.0.saturating_sub(REMEMBER_TRIES));
         if let Err(error) = fleet.store.service_wide().forget_tries(before).await {
             tracing::warn!(error = %crate::Chain(&error), "old tries to sign in were not forgotten");
+        }
+        if let Err(error) = fleet.store.service_wide().forget_single_sign_ons(now).await {
+            tracing::warn!(error = %crate::Chain(&error), "sign-ins that are over were not forgotten");
         }
         tokio::select! {
             () = tokio::time::sleep(HOUSEKEEPING) => {}

@@ -17,7 +17,7 @@ pub(crate) type Reply<T> = Result<T, Refusal>;
 
 /// A problem on its way to the caller, and in how many seconds it is worth to ask again, if that is known.
 #[derive(Debug)]
-pub(crate) struct Refusal(pub(crate) Box<Problem>, Option<u64>);
+pub(crate) struct Refusal(pub(crate) Box<Problem>, pub(crate) Option<u64>);
 
 impl Refusal {
     pub(crate) fn new(code: ProblemCode, detail: impl Into<String>) -> Self {

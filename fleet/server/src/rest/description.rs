@@ -55,8 +55,9 @@ fn statuses(changes: bool, operation: &Operation) -> BTreeSet<u16> {
             RefOr::Ref(_) => None,
         })
         .collect();
-    // What is open and reads a body lets somebody in, or not.
-    if operation.security.is_some() || operation.request_body.is_some() {
+    let reads_query = parameters.iter().any(|parameter| parameter.parameter_in == ParameterIn::Query);
+    // What is open and reads something lets somebody in, or not.
+    if operation.security.is_some() || operation.request_body.is_some() || reads_query {
         // The account that the request names may be missing, whatever the path says.
         statuses.extend([401, 403, 404, 429]);
     }

@@ -25,6 +25,7 @@ mod follower;
 pub(crate) mod gate;
 mod groups;
 mod health;
+mod identity_provider;
 mod inventory;
 mod invitations;
 mod listed_certificates;
@@ -42,6 +43,7 @@ mod service;
 mod service_accounts;
 mod sessions;
 mod silences;
+mod single_sign_on;
 mod subscriptions;
 mod tokens;
 mod unread;
@@ -81,6 +83,7 @@ fn resources() -> OpenApiRouter<Fleet> {
         .merge(sessions::router())
         .merge(users::router())
         .merge(silences::router())
+        .merge(single_sign_on::router())
         .merge(subscriptions::router())
         .merge(artifacts::router())
         .merge(configuration::router())
@@ -89,6 +92,7 @@ fn resources() -> OpenApiRouter<Fleet> {
         .merge(event_socket::router())
         .merge(filters::router())
         .merge(groups::router())
+        .merge(identity_provider::router())
         .merge(inventory::router())
         .merge(invitations::router())
         .merge(operations::router())
@@ -146,6 +150,8 @@ mod quota_tests;
 mod rollout_tests;
 #[cfg(test)]
 mod route_tests;
+#[cfg(test)]
+mod single_sign_on_tests;
 #[cfg(test)]
 mod stranger_tests;
 #[cfg(test)]
