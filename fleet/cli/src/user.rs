@@ -122,7 +122,7 @@ async fn invite(args: InviteArgs, session: &Session) -> anyhow::Result<()> {
 fn invited(session: &Session, made: InvitedUser, way: &Way) -> anyhow::Result<()> {
     if let Some(output) = &way.output {
         let secret = made.invitation.context("the service kept the secret of the invitation to itself")?;
-        InvitationFile::of(session.context.load()?, secret).write(output)?;
+        InvitationFile::write(session.context.load()?, secret, output)?;
         session.printer.say(format_args!("hand {} to nobody but {}", output.display(), made.user.email));
     }
     if way.mail {
