@@ -16,7 +16,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinSet,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep_until, timeout},
 };
 use url::Url;
 use zeroize::Zeroizing;
@@ -64,10 +64,8 @@ pub(crate) async fn sign_in(
     let mut random = Zeroizing::new([0_u8; 32]);
     getrandom::fill(&mut *random).context("the system gives no random bytes")?;
     let verifier = Zeroizing::new(hex::encode(*random));
-    let listener = match args.no_browser {
-        true => None,
-        false => Some(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("cannot listen on 127.0.0.1")?),
-    };
+    let listener = if args.no_browser { None } else { Some(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await) };
+    let listener = listener.transpose().context("cannot listen on 127.0.0.1")?;
     let port = listener.as_ref().map(|listener| listener.local_addr().map(|address| address.port())).transpose();
     let wanted = BeginSingleSignOn {
         account: account.clone(),
@@ -103,18 +101,20 @@ fn open(browser: &str, address: &str, session: &Session) {
 
 /// Waits for the browser that brings the code of the sign-in `id`; whatever else knocks is turned away.
 async fn wait(listener: &TcpListener, id: &str, until: Instant) -> anyhow::Result<Secret> {
-    let late = || Failure::new(Exit::Failed, "nobody signed in within the time there was").hint("sign in again");
     let mut visits = JoinSet::new();
     loop {
         let came = tokio::select! {
-            came = timeout_at(until, listener.accept()), if visits.len() < CONNECTIONS => {
-                let (stream, _) = came.map_err(|_| late())?.context("cannot take the connection of a browser")?;
+            came = listener.accept(), if visits.len() < CONNECTIONS => {
+                let (stream, _) = came.context("cannot take the connection of a browser")?;
                 let id = id.to_owned();
                 visits.spawn(async move { timeout(HEAD, visit(stream, &id)).await.ok().flatten() });
                 continue;
             }
             Some(came) = visits.join_next(), if !visits.is_empty() => came,
-            () = tokio::time::sleep_until(until) => return Err(late().into()),
+            () = sleep_until(until) => {
+                let late = Failure::new(Exit::Failed, "nobody signed in within the time there was");
+                return Err(late.hint("sign in again").into());
+            }
         };
         match came.ok().flatten() {
             Some(Brought::Code(code)) => return Ok(Zeroizing::new(code)),

@@ -25,6 +25,7 @@ mod os_tee_update;
 #[expect(clippy::expect_used, reason = "it says what is missing")]
 mod postgres;
 mod rollout_crowd;
+mod single_sign_on;
 mod site;
 mod update;
 mod users;
