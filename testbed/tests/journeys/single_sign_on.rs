@@ -67,7 +67,7 @@ impl Provider {
     fn restart(&mut self, settings: &[(&str, &str)]) {
         self.stop();
         let port = self.address.rsplit(':').next().unwrap().to_owned();
-        self.run(&[&[("PORT", port.as_str())], settings].concat());
+        self.run(&[&[("PORT", port.as_str())][..], settings].concat());
     }
 }
 
