@@ -159,19 +159,17 @@ fn brought(head: &[u8], id: &str) -> Option<Brought> {
     let line = str::from_utf8(head).ok()?.lines().next()?;
     let path = line.strip_prefix("GET ")?.split(' ').next()?;
     let address = Url::parse("http://127.0.0.1").ok()?.join(path).ok()?;
-    let value = |wanted: &str| {
-        address.query_pairs().find(|(name, _)| name == wanted).map(|(_, value)| value.into_owned())
-    };
+    let value =
+        |wanted: &str| address.query_pairs().find(|(name, _)| name == wanted).map(|(_, value)| value.into_owned());
     if address.path() != "/" || value("id")? != id {
         return None;
     }
     let plain = |text: String| text.chars().filter(|c| !c.is_control()).take(500).collect();
     match value("code") {
         Some(code) => Some(Brought::Code(code)),
-        None => Some(Brought::Refused {
-            code: plain(value("error")?),
-            detail: plain(value("detail").unwrap_or_default()),
-        }),
+        None => {
+            Some(Brought::Refused { code: plain(value("error")?), detail: plain(value("detail").unwrap_or_default()) })
+        }
     }
 }
 
@@ -188,7 +186,9 @@ mod tests {
         assert_eq!(of("/?id=0f&code=abcd-efgh"), Some(Brought::Code("abcd-efgh".into())));
         let refused = Brought::Refused { code: "single_sign_on_refused".into(), detail: "no such user \u{e9}".into() };
         assert_eq!(of("/?id=0f&error=single_sign_on_refused&detail=no+such+user%0A+%C3%A9"), Some(refused));
-        for nothing in ["/favicon.ico", "/?id=0e&code=abcd", "/?code=abcd", "/?id=0f", "/x?id=0f&code=abcd", "", "//x/?id=0f"] {
+        for nothing in
+            ["/favicon.ico", "/?id=0e&code=abcd", "/?code=abcd", "/?id=0f", "/x?id=0f&code=abcd", "", "//x/?id=0f"]
+        {
             assert_eq!(of(nothing), None, "{nothing}");
         }
         assert_eq!(brought(b"POST /?id=0f&code=a HTTP/1.1\r\n\r\n", "0f"), None);

@@ -156,7 +156,9 @@ fn line(user: &User) -> String {
         Some(letter) => match (letter.state, &letter.last_failure) {
             (LetterState::Sent, _) => ", invitation sent".to_owned(),
             (LetterState::Waiting, None) => ", invitation waits to be sent".to_owned(),
-            (LetterState::Waiting, Some(reason)) => format!(", invitation not sent after {} tries: {reason}", letter.tries),
+            (LetterState::Waiting, Some(reason)) => {
+                format!(", invitation not sent after {} tries: {reason}", letter.tries)
+            }
         },
     };
     let linked = if user.linked.is_some() { ", single sign-on" } else { "" };

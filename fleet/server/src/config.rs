@@ -299,7 +299,9 @@ mod tests {
         for good in ["https://fleet.example.com", "https://fleet.example.com:8443/", "https://[2001:db8::1]:8443"] {
             assert!(check(good).is_ok(), "{good}");
         }
-        for wrong in ["", "fleet.example.com", "http://fleet.example.com", "https://a@b.example", "https://b.example/x?y"] {
+        for wrong in
+            ["", "fleet.example.com", "http://fleet.example.com", "https://a@b.example", "https://b.example/x?y"]
+        {
             assert!(matches!(check(wrong), Err(ConfigError::PublicAddress)), "{wrong}");
         }
     }
@@ -308,7 +310,10 @@ mod tests {
     fn a_proxy_says_where_requests_come_from_in_the_header_that_the_settings_name() {
         let config = Config::parse("[proxies]\ntrusted = [\"10.0.0.0/8\"]\nheader = \"forwarded\"").unwrap();
         assert_eq!(config.proxies.header, ForwardedHeader::Forwarded);
-        assert!(config.proxies.trusts("10.1.2.3".parse().unwrap()) && !Config::default().proxies.trusts("::1".parse().unwrap()));
+        assert!(
+            config.proxies.trusts("10.1.2.3".parse().unwrap())
+                && !Config::default().proxies.trusts("::1".parse().unwrap())
+        );
         assert!(Config::parse("[proxies]\nheader = \"x-real-ip\"").is_err());
     }
 

@@ -83,7 +83,9 @@ mod tests {
     #[test]
     fn what_a_client_wrote_itself_stands_before_what_the_proxies_saw() {
         let behind = proxies(ForwardedHeader::XForwardedFor, &["10.0.0.0/8", "fd00::/8"]);
-        for line in ["127.0.0.1, 198.51.100.1", "10.0.0.7, 198.51.100.1, 10.0.0.2", "x, 198.51.100.1:4711, [fd00::1]:80"] {
+        for line in
+            ["127.0.0.1, 198.51.100.1", "10.0.0.7, 198.51.100.1, 10.0.0.2", "x, 198.51.100.1:4711, [fd00::1]:80"]
+        {
             assert_eq!(seen(&behind, "10.0.0.1", &[(X, line)]), "198.51.100.1", "{line}");
         }
         let two = [(X, "127.0.0.1"), (X, "198.51.100.1")];

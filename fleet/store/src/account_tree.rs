@@ -79,14 +79,12 @@ impl AccountScope {
         let doing = "move an account";
         let mut tx = by.write().await?;
         tx.also_audited(&self.account);
-        let row = sqlx::query(
-            "UPDATE accounts SET revision = revision + 1 WHERE name = $1 RETURNING parent, revision",
-        )
-        .bind(self.id())
-        .fetch_optional(tx.sql())
-        .await
-        .map_err(cannot(doing))?
-        .ok_or_else(|| StoreError::NotFound { kind: "account", id: self.account.to_string() })?;
+        let row = sqlx::query("UPDATE accounts SET revision = revision + 1 WHERE name = $1 RETURNING parent, revision")
+            .bind(self.id())
+            .fetch_optional(tx.sql())
+            .await
+            .map_err(cannot(doing))?
+            .ok_or_else(|| StoreError::NotFound { kind: "account", id: self.account.to_string() })?;
         at_revision(("account", self.id()), at, row.try_get::<i64, _>("revision").map_err(cannot(doing))? - 1)?;
         let was: Option<String> = row.try_get("parent").map_err(cannot(doing))?;
         match parent {

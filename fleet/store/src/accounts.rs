@@ -121,13 +121,14 @@ impl AccountScope {
 impl ServiceWide {
     /// At most `limit` accounts whose name comes after `after`.
     pub async fn accounts_after(&self, after: &str, limit: u32) -> Result<Vec<AccountRow>, StoreError> {
-        let rows =
-            sqlx::query("SELECT name, title, parent, created, revision FROM accounts WHERE name > $1 ORDER BY name LIMIT $2")
-                .bind(after)
-                .bind(i64::from(limit))
-                .fetch_all(self.store.readers())
-                .await
-                .map_err(cannot("list accounts"))?;
+        let rows = sqlx::query(
+            "SELECT name, title, parent, created, revision FROM accounts WHERE name > $1 ORDER BY name LIMIT $2",
+        )
+        .bind(after)
+        .bind(i64::from(limit))
+        .fetch_all(self.store.readers())
+        .await
+        .map_err(cannot("list accounts"))?;
         rows.iter().map(read).collect()
     }
 }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use protocol_types::UnixSeconds;
 
 use crate::{
-    AccountScope, Admission, Confirmed, Identity, Known, NewInvitation, NewSingleSignOn, NewToken, NewUser, PrincipalName,
-    ProviderSettings, Sought, StoreError,
+    AccountScope, Admission, Confirmed, Identity, Known, NewInvitation, NewSingleSignOn, NewToken, NewUser,
+    PrincipalName, ProviderSettings, Sought, StoreError,
     tests::{Database, NOW},
 };
 
@@ -100,7 +100,8 @@ async fn a_provider_reads_back_and_its_secret_stays_only_for_the_same_client_of_
     let saved = acme.save_identity_provider(&settings(), Some("sealed"), Some(0), NOW).await.unwrap();
     assert_eq!((&saved.settings, saved.secret.as_deref(), saved.revision), (&settings(), Some("sealed"), 1));
     acme.begin_single_sign_on(&begin("s1", LATER), NOW).await.unwrap();
-    let required = ProviderSettings { required: true, break_glass: Some("root".into()), role_claim: None, ..settings() };
+    let required =
+        ProviderSettings { required: true, break_glass: Some("root".into()), role_claim: None, ..settings() };
     let saved = acme.save_identity_provider(&required, None, Some(1), NOW).await.unwrap();
     assert_eq!((&saved.settings, saved.secret.as_deref(), saved.revision), (&required, Some("sealed"), 2));
     let wide = db.store.service_wide();
@@ -207,12 +208,8 @@ async fn roles_follow_the_claims_and_those_that_a_person_gave_stay() {
     let first = Admission { new_user: Some(new_user("anna")), ..with(&["operator", "viewer"]) };
     arrive(&acme, "c1", "anna", &first).await.unwrap();
     assert_eq!(roles(&acme).await, ["operator", "viewer"]);
-    let given = crate::NewBinding {
-        home: acme.name().clone(),
-        who: who("anna"),
-        role: "release-manager".into(),
-        filter: None,
-    };
+    let given =
+        crate::NewBinding { home: acme.name().clone(), who: who("anna"), role: "release-manager".into(), filter: None };
     acme.bind_role(&given, None, NOW).await.unwrap();
     arrive(&acme, "c2", "anna", &with(&["viewer", "security-officer"])).await.unwrap();
     assert_eq!(roles(&acme).await, ["release-manager", "security-officer", "viewer"]);

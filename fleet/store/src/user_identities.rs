@@ -8,11 +8,8 @@ use serde_json::json;
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    AccountScope, Confirmed, EventDraft, NewBinding, NewUser, PrincipalKind, PrincipalName, StoreError,
-    error::cannot,
-    events,
-    numbers::to_sql,
-    transaction::Transaction,
+    AccountScope, Confirmed, EventDraft, NewBinding, NewUser, PrincipalKind, PrincipalName, StoreError, error::cannot,
+    events, numbers::to_sql, transaction::Transaction,
 };
 
 /// Somebody as the provider describes them.
@@ -182,8 +179,7 @@ impl AccountScope {
         now: UnixSeconds,
     ) -> Result<i64, StoreError> {
         let number = self.next_binding(tx).await?;
-        let wanted =
-            NewBinding { home: self.account.clone(), who: who.clone(), role: role.to_owned(), filter: None };
+        let wanted = NewBinding { home: self.account.clone(), who: who.clone(), role: role.to_owned(), filter: None };
         self.insert_binding(tx, (number, &wanted), now).await?;
         Ok(number)
     }

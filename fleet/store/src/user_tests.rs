@@ -3,8 +3,8 @@
 use protocol_types::{Digest, UnixSeconds};
 
 use crate::{
-    AcceptedInvitation, AccountScope, Credentials, LetterRow, Locked, NewBinding, NewInvitation, NewToken, NewUser, PrincipalName,
-    SecondFactor, StoreError,
+    AcceptedInvitation, AccountScope, Credentials, LetterRow, Locked, NewBinding, NewInvitation, NewToken, NewUser,
+    PrincipalName, SecondFactor, StoreError,
     tests::{Database, NOW},
 };
 

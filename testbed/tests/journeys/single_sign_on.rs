@@ -31,12 +31,8 @@ pub(crate) struct Provider {
 impl Provider {
     /// Starts one whose people are those of `people.json` in the folder.
     pub(crate) fn start(folder: &Path, redirect: &str) -> Self {
-        let mut provider = Self {
-            address: String::new(),
-            process: None,
-            folder: folder.to_owned(),
-            redirect: redirect.to_owned(),
-        };
+        let mut provider =
+            Self { address: String::new(), process: None, folder: folder.to_owned(), redirect: redirect.to_owned() };
         provider.run(&[("PORT", "0")]);
         provider
     }
@@ -98,7 +94,10 @@ impl Office {
             "dora": {"email": "dora@example.com", "email_verified": false, "name": "Dora", "groups": []},
         }));
         let saved = office.json(&office.save(other));
-        assert_eq!((saved["redirect_uri"].as_str(), saved["has_secret"].as_bool()), (Some(redirect.as_str()), Some(true)));
+        assert_eq!(
+            (saved["redirect_uri"].as_str(), saved["has_secret"].as_bool()),
+            (Some(redirect.as_str()), Some(true))
+        );
         office
     }
 
@@ -129,8 +128,10 @@ impl Office {
 
     /// The command with which somebody signs in at their desk; `person` is who sits at the browser.
     fn sign_in(&self, desk: &Operator, person: &str, how: &str) -> Command {
-        let at = format!("--service https://{} --authority service/service-authority.pem", self.service.addresses().api);
-        let mut command = desk.command(&words(&format!("--json user sign-in --sso --account default {at}{how}"))).unwrap();
+        let at =
+            format!("--service https://{} --authority service/service-authority.pem", self.service.addresses().api);
+        let mut command =
+            desk.command(&words(&format!("--json user sign-in --sso --account default {at}{how}"))).unwrap();
         command
             .env("MBL_BROWSER", script("person"))
             .env("PERSON", person)
@@ -177,7 +178,8 @@ fn refused(desk: &Operator, line: &str) -> String {
     said(&output)
 }
 
-const GROUPS: &str = " --scope email --scope profile --scope groups --role-claim groups --role ops=operator --create-users";
+const GROUPS: &str =
+    " --scope email --scope profile --scope groups --role-claim groups --role ops=operator --create-users";
 
 #[test]
 fn fleet_somebody_the_provider_knows_signs_in_by_a_browser_and_acts_by_the_roles_of_their_claims() {
@@ -195,11 +197,9 @@ fn fleet_somebody_the_provider_knows_signs_in_by_a_browser_and_acts_by_the_roles
     assert!(office.browse("anna", callback).contains("single_sign_on_refused"), "a state is taken once");
     assert!(visited.lines().last().unwrap().starts_with("http://127.0.0.1:"), "the code came back to the desk");
 
-    for (person, why) in [
-        ("carl", "`elsewhere.example` are not let in"),
-        ("dora", "not verified"),
-        ("nobody", "access_denied"),
-    ] {
+    for (person, why) in
+        [("carl", "`elsewhere.example` are not let in"), ("dora", "not verified"), ("nobody", "access_denied")]
+    {
         let said = office.turned_away(person);
         assert!(said.contains("single_sign_on_refused") && said.contains(why), "{person}: {said}");
     }

@@ -262,7 +262,10 @@ fn fleet_an_address_whose_guesses_fail_waits_a_little_and_whoever_has_a_token_do
     office.write("code", "000000");
     let guess = |name: &str| {
         let at = format!("--service https://{api} --authority service/service-authority.pem");
-        refused(&office.anna, &format!("user sign-in {name} --account default --password-file password --code-file code {at}"))
+        refused(
+            &office.anna,
+            &format!("user sign-in {name} --account default --password-file password --code-file code {at}"),
+        )
     };
     assert!(guess("one").contains("sign_in_refused") && guess("two").contains("sign_in_refused"));
     assert!(guess("three").contains("address_locked"), "each name alone would have had five tries");

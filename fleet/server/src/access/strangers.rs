@@ -102,10 +102,11 @@ fn make_room(debts: &mut HashMap<Origin, Instant>, now: Instant) {
     let (median, mut equal) = (*median, MOST / 2);
     // Many may owe the same: no more of these stay than there is room for.
     debts.retain(|_, paid| {
-        *paid > median || (*paid == median && {
-            equal = equal.saturating_sub(1);
-            equal > 0
-        })
+        *paid > median
+            || (*paid == median && {
+                equal = equal.saturating_sub(1);
+                equal > 0
+            })
     });
 }
 

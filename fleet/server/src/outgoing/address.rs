@@ -76,9 +76,7 @@ pub(crate) enum TargetError {
 
 /// A host that may not be reached.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{host}` has no address that the service may ask; the setting `{setting}` lists private ones that it may"
-)]
+#[error("`{host}` has no address that the service may ask; the setting `{setting}` lists private ones that it may")]
 pub(crate) struct Refused {
     pub(crate) host: String,
     /// The setting that would allow it.

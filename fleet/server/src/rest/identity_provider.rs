@@ -86,7 +86,10 @@ async fn save(
         (1..=SECRET_BYTES).contains(&secret.len()) && !secret.chars().any(char::is_control)
     };
     if !secret.as_ref().is_none_or(fits) {
-        return Err(Refusal::value("client_secret", format!("a secret has 1 to {SECRET_BYTES} bytes, none for control")));
+        return Err(Refusal::value(
+            "client_secret",
+            format!("a secret has 1 to {SECRET_BYTES} bytes, none for control"),
+        ));
     }
     let settings = settings(wanted)?;
     if settings.required {
@@ -154,7 +157,9 @@ fn settings(wanted: SaveIdentityProvider) -> Reply<ProviderSettings> {
         let detail = format!("at most {MOST} values of `role_claim`, each with 1 to {VALUE_BYTES} bytes");
         return Err(Refusal::value("roles", detail));
     }
-    for (field, role) in roles.values().map(|role| ("roles", role)).chain(default_role.iter().map(|r| ("default_role", r))) {
+    for (field, role) in
+        roles.values().map(|role| ("roles", role)).chain(default_role.iter().map(|r| ("default_role", r)))
+    {
         Role::named(role).ok_or_else(|| Refusal::value(field, "there is no such role; `GET /roles` lists them"))?;
     }
     Ok(ProviderSettings {
@@ -178,7 +183,9 @@ fn is_plain(text: &str, most: usize) -> bool {
 
 fn is_domain(text: &str) -> bool {
     (1..=DOMAIN_BYTES).contains(&text.len())
-        && text.split('.').all(|label| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'))
+        && text
+            .split('.')
+            .all(|label| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'))
 }
 
 fn check_claim(field: &str, name: &str) -> Reply<()> {
@@ -204,8 +211,14 @@ mod tests {
     #[test]
     fn what_is_not_said_has_a_meaning_that_lets_in_nobody_unasked() {
         let settings = asked(&json!({})).unwrap();
-        assert_eq!((settings.user_claim.as_str(), &settings.scopes[..]), ("email", &["email".into(), "profile".into()][..]));
-        assert_eq!((settings.domains, settings.create_users, settings.required), (vec!["example.com".into()], false, false));
+        assert_eq!(
+            (settings.user_claim.as_str(), &settings.scopes[..]),
+            ("email", &["email".into(), "profile".into()][..])
+        );
+        assert_eq!(
+            (settings.domains, settings.create_users, settings.required),
+            (vec!["example.com".into()], false, false)
+        );
     }
 
     #[test]

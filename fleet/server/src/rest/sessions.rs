@@ -60,7 +60,8 @@ impl From<NotVerified> for Refusal {
 /// code: nobody else learns whom it is asked of.
 pub(super) async fn with_password(account: &AccountScope, who: &PrincipalName) -> Reply<()> {
     let provider = account.identity_provider().await?.map(|provider| provider.settings);
-    let is_bound = |settings: &ProviderSettings| settings.required && settings.break_glass.as_deref() != Some(who.name());
+    let is_bound =
+        |settings: &ProviderSettings| settings.required && settings.break_glass.as_deref() != Some(who.name());
     if provider.as_ref().is_some_and(is_bound) {
         let detail = format!("account `{}` signs in with its identity provider", account.name());
         return Err(Refusal::new(ProblemCode::SingleSignOnRequired, detail));

@@ -81,7 +81,10 @@ fn scopes(asked: Option<Vec<TokenScope>>) -> Reply<String> {
 #[utoipa::path(post, path = "/single-sign-on", tag = "users", operation_id = "begin_single_sign_on",
     request_body = BeginSingleSignOn,
     responses((status = 201, description = "The sign-in has begun", body = BegunSingleSignOn)))]
-async fn begin(State(fleet): State<Fleet>, body: Body<BeginSingleSignOn>) -> Reply<(StatusCode, Json<BegunSingleSignOn>)> {
+async fn begin(
+    State(fleet): State<Fleet>,
+    body: Body<BeginSingleSignOn>,
+) -> Reply<(StatusCode, Json<BegunSingleSignOn>)> {
     let BeginSingleSignOn { account, challenge, port, scopes: asked } = body.value;
     let is_challenge = challenge.len() == CHALLENGE_BYTES
         && challenge.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
@@ -147,7 +150,10 @@ async fn callback(
 const PRIVATE: [(HeaderName, &str); 5] = [
     (header::CACHE_CONTROL, "no-store"),
     (header::REFERRER_POLICY, "no-referrer"),
-    (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    ),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::X_FRAME_OPTIONS, "DENY"),
 ];
@@ -243,7 +249,10 @@ mod tests {
         assert_eq!(answer.headers()[header::REFERRER_POLICY], "no-referrer");
         let answer = onward(4711, "0f", Err(FlowError::NotUnderWay.into()));
         let location = answer.headers()[header::LOCATION].to_str().unwrap();
-        assert!(location.starts_with("http://127.0.0.1:4711/?id=0f&error=single_sign_on_refused&detail=this+"), "{location}");
+        assert!(
+            location.starts_with("http://127.0.0.1:4711/?id=0f&error=single_sign_on_refused&detail=this+"),
+            "{location}"
+        );
     }
 
     #[tokio::test]

@@ -271,7 +271,8 @@ async fn an_invitation_ends_and_asks_for_a_good_password_and_the_right_code() {
         assert_eq!(admin.post("/users", &json!({"name": name, "email": email})).await.1["field"], field);
     }
     let who = "user/anna".parse().unwrap();
-    let past = fleet_store::NewInvitation { hash: "h".into(), totp: "t".into(), expires: UnixSeconds(now - 1), letter: None };
+    let past =
+        fleet_store::NewInvitation { hash: "h".into(), totp: "t".into(), expires: UnixSeconds(now - 1), letter: None };
     service.account("acme").await.reset_user(&who, &past, service.now()).await.unwrap();
     let (status, answer) = nobody(&service).post("/invitation", &json!({"invitation": secret})).await;
     assert_eq!((status, &answer["code"]), (StatusCode::UNAUTHORIZED, &json!("invitation_refused")));

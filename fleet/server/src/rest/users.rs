@@ -6,8 +6,8 @@ use axum::{
     http::{HeaderName, StatusCode},
 };
 use fleet_api::{
-    ChangeUser, InvitationLetter, InviteUser, InvitedUser, LetterState, Page, PageQuery, ResetUserQuery, User, UserState,
-    forms,
+    ChangeUser, InvitationLetter, InviteUser, InvitedUser, LetterState, Page, PageQuery, ResetUserQuery, User,
+    UserState, forms,
 };
 use fleet_store::{
     LetterRow, NewBinding, NewInvitation, NewUser, NotAPrincipal, PrincipalKind, PrincipalName, StoreError, UserRow,

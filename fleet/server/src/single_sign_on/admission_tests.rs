@@ -46,7 +46,9 @@ fn an_address_counts_if_it_is_verified_and_of_a_listed_domain() {
     assert_eq!(said(json!({"email": "anna@example.com"})), NotAdmitted::NotVerified);
     assert_eq!(said(json!({"email": "anna@example.com", "email_verified": false})), NotAdmitted::NotVerified);
     assert_eq!(said(json!({"email_verified": true})), NotAdmitted::NoClaim("email".into()));
-    for stranger in ["anna@example.org", "anna@example.com.evil.example", "anna@evil.example@example.org", "example.com"] {
+    for stranger in
+        ["anna@example.org", "anna@example.com.evil.example", "anna@evil.example@example.org", "example.com"]
+    {
         let refused = said(json!({"email": stranger, "email_verified": true}));
         assert!(matches!(refused, NotAdmitted::Domain(_)), "{stranger}: {refused:?}");
     }

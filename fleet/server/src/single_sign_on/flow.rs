@@ -116,7 +116,12 @@ fn secret(random: &Random) -> Result<String, RandomError> {
 }
 
 /// Begins a sign-in.
-pub(crate) async fn begin(fleet: &Fleet, account: &AccountScope, wish: Wish, now: UnixSeconds) -> Result<Begun, FlowError> {
+pub(crate) async fn begin(
+    fleet: &Fleet,
+    account: &AccountScope,
+    wish: Wish,
+    now: UnixSeconds,
+) -> Result<Begun, FlowError> {
     let provider = account.identity_provider().await?;
     let settings = provider.ok_or_else(|| FlowError::NoProvider(account.name().clone()))?.settings;
     let metadata = fleet.providers.metadata(&settings.issuer).await?;

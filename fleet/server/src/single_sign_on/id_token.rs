@@ -74,7 +74,12 @@ pub(crate) enum TokenError {
 }
 
 /// Verifies a token.
-pub(crate) fn verify(token: &str, keys: &KeySet, expected: Expected<'_>, now: UnixSeconds) -> Result<IdToken, TokenError> {
+pub(crate) fn verify(
+    token: &str,
+    keys: &KeySet,
+    expected: Expected<'_>,
+    now: UnixSeconds,
+) -> Result<IdToken, TokenError> {
     if token.len() > MAX_BYTES {
         return Err(TokenError::TooLong);
     }

@@ -1,6 +1,9 @@
 //! Tokens that these tests sign themselves: the good one, and one for each way to be bad.
 
-use aws_lc_rs::{rand::SystemRandom, signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair}};
+use aws_lc_rs::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
+};
 use jsonwebtoken::{EncodingKey, Header, encode};
 use proptest::prelude::*;
 use serde_json::json;
@@ -68,7 +71,11 @@ fn a_token_of_the_issuer_for_us_now_and_for_this_sign_in_is_taken() {
         json!({"iat": NOW.0 + 60, "nbf": NOW.0 + 60}),
     ] {
         let token = verify(&signer.sign(&claims(other.clone())), &keys, EXPECTED, NOW).unwrap();
-        assert_eq!((token.subject.as_str(), &token.claims["email"]), ("person-1", &json!("anna@example.com")), "{other}");
+        assert_eq!(
+            (token.subject.as_str(), &token.claims["email"]),
+            ("person-1", &json!("anna@example.com")),
+            "{other}"
+        );
     }
 }
 
@@ -120,7 +127,8 @@ fn a_stranger_s_signature_and_a_key_that_is_not_published_are_two_reasons() {
 fn no_algorithm_with_a_shared_secret_or_without_any_is_taken() {
     let signer = Signer::new("k1");
     let keys = published(&[&signer]);
-    let shared = encode(&Header::new(Algorithm::HS256), &claims(json!({})), &EncodingKey::from_secret(b"client secret"));
+    let shared =
+        encode(&Header::new(Algorithm::HS256), &claims(json!({})), &EncodingKey::from_secret(b"client secret"));
     assert_eq!(verify(&shared.unwrap(), &keys, EXPECTED, NOW), Err(TokenError::Algorithm));
     // `{"alg":"none"}`, and nothing where the signature stands.
     let good = signer.sign(&claims(json!({})));

@@ -19,5 +19,7 @@ mod keys;
 mod provider;
 
 pub(crate) use admission::EMAIL;
-pub(crate) use flow::{Arrival, Finishing, FlowError, Returned, Wish, begin, complete, finish, redirect_uri, secret_sealed_for};
+pub(crate) use flow::{
+    Arrival, Finishing, FlowError, Returned, Wish, begin, complete, finish, redirect_uri, secret_sealed_for,
+};
 pub(crate) use provider::{ProviderError, Providers};

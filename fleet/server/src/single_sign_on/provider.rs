@@ -146,9 +146,8 @@ impl Providers {
     }
 
     async fn known(&self, issuer: &str) -> Result<Remembered, ProviderError> {
-        let known = |all: &HashMap<String, Remembered>| {
-            all.get(issuer).filter(|known| known.since.elapsed() < FRESH).cloned()
-        };
+        let known =
+            |all: &HashMap<String, Remembered>| all.get(issuer).filter(|known| known.since.elapsed() < FRESH).cloned();
         let found = known(&self.remembered());
         if let Some(found) = found {
             return Ok(found);
