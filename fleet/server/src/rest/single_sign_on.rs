@@ -163,14 +163,12 @@ fn onward(port: u16, id: &str, outcome: Result<Zeroizing<String>, Refusal>) -> R
     let Ok(mut address) = Url::parse(&format!("http://127.0.0.1:{port}/")) else {
         return Refusal::new(ProblemCode::Internal, "there is no such port").into_response();
     };
+    let mut pairs = vec![("id", id)];
     match &outcome {
-        Ok(code) => address.query_pairs_mut().append_pair("id", id).append_pair("code", code),
-        Err(Refusal(problem, _)) => address
-            .query_pairs_mut()
-            .append_pair("id", id)
-            .append_pair("error", &problem.code)
-            .append_pair("detail", &problem.detail),
-    };
+        Ok(code) => pairs.push(("code", code)),
+        Err(Refusal(problem, _)) => pairs.extend([("error", problem.code.as_str()), ("detail", &problem.detail)]),
+    }
+    address.query_pairs_mut().extend_pairs(pairs);
     (StatusCode::SEE_OTHER, PRIVATE, [(header::LOCATION, String::from(address))]).into_response()
 }
 
