@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use fleet_api::{Problem, ProblemCode};
+use fleet_api::{BASE_PATH, Problem, ProblemCode};
 use utoipa::openapi::{
     ContentBuilder, HeaderBuilder, ObjectBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder, Type,
     path::{Operation, Parameter, ParameterIn, PathItem},
@@ -24,10 +24,15 @@ pub(super) fn complete(description: &mut OpenApi) {
     let any = ResponseBuilder::new().description("Refused; nothing was changed");
     let any: RefOr<Response> = any.content("application/problem+json", problem().build()).build().into();
     let examples = Examples::read();
-    for item in description.paths.paths.values_mut() {
+    for (path, item) in &mut description.paths.paths {
         for (changes, operation) in operations(item) {
             examples.add(operation);
-            for status in statuses(changes, operation) {
+            let mut given = statuses(changes, operation);
+            if operation.security.is_none() && path.starts_with(BASE_PATH) {
+                // Whatever needs no token is counted by address.
+                given.insert(429);
+            }
+            for status in given {
                 let known = Ref::from_response_name(name(status)).into();
                 operation.responses.responses.entry(status.to_string()).or_insert(known);
             }

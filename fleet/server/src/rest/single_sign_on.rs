@@ -119,6 +119,7 @@ struct CallbackQuery {
 }
 
 /// Where the identity provider sends a browser back to. It is sent on to the program that began, or shows the one-time code to the person.
+/// What went wrong after the provider is told there, too: the page then has the status of the refusal.
 #[utoipa::path(get, path = "/single-sign-on/callback", tag = "users", operation_id = "return_from_identity_provider",
     params(CallbackQuery),
     responses((status = 200, description = "A page for the person", body = String, content_type = "text/html"),
@@ -165,8 +166,10 @@ fn onward(port: u16, id: &str, outcome: Result<Zeroizing<String>, Refusal>) -> R
     };
     let mut pairs = vec![("id", id)];
     match &outcome {
-        Ok(code) => pairs.push(("code", code)),
-        Err(Refusal(problem, _)) => pairs.extend([("error", problem.code.as_str()), ("detail", &problem.detail)]),
+        Ok(code) => pairs.push(("code", code.as_str())),
+        Err(Refusal(problem, _)) => {
+            pairs.extend([("error", problem.code.as_str()), ("detail", problem.detail.as_str())])
+        }
     }
     address.query_pairs_mut().extend_pairs(pairs);
     (StatusCode::SEE_OTHER, PRIVATE, [(header::LOCATION, String::from(address))]).into_response()
