@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     config::SingleSignOn,
-    outgoing::{AddressPolicy, NotAsked, Outgoing, Target, TargetError, bounded_body},
+    outgoing::{AddressPolicy, NotAsked, Outgoing, Target, bounded_body},
 };
 
 /// Longest answer of a provider, in bytes.
@@ -101,7 +101,7 @@ pub(crate) struct Exchange<'a> {
 
 /// What is remembered of a provider.
 #[derive(Clone, Debug)]
-struct Remembered {
+pub(crate) struct Remembered {
     metadata: Arc<Metadata>,
     keys: Arc<KeySet>,
     since: Instant,
@@ -111,15 +111,14 @@ struct Remembered {
 #[derive(Debug)]
 pub(crate) struct Providers {
     outgoing: Outgoing,
-    policy: AddressPolicy,
     remembered: Mutex<HashMap<String, Remembered>>,
 }
 
 impl Providers {
     pub(crate) fn new(settings: &SingleSignOn) -> Self {
         let policy = AddressPolicy::new("single_sign_on.allow", &settings.allow);
-        let outgoing = Outgoing::new(policy.clone(), Duration::from_secs(settings.answer_s));
-        Self { outgoing, policy, remembered: Mutex::default() }
+        let outgoing = Outgoing::new(policy, Duration::from_secs(settings.answer_s));
+        Self { outgoing, remembered: Mutex::default() }
     }
 
     fn remembered(&self) -> MutexGuard<'_, HashMap<String, Remembered>> {
@@ -131,31 +130,25 @@ impl Providers {
         Ok(self.known(issuer).await?.metadata)
     }
 
-    /// Asks the issuer anew, whatever is remembered.
-    pub(crate) async fn ask_anew(&self, issuer: &str) -> Result<Arc<Metadata>, ProviderError> {
+    /// Asks the issuer anew what it is and for its keys, whatever is remembered.
+    pub(crate) async fn ask_anew(&self, issuer: &str) -> Result<Remembered, ProviderError> {
         let metadata = self.discover(issuer).await?;
         let keys = Arc::new(self.keys(&metadata).await?);
         let known = Remembered { metadata: Arc::new(metadata), keys, since: Instant::now() };
-        let metadata = known.metadata.clone();
         let mut remembered = self.remembered();
         if remembered.len() >= MOST && !remembered.contains_key(issuer) {
             remembered.clear();
         }
-        remembered.insert(issuer.to_owned(), known);
-        Ok(metadata)
+        remembered.insert(issuer.to_owned(), known.clone());
+        Ok(known)
     }
 
     async fn known(&self, issuer: &str) -> Result<Remembered, ProviderError> {
-        let known =
-            |all: &HashMap<String, Remembered>| all.get(issuer).filter(|known| known.since.elapsed() < FRESH).cloned();
-        let found = known(&self.remembered());
-        if let Some(found) = found {
-            return Ok(found);
+        let known = self.remembered().get(issuer).filter(|known| known.since.elapsed() < FRESH).cloned();
+        match known {
+            Some(known) => Ok(known),
+            None => self.ask_anew(issuer).await,
         }
-        let metadata = self.ask_anew(issuer).await?;
-        let found = known(&self.remembered());
-        // Somebody may have pushed it out since; then it is asked once more, later.
-        Ok(found.unwrap_or_else(|| Remembered { metadata, keys: Arc::default(), since: Instant::now() }))
     }
 
     async fn discover(&self, issuer: &str) -> Result<Metadata, ProviderError> {
@@ -217,37 +210,8 @@ impl Providers {
     async fn get(&self, target: &Target) -> Result<Vec<u8>, ProviderError> {
         let client = self.outgoing.client_for(target).map_err(|reason| not_asked(target, reason))?;
         let answer = client.get(target.url.clone()).header(ACCEPT, "application/json").send().await;
-        let (status, body) = self.body(target, answer).await?;
+        let (status, body) = body(target, answer).await?;
         if status == StatusCode::OK { Ok(body) } else { Err(failed(target, status, &body)) }
-    }
-
-    async fn body(
-        &self,
-        target: &Target,
-        answer: Result<Response, reqwest::Error>,
-    ) -> Result<(StatusCode, Vec<u8>), ProviderError> {
-        let address = || target.url.to_string();
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(error) => return Err(self.unreachable(target, error).await),
-        };
-        let status = answer.status();
-        let body = match bounded_body(answer, ANSWER_BYTES).await {
-            Ok(body) => body.ok_or_else(|| ProviderError::TooLong(address()))?,
-            Err(error) => return Err(self.unreachable(target, error).await),
-        };
-        Ok((status, body))
-    }
-
-    /// Why a provider was not reached; a name that only leads to addresses that are not allowed says so.
-    async fn unreachable(&self, target: &Target, error: reqwest::Error) -> ProviderError {
-        if error.is_connect()
-            && let Err(refused @ TargetError::Refused(_)) = self.policy.check(target).await
-        {
-            return not_asked(target, refused.into());
-        }
-        let reason = crate::Chain(&error.without_url()).to_string();
-        ProviderError::Unreachable { address: target.url.to_string(), reason }
     }
 
     /// Exchanges a code for the ID token that it stands for.
@@ -270,7 +234,7 @@ impl Providers {
             }
         }
         let request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.finish());
-        let (status, body) = self.body(target, request.send().await).await?;
+        let (status, body) = body(target, request.send().await).await?;
         let body = Zeroizing::new(body);
         if status != StatusCode::OK {
             return Err(failed(target, status, &body));
@@ -300,6 +264,20 @@ impl Providers {
         }
         Ok(id_token::verify(&token, &keys, expected, now)?)
     }
+}
+
+async fn body(
+    target: &Target,
+    answer: Result<Response, reqwest::Error>,
+) -> Result<(StatusCode, Vec<u8>), ProviderError> {
+    let unreachable = |error: reqwest::Error| ProviderError::Unreachable {
+        address: target.url.to_string(),
+        reason: crate::Chain(&error.without_url()).to_string(),
+    };
+    let answer = answer.map_err(unreachable)?;
+    let status = answer.status();
+    let body = bounded_body(answer, ANSWER_BYTES).await.map_err(unreachable)?;
+    Ok((status, body.ok_or_else(|| ProviderError::TooLong(target.url.to_string()))?))
 }
 
 fn encoded(text: &str) -> String {
