@@ -99,6 +99,22 @@ pub(crate) struct Exchange<'a> {
     pub(crate) redirect_uri: &'a str,
 }
 
+impl Exchange<'_> {
+    /// The body of the request (RFC 6749, section 4.1.3); with `basic` the client secret stands in a header and not here.
+    fn form(&self, basic: bool) -> String {
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.append_pair("grant_type", "authorization_code").append_pair("code", self.code);
+        form.append_pair("redirect_uri", self.redirect_uri).append_pair("code_verifier", self.verifier);
+        if self.secret.is_none() || !basic {
+            form.append_pair("client_id", self.client_id);
+        }
+        if let Some(secret) = self.secret.filter(|_| !basic) {
+            form.append_pair("client_secret", secret);
+        }
+        form.finish()
+    }
+}
+
 /// What is remembered of a provider.
 #[derive(Clone, Debug)]
 pub(crate) struct Remembered {
@@ -218,22 +234,13 @@ impl Providers {
     async fn exchange(&self, metadata: &Metadata, exchange: &Exchange<'_>) -> Result<Zeroizing<String>, ProviderError> {
         let target = &metadata.token;
         let client = self.outgoing.client_for(target).map_err(|reason| not_asked(target, reason))?;
-        let Exchange { client_id, secret, code, verifier, redirect_uri } = *exchange;
-        let mut form = form_urlencoded::Serializer::new(String::new());
-        form.append_pair("grant_type", "authorization_code").append_pair("code", code);
-        form.append_pair("redirect_uri", redirect_uri).append_pair("code_verifier", verifier);
         let mut request = client.post(target.url.clone()).header(ACCEPT, "application/json");
-        match secret {
+        if let (Some(secret), true) = (exchange.secret, metadata.basic) {
             // RFC 6749, section 2.3.1: both are encoded as in a form before they are put together.
-            Some(secret) if metadata.basic => request = request.basic_auth(encoded(client_id), Some(encoded(secret))),
-            Some(secret) => {
-                form.append_pair("client_id", client_id).append_pair("client_secret", secret);
-            }
-            None => {
-                form.append_pair("client_id", client_id);
-            }
+            request = request.basic_auth(encoded(exchange.client_id), Some(encoded(secret)));
         }
-        let request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.finish());
+        let request =
+            request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(exchange.form(metadata.basic));
         let (status, body) = body(target, request.send().await).await?;
         let body = Zeroizing::new(body);
         if status != StatusCode::OK {
@@ -294,4 +301,53 @@ fn failed(target: &Target, status: StatusCode, body: &[u8]) -> ProviderError {
     let plain = |error: &String| error.len() <= 60 && error.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     let error = answer.error.filter(plain).map(|error| format!(": {error}")).unwrap_or_default();
     ProviderError::Status { address: target.url.to_string(), status: status.as_u16(), error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_shows_itself_in_the_header_or_in_the_body_and_never_in_both() {
+        let exchange =
+            |secret| Exchange { client_id: "mbl", secret, code: "c", verifier: "v", redirect_uri: "https://a/b" };
+        let rest = "grant_type=authorization_code&code=c&redirect_uri=https%3A%2F%2Fa%2Fb&code_verifier=v";
+        assert_eq!(exchange(Some("s&")).form(true), rest);
+        assert_eq!(exchange(Some("s&")).form(false), format!("{rest}&client_id=mbl&client_secret=s%26"));
+        assert_eq!(exchange(None).form(true), format!("{rest}&client_id=mbl"));
+    }
+
+    fn document(other: serde_json::Value) -> Document {
+        let mut document = serde_json::json!({
+            "issuer": "https://login.example", "authorization_endpoint": "https://login.example/a",
+            "token_endpoint": "https://login.example/t", "jwks_uri": "https://login.example/k",
+        });
+        document.as_object_mut().unwrap().extend(other.as_object().unwrap().clone());
+        serde_json::from_value(document).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_a_provider_says_of_itself_must_fit_what_is_asked_of_it() {
+        let providers = Providers::new(&SingleSignOn::default());
+        let read = |other: serde_json::Value| {
+            let malformed = |what| ProviderError::Malformed { address: String::new(), what };
+            providers.read("https://login.example", document(other), malformed).map_err(|error| error.to_string())
+        };
+        let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert!(read(json("{}")).unwrap().basic);
+        let post = json(r#"{"token_endpoint_auth_methods_supported": ["client_secret_post"]}"#);
+        assert!(!read(post).unwrap().basic);
+        for (other, why) in [
+            (r#"{"issuer": "https://stranger.example"}"#, "another issuer"),
+            (r#"{"response_types_supported": ["token"]}"#, "code flow"),
+            (r#"{"code_challenge_methods_supported": ["plain"]}"#, "PKCE"),
+            (r#"{"token_endpoint_auth_methods_supported": ["private_key_jwt"]}"#, "no client secret"),
+            (r#"{"authorization_endpoint": "http://10.0.0.1/a"}"#, "`single_sign_on.allow`"),
+            (r#"{"authorization_endpoint": "javascript:alert(1)"}"#, "begins with `https://`"),
+            (r#"{"token_endpoint": "file:///etc/passwd"}"#, "begins with `https://`"),
+        ] {
+            let said = read(json(other)).unwrap_err();
+            assert!(said.contains(why), "{other}: {said}");
+        }
+    }
 }
