@@ -23,7 +23,7 @@ pub(super) fn complete(description: &mut OpenApi) {
     }
     let any = ResponseBuilder::new().description("Refused; nothing was changed");
     let any: RefOr<Response> = any.content("application/problem+json", problem().build()).build().into();
-    let examples = Examples::read();
+    let examples = Examples::read(serde_json::to_value(&components.schemas).unwrap_or_default());
     for (path, item) in &mut description.paths.paths {
         for (changes, operation) in operations(item) {
             examples.add(operation);
