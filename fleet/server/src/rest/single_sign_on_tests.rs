@@ -11,10 +11,10 @@ use aws_lc_rs::{
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
 };
 use axum::{
-    Form, Json, Router,
+    Json, Router,
     body::Body,
     extract::State,
-    http::{Request, StatusCode, header},
+    http::{HeaderMap, Request, StatusCode, header},
     response::{IntoResponse, Redirect, Response},
     routing::{get, post},
 };
@@ -23,7 +23,7 @@ use http_body_util::BodyExt as _;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, jwk::Jwk};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle};
-use url::Url;
+use url::{Url, form_urlencoded};
 
 use crate::test_service::{Caller, TestService};
 
@@ -80,11 +80,8 @@ async fn keys(State((_, mood)): State<Shared>) -> Json<Value> {
 }
 
 /// The code is the nonce, so that the issuer need not remember it.
-async fn token(
-    State((issuer, mood)): State<Shared>,
-    headers: axum::http::HeaderMap,
-    Form(form): Form<HashMap<String, String>>,
-) -> Response {
+async fn token(State((issuer, mood)): State<Shared>, headers: HeaderMap, body: String) -> Response {
+    let form: HashMap<String, String> = form_urlencoded::parse(body.as_bytes()).into_owned().collect();
     let mut mood = mood.lock().unwrap();
     mood.authorization = headers.get(header::AUTHORIZATION).map_or("", |value| value.to_str().unwrap()).to_owned();
     if let Some(answer) = mood.token_answer {
@@ -283,7 +280,7 @@ async fn a_state_and_a_one_time_code_are_each_taken_once_and_only_from_whoever_b
     let office = Office::new(json!({})).await;
     office.invite().await;
     let (id, sent) = office.begin(Some(4711)).await;
-    let back = [("state", sent["state"].as_str()), ("code", &sent["nonce"])];
+    let back = [("state", sent["state"].as_str()), ("code", sent["nonce"].as_str())];
     let first = office.come_back(&back).await;
     assert_eq!(first.status(), StatusCode::SEE_OTHER);
     let again = office.come_back(&back).await;
@@ -354,16 +351,18 @@ async fn what_a_provider_answers_is_bounded_and_its_refusals_are_told() {
     let location = answer.headers()[header::LOCATION].to_str().unwrap().to_owned();
     assert!(location.contains("error=single_sign_on_refused") && location.contains("access_denied"), "{location}");
     let (_, sent) = office.begin(Some(4711)).await;
-    let back = [("state", sent["state"].as_str()), ("code", &sent["nonce"]), ("iss", "https://stranger.example")];
+    let back =
+        [("state", sent["state"].as_str()), ("code", sent["nonce"].as_str()), ("iss", "https://stranger.example")];
     let answer = office.come_back(&back).await;
     assert!(answer.headers()[header::LOCATION].to_str().unwrap().contains("another+identity+provider"));
-    for (token_answer, why) in [
-        ((|| "x".repeat(300_000).into_response()) as fn() -> Response, "more than"),
+    let answers: [(fn() -> Response, &str); 5] = [
+        (|| "x".repeat(300_000).into_response(), "more than"),
         (|| Redirect::temporary("http://127.0.0.1:1/").into_response(), "307"),
         (|| "no token".into_response(), "not of its form"),
         (|| Json(json!({"access_token": "a"})).into_response(), "no ID token"),
         (|| (StatusCode::BAD_REQUEST, Json(json!({"error": "invalid_grant"}))).into_response(), "invalid_grant"),
-    ] {
+    ];
+    for (token_answer, why) in answers {
         office.issuer.set(|mood| mood.token_answer = Some(token_answer));
         let (_, query) = office.arrive().await;
         assert_eq!(query["error"], "provider_failed");

@@ -87,14 +87,14 @@ pub(crate) fn read(settings: &ProviderSettings, token: &IdToken) -> Result<Claim
             Sought::Name(user_named(said)?)
         }
     };
-    let methods = token.claims.get("amr").and_then(Value::as_array).into_iter().flatten();
+    let mut methods = token.claims.get("amr").and_then(Value::as_array).into_iter().flatten();
     Ok(Claimed {
         identity: Identity { issuer: settings.issuer.clone(), subject: token.subject.clone() },
         sought,
         email,
         title: text(token, "name").unwrap_or_default().chars().take(TITLE_CHARACTERS).collect(),
         roles: roles(settings, token),
-        second_factor: methods.into_iter().any(|method| method == "mfa"),
+        second_factor: methods.any(|method| method == "mfa"),
     })
 }
 
@@ -109,7 +109,7 @@ fn user_named(said: &str) -> Result<PrincipalName, NotAdmitted> {
 /// The roles that the claim of roles brings: those of its values, otherwise the one for everybody.
 fn roles(settings: &ProviderSettings, token: &IdToken) -> Option<BTreeSet<String>> {
     let values: Vec<&str> = match claim(token, settings.role_claim.as_deref()?) {
-        Some(Value::String(one)) => vec![one],
+        Some(Value::String(one)) => vec![one.as_str()],
         Some(Value::Array(all)) => all.iter().take(MOST_VALUES).filter_map(Value::as_str).collect(),
         Some(_) | None => Vec::new(),
     };
