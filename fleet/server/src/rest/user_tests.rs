@@ -267,6 +267,8 @@ async fn an_invitation_ends_and_asks_for_a_good_password_and_the_right_code() {
         let wanted = json!({"name": "bert", "email": "bert@example.com", "expires": expires});
         assert_eq!(admin.post("/users", &wanted).await.1["field"], "expires");
     }
+    let by_mail = json!({"name": "bert", "email": "bert@example.com", "mail": true});
+    assert_eq!(admin.post("/users", &by_mail).await.1["field"], "mail", "this service has no mail server");
     for (name, email, field) in [("Bert", "bert@example.com", "name"), ("bert", "bert", "email")] {
         assert_eq!(admin.post("/users", &json!({"name": name, "email": email})).await.1["field"], field);
     }
