@@ -318,9 +318,9 @@ async fn a_token_that_is_not_for_us_now_and_here_lets_nobody_in() {
         assert!(said.contains(why), "{claims}: {said}");
     }
     office.issuer.claims(json!({}));
-    office.issuer.set(|mood| mood.published = Some(new_key()));
-    assert!(office.refused().await.contains("signature"), "the keys are those of a stranger");
-    office.issuer.set(|mood| mood.published = None);
+    office.issuer.set(|mood| mood.published = Some(std::mem::replace(&mut mood.key, new_key())));
+    assert!(office.refused().await.contains("signature"), "a stranger signs");
+    office.issuer.set(|mood| mood.key = mood.published.take().unwrap());
     let (_, user) = office.admin.get("/users/anna").await;
     assert_eq!(user["state"], "invited", "nobody came in");
     office.sign_in().await;
