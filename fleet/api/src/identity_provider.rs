@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use crate::{Client, ClientError};
 
 /// With whom the users of an account sign in. The client secret is never told.
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own, and they go together in every way")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct IdentityProvider {
     /// The issuer of its tokens, as in `https://login.example.com`.

@@ -16,7 +16,7 @@ pub(crate) enum Command {
     /// Show with whom the users of the account sign in
     Show,
     /// Say with whom the users of the account sign in, in place of what was said before
-    Save(SaveArgs),
+    Save(Box<SaveArgs>),
     /// Forget the identity provider
     Delete {
         /// Only if it is still at this revision
@@ -90,7 +90,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
         Command::Show => show(session, &client.identity_provider().await.map_err(service_error)?),
         Command::Save(args) => {
             let at = args.at_revision;
-            let wanted = wanted(args)?;
+            let wanted = wanted(*args)?;
             show(session, &client.save_identity_provider(&wanted, at).await.map_err(service_error)?)
         }
         Command::Delete { at_revision } => {

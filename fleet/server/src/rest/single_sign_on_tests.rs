@@ -57,6 +57,8 @@ impl Drop for Issuer {
     }
 }
 
+/// What a token endpoint answers, and what is told of it.
+type Answer = (fn() -> Response, &'static str);
 type Shared = (String, Arc<Mutex<Mood>>);
 
 fn new_key() -> EncodingKey {
@@ -355,7 +357,7 @@ async fn what_a_provider_answers_is_bounded_and_its_refusals_are_told() {
         [("state", sent["state"].as_str()), ("code", sent["nonce"].as_str()), ("iss", "https://stranger.example")];
     let answer = office.come_back(&back).await;
     assert!(answer.headers()[header::LOCATION].to_str().unwrap().contains("another+identity+provider"));
-    let answers: [(fn() -> Response, &str); 5] = [
+    let answers: [Answer; 5] = [
         (|| "x".repeat(300_000).into_response(), "more than"),
         (|| Redirect::temporary("http://127.0.0.1:1/").into_response(), "307"),
         (|| "no token".into_response(), "not of its form"),

@@ -35,8 +35,9 @@ fn who(name: &str) -> PrincipalName {
     format!("user/{name}").parse().unwrap()
 }
 
-fn known(may_act: bool, is_taken: bool) -> Option<Known> {
-    Some(Known { who: who("anna"), may_act, is_taken })
+/// The user who is found.
+fn known() -> Known {
+    Known { who: who("anna"), may_act: true, is_taken: false }
 }
 
 #[test]
@@ -67,10 +68,10 @@ fn an_address_counts_if_it_is_verified_and_of_a_listed_domain() {
 #[test]
 fn only_a_user_who_may_act_and_is_nobody_else_s_is_let_in() {
     let admitted = |known| admit(&settings(), read(&settings(), &anna()).unwrap(), known);
-    let (as_whom, admission) = admitted(known(true, false)).unwrap();
+    let (as_whom, admission) = admitted(Some(known())).unwrap();
     assert_eq!((as_whom, admission.new_user, admission.roles), (who("anna"), None, None));
-    assert_eq!(admitted(known(true, true)).unwrap_err(), NotAdmitted::Taken);
-    assert_eq!(admitted(known(false, false)).unwrap_err(), NotAdmitted::Disabled);
+    assert_eq!(admitted(Some(Known { is_taken: true, ..known() })).unwrap_err(), NotAdmitted::Taken);
+    assert_eq!(admitted(Some(Known { may_act: false, ..known() })).unwrap_err(), NotAdmitted::Disabled);
     assert_eq!(admitted(None).unwrap_err(), NotAdmitted::NoUser);
 }
 
@@ -98,7 +99,7 @@ fn a_claim_brings_the_roles_of_its_values_and_otherwise_the_one_for_everybody() 
     let brought = |settings: &ProviderSettings, claims: Value| {
         let mut claims = claims;
         claims["sub_name"] = json!("anna");
-        let (_, admission) = admit(settings, read(settings, &token(claims)).unwrap(), known(true, false)).unwrap();
+        let (_, admission) = admit(settings, read(settings, &token(claims)).unwrap(), Some(known())).unwrap();
         assert_eq!(admission.first_role, None);
         admission.roles.unwrap().into_iter().collect::<Vec<_>>()
     };
