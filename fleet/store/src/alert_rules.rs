@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use protocol_types::{GroupName, UnixSeconds};
+use protocol_types::{GroupName, UnixSeconds, metrics::Metric};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Row, any::AnyRow};
@@ -87,6 +87,29 @@ pub enum AlertCondition {
         /// Counted over the account; otherwise for each device.
         whole_account: bool,
     },
+    /// The newest value of a metric is beyond a threshold. Values are in steps of the metric.
+    Threshold {
+        /// Of what.
+        metric: Metric,
+        /// On which side of the threshold it is too far.
+        side: Side,
+        /// A value beyond this one raises the alert.
+        raise: i64,
+        /// A value that is not beyond this one ends it.
+        clear: i64,
+        /// A value that is older than this, in seconds, says nothing of the present: it neither raises nor ends an alert.
+        fresh_s: u64,
+    },
+}
+
+/// A side of a threshold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// Larger values.
+    Above,
+    /// Smaller values.
+    Below,
 }
 
 /// How long things must hold, in seconds.
@@ -211,7 +234,7 @@ impl AlertCondition {
         match self {
             Self::Absence {} => "presence in (late, lost) and standing = active".parse().ok(),
             Self::State { filter } => Some(filter.clone()),
-            Self::Rate { .. } => None,
+            Self::Rate { .. } | Self::Threshold { .. } => None,
         }
     }
 
@@ -219,7 +242,7 @@ impl AlertCondition {
     pub(crate) fn kinds(&self) -> EventKinds {
         match self {
             Self::Rate { kinds, .. } => EventKinds::new(kinds.clone()).unwrap_or_default(),
-            Self::Absence {} | Self::State { .. } => EventKinds::default(),
+            Self::Absence {} | Self::State { .. } | Self::Threshold { .. } => EventKinds::default(),
         }
     }
 }
@@ -297,6 +320,7 @@ impl AccountScope {
         now: UnixSeconds,
     ) -> Result<AlertRuleRow, StoreError> {
         let mut tx = self.write().await?;
+        // What does not change is what it is now, and not what it was before another change.
         let was: AlertRuleRow = self.named_in(&mut tx, name).await?;
         let row = sqlx::query(
             "UPDATE alert_rules SET revision = revision + 1, title = COALESCE($3, title), severity = COALESCE($4, severity),

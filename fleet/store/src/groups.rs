@@ -174,7 +174,7 @@ impl AccountScope {
             .execute(tx.sql())
             .await
             .map_err(cannot("remove a group"))?;
-        self.forget_configuration(&mut tx, &ConfigurationLevel::Group(name.clone())).await?;
+        self.forget_configuration(&mut tx, &ConfigurationLevel::Group(name.clone()), now).await?;
         self.tell_group(&mut tx, (name, "deleted"), json!({}), now).await?;
         tx.commit().await
     }
