@@ -1,5 +1,5 @@
 //! The agent's side of the local sockets against real sockets, real TLS and misbehaving peers.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod artifacts;
 mod pki;

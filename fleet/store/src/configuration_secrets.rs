@@ -18,6 +18,9 @@ use crate::{
 const DOING: &str = "read secrets";
 const TABLE: &str = "configuration_secrets";
 
+/// Which of two secrets of one name a device is given: level, priority of the document beside it, name of the level; the highest wins.
+type Rank = (u8, i64, String);
+
 /// A secret of a level, without its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretRow {
@@ -272,7 +275,7 @@ impl AccountScope {
         .await
         .map_err(cannot(DOING))?;
         let mut is_member: BTreeMap<String, bool> = BTreeMap::new();
-        let mut found: BTreeMap<(AppName, SecretName), ((u8, i64, String), SealedRow)> = BTreeMap::new();
+        let mut found: BTreeMap<(AppName, SecretName), (Rank, SealedRow)> = BTreeMap::new();
         for row in &rows {
             let sealed = read_sealed(row)?;
             if let ConfigurationLevel::Group(group) = &sealed.secret.level {

@@ -106,7 +106,7 @@ fn until_ended(world: &World, rollout: &Value, state: &str) -> Value {
 #[test]
 fn fleet_staged_settings_come_with_a_rollout_and_those_that_cut_contact_stop_it_and_come_back() {
     let world = World::new();
-    let named = |name: &str| json!({ "hostname": name, "contact_limit_s": 10 });
+    let named = |name: &str| json!({ "hostname": name, "contact_limit_s": 90 });
     save(&world, "", &named("kiln"));
     until_status(&world, "in_force", 1);
 
@@ -129,8 +129,8 @@ fn fleet_staged_settings_come_with_a_rollout_and_those_that_cut_contact_stop_it_
 
     // A network with which the service cannot be reached: the device takes it back, the rollout ends, and nobody else gets it.
     world.mbl(&format!("group create doors {ENDPOINT}"));
-    let network = |address: &str| json!({ "network": { "host0": { "addresses": [address] } } });
-    assert_eq!(stage(&world, " --group doors", &network("192.0.2.7/24")), 1);
+    let network = |address: &str, limit: u32| json!({ "network": { "host0": { "addresses": [address] } }, "contact_limit_s": limit });
+    assert_eq!(stage(&world, " --group doors", &network("192.0.2.7/24", 10)), 1);
     let rollout = world.mbl("rollout start --configuration 1 --of-group doors --all --on-failure return");
     let stopped = until_ended(&world, &rollout, "stopped");
     assert_eq!(stopped["devices"][0]["state"], "rolled_back", "{stopped}");
@@ -141,7 +141,7 @@ fn fleet_staged_settings_come_with_a_rollout_and_those_that_cut_contact_stop_it_
     assert_eq!(why["reasons"][0]["configuration"]["revision"], 1, "{why}");
 
     // While a rollout goes on, nobody saves another document of that level; a good one comes into force.
-    stage(&world, " --group doors", &network("127.0.0.2/8"));
+    stage(&world, " --group doors", &network("127.0.0.2/8", 90));
     let rollout = world.mbl("rollout start --configuration 2 --of-group doors --all --ask-consent");
     fs::write(world.stage.at_operator("wanted.json"), "{}").unwrap();
     let (code, _, refused) =
