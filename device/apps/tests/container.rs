@@ -112,29 +112,34 @@ fn the_ready_check_is_confined_like_the_application() {
 
 #[test]
 fn an_application_reads_its_settings_and_is_started_anew_when_they_change_and_only_then() {
-    let body = "cat /run/mbl/settings.json; echo; touch /run/mbl/mine || echo cannot write; echo the end; trap exit TERM; sleep 600 & wait";
+    let body = "trap exit TERM; cat /run/mbl/settings.json; echo; touch /run/mbl/mine || echo cannot write; echo the end; sleep 600 & wait";
     let image = Recipe::script(body).plain(Layer::new().folder("run")).build();
     let mut device = Device::running(&[]);
     device.offer(&image);
-    let says = |device: &Device, text: &str| until(text, || device.log("hello").contains(text));
+    // Each start says its settings, and then that it is at its end.
+    let starts = |device: &Device, count: usize| {
+        until("the end of a start", || device.log("hello").matches("the end\n").count() == count);
+    };
     device.configure(&[("hello", r#"{"greeting":"hi"}"#)]);
     device.run(&image);
     device.ready(&image);
-    says(&device, "{\"greeting\":\"hi\"}\n");
-    says(&device, "cannot write");
+    starts(&device, 1);
+    let first = device.log("hello");
+    assert!(first.contains("{\"greeting\":\"hi\"}\n") && first.contains("cannot write"), "{first}");
     device.configure(&[("hello", r#"{"greeting":"hi"}"#), ("other", "{}")]);
     device.configure(&[("hello", r#"{"greeting":"ho"}"#)]);
-    says(&device, "{\"greeting\":\"ho\"}\n");
-    assert_eq!(device.log("hello").matches("the end").count(), 2, "started once more, for settings of its own");
+    starts(&device, 2);
+    let second = device.log("hello");
+    assert_eq!(second.matches("{\"greeting\":\"ho\"}\n").count(), 1, "started once, for settings of its own: {second}");
 
     // They are there from the start on, before an agent has said anything.
     device.kill();
     device.start();
     device.run(&image);
-    until("the third start", || device.log("hello").matches("the end").count() == 3);
+    starts(&device, 3);
     assert_eq!(device.log("hello").matches("{\"greeting\":\"ho\"}\n").count(), 2);
     device.configure(&[]);
-    until("a start without settings", || device.log("hello").matches("the end").count() == 4);
+    starts(&device, 4);
     assert_eq!(device.log("hello").matches("{\"greeting\"").count(), 3);
 }
 
