@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
-    Account, Alert, AlertRule, Artifact, AuditRecord, Authority, ConfigurationDocument, DeadLetter, Denial, Device,
+    Account, Alert, AlertRule, Artifact, AuditRecord, Authority, Command, ConfigurationDocument, DeadLetter, Denial, Device,
     Enrolment, Event, Group, GroupMember, ListedCertificate, Operation, OperationRow, Release, RoleBinding, Rollout,
     RolloutDevice, SavedFilter, ServiceAccount, Silence, Subscription, Token, User, WhyNot,
 };
@@ -67,6 +67,7 @@ pub mod forms {
         ArtifactPage of Artifact,
         AuditPage of AuditRecord,
         AuthorityPage of Authority,
+        CommandPage of Command,
         ConfigurationDocumentPage of ConfigurationDocument,
         DeadLetterPage of DeadLetter,
         DenialPage of Denial,

@@ -22,6 +22,7 @@ use crate::{
     artifact_port,
     authority::{Authority, AuthorityError},
     backup::RESTORING,
+    commands,
     deliveries, device_trust,
     first_token::{self, FirstTokenError},
     fleet::Fleet,
@@ -95,6 +96,10 @@ const HOUSEKEEPING: Duration = Duration::from_secs(60 * 60);
 const REMEMBER_REQUESTS: u64 = 7 * 24 * 60 * 60;
 /// How long it remembers tries to sign in that failed, in seconds.
 const REMEMBER_TRIES: u64 = 24 * 60 * 60;
+/// How long it remembers commands that have ended, in seconds.
+const REMEMBER_COMMANDS: u64 = 30 * 24 * 60 * 60;
+/// Commands that it forgets at a time.
+const FORGET_COMMANDS: u32 = 10_000;
 
 /// Runs the service until `stop` is cancelled.
 pub async fn run(config: Config, clock: Clock, random: Random, stop: CancellationToken) -> Result<(), RunError> {
@@ -143,6 +148,7 @@ pub(crate) async fn open(
     device_trust::reload_factories(&fleet).await?;
     device_trust::renew_issuers(&fleet, fleet.clock.now()).await;
     fleet.store.service_wide().nobody_is_connected(fleet.clock.now()).await?;
+    fleet.store.service_wide().commands_cut_off(fleet.clock.now()).await?;
     operations::clear_lists(&fleet).await?;
     Ok(fleet)
 }
@@ -168,6 +174,7 @@ async fn serve(fleet: &Fleet, ports: Ports) -> Result<(), RunError> {
     tasks.spawn(named("timestamps", repository::keep_fresh(fleet.clone())));
     tasks.spawn(named("overdue", lwm2m::tell_overdue(fleet.clone())));
     tasks.spawn(named("operations", operations::work(fleet.clone())));
+    tasks.spawn(named("commands", commands::overdue::end_overdue(fleet.clone())));
     tasks.spawn(named("rollouts", rollouts::reconcile(fleet.clone())));
     tasks.spawn(named("alerts", alerts::look_after(fleet.clone())));
     tasks.spawn(named("deliveries", deliveries::work(fleet.clone())));
@@ -235,6 +242,10 @@ async fn keep_house(fleet: Fleet) {
         let before = protocol_types::UnixSeconds(now.0.saturating_sub(REMEMBER_TRIES));
         if let Err(error) = fleet.store.service_wide().forget_tries(before).await {
             tracing::warn!(error = %crate::Chain(&error), "old tries to sign in were not forgotten");
+        }
+        let before = protocol_types::UnixSeconds(now.0.saturating_sub(REMEMBER_COMMANDS));
+        if let Err(error) = fleet.store.service_wide().forget_commands(before, FORGET_COMMANDS).await {
+            tracing::warn!(error = %crate::Chain(&error), "old commands were not forgotten");
         }
         tokio::select! {
             () = tokio::time::sleep(HOUSEKEEPING) => {}

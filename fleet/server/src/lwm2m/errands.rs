@@ -29,6 +29,8 @@ pub(super) enum Errand {
     WriteConfiguration,
     /// Hear at once and from then on what it says about its configuration.
     ObserveConfiguration,
+    /// Give it the next command of an operator.
+    Command,
     /// See whether it still answers although it has registered elsewhere.
     Probe,
 }
@@ -36,7 +38,10 @@ pub(super) enum Errand {
 impl Errand {
     /// Whether it tells the device to do something; a quarantined one is only listened to.
     const fn is_order(self) -> bool {
-        matches!(self, Self::FactoryReset | Self::NameArtifactServer | Self::WriteWish | Self::WriteConfiguration)
+        matches!(
+            self,
+            Self::FactoryReset | Self::NameArtifactServer | Self::WriteWish | Self::WriteConfiguration | Self::Command
+        )
     }
 }
 
@@ -79,6 +84,7 @@ impl Errands {
         self.add(Errand::NameArtifactServer);
         self.add(Errand::WriteWish);
         self.add(Errand::WriteConfiguration);
+        self.add(Errand::Command);
     }
 
     /// Adds an errand, unless it waits already.
@@ -184,6 +190,7 @@ mod tests {
         assert_eq!(errands.next(true), Some(Errand::NameArtifactServer));
         assert_eq!(errands.next(true), Some(Errand::WriteWish));
         assert_eq!(errands.next(true), Some(Errand::WriteConfiguration));
+        assert_eq!(errands.next(true), Some(Errand::Command));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use protocol_types::{Reason, ReasonCode};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    Attention, Devices, configuration,
+    Attention, Devices, commands::Commands, configuration,
     errands::{self, Errand, Errands, RELEASE},
     est::{self, EstRequest},
     live::Live,
@@ -39,16 +39,17 @@ const MAX_CERTIFICATES: u8 = 4;
 pub(super) struct Visit {
     pub(super) facts: CertificateFacts,
     /// Tells this connection from every other one of the device.
-    session: u64,
+    pub(super) session: u64,
     pub(super) devices: Devices,
-    live: Arc<Live>,
+    pub(super) live: Arc<Live>,
     /// What the device has promised when it registered.
-    promise: Promise,
+    pub(super) promise: Promise,
     /// Whether the device tells of its configuration on this registration.
     pub(super) tells_configuration: bool,
     /// How the device stands while it is registered here.
     registered: Option<Standing>,
     pub(super) errands: Errands,
+    pub(super) commands: Commands,
     heard: Instant,
     /// When the next registration and the next report are due at the earliest.
     next_registration: Instant,
@@ -56,7 +57,7 @@ pub(super) struct Visit {
     certificates: u8,
     /// When the connection ends because the device is elsewhere.
     leave_at: Option<Instant>,
-    is_over: bool,
+    pub(super) is_over: bool,
 }
 
 /// Serves one connection to its end.
@@ -110,6 +111,7 @@ impl Visit {
             tells_configuration: false,
             registered: None,
             errands: Errands::default(),
+            commands: Commands::new(),
             heard: Instant::now(),
             next_registration: Instant::now(),
             next_report: Instant::now(),
@@ -129,6 +131,9 @@ impl Visit {
             Step::Notified { path, entries, .. } if path == configuration::CONFIGURATION => {
                 self.configuration_reported(&entries).await;
             }
+            Step::Notified { id, entries, .. } if self.commands.observes(id) => self.observed(id, entries).await,
+            Step::ObservationEnded { id, .. } if self.commands.observes(id) => self.observation_ended(id).await,
+            Step::Updated(_) => self.awake(),
             Step::ObservationEnded { error, .. } => {
                 let (identity, error) = (&self.facts.identity, crate::Chain(&error));
                 tracing::warn!(account = %identity.account, device = %identity.endpoint, %error, "device ended its reports");
@@ -236,6 +241,8 @@ impl Visit {
         self.heard = Instant::now();
         self.errands.after_registration();
         self.tells_configuration = false;
+        self.resume_commands().await;
+        let identity = &self.facts.identity;
         tracing::info!(
             account = %identity.account, device = %identity.endpoint, lifetime = registration.lifetime, "device registered"
         );
@@ -255,7 +262,7 @@ impl Visit {
         None
     }
 
-    async fn operation(&self, errand: Errand) -> Option<(Operation, u64)> {
+    async fn operation(&mut self, errand: Errand) -> Option<(Operation, u64)> {
         Some(match errand {
             Errand::FactoryReset => return self.reset().await,
             Errand::NameArtifactServer => (errands::name_artifact_server(self.devices.fleet.artifact_uri()), 0),
@@ -264,6 +271,7 @@ impl Visit {
             Errand::ReadNameplate => (errands::read_nameplate(), 0),
             Errand::WriteConfiguration => return self.configuration().await,
             Errand::ObserveConfiguration => (configuration::observe(), 0),
+            Errand::Command => return self.command().await,
             Errand::Probe => (errands::probe(), 0),
         })
     }
@@ -294,6 +302,9 @@ impl Visit {
 
     async fn answered(&mut self, id: u64, result: Result<Answer, RequestError>) {
         let Some(under_way) = self.errands.answered(id) else { return };
+        if under_way.errand == Errand::Command {
+            return self.command_answered((id, under_way.generation), result).await;
+        }
         let identity = &self.facts.identity;
         let answer = match result {
             Ok(answer) => answer,
@@ -327,7 +338,11 @@ impl Visit {
             (Errand::ObserveConfiguration, Content::Entries(entries)) => self.configuration_reported(&entries).await,
             (Errand::Probe, _) => self.seen_twice().await,
             (
-                Errand::NameArtifactServer | Errand::Observe | Errand::ReadNameplate | Errand::ObserveConfiguration,
+                Errand::NameArtifactServer
+                | Errand::Observe
+                | Errand::ReadNameplate
+                | Errand::ObserveConfiguration
+                | Errand::Command,
                 _,
             ) => {}
         }
@@ -411,28 +426,6 @@ impl Visit {
         }
     }
 
-    /// The probe of an older connection brought no value. One that does not answer is what an honest device leaves behind; one that
-    /// answers, whatever it says, is alive.
-    async fn probed(&mut self, error: &RequestError) {
-        match error {
-            RequestError::Refused { .. } | RequestError::Decode(_) => self.seen_twice().await,
-            RequestError::Exchange(_)
-            | RequestError::Encode(_)
-            | RequestError::NotRegistered
-            | RequestError::NotObserved => self.is_over = true,
-        }
-    }
-
-    /// The device answered here after it had registered elsewhere: there are two of it.
-    async fn seen_twice(&mut self) {
-        let identity = &self.facts.identity;
-        tracing::warn!(account = %identity.account, device = %identity.endpoint, "one identity answers in two places");
-        if self.devices.presence.record(identity, Presence::SeenTwice).await.is_err() {
-            tracing::error!(account = %identity.account, device = %identity.endpoint, "a clone was not recorded");
-        }
-        self.is_over = true;
-    }
-
     /// Looks again at what others have changed.
     async fn look_at(&mut self, attention: Attention) {
         if attention.has(Attention::REPLACED) {
@@ -449,6 +442,9 @@ impl Visit {
         }
         if attention.has(Attention::CONFIGURATION) && self.registered.is_some() {
             self.errands.add(Errand::WriteConfiguration);
+        }
+        if attention.has(Attention::COMMANDS) && self.registered.is_some() {
+            self.errands.add(Errand::Command);
         }
     }
 

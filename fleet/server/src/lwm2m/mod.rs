@@ -6,6 +6,8 @@
 //!       ├ bootstrap     decides on the bootstrap port: admit, write the accounts, answer EST
 //!       └ management    decides on the management port: register, take reports, renew certificates
 //!           └ errands   what the service wants of a registered device, in order
+//! clones       one identity in two places
+//! commands     what operators ask of a device, and what it answers
 //! configuration  object 26242: what the service writes of a device's configuration and reads of it
 //! presence     writes many registrations in one transaction
 //! live         which devices are connected here, and what their connections must look at again
@@ -17,6 +19,8 @@
 //! only here: the store has it first.
 
 mod bootstrap;
+mod clones;
+mod commands;
 mod configuration;
 mod errands;
 mod est;
@@ -84,9 +88,17 @@ pub(crate) async fn pass_on_changes(devices: Devices) {
             Ok(Change::Labels(account, endpoint)) => {
                 devices.live.call(&account, &endpoint, Attention::CONFIGURATION);
             }
-            Ok(Change::Event(_) | Change::Device(..) | Change::Rollouts(_) | Change::Operations(_)) => {}
+            Ok(Change::Command(account, endpoint)) => devices.live.call(&account, &endpoint, Attention::COMMANDS),
+            Ok(
+                Change::Event(_)
+                | Change::Device(..)
+                | Change::Rollouts(_)
+                | Change::Operations(_)
+                | Change::Job(..),
+            ) => {}
             Err(RecvError::Lagged(_)) => {
-                devices.live.call_all(Attention::WISH | Attention::STANDING | Attention::CONFIGURATION);
+                let everything = Attention::WISH | Attention::STANDING | Attention::CONFIGURATION;
+                devices.live.call_all(everything | Attention::COMMANDS);
             }
             Err(RecvError::Closed) => return,
         }

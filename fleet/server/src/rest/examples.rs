@@ -52,7 +52,7 @@ mod tests {
         body::Body,
         http::{Request, StatusCode, header},
     };
-    use fleet_api::{Device, Event, Group, Operation, Page, TokenScope};
+    use fleet_api::{Command, Device, Event, Group, Observed, Operation, Page, TokenScope};
     use serde::de::DeserializeOwned;
     use serde_json::{Value, json};
     use tower::ServiceExt as _;
@@ -126,6 +126,8 @@ mod tests {
                 "list_groups" => reads::<Page<Group>>(example),
                 "change_device" => reads::<Device>(example),
                 "list_devices" => reads::<Page<Device>>(example),
+                "show_command" | "write_resource" => reads::<Command>(example),
+                "list_command_values" => reads::<Observed>(example),
                 "list_events" => reads::<Page<Event>>(example),
                 "edit_devices" => reads::<Operation>(example),
                 other => panic!("nothing says of what type the answer of {other} is"),

@@ -10,6 +10,8 @@ mod audit;
 mod authorities;
 mod body;
 mod caller;
+mod command_wait;
+mod commands;
 mod configuration;
 mod description;
 mod device_edits;
@@ -83,6 +85,7 @@ fn resources() -> OpenApiRouter<Fleet> {
         .merge(silences::router())
         .merge(subscriptions::router())
         .merge(artifacts::router())
+        .merge(commands::router())
         .merge(configuration::router())
         .merge(effective_configuration::router())
         .merge(events::router())
@@ -132,6 +135,8 @@ pub(crate) fn router(fleet: Fleet) -> Router {
 
 #[cfg(test)]
 mod access_tests;
+#[cfg(test)]
+mod command_tests;
 #[cfg(test)]
 mod configuration_tests;
 #[cfg(test)]

@@ -9,6 +9,7 @@
 
 mod artifacts;
 mod clones;
+mod commands;
 mod device;
 mod factory;
 mod hostile;
