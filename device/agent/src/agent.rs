@@ -20,6 +20,7 @@ use crate::{
     durable::{self, DurableError},
     facts::Facts,
     identity::{Identity, IdentityError},
+    jobs::{Board, Worker},
     key_store::KeyStore,
     layout::DeviceFolder,
     objects::About,
@@ -105,6 +106,12 @@ pub async fn run(
         let place = Place::new(folder.settings());
         let keeper = Keeper::start(kept, (place, state.clone()), facts.clone(), log_levels);
         tasks.spawn(keeper.run(stop.clone()));
+    }
+    if identity.is_some() {
+        let board = Board::of(folder, matches!(store, KeyStore::Files(_)));
+        let kept = or_anew("jobs", state.jobs());
+        let worker = Worker::new(kept, (facts.clone(), state.clone(), board), Arc::new(SystemClock::new()));
+        tasks.spawn(worker.run(stop.clone()));
     }
     match identity {
         Some(identity) => {

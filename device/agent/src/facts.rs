@@ -13,6 +13,7 @@ use tokio::{
 
 use crate::{
     configuration::{Told, Wish},
+    jobs::Ledger,
     orders::Orders,
     relay::Source,
 };
@@ -44,6 +45,10 @@ pub struct Facts {
     pub wish: watch::Sender<Option<Wish>>,
     /// What the device says of its configuration; none on a board that takes none from the service.
     pub told: watch::Sender<Option<Told>>,
+    /// The jobs of the device; none on a device that takes none.
+    pub jobs: watch::Sender<Option<Ledger>>,
+    /// Tells this run of the system from every other.
+    pub boot: watch::Sender<String>,
     /// From which address connections to the service leave; none if the system chooses.
     pub source_address: watch::Sender<Option<IpAddr>>,
     /// Counts how often the session shall dial anew.
@@ -90,6 +95,8 @@ impl Facts {
             restarting: watch::Sender::new(false),
             wish: watch::Sender::new(None),
             told: watch::Sender::new(None),
+            jobs: watch::Sender::new(None),
+            boot: watch::Sender::new(String::new()),
             source_address: watch::Sender::new(None),
             reconnect: watch::Sender::new(0),
             registered_after: watch::Sender::new(0),

@@ -11,6 +11,7 @@ use crate::{
     durable::{self, DurableError},
     enrolment::{Enrolment, EnrolmentText, NoManagement},
     identity::ChainError,
+    jobs::Ledger,
     orders::Orders,
 };
 
@@ -22,6 +23,10 @@ pub trait DurableState: Send + Sync + fmt::Debug {
     fn keep_reset(&self) -> Result<(), DurableError>;
     /// Keeps what the service wants as the configuration. Called before the service hears that its Write was taken.
     fn keep_wish(&self, wish: &Wish) -> Result<(), DurableError>;
+    /// Keeps which jobs the device has had. Called before the service hears that a job was taken. Whoever takes no jobs keeps none.
+    fn keep_jobs(&self, _jobs: &Ledger) -> Result<(), DurableError> {
+        Ok(())
+    }
     /// Keeps the operational identity.
     fn keep_enrolment(&self, enrolment: &Enrolment) -> Result<(), DurableError>;
     /// Keeps a time that has surely passed.
@@ -104,6 +109,7 @@ impl StateFolder {
     const RESET: &str = "factory-reset.json";
     const WISH: &str = "configuration-wish.json";
     const CONFIGURATION: &str = "configuration.json";
+    const JOBS: &str = "jobs.json";
     const ENROLMENT: &str = "enrolment.json";
     const FLOOR: &str = "time-floor.json";
 
@@ -135,6 +141,16 @@ impl StateFolder {
     /// Keeps what became of a configuration.
     pub fn keep_configuration_state(&self, kept: &Kept) -> Result<(), DurableError> {
         self.keep(Self::CONFIGURATION, kept)
+    }
+
+    /// The jobs that the device has had.
+    pub fn jobs(&self) -> Result<Ledger, StateError> {
+        Ok(self.load(Self::JOBS, "jobs")?.unwrap_or_default())
+    }
+
+    /// Keeps what became of a job.
+    pub fn keep_job_ledger(&self, jobs: &Ledger) -> Result<(), DurableError> {
+        self.keep(Self::JOBS, jobs)
     }
 
     /// The operational identity kept last.
@@ -172,6 +188,10 @@ impl DurableState for StateFolder {
 
     fn keep_wish(&self, wish: &Wish) -> Result<(), DurableError> {
         self.keep(Self::WISH, wish)
+    }
+
+    fn keep_jobs(&self, jobs: &Ledger) -> Result<(), DurableError> {
+        self.keep_job_ledger(jobs)
     }
 
     fn keep_enrolment(&self, enrolment: &Enrolment) -> Result<(), DurableError> {

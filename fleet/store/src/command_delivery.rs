@@ -86,7 +86,9 @@ impl AccountScope {
     ) -> Result<Option<CommandRow>, StoreError> {
         let doing = "take up a command";
         // Most looks find nothing, and shall not stand in the way of who writes.
-        let due = "account = $1 AND endpoint = $2 AND ended IS NULL AND state = 'waiting' AND held = 0 AND deadline > $3";
+        let due = "account = $1 AND endpoint = $2 AND ended IS NULL AND state = 'waiting' AND held = 0 AND deadline > $3
+             AND (kind <> 'job' OR NOT EXISTS (SELECT 1 FROM commands a WHERE a.account = commands.account
+                 AND a.endpoint = commands.endpoint AND a.kind = 'job' AND a.state = 'active'))";
         let any = sqlx::query(AssertSqlSafe(format!("SELECT number FROM commands WHERE {due} LIMIT 1")))
             .bind(self.id())
             .bind(endpoint.as_str())
@@ -225,6 +227,26 @@ impl AccountScope {
         }
         tx.commit().await?;
         Ok(rows.len())
+    }
+
+    /// The part of a job that a device is at, or may be, on this connection.
+    pub async fn job_under_way(
+        &self,
+        endpoint: &EndpointName,
+        session: u64,
+    ) -> Result<Option<CommandRow>, StoreError> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM commands WHERE account = $1 AND endpoint = $2 AND ended IS NULL AND kind = 'job'
+             AND session = $3 AND state IN ('sent', 'active') ORDER BY number LIMIT 1"
+        );
+        let row = sqlx::query(AssertSqlSafe(sql))
+            .bind(self.id())
+            .bind(endpoint.as_str())
+            .bind(to_sql(session))
+            .fetch_optional(self.readers())
+            .await
+            .map_err(cannot("look for a job under way"))?;
+        row.as_ref().map(read).transpose()
     }
 
     /// Whether a command is still under way on this connection.

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::Present,
     configuration::Told,
+    jobs::Ledger,
     connection::{CoapConnection, ConnectionError},
     dial::DialError,
     enrolment::Enrolment,
@@ -104,6 +105,7 @@ struct Heard {
     orders: watch::Receiver<Orders>,
     restarting: watch::Receiver<bool>,
     told: watch::Receiver<Option<Told>>,
+    jobs: watch::Receiver<Option<Ledger>>,
     reconnect: watch::Receiver<u64>,
     /// The number in `reconnect` that the line has followed.
     followed: u64,
@@ -151,6 +153,7 @@ impl Session {
             orders: facts.orders.subscribe(),
             restarting: facts.restarting.subscribe(),
             told: facts.told.subscribe(),
+            jobs: facts.jobs.subscribe(),
             followed: *facts.reconnect.borrow(),
             reconnect: facts.reconnect.subscribe(),
             next_report: Instant::now(),
@@ -246,6 +249,7 @@ impl Session {
             Ok(()) = not_before(heard.next_report, heard.status.changed()) => Event::Reported,
             Ok(()) = not_before(heard.next_report, heard.applications.changed()) => Event::Reported,
             Ok(()) = not_before(heard.next_report, heard.told.changed()) => Event::Reported,
+            Ok(()) = not_before(heard.next_report, heard.jobs.changed()) => Event::Reported,
             Ok(()) = heard.orders.changed() => Event::Ordered,
             Ok(()) = heard.reconnect.changed() => Event::Reconnect,
             time = pending(asking) => Event::Time(time),
@@ -273,6 +277,7 @@ impl Session {
                 self.heard.status.mark_unchanged();
                 self.heard.applications.mark_unchanged();
                 self.heard.told.mark_unchanged();
+                self.heard.jobs.mark_unchanged();
                 changed(self.objects.refresh())
             }
             Event::Ordered => {
