@@ -5,7 +5,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     Account, Alert, AlertRule, Artifact, AuditRecord, Authority, Command, ConfigurationDocument, DeadLetter, Denial, Device,
-    Enrolment, Event, Group, GroupMember, ListedCertificate, Operation, OperationRow, Release, RoleBinding, Rollout,
+    Enrolment, Event, Group, GroupMember, Job, JobDevice, ListedCertificate, Operation, OperationRow, Release, RoleBinding, Rollout,
     RolloutDevice, SavedFilter, ServiceAccount, Silence, Subscription, Token, User, WhyNot,
 };
 
@@ -76,6 +76,8 @@ pub mod forms {
         EventPage of Event,
         GroupPage of Group,
         GroupMemberPage of GroupMember,
+        JobPage of Job,
+        JobDevicePage of JobDevice,
         ListedCertificatePage of ListedCertificate,
         OperationPage of Operation,
         OperationRowPage of OperationRow,

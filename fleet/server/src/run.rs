@@ -26,7 +26,7 @@ use crate::{
     deliveries, device_trust,
     first_token::{self, FirstTokenError},
     fleet::Fleet,
-    https,
+    https, jobs,
     list_files::ListFiles,
     lwm2m::{self, Devices, Duty, Port, PresenceRecorder},
     metrics::Metrics,
@@ -100,6 +100,8 @@ const REMEMBER_TRIES: u64 = 24 * 60 * 60;
 const REMEMBER_COMMANDS: u64 = 30 * 24 * 60 * 60;
 /// Commands that it forgets at a time.
 const FORGET_COMMANDS: u32 = 10_000;
+/// Jobs that it forgets at a time; their commands go with them.
+const FORGET_JOBS: u32 = 10;
 
 /// Runs the service until `stop` is cancelled.
 pub async fn run(config: Config, clock: Clock, random: Random, stop: CancellationToken) -> Result<(), RunError> {
@@ -174,6 +176,7 @@ async fn serve(fleet: &Fleet, ports: Ports) -> Result<(), RunError> {
     tasks.spawn(named("timestamps", repository::keep_fresh(fleet.clone())));
     tasks.spawn(named("overdue", lwm2m::tell_overdue(fleet.clone())));
     tasks.spawn(named("operations", operations::work(fleet.clone())));
+    tasks.spawn(named("jobs", jobs::work(fleet.clone())));
     tasks.spawn(named("commands", commands::overdue::end_overdue(fleet.clone())));
     tasks.spawn(named("rollouts", rollouts::reconcile(fleet.clone())));
     tasks.spawn(named("alerts", alerts::look_after(fleet.clone())));
@@ -246,6 +249,9 @@ async fn keep_house(fleet: Fleet) {
         let before = protocol_types::UnixSeconds(now.0.saturating_sub(REMEMBER_COMMANDS));
         if let Err(error) = fleet.store.service_wide().forget_commands(before, FORGET_COMMANDS).await {
             tracing::warn!(error = %crate::Chain(&error), "old commands were not forgotten");
+        }
+        if let Err(error) = fleet.store.service_wide().forget_jobs(before, FORGET_JOBS).await {
+            tracing::warn!(error = %crate::Chain(&error), "old jobs were not forgotten");
         }
         tokio::select! {
             () = tokio::time::sleep(HOUSEKEEPING) => {}

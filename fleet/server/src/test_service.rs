@@ -30,7 +30,7 @@ use tower::ServiceExt;
 use crate::{
     Addresses, Clock, Config, Random, alerts,
     fleet::Fleet,
-    operations,
+    jobs, operations,
     rest::{self, secret::TokenSecret},
     run,
 };
@@ -207,6 +207,9 @@ impl TestService {
         while operations::round(&self.fleet).await.unwrap() {}
         let (status, command) = caller.post("/devices/gate-1/read", &json!({"path": "/3/0/13"})).await;
         assert_eq!(status, StatusCode::ACCEPTED, "{command}");
+        let (status, job) = caller.post("/jobs/probe", &json!({"filter": "", "probe": "disk"})).await;
+        assert_eq!(status, StatusCode::ACCEPTED, "{job}");
+        while jobs::round(&self.fleet).await.unwrap() {}
         let first = async |path: &str| caller.get(path).await.1["items"][0]["id"].as_str().unwrap().to_owned();
         BTreeMap::from([
             ("accounts", account.to_owned()),
@@ -219,6 +222,7 @@ impl TestService {
             ("enrolments", first("/enrolments").await),
             ("filters", "lab".to_owned()),
             ("groups", "doors".to_owned()),
+            ("jobs", job["id"].as_str().unwrap().to_owned()),
             ("listed-certificates", print),
             ("operations", "op-1".to_owned()),
             ("policies", "own".to_owned()),

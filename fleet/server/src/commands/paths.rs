@@ -31,8 +31,6 @@ const OSCORE: u16 = 21;
 const COSE: u16 = 23;
 /// Metrics of the agent.
 const METRICS: u16 = 26_243;
-/// Jobs.
-pub(crate) const JOB: u16 = 26_244;
 /// `/3/0/5`
 const FACTORY_RESET: Path = Path::resource(ids::DEVICE, 0, 5);
 
@@ -93,7 +91,7 @@ fn protected(kind: CommandKind, object: u16, path: &Path) -> Option<(&'static st
             ("settings come from the documents of the account", "use `mbl configuration save` or `mbl configuration effective`")
         }
         METRICS => ("the service itself observes it", "the values are kept by the service"),
-        JOB => ("jobs have their own permissions", "use `mbl job start`"),
+        ids::JOB => ("jobs have their own permissions", "use `mbl job start`"),
         _ if kind == CommandKind::Execute && *path == FACTORY_RESET => {
             ("a factory reset has its own permission", "use `mbl device factory-reset`")
         }

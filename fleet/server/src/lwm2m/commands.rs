@@ -11,7 +11,7 @@ use protocol_lwm2m::{
 };
 use tokio::time::{Instant, sleep_until};
 
-use super::{errands::Errand, management::Visit};
+use super::{errands::Errand, jobs, management::Visit};
 use crate::commands::order;
 
 /// A device that sleeps listens for so long after it was heard (`MAX_TRANSMIT_WAIT`, OMA LwM2M 1.1 section 6.5).
@@ -24,6 +24,8 @@ const VALUE_PACE: Duration = Duration::from_millis(100);
 pub(super) struct Commands {
     /// Observations that the device has begun on this connection.
     observed: Vec<Observed>,
+    /// Whether the device tells of its jobs on this registration.
+    tells_jobs: bool,
     /// The command that is under way.
     under_way: Option<(CommandKind, Path)>,
     awake_until: Instant,
@@ -42,7 +44,7 @@ struct Observed {
 impl Commands {
     pub(super) fn new() -> Self {
         let now = Instant::now();
-        Self { observed: Vec::new(), under_way: None, awake_until: now, next_value: now }
+        Self { observed: Vec::new(), tells_jobs: false, under_way: None, awake_until: now, next_value: now }
     }
 
     /// Whether this is the number of an observation that an operator asked for.
@@ -69,6 +71,7 @@ impl Visit {
     /// The device has registered anew: whatever was under way before is nobody's any more.
     pub(super) async fn resume_commands(&mut self) {
         self.commands.observed.clear();
+        self.commands.tells_jobs = false;
         self.awake();
         self.errands.add(Errand::Command);
         let identity = &self.facts.identity;
@@ -98,7 +101,11 @@ impl Visit {
                     return None;
                 }
             };
-            if let (Some(operation), Ok(path)) = (order::operation(&row), row.path.parse()) {
+            let operation = match row.kind {
+                CommandKind::Job => jobs::write(&identity.account, &row),
+                _ => order::operation(&row),
+            };
+            if let (Some(operation), Ok(path)) = (operation, row.path.parse()) {
                 self.commands.under_way = Some((row.kind, path));
                 return Some((operation, row.number));
             }
@@ -131,7 +138,12 @@ impl Visit {
         self.errands.add(Errand::Command);
         // The end of an observation is on record already.
         let Some((kind, path)) = self.commands.under_way.take() else { return };
-        let came = order::delivered(kind, result);
+        let refused = result.as_ref().err().filter(|_| kind == CommandKind::Job).and_then(jobs::refused);
+        let came = refused.unwrap_or_else(|| order::delivered(kind, result));
+        if kind == CommandKind::Job && !self.commands.tells_jobs {
+            self.commands.tells_jobs = true;
+            self.errands.add(Errand::ObserveJobs);
+        }
         if let (CommandKind::Observe, Delivered::Taken(Some(values))) = (kind, &came) {
             self.commands.observed.push(Observed { errand, command: number, path });
             self.keep_value(number, values).await;
@@ -139,7 +151,7 @@ impl Visit {
         self.record(number, &came).await;
     }
 
-    async fn record(&self, number: u64, came: &Delivered) {
+    pub(super) async fn record(&self, number: u64, came: &Delivered) {
         let identity = &self.facts.identity;
         let account = self.devices.fleet.store.account(&identity.account);
         match account.delivered((number, self.session), came, self.devices.fleet.clock.now()).await {

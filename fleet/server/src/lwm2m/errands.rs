@@ -31,6 +31,8 @@ pub(super) enum Errand {
     ObserveConfiguration,
     /// Give it the next command of an operator.
     Command,
+    /// Hear at once and from then on what it says about its jobs.
+    ObserveJobs,
     /// See whether it still answers although it has registered elsewhere.
     Probe,
 }

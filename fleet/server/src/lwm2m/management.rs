@@ -19,6 +19,7 @@ use super::{
     Attention, Devices, commands::Commands, configuration,
     errands::{self, Errand, Errands, RELEASE},
     est::{self, EstRequest},
+    jobs,
     live::Live,
     report,
     wire::Wire,
@@ -131,6 +132,7 @@ impl Visit {
             Step::Notified { path, entries, .. } if path == configuration::CONFIGURATION => {
                 self.configuration_reported(&entries).await;
             }
+            Step::Notified { path, entries, .. } if path == jobs::JOB => self.job_reported(&entries).await,
             Step::Notified { id, entries, .. } if self.commands.observes(id) => self.observed(id, entries).await,
             Step::ObservationEnded { id, .. } if self.commands.observes(id) => self.observation_ended(id).await,
             Step::Updated(_) => self.awake(),
@@ -272,6 +274,7 @@ impl Visit {
             Errand::WriteConfiguration => return self.configuration().await,
             Errand::ObserveConfiguration => (configuration::observe(), 0),
             Errand::Command => return self.command().await,
+            Errand::ObserveJobs => (jobs::observe(), 0),
             Errand::Probe => (errands::probe(), 0),
         })
     }
@@ -335,6 +338,7 @@ impl Visit {
                 }
             }
             (Errand::WriteConfiguration, _) => self.configuration_taken(under_way.generation).await,
+            (Errand::ObserveJobs, Content::Entries(entries)) => self.job_reported(&entries).await,
             (Errand::ObserveConfiguration, Content::Entries(entries)) => self.configuration_reported(&entries).await,
             (Errand::Probe, _) => self.seen_twice().await,
             (
@@ -342,6 +346,7 @@ impl Visit {
                 | Errand::Observe
                 | Errand::ReadNameplate
                 | Errand::ObserveConfiguration
+                | Errand::ObserveJobs
                 | Errand::Command,
                 _,
             ) => {}

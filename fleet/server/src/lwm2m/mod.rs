@@ -8,6 +8,7 @@
 //!           └ errands   what the service wants of a registered device, in order
 //! clones       one identity in two places
 //! commands     what operators ask of a device, and what it answers
+//! jobs         object 26244: parts of jobs
 //! configuration  object 26242: what the service writes of a device's configuration and reads of it
 //! presence     writes many registrations in one transaction
 //! live         which devices are connected here, and what their connections must look at again
@@ -24,6 +25,7 @@ mod commands;
 mod configuration;
 mod errands;
 mod est;
+mod jobs;
 mod live;
 mod management;
 mod overdue;

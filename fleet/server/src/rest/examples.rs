@@ -52,7 +52,7 @@ mod tests {
         body::Body,
         http::{Request, StatusCode, header},
     };
-    use fleet_api::{Command, Device, Event, Group, Observed, Operation, Page, TokenScope};
+    use fleet_api::{Command, Device, Event, Group, Job, JobDevice, Observed, Operation, Page, TokenScope};
     use serde::de::DeserializeOwned;
     use serde_json::{Value, json};
     use tower::ServiceExt as _;
@@ -127,6 +127,8 @@ mod tests {
                 "change_device" => reads::<Device>(example),
                 "list_devices" => reads::<Page<Device>>(example),
                 "show_command" | "write_resource" => reads::<Command>(example),
+                "run_probe" | "show_job" => reads::<Job>(example),
+                "show_job_device" => reads::<JobDevice>(example),
                 "list_command_values" => reads::<Observed>(example),
                 "list_events" => reads::<Page<Event>>(example),
                 "edit_devices" => reads::<Operation>(example),

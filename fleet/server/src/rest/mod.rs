@@ -29,6 +29,7 @@ mod groups;
 mod health;
 mod inventory;
 mod invitations;
+mod jobs;
 mod listed_certificates;
 mod observe;
 mod operations;
@@ -94,6 +95,7 @@ fn resources() -> OpenApiRouter<Fleet> {
         .merge(groups::router())
         .merge(inventory::router())
         .merge(invitations::router())
+        .merge(jobs::router())
         .merge(operations::router())
         .merge(device_edits::router())
         .merge(listed_certificates::router())
