@@ -67,7 +67,7 @@ pub(super) fn refused(error: &RequestError) -> Option<Delivered> {
 }
 
 /// Reads the resources of `/26244/0`; `None` without a job, or with a state that is not known.
-fn report(entries: &[Entry]) -> Option<Report> {
+fn read_report(entries: &[Entry]) -> Option<Report> {
     let text = |resource| {
         let entry = entries.iter().find(|entry| entry.path.ids() == [ids::JOB, 0, resource])?;
         match &entry.value {
@@ -109,7 +109,7 @@ fn bounded(text: &str) -> String {
 impl Visit {
     /// Keeps what the device says of its part of a job; what it says of another one is the past.
     pub(super) async fn job_reported(&mut self, entries: &[Entry]) {
-        let Some(Report { id: said, came }) = report(entries) else { return };
+        let Some(Report { id: said, came }) = read_report(entries) else { return };
         let identity = &self.facts.identity;
         let account = self.devices.fleet.store.account(&identity.account);
         let row = match account.job_under_way(&identity.endpoint, self.session).await {
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn every_state_is_understood() {
         let said = |state: &str| {
-            report(&[
+            read_report(&[
                 entry(resource::STATE, state),
                 entry(resource::REPORTED_ID, "default-7-1"),
                 entry(resource::REASON_CODE, "not_supported"),
@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(said("done"), Some(Came::Done("up [31m".into())));
         assert_eq!(said("failed"), Some(Came::Failed(Reason::new(ReasonCode::NotSupported, "no such check"))));
         assert_eq!(said("none"), None);
-        assert_eq!(report(&[entry(resource::STATE, "done"), entry(resource::REPORTED_ID, "")]), None);
+        assert_eq!(read_report(&[entry(resource::STATE, "done"), entry(resource::REPORTED_ID, "")]), None);
     }
 
     #[test]
@@ -197,7 +197,7 @@ mod tests {
             let said = said.into_iter().map(|(resource, text)| entry(resource, text.repeat(times)));
             let first = [entry(resource::STATE, "done"), entry(resource::REPORTED_ID, "j")];
             let entries: Vec<Entry> = first.into_iter().chain(said).collect();
-            if let Some(Report { came: Came::Done(result), .. }) = report(&entries) {
+            if let Some(Report { came: Came::Done(result), .. }) = read_report(&entries) {
                 prop_assert!(result.len() <= RESULT_BYTES);
             }
         }
