@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
-    Account, Alert, AlertRule, Artifact, AuditRecord, Authority, Command, ConfigurationDocument, DeadLetter, Denial, Device,
-    Enrolment, Event, Group, GroupMember, Job, JobDevice, ListedCertificate, Operation, OperationRow, Release, RoleBinding, Rollout,
-    RolloutDevice, SavedFilter, ServiceAccount, Silence, Subscription, Token, User, WhyNot,
+    Account, Alert, AlertRule, Artifact, AuditRecord, Authority, Command, ConfigurationDocument, DeadLetter, Denial,
+    Device, Enrolment, Event, Group, GroupMember, Job, JobDevice, ListedCertificate, Operation, OperationRow, Release,
+    RoleBinding, Rollout, RolloutDevice, SavedFilter, ServiceAccount, Silence, Subscription, Token, User, WhyNot,
 };
 
 /// One page of a list.

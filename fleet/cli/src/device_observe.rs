@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::Args;
 use fleet_api::{Client, ClientError, CommandQuery, CommandState, CommandValuesQuery, ObserveResource, ObservedValues};
 use protocol_types::EndpointName;
@@ -37,7 +38,8 @@ pub(crate) async fn run(client: &Client, args: ObserveArgs, session: &Session) -
     let wanted = ObserveResource { path, duration_s: Some(duration) };
     let asked = client.observe_resource(&endpoint, &wanted, None).await.map_err(|e| missing(e, &endpoint))?;
     session.printer.say(format_args!("observation {} begun; it ends {}", asked.id, time(asked.deadline)));
-    let (mut interrupted, mut terminated) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let listen = |kind| signal(kind).context("cannot listen for the wish to stop");
+    let (mut interrupted, mut terminated) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
     let ended = tokio::select! {
         ended = follow(client, (&endpoint, &asked.id), count, session) => ended?,
         _ = interrupted.recv() => None,
@@ -66,7 +68,8 @@ pub(crate) async fn run(client: &Client, args: ObserveArgs, session: &Session) -
             let shown = shown.map_err(|e| no_command(e, (&endpoint, &asked.id)))?;
             let why = shown.reason.unwrap_or_else(|| shown.state.as_str().to_owned());
             let code = shown.reason_code.unwrap_or_default();
-            Err(Failure::new(Exit::WatchedFailed, format!("observe {} of `{endpoint}`: {code}: {why}", shown.path)).into())
+            Err(Failure::new(Exit::WatchedFailed, format!("observe {} of `{endpoint}`: {code}: {why}", shown.path))
+                .into())
         }
     }
 }

@@ -177,8 +177,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
 async fn start(client: &Client, wanted: Start, session: &Session) -> anyhow::Result<()> {
     let (Start::Logs { terms, .. } | Start::Reboot { terms } | Start::Probe { terms, .. }) = &wanted;
     let (filter, is_watched) = (terms.audience.filter(), terms.watch);
-    let bounds =
-        JobBounds { concurrency: terms.concurrency, per_minute: terms.per_minute, deadline_s: terms.deadline };
+    let bounds = JobBounds { concurrency: terms.concurrency, per_minute: terms.per_minute, deadline_s: terms.deadline };
     let typed = filter.clone();
     let begun = match wanted {
         Start::Logs { source, lines, .. } => {
@@ -218,8 +217,7 @@ fn describe(job: &Job) -> String {
         devices.done,
         devices.failed
     );
-    for (name, count) in
-        [("expired", devices.expired), ("unknown", devices.unknown), ("cancelled", devices.cancelled)]
+    for (name, count) in [("expired", devices.expired), ("unknown", devices.unknown), ("cancelled", devices.cancelled)]
     {
         if count > 0 {
             text += &format!(" {name} {count}");
@@ -253,11 +251,7 @@ async fn list(client: &Client, session: &Session) -> anyhow::Result<()> {
     })
 }
 
-async fn devices(
-    client: &Client,
-    (id, state): (&str, Option<CommandState>),
-    session: &Session,
-) -> anyhow::Result<()> {
+async fn devices(client: &Client, (id, state): (&str, Option<CommandState>), session: &Session) -> anyhow::Result<()> {
     let (mut found, mut query) = (Vec::new(), JobDeviceQuery { state, ..JobDeviceQuery::default() });
     loop {
         let page = client.job_devices(id, &query).await.map_err(|error| missing(error, id))?;
@@ -330,7 +324,9 @@ async fn watch(client: &Client, args: &WatchArgs, session: &Session) -> anyhow::
         return Ok(());
     }
     let message = match job.state {
-        JobState::Finished => format!("job {}: {} of {} devices did not do it", job.id, devices.total() - devices.done, devices.total()),
+        JobState::Finished => {
+            format!("job {}: {} of {} devices did not do it", job.id, devices.total() - devices.done, devices.total())
+        }
         state => format!("job {} {}", job.id, state.as_str()),
     };
     let hint = format!("see which and why with `mbl job devices {}`", job.id);

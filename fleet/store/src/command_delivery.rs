@@ -63,7 +63,8 @@ const fn overdue_state(row: &CommandRow) -> CommandState {
 }
 
 const NO_ANSWER: (&str, &str) = ("no_answer", "the device took the request and did not answer in time");
-const LOST: (&str, &str) = ("answer_lost", "the answer of the device was lost; it may have done it, and is not asked again");
+const LOST: (&str, &str) =
+    ("answer_lost", "the answer of the device was lost; it may have done it, and is not asked again");
 const EXPIRED: (&str, &str) = ("deadline", "the device did not take it before the deadline");
 
 /// Why a command ended so without the device having said anything.
@@ -86,7 +87,8 @@ impl AccountScope {
     ) -> Result<Option<CommandRow>, StoreError> {
         let doing = "take up a command";
         // Most looks find nothing, and shall not stand in the way of who writes.
-        let due = "account = $1 AND endpoint = $2 AND ended IS NULL AND state = 'waiting' AND held = 0 AND deadline > $3
+        let due =
+            "account = $1 AND endpoint = $2 AND ended IS NULL AND state = 'waiting' AND held = 0 AND deadline > $3
              AND (kind <> 'job' OR NOT EXISTS (SELECT 1 FROM commands a WHERE a.account = commands.account
                  AND a.endpoint = commands.endpoint AND a.kind = 'job' AND a.state = 'active'))";
         let any = sqlx::query(AssertSqlSafe(format!("SELECT number FROM commands WHERE {due} LIMIT 1")))
@@ -100,13 +102,14 @@ impl AccountScope {
             return Ok(None);
         }
         let mut tx = self.write().await?;
-        let row = sqlx::query(AssertSqlSafe(format!("SELECT {COLUMNS} FROM commands WHERE {due} ORDER BY number LIMIT 1")))
-            .bind(self.id())
-            .bind(endpoint.as_str())
-            .bind(to_sql(now.0))
-            .fetch_optional(tx.sql())
-            .await
-            .map_err(cannot(doing))?;
+        let row =
+            sqlx::query(AssertSqlSafe(format!("SELECT {COLUMNS} FROM commands WHERE {due} ORDER BY number LIMIT 1")))
+                .bind(self.id())
+                .bind(endpoint.as_str())
+                .bind(to_sql(now.0))
+                .fetch_optional(tx.sql())
+                .await
+                .map_err(cannot(doing))?;
         let Some(row) = row else { return Ok(None) };
         let number = read(&row)?.number;
         sqlx::query(
@@ -230,11 +233,7 @@ impl AccountScope {
     }
 
     /// The part of a job that a device is at, or may be, on this connection.
-    pub async fn job_under_way(
-        &self,
-        endpoint: &EndpointName,
-        session: u64,
-    ) -> Result<Option<CommandRow>, StoreError> {
+    pub async fn job_under_way(&self, endpoint: &EndpointName, session: u64) -> Result<Option<CommandRow>, StoreError> {
         let sql = format!(
             "SELECT {COLUMNS} FROM commands WHERE account = $1 AND endpoint = $2 AND ended IS NULL AND kind = 'job'
              AND session = $3 AND state IN ('sent', 'active') ORDER BY number LIMIT 1"

@@ -3,8 +3,8 @@
 use protocol_types::{Digest, EndpointName, UnixSeconds};
 
 use crate::{
-    AccountScope, CommandKind, CommandRow, CommandState, Delivered, FactoryIdentity, MAX_OBSERVATIONS,
-    MAX_OPEN_COMMANDS, MAX_TRIES, MAX_VALUES, NewAuthority, NewCommand, RequestKey, EnrolmentRule, StoreError,
+    AccountScope, CommandKind, CommandRow, CommandState, Delivered, EnrolmentRule, FactoryIdentity, MAX_OBSERVATIONS,
+    MAX_OPEN_COMMANDS, MAX_TRIES, MAX_VALUES, NewAuthority, NewCommand, RequestKey, StoreError,
     tests::{Database, NOW},
 };
 
@@ -59,7 +59,8 @@ async fn state(account: &AccountScope, number: u64) -> CommandState {
 async fn commands_reach_their_device_in_order_and_one_is_not_given_twice() {
     let db = Database::new().await;
     let account = with_device(&db).await;
-    let (first, second) = (ask(&account, CommandKind::Read, "/3/0").await, ask(&account, CommandKind::Execute, "/3/0/4").await);
+    let (first, second) =
+        (ask(&account, CommandKind::Read, "/3/0").await, ask(&account, CommandKind::Execute, "/3/0/4").await);
     assert_eq!((first.id().as_str(), second.id().as_str(), first.state), ("c-1", "c-2", CommandState::Waiting));
     assert_eq!(account.begin_command(&name("gate-2"), SECOND, NOW).await.unwrap(), None, "another device");
     let sent = begin(&account, FIRST).await.unwrap();
@@ -212,7 +213,10 @@ async fn a_device_has_so_many_open_commands_and_only_one_that_takes_part_is_aske
     account.suspend_device(&name("gate-2"), "", NOW).await.unwrap();
     let refused = account.create_command(&name("gate-2"), &read, None, NOW).await.unwrap_err();
     assert_eq!(refused.to_string(), "device `gate-2` is suspended");
-    assert!(matches!(account.create_command(&name("gate-9"), &read, None, NOW).await, Err(StoreError::NotFound { .. })));
+    assert!(matches!(
+        account.create_command(&name("gate-9"), &read, None, NOW).await,
+        Err(StoreError::NotFound { .. })
+    ));
     let key = RequestKey { key: "k".into(), request: Digest::of(b"request") };
     account.cancel_command(&gate, 2, NOW).await.unwrap();
     let first = account.create_command(&gate, &read, Some(&key), NOW).await.unwrap();

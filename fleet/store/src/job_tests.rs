@@ -60,14 +60,8 @@ async fn with_devices(db: &Database, count: usize) -> AccountScope {
 
 async fn start(account: &AccountScope, concurrency: u32, per_minute: u32) -> u64 {
     let filter = "name != \"kiln-01\"".parse().unwrap();
-    let wanted = NewJob {
-        kind: "probe",
-        filter: &filter,
-        request: "{}",
-        concurrency,
-        per_minute,
-        deadline: later(3600),
-    };
+    let wanted =
+        NewJob { kind: "probe", filter: &filter, request: "{}", concurrency, per_minute, deadline: later(3600) };
     account.create_job(&wanted, None, NOW).await.unwrap().number
 }
 
@@ -116,7 +110,10 @@ async fn a_job_that_is_cut_off_between_any_two_steps_asks_each_device_once_and_a
     }
     let ended = account.job(job).await.unwrap();
     assert_eq!((ended.state, ended.ended), (JobState::Finished, Some(NOW)));
-    assert_eq!((count(&account, job, CommandState::Done).await, count(&account, job, CommandState::Failed).await), (4, 1));
+    assert_eq!(
+        (count(&account, job, CommandState::Done).await, count(&account, job, CommandState::Failed).await),
+        (4, 1)
+    );
     assert_eq!(account.job_device(job, &name(0)).await.unwrap().result.as_deref(), Some("up"));
     let failed = account.job_devices_after(job, Some(CommandState::Failed), 0, 10).await.unwrap();
     assert_eq!((failed.len(), &failed[0].endpoint), (1, &name(1)));

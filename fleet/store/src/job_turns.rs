@@ -88,8 +88,7 @@ impl AccountScope {
              WHERE d.account = $1 AND d.endpoint > $2 AND d.standing = 'active' AND {} ORDER BY d.endpoint LIMIT $3",
             clause.sql
         );
-        let query =
-            sqlx::query(AssertSqlSafe(sql)).bind(self.id()).bind(row.position.as_str()).bind(i64::from(most));
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(self.id()).bind(row.position.as_str()).bind(i64::from(most));
         let rows = bound(query, clause.binds).fetch_all(tx.sql()).await.map_err(cannot(doing))?;
         rows.iter().map(|row| formed(row, doing, ("devices", "endpoint"))).collect()
     }
@@ -120,15 +119,14 @@ impl AccountScope {
             tx.commit().await?;
             return Ok(0);
         }
-        let lately = sqlx::query(
-            "SELECT COUNT(*) AS lately FROM commands WHERE account = $1 AND job = $2 AND admitted > $3",
-        )
-        .bind(self.id())
-        .bind(to_sql(number))
-        .bind(to_sql(now.0.saturating_sub(60)))
-        .fetch_one(tx.sql())
-        .await
-        .map_err(cannot(doing))?;
+        let lately =
+            sqlx::query("SELECT COUNT(*) AS lately FROM commands WHERE account = $1 AND job = $2 AND admitted > $3")
+                .bind(self.id())
+                .bind(to_sql(number))
+                .bind(to_sql(now.0.saturating_sub(60)))
+                .fetch_one(tx.sql())
+                .await
+                .map_err(cannot(doing))?;
         let at_a_time = row.concurrency.saturating_sub(count(&counts, "let_go")?);
         let in_a_minute = row.per_minute.saturating_sub(count(&lately, "lately")?);
         let let_go = self.let_go(&mut tx, number, at_a_time.min(in_a_minute), now).await?;

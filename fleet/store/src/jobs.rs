@@ -6,11 +6,9 @@ use serde_json::json;
 use sqlx::{AnyConnection, AssertSqlSafe, Row, any::AnyRow};
 
 use crate::{
-    AccountScope, Change, CommandRow, CommandState, EventDraft, Filter, RequestKey, ServiceWide, StoreError,
-    commands,
+    AccountScope, Change, CommandRow, CommandState, EventDraft, Filter, RequestKey, ServiceWide, StoreError, commands,
     error::{cannot, formed},
-    events,
-    idempotency,
+    events, idempotency,
     numbers::{from_sql, time, to_sql},
     transaction::Transaction,
 };

@@ -15,6 +15,6 @@ mod probes;
 mod worker;
 
 pub use ledger::{Ended, JobStatus, Ledger, RESULT_BYTES, Taken};
-pub use order::{JobId, JobOrder, JobWork, LogSource};
+pub use order::{JobId, JobOrder, JobWork, LogSource, LogsWork, ProbeWork};
 pub use probes::{PROBES, Probe};
 pub use worker::{Board, Worker};

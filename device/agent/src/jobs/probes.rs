@@ -81,11 +81,12 @@ fn lines(text: &str, wanted: &[&str]) -> String {
 }
 
 fn snake(name: &str) -> String {
-    let mut out = String::new();
-    for (at, c) in name.char_indices() {
-        if c.is_ascii_uppercase() && at > 0 && !out.ends_with(|last: char| !last.is_ascii_lowercase() || last == '_') {
+    let (mut out, mut after_small) = (String::new(), false);
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && after_small {
             out.push('_');
         }
+        after_small = c.is_ascii_lowercase();
         out.push(c.to_ascii_lowercase());
     }
     out
@@ -132,7 +133,10 @@ mod tests {
 
     #[test]
     fn the_kernels_names_become_ours() {
-        assert_eq!(["MemTotal", "VmRSS", "VmHWM", "SwapFree"].map(snake), ["mem_total", "vm_rss", "vm_hwm", "swap_free"]);
+        assert_eq!(
+            ["MemTotal", "VmRSS", "VmHWM", "SwapFree"].map(snake),
+            ["mem_total", "vm_rss", "vm_hwm", "swap_free"]
+        );
         let table = "Inter-|   Receive\n face |bytes\n    lo: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n";
         assert_eq!(network(table), "lo received_bytes 1 received_errors 3 sent_bytes 9 sent_errors 11\n");
     }

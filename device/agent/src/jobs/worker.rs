@@ -61,11 +61,7 @@ pub struct Worker {
 
 impl Worker {
     /// A worker that goes on with what was kept.
-    pub fn new(
-        kept: Ledger,
-        (facts, state, board): (Arc<Facts>, StateFolder, Board),
-        clock: Arc<dyn Clock>,
-    ) -> Self {
+    pub fn new(kept: Ledger, (facts, state, board): (Arc<Facts>, StateFolder, Board), clock: Arc<dyn Clock>) -> Self {
         facts.boot.send_replace(board.boot.clone());
         facts.jobs.send_replace(Some(kept));
         Self { facts, state, board, clock }

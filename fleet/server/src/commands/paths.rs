@@ -87,9 +87,10 @@ fn protected(kind: CommandKind, object: u16, path: &Path) -> Option<(&'static st
         ids::FIRMWARE | ids::SOFTWARE | ids::RELEASE => {
             ("software changes by signed releases alone", "use `mbl rollout start`; `mbl device show` tells what runs")
         }
-        ids::CONFIGURATION => {
-            ("settings come from the documents of the account", "use `mbl configuration save` or `mbl configuration effective`")
-        }
+        ids::CONFIGURATION => (
+            "settings come from the documents of the account",
+            "use `mbl configuration save` or `mbl configuration effective`",
+        ),
         METRICS => ("the service itself observes it", "the values are kept by the service"),
         ids::JOB => ("jobs have their own permissions", "use `mbl job start`"),
         _ if kind == CommandKind::Execute && *path == FACTORY_RESET => {
@@ -105,8 +106,7 @@ mod tests {
 
     use super::*;
 
-    const KINDS: [CommandKind; 4] =
-        [CommandKind::Read, CommandKind::Write, CommandKind::Execute, CommandKind::Observe];
+    const KINDS: [CommandKind; 4] = [CommandKind::Read, CommandKind::Write, CommandKind::Execute, CommandKind::Observe];
 
     #[test]
     fn credentials_software_settings_and_jobs_are_kept_from_every_command() {

@@ -134,7 +134,11 @@ impl Visit {
     }
 
     /// The device has answered a command, or will not.
-    pub(super) async fn command_answered(&mut self, (errand, number): (u64, u64), result: Result<Answer, RequestError>) {
+    pub(super) async fn command_answered(
+        &mut self,
+        (errand, number): (u64, u64),
+        result: Result<Answer, RequestError>,
+    ) {
         self.errands.add(Errand::Command);
         // The end of an observation is on record already.
         let Some((kind, path)) = self.commands.under_way.take() else { return };

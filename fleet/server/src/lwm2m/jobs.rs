@@ -57,9 +57,10 @@ pub(super) const fn observe() -> Operation {
 pub(super) fn refused(error: &RequestError) -> Option<Delivered> {
     let RequestError::Refused { code, diagnostic } = error else { return None };
     let reason = match *code {
-        Code::NOT_FOUND | Code::METHOD_NOT_ALLOWED => {
-            Reason::new(ReasonCode::NotSupported, "the device takes no jobs: its agent is too old, or its board has none")
-        }
+        Code::NOT_FOUND | Code::METHOD_NOT_ALLOWED => Reason::new(
+            ReasonCode::NotSupported,
+            "the device takes no jobs: its agent is too old, or its board has none",
+        ),
         Code::BAD_REQUEST => Reason::new(ReasonCode::NotSupported, diagnostic),
         _ => report::refusal(diagnostic),
     };
@@ -158,7 +159,10 @@ mod tests {
         let account = AccountName::new("default").unwrap();
         let Some(Operation::Write { path, entries, .. }) = write(&account, &row) else { panic!("no write") };
         let texts: Vec<_> = entries.iter().map(|entry| entry.value.as_str().unwrap().to_owned()).collect();
-        assert_eq!((path, texts), (JOB, vec!["default-7-1800000000".into(), "probe".into(), r#"{"name":"disk"}"#.into()]));
+        assert_eq!(
+            (path, texts),
+            (JOB, vec!["default-7-1800000000".into(), "probe".into(), r#"{"name":"disk"}"#.into()])
+        );
         assert_eq!(write(&account, &CommandRow { argument: Some("{}".into()), ..row }), None);
     }
 

@@ -16,7 +16,9 @@ use protocol_types::{Reason, ReasonCode};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    Attention, Devices, commands::Commands, configuration,
+    Attention, Devices,
+    commands::Commands,
+    configuration,
     errands::{self, Errand, Errands, RELEASE},
     est::{self, EstRequest},
     jobs,

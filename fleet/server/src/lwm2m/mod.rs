@@ -92,11 +92,7 @@ pub(crate) async fn pass_on_changes(devices: Devices) {
             }
             Ok(Change::Command(account, endpoint)) => devices.live.call(&account, &endpoint, Attention::COMMANDS),
             Ok(
-                Change::Event(_)
-                | Change::Device(..)
-                | Change::Rollouts(_)
-                | Change::Operations(_)
-                | Change::Job(..),
+                Change::Event(_) | Change::Device(..) | Change::Rollouts(_) | Change::Operations(_) | Change::Job(..),
             ) => {}
             Err(RecvError::Lagged(_)) => {
                 let everything = Attention::WISH | Attention::STANDING | Attention::CONFIGURATION;

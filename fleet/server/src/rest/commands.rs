@@ -6,8 +6,8 @@ use axum::{
     http::{HeaderName, StatusCode, header},
 };
 use fleet_api::{
-    BASE_PATH, Command, CommandKind, CommandQuery, CommandState, CommandValuesQuery, ExecuteResource, Observed,
-    ObservedValues, ObserveResource, Page, PageQuery, Problem, ProblemCode, ReadResource, WriteResource, forms,
+    BASE_PATH, Command, CommandKind, CommandQuery, CommandState, CommandValuesQuery, ExecuteResource, ObserveResource,
+    Observed, ObservedValues, Page, PageQuery, Problem, ProblemCode, ReadResource, WriteResource, forms,
 };
 use fleet_store::{AccountScope, CommandRow, DeviceRow, MAX_VALUES, NewCommand, RequestKey, StoreError};
 use protocol_lwm2m::object::Path as ResourcePath;
@@ -107,9 +107,8 @@ fn number(id: &str) -> Reply<u64> {
 
 /// The path of a request, if a command of this kind may be about it.
 fn allowed(kind: fleet_store::CommandKind, text: &str) -> Reply<ResourcePath> {
-    let path: ResourcePath = text.parse().map_err(|e: protocol_lwm2m::object::PathError| {
-        Refusal::value("path", e.to_string())
-    })?;
+    let path: ResourcePath =
+        text.parse().map_err(|e: protocol_lwm2m::object::PathError| Refusal::value("path", e.to_string()))?;
     paths::check(kind, &path).map_err(|refused| {
         let text = refused.to_string();
         match refused {

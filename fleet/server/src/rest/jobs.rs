@@ -87,8 +87,8 @@ fn counted(counts: Vec<(fleet_store::CommandState, u64)>) -> JobCounts {
 }
 
 async fn view(account: &AccountScope, row: JobRow) -> Reply<Job> {
-    let order: JobOrder = serde_json::from_str(&row.request)
-        .map_err(|_| StoreError::Damaged { table: "jobs", column: "request" })?;
+    let order: JobOrder =
+        serde_json::from_str(&row.request).map_err(|_| StoreError::Damaged { table: "jobs", column: "request" })?;
     let (kind, id) = (order.kind(), row.id());
     let (source, lines, probe) = match order {
         JobOrder::Logs { source, lines } => (Some(source), Some(lines), None),

@@ -77,11 +77,8 @@ async fn a_connected_device_is_read_and_written_and_says_why_not() {
     let mut device = Device::start(&service, factory.device("default", NAME), NAME);
     device.registered().await;
     let done = ended(&service, &read(&service, "/3/0/0").await).await;
-    let text = |path: &str, value: &str| ResourceValue {
-        path: path.into(),
-        kind: ResourceType::String,
-        value: value.into(),
-    };
+    let text =
+        |path: &str, value: &str| ResourceValue { path: path.into(), kind: ResourceType::String, value: value.into() };
     assert_eq!((done.state, done.values, done.tries), (CommandState::Done, vec![text("/3/0/0", "Example Works")], 1));
     let instance = ended(&service, &read(&service, "/3/0").await).await;
     assert!(instance.values.contains(&text("/3/0/1", "Gate")), "{instance:?}");
