@@ -270,6 +270,32 @@ mod tests {
     }
 
     #[test]
+    fn the_bytes_of_kept_jobs_do_not_move() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::new(folder.path());
+        assert_eq!(state.jobs().unwrap(), Ledger::default());
+        let mut ledger = Ledger::default();
+        for (id, kind, arguments) in [
+            ("a-1", "probe", r#"{"name":"disk"}"#),
+            ("a-2", "logs", r#"{"source":"agent","lines":7}"#),
+            ("a-3", "reboot", "{}"),
+        ] {
+            if let Some((order, _)) = ledger.under_way("b") {
+                let id = order.id.clone();
+                ledger.end(&id, Ok("x".to_owned()));
+            }
+            ledger.take(crate::jobs::JobOrder::read(id, kind, arguments).unwrap(), "b");
+        }
+        state.keep_jobs(&ledger).unwrap();
+        let text = std::fs::read_to_string(folder.path().join("jobs.json")).unwrap();
+        assert_eq!(
+            text,
+            r#"{"format":1,"value":{"current":{"order":{"id":"a-3","work":"reboot"},"boot":"b"},"last":{"id":"a-2","result":"x","reason":null},"had":["a-1","a-2","a-3"]}}"#
+        );
+        assert_eq!(state.jobs().unwrap(), ledger);
+    }
+
+    #[test]
     fn damaged_state_is_an_error_and_not_an_absence() {
         let folder = tempfile::tempdir().unwrap();
         for text in

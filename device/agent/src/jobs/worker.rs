@@ -139,3 +139,103 @@ impl Worker {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{sync::mpsc, time::timeout};
+
+    use super::*;
+    use crate::{
+        clock::tests::SetClock,
+        jobs::{JobStatus, Taken},
+        orders::Orders,
+    };
+
+    struct Bench {
+        facts: Arc<Facts>,
+        restarts: mpsc::Receiver<()>,
+        folder: tempfile::TempDir,
+        stop: CancellationToken,
+    }
+
+    impl Bench {
+        /// A device whose system runs under this mark and that kept `ledger`.
+        fn start(folder: tempfile::TempDir, boot: &str, logs: bool) -> Self {
+            let (facts, restarts) = Facts::new(Orders::default());
+            let facts = Arc::new(facts);
+            let state = StateFolder::new(folder.path());
+            let board = Board {
+                state: folder.path().to_owned(),
+                logs: logs.then(|| folder.path().to_owned()),
+                boot: boot.to_owned(),
+            };
+            let kept = state.jobs().unwrap();
+            let worker = Worker::new(kept, (facts.clone(), state, board), Arc::new(SetClock::default()));
+            let stop = CancellationToken::new();
+            tokio::spawn(worker.run(stop.clone()));
+            Self { facts, restarts, folder, stop }
+        }
+
+        /// As the object does: durable, then told.
+        fn take(&self, id: &str, kind: &str, arguments: &str) {
+            let order = JobOrder::read(id, kind, arguments).unwrap();
+            let boot = self.facts.boot.borrow().clone();
+            self.facts.jobs.send_modify(|jobs| {
+                let ledger = jobs.as_mut().unwrap();
+                assert_eq!(ledger.take(order, &boot), Taken::New);
+                StateFolder::new(self.folder.path()).keep_job_ledger(ledger).unwrap();
+            });
+        }
+
+        async fn ended(&self) -> (JobStatus, String) {
+            let mut jobs = self.facts.jobs.subscribe();
+            let ended = jobs.wait_for(|jobs| ["done", "failed"].contains(&jobs.as_ref().unwrap().status().state));
+            let jobs = timeout(Duration::from_secs(20), ended).await.unwrap().unwrap();
+            let ledger = jobs.as_ref().unwrap();
+            (ledger.status(), ledger.result().to_owned())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_check_and_a_log_are_handed_in_and_kept() {
+        let bench = Bench::start(tempfile::tempdir().unwrap(), "first", true);
+        bench.take("a-1", "probe", r#"{"name":"disk"}"#);
+        let (status, result) = bench.ended().await;
+        assert_eq!((status.id.as_str(), status.state), ("a-1", "done"));
+        assert!(result.contains("free_bytes "), "{result}");
+        std::fs::write(bench.folder.path().join("updater.log"), "one\ntwo\n").unwrap();
+        bench.take("a-2", "logs", r#"{"source":"updater","lines":1}"#);
+        assert_eq!(bench.ended().await.1, "two\n");
+        bench.take("a-3", "logs", r#"{"source":"agent","lines":1}"#);
+        let (status, _) = bench.ended().await;
+        assert!(status.reason.unwrap().text.starts_with("cannot read the log"));
+        let kept = StateFolder::new(bench.folder.path()).jobs().unwrap();
+        assert_eq!((kept.status().id.as_str(), kept.status().state), ("a-3", "failed"));
+        bench.stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn a_board_with_a_journal_says_that_it_hands_in_none() {
+        let bench = Bench::start(tempfile::tempdir().unwrap(), "first", false);
+        bench.take("a-1", "logs", r#"{"source":"agent","lines":1}"#);
+        assert_eq!(bench.ended().await.0.reason.unwrap().code, ReasonCode::NotSupported);
+        bench.stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn a_restart_is_asked_for_until_the_system_has_started_anew_and_not_again() {
+        let mut bench = Bench::start(tempfile::tempdir().unwrap(), "first", true);
+        bench.take("a-1", "reboot", "{}");
+        timeout(Duration::from_secs(20), bench.restarts.recv()).await.unwrap().unwrap();
+        bench.stop.cancel();
+        // The process alone died: the system has not restarted.
+        let mut bench = Bench::start(bench.folder, "first", true);
+        timeout(Duration::from_secs(20), bench.restarts.recv()).await.unwrap().unwrap();
+        assert_eq!(bench.facts.jobs.borrow().as_ref().unwrap().status().state, "running");
+        bench.stop.cancel();
+        let mut bench = Bench::start(bench.folder, "second", true);
+        assert_eq!(bench.ended().await.0.state, "done");
+        assert!(bench.restarts.try_recv().is_err(), "it restarts twice");
+        bench.stop.cancel();
+    }
+}
