@@ -47,6 +47,10 @@ pub struct Facts {
     pub told: watch::Sender<Option<Told>>,
     /// The jobs of the device; none on a device that takes none.
     pub jobs: watch::Sender<Option<Ledger>>,
+    /// Counts how often a new operational key was asked for.
+    pub rotate: watch::Sender<u64>,
+    /// The number of the last such wish that was answered, and what came of it.
+    pub rotated: watch::Sender<(u64, Result<(), String>)>,
     /// Tells this run of the system from every other.
     pub boot: watch::Sender<String>,
     /// From which address connections to the service leave; none if the system chooses.
@@ -96,6 +100,8 @@ impl Facts {
             wish: watch::Sender::new(None),
             told: watch::Sender::new(None),
             jobs: watch::Sender::new(None),
+            rotate: watch::Sender::new(0),
+            rotated: watch::Sender::new((0, Ok(()))),
             boot: watch::Sender::new(String::new()),
             source_address: watch::Sender::new(None),
             reconnect: watch::Sender::new(0),

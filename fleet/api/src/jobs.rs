@@ -16,6 +16,9 @@ pub enum JobKind {
     Reboot,
     /// Makes a check that the devices declare.
     Probe,
+    /// Has devices get a certificate for a new key.
+    #[serde(rename = "rotate-key")]
+    RotateKey,
 }
 
 impl JobKind {
@@ -25,6 +28,7 @@ impl JobKind {
             Self::Logs => "logs",
             Self::Reboot => "reboot",
             Self::Probe => "probe",
+            Self::RotateKey => "rotate-key",
         }
     }
 }
@@ -129,6 +133,19 @@ pub struct CollectLogs {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RebootDevices {
+    /// Which devices (`docs/formats/filter.md`); empty for every device of the account.
+    #[schema(max_length = 4096)]
+    pub filter: String,
+    /// How fast, and for how long.
+    #[serde(default)]
+    #[schema(inline)]
+    pub bounds: JobBounds,
+}
+
+/// Has every device that a filter is true for get an operational certificate for a new key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RotateKeys {
     /// Which devices (`docs/formats/filter.md`); empty for every device of the account.
     #[schema(max_length = 4096)]
     pub filter: String,
@@ -287,6 +304,11 @@ impl Client {
     /// Restarts many devices.
     pub async fn reboot_devices(&self, wanted: &RebootDevices, key: Option<&str>) -> Result<Job, ClientError> {
         self.post_once("/jobs/reboot", wanted, key).await
+    }
+
+    /// Has many devices get a certificate for a new key.
+    pub async fn rotate_keys(&self, wanted: &RotateKeys, key: Option<&str>) -> Result<Job, ClientError> {
+        self.post_once("/jobs/rotate-key", wanted, key).await
     }
 
     /// Has many devices make a check that they declare.

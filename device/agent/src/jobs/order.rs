@@ -65,6 +65,8 @@ pub struct JobOrder {
 pub enum JobWork {
     /// Restart in order.
     Reboot,
+    /// Have a new key for the operational certificate.
+    RotateKey,
     /// Hand in the end of a log.
     Logs(LogsWork),
     /// Make a check that the device itself declares.
@@ -132,6 +134,10 @@ impl JobOrder {
                 let Nothing {} = serde_json::from_str(arguments).map_err(wrong)?;
                 JobWork::Reboot
             }
+            "rotate-key" => {
+                let Nothing {} = serde_json::from_str(arguments).map_err(wrong)?;
+                JobWork::RotateKey
+            }
             "logs" => {
                 let work: LogsWork = serde_json::from_str(arguments).map_err(wrong)?;
                 if !(1..=MOST_LINES).contains(&work.lines) {
@@ -140,7 +146,7 @@ impl JobOrder {
                 JobWork::Logs(work)
             }
             "probe" => JobWork::Probe(serde_json::from_str(arguments).map_err(wrong)?),
-            _ => return Err("this device knows the jobs `logs`, `reboot` and `probe`".to_owned()),
+            _ => return Err("this device knows the jobs `logs`, `reboot`, `rotate-key` and `probe`".to_owned()),
         };
         Ok(Self { id, work })
     }
@@ -156,6 +162,7 @@ mod tests {
     fn every_kind_is_read_and_nothing_else_is() {
         let work = |kind, arguments| JobOrder::read("j-1", kind, arguments).map(|order| order.work);
         assert_eq!(work("reboot", "{}"), Ok(JobWork::Reboot));
+        assert_eq!(work("rotate-key", "{}"), Ok(JobWork::RotateKey));
         let logs = LogsWork { source: LogSource::Updater, lines: 7 };
         assert_eq!(work("logs", r#"{"source":"updater","lines":7}"#), Ok(JobWork::Logs(logs)));
         assert_eq!(work("probe", r#"{"name":"disk"}"#), Ok(JobWork::Probe(ProbeWork { name: Probe::Disk })));
@@ -177,7 +184,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_written_is_read_or_refused_within_bounds(id in ".{0,80}", kind in "logs|reboot|probe|.{0,9}", arguments in ".{0,2000}") {
+        fn whatever_is_written_is_read_or_refused_within_bounds(id in ".{0,80}", kind in "logs|reboot|rotate-key|probe|.{0,9}", arguments in ".{0,2000}") {
             if let Err(said) = JobOrder::read(&id, &kind, &arguments) {
                 prop_assert!(said.len() < 1000);
             }

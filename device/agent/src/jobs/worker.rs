@@ -4,7 +4,10 @@
 use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf, sync::Arc, time::Duration};
 
 use protocol_types::{Reason, ReasonCode};
-use tokio::{sync::mpsc::error::TrySendError, time::sleep};
+use tokio::{
+    sync::mpsc::error::TrySendError,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -16,6 +19,8 @@ use crate::{cause::Chain, clock::Clock, facts::Facts, layout::DeviceFolder, stat
 
 /// How long a device that was asked to restart may still be there.
 const RESTART_LIMIT: Duration = Duration::from_secs(180);
+/// How long the service may take to issue a certificate, reconnections included.
+const ROTATION_LIMIT: Duration = Duration::from_secs(300);
 
 /// What of a board the jobs touch.
 #[derive(Clone, Debug)]
@@ -24,13 +29,15 @@ pub struct Board {
     state: PathBuf,
     /// The folder of log files; none where a journal has them.
     logs: Option<PathBuf>,
+    /// Whether keys are files, so that there may be another one.
+    has_key_files: bool,
     /// Tells this run of the system from every other.
     boot: String,
 }
 
 impl Board {
-    /// The board of the device in `folder`; `has_log_files` on the board `host`.
-    pub fn of(folder: &DeviceFolder, has_log_files: bool) -> Self {
+    /// The board of the device in `folder`; on the board `host` keys and logs are files.
+    pub fn of(folder: &DeviceFolder, is_host: bool) -> Self {
         let kernel = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         // The board `host` starts without the kernel; its loader leaves a file anew.
         let loader = fs::metadata(folder.booted()).map_or_else(
@@ -39,7 +46,8 @@ impl Board {
         );
         Self {
             state: folder.state(),
-            logs: has_log_files.then(|| folder.logs()),
+            logs: is_host.then(|| folder.logs()),
+            has_key_files: is_host,
             boot: format!("{} {loader}", kernel.trim()),
         }
     }
@@ -104,6 +112,11 @@ impl Worker {
                 let limit = RESTART_LIMIT.as_secs();
                 Err(Reason::new(ReasonCode::Internal, format!("the device did not restart within {limit} s")))
             }
+            JobWork::RotateKey if !self.board.has_key_files => {
+                let why = "the key of this board lives in its token, which this version does not give another one";
+                Err(Reason::new(ReasonCode::NotSupported, why))
+            }
+            JobWork::RotateKey => self.rotate().await,
             JobWork::Logs(wanted) => {
                 let Some(path) = self.log(wanted.source) else {
                     let why = "the logs of this board are in its journal, which this version does not hand in";
@@ -114,6 +127,26 @@ impl Worker {
             JobWork::Probe(wanted) => {
                 wanted.name.run(&self.board.state, self.clock.wall()).map_err(|e| failed("make the check", &e))
             }
+        }
+    }
+
+    /// Has the session ask for a certificate for a new key, and waits until the device is registered with it.
+    async fn rotate(&self) -> Result<String, Reason> {
+        let failed = |why: &str| Reason::new(ReasonCode::Internal, format!("cannot rotate the key: {why}"));
+        let mut rotated = self.facts.rotated.subscribe();
+        let mut wish = 0;
+        self.facts.rotate.send_modify(|count| {
+            *count += 1;
+            wish = *count;
+        });
+        let answered = async {
+            let answer = rotated.wait_for(|(answered, _)| *answered >= wish).await;
+            answer.map(|answer| answer.1.clone()).unwrap_or_else(|_| Err("the session has ended".to_owned()))
+        };
+        match timeout(ROTATION_LIMIT, answered).await {
+            Ok(Ok(())) => Ok(String::new()),
+            Ok(Err(why)) => Err(failed(&why)),
+            Err(_) => Err(failed("the service did not answer in time")),
         }
     }
 
@@ -142,7 +175,7 @@ impl Worker {
 
 #[cfg(test)]
 mod tests {
-    use tokio::{sync::mpsc, time::timeout};
+    use tokio::sync::mpsc;
 
     use super::*;
     use crate::{
@@ -167,6 +200,7 @@ mod tests {
             let board = Board {
                 state: folder.path().to_owned(),
                 logs: logs.then(|| folder.path().to_owned()),
+                has_key_files: logs,
                 boot: boot.to_owned(),
             };
             let kept = state.jobs().unwrap();
@@ -187,6 +221,7 @@ mod tests {
             });
         }
 
+        /// What became of the newest job, once it has ended.
         async fn ended(&self) -> (JobStatus, String) {
             let mut jobs = self.facts.jobs.subscribe();
             let ended = jobs.wait_for(|jobs| ["done", "failed"].contains(&jobs.as_ref().unwrap().status().state));
@@ -219,6 +254,24 @@ mod tests {
         let bench = Bench::start(tempfile::tempdir().unwrap(), "first", false);
         bench.take("a-1", "logs", r#"{"source":"agent","lines":1}"#);
         assert_eq!(bench.ended().await.0.reason.unwrap().code, ReasonCode::NotSupported);
+        bench.take("a-2", "rotate-key", "{}");
+        let (status, _) = bench.ended().await;
+        assert_eq!((status.id.as_str(), status.reason.unwrap().code), ("a-2", ReasonCode::NotSupported));
+        bench.stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn a_new_key_is_asked_for_once_and_what_came_of_it_is_told() {
+        let bench = Bench::start(tempfile::tempdir().unwrap(), "first", true);
+        let mut wishes = bench.facts.rotate.subscribe();
+        for (id, came, state) in [("a-1", Ok(()), "done"), ("a-2", Err("refused".to_owned()), "failed")] {
+            bench.take(id, "rotate-key", "{}");
+            timeout(Duration::from_secs(20), wishes.changed()).await.unwrap().unwrap();
+            let wish = *wishes.borrow_and_update();
+            bench.facts.rotated.send_replace((wish, came));
+            let (status, _) = bench.ended().await;
+            assert_eq!((status.id.as_str(), status.state), (id, state));
+        }
         bench.stop.cancel();
     }
 
