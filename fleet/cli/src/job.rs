@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Subcommand};
 use fleet_api::{
     Client, ClientError, CollectLogs, CommandState, Job, JobBounds, JobDeviceQuery, JobState, LogSource, PageQuery,
-    RebootDevices, RunProbe,
+    RebootDevices, RotateKeys, RunProbe,
 };
 use indicatif::ProgressBar;
 use protocol_types::{EndpointName, GroupName};
@@ -21,7 +21,7 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Start a job: logs, reboot or probe
+    /// Start a job: logs, reboot, rotate-key or probe
     #[command(subcommand)]
     Start(Start),
     /// List the jobs, the newest first
@@ -73,6 +73,11 @@ pub(crate) enum Start {
     },
     /// Restart the devices in order
     Reboot {
+        #[command(flatten)]
+        terms: TermsArgs,
+    },
+    /// Have the devices get a certificate for a new key
+    RotateKey {
         #[command(flatten)]
         terms: TermsArgs,
     },
@@ -175,7 +180,8 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
 }
 
 async fn start(client: &Client, wanted: Start, session: &Session) -> anyhow::Result<()> {
-    let (Start::Logs { terms, .. } | Start::Reboot { terms } | Start::Probe { terms, .. }) = &wanted;
+    let (Start::Logs { terms, .. } | Start::Reboot { terms } | Start::RotateKey { terms } | Start::Probe { terms, .. }) =
+        &wanted;
     let (filter, is_watched) = (terms.audience.filter(), terms.watch);
     let bounds = JobBounds { concurrency: terms.concurrency, per_minute: terms.per_minute, deadline_s: terms.deadline };
     let typed = filter.clone();
@@ -184,6 +190,7 @@ async fn start(client: &Client, wanted: Start, session: &Session) -> anyhow::Res
             client.collect_logs(&CollectLogs { filter, source, lines, bounds }, None).await
         }
         Start::Reboot { .. } => client.reboot_devices(&RebootDevices { filter, bounds }, None).await,
+        Start::RotateKey { .. } => client.rotate_keys(&RotateKeys { filter, bounds }, None).await,
         Start::Probe { name, .. } => client.run_probe(&RunProbe { filter, probe: name, bounds }, None).await,
     };
     let job = begun.map_err(|error| refused_filter(error, Some(&typed)))?;

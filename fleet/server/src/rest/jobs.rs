@@ -7,7 +7,7 @@ use axum::{
 };
 use fleet_api::{
     BASE_PATH, CollectLogs, CommandState, Job, JobBounds, JobCounts, JobDevice, JobDeviceQuery, JobState, Page,
-    PageQuery, RebootDevices, RunProbe, forms,
+    PageQuery, RebootDevices, RotateKeys, RunProbe, forms,
 };
 use fleet_store::{AccountScope, CommandRow, JobRow, NewJob, RequestKey, StoreError};
 use protocol_types::{EndpointName, UnixSeconds};
