@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 use testbed::{
     crowd::{Factory, Simulated},
@@ -164,4 +165,33 @@ fn fleet_a_job_over_several_devices_brings_what_they_have_and_says_which_could_n
     assert_eq!(world.booted(), after, "it restarted twice");
     let history = world.mbl(&format!("device history {ENDPOINT}")).to_string();
     assert!(history.contains(&format!("\"job\":\"{id}\"")), "{history}");
+}
+
+#[test]
+fn fleet_a_device_gets_a_new_key_for_its_certificate_and_comes_back_with_it_after_every_restart() {
+    let world = World::new();
+    let certificates = |world: &World| {
+        let shown = world.mbl(&format!("device show {ENDPOINT}"));
+        let listed = shown["certificates"].as_array().unwrap().iter();
+        listed.map(|one| one["serial"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let before = certificates(&world);
+    let kept = world.stage.device_dir().join("state/agent/enrolment.json");
+    let key = |text: &str| serde_json::from_str::<Value>(text).unwrap()["value"]["key"].clone();
+    assert!(key(&std::fs::read_to_string(&kept).unwrap()).is_null(), "the certificate is for the device key");
+
+    printed(&world, &format!("job start rotate-key --device {ENDPOINT} --watch"));
+    let first = key(&std::fs::read_to_string(&kept).unwrap());
+    assert!(first.as_str().unwrap().starts_with("-----BEGIN PRIVATE KEY-----"));
+    assert_eq!(printed(&world, &format!("device read {ENDPOINT} /3/0/1 --wait 1m")), "host\n");
+    let after = certificates(&world);
+    assert_eq!(after.len(), before.len() + 1);
+
+    kill_process(world.process("mbl-agent"), Signal::KILL).unwrap();
+    assert_eq!(printed(&world, &format!("device read {ENDPOINT} /3/0/1 --wait 1m")), "host\n");
+    assert_eq!(certificates(&world), after, "it came back with what it had");
+    assert_eq!(world.mbl(&format!("device show {ENDPOINT}"))["device"]["standing"], "active");
+
+    printed(&world, &format!("job start rotate-key --device {ENDPOINT} --watch"));
+    assert_ne!(key(&std::fs::read_to_string(&kept).unwrap()), first, "each one is another");
 }

@@ -247,9 +247,10 @@ impl Session {
                 Due::Renew | Due::Expired => Duration::ZERO,
             }
         });
+        let renewing = self.operational.as_ref().is_some_and(|operational| operational.renewal().is_under_way());
         let Self { line, wake, asking, heard, client, heartbeat, rotating, .. } = self;
         let registered = client.is_registered();
-        let may_rotate = registered && rotating.is_none();
+        let may_rotate = registered && rotating.is_none() && !renewing;
         let beat = heartbeat.wait(monotonic);
         tokio::select! {
             () = stop.cancelled(), if !stopping => Event::Stop,
