@@ -144,6 +144,8 @@ mod configuration_tests;
 #[cfg(test)]
 mod foreign_tests;
 #[cfg(test)]
+mod job_tests;
+#[cfg(test)]
 mod journey_tests;
 #[cfg(test)]
 mod operation_tests;

@@ -13,6 +13,7 @@ mod commands;
 mod device;
 mod factory;
 mod hostile;
+mod jobs;
 mod life;
 mod refusals;
 mod service;
