@@ -144,7 +144,7 @@ impl Visit {
         let Some((kind, path)) = self.commands.under_way.take() else { return };
         let refused = result.as_ref().err().filter(|_| kind == CommandKind::Job).and_then(jobs::refused);
         let came = refused.unwrap_or_else(|| order::delivered(kind, result));
-        if kind == CommandKind::Job && !self.commands.tells_jobs {
+        if matches!((kind, &came), (CommandKind::Job, Delivered::Taken(_))) && !self.commands.tells_jobs {
             self.commands.tells_jobs = true;
             self.errands.add(Errand::ObserveJobs);
         }
@@ -160,7 +160,7 @@ impl Visit {
         let account = self.devices.fleet.store.account(&identity.account);
         match account.delivered((number, self.session), came, self.devices.fleet.clock.now()).await {
             Ok(_) => tracing::info!(
-                account = %identity.account, device = %identity.endpoint, command = number, "a command was answered"
+                account = %identity.account, device = %identity.endpoint, command = number, "a command moved on"
             ),
             Err(error) => self.store_failed("what came of a command was not recorded", &error),
         }
