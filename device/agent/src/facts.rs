@@ -49,8 +49,8 @@ pub struct Facts {
     pub jobs: watch::Sender<Option<Ledger>>,
     /// Counts how often a new operational key was asked for.
     pub rotate: watch::Sender<u64>,
-    /// The number of the last such wish that was answered, and what came of it.
-    pub rotated: watch::Sender<(u64, Result<(), String>)>,
+    /// The number of the last such wish that was answered, and why it failed if it did.
+    pub rotated: watch::Sender<(u64, Option<String>)>,
     /// Tells this run of the system from every other.
     pub boot: watch::Sender<String>,
     /// From which address connections to the service leave; none if the system chooses.
@@ -101,7 +101,7 @@ impl Facts {
             told: watch::Sender::new(None),
             jobs: watch::Sender::new(None),
             rotate: watch::Sender::new(0),
-            rotated: watch::Sender::new((0, Ok(()))),
+            rotated: watch::Sender::new((0, None)),
             boot: watch::Sender::new(String::new()),
             source_address: watch::Sender::new(None),
             reconnect: watch::Sender::new(0),

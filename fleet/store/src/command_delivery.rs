@@ -131,7 +131,7 @@ impl AccountScope {
 
     /// Records what came of a command that was sent on this connection; what was taken up anew meanwhile stays as it is. Answers whether it
     /// was the connection's.
-    pub async fn delivered(
+    pub async fn command_moved(
         &self,
         (number, session): (u64, u64),
         came: &Delivered,

@@ -67,13 +67,13 @@ async fn commands_reach_their_device_in_order_and_one_is_not_given_twice() {
     assert_eq!((sent.number, sent.state, sent.tries, sent.sent), (1, CommandState::Sent, 1, Some(NOW)));
     assert_eq!(begin(&account, FIRST).await.unwrap().number, 2);
     assert_eq!(begin(&account, FIRST).await, None, "both are under way");
-    assert!(!account.delivered((1, SECOND), &Delivered::Done(None), NOW).await.unwrap(), "another connection's");
-    assert!(account.delivered((1, FIRST), &Delivered::Done(Some("[1]".into())), later(1)).await.unwrap());
+    assert!(!account.command_moved((1, SECOND), &Delivered::Done(None), NOW).await.unwrap(), "another connection's");
+    assert!(account.command_moved((1, FIRST), &Delivered::Done(Some("[1]".into())), later(1)).await.unwrap());
     let done = account.command(&name("gate-1"), 1).await.unwrap();
     assert_eq!((done.state, done.result.as_deref(), done.ended), (CommandState::Done, Some("[1]"), Some(later(1))));
     let failed = Delivered::Failed("coap_4_05".into(), "the device answered 4.05".into());
-    assert!(account.delivered((2, FIRST), &failed, NOW).await.unwrap());
-    assert!(!account.delivered((2, FIRST), &Delivered::Done(None), NOW).await.unwrap(), "it has ended");
+    assert!(account.command_moved((2, FIRST), &failed, NOW).await.unwrap());
+    assert!(!account.command_moved((2, FIRST), &Delivered::Done(None), NOW).await.unwrap(), "it has ended");
     let failed = account.command(&name("gate-1"), 2).await.unwrap();
     assert_eq!((failed.state, failed.reason.unwrap().0.as_str()), (CommandState::Failed, "coap_4_05"));
     let numbers = |rows: Vec<CommandRow>| rows.iter().map(|row| row.number).collect::<Vec<_>>();
@@ -111,7 +111,7 @@ async fn after_a_crash_an_execute_that_may_have_arrived_is_unknown_and_the_rest_
     let mut again = Vec::new();
     while let Some(row) = begin(&account, SECOND).await {
         again.push(row.number);
-        account.delivered((row.number, SECOND), &Delivered::Done(None), NOW).await.unwrap();
+        account.command_moved((row.number, SECOND), &Delivered::Done(None), NOW).await.unwrap();
     }
     assert_eq!(again, [1, 2, 4], "what was heard of as an Execute is not among them");
 }
@@ -128,9 +128,9 @@ async fn a_device_that_registers_anew_gets_what_was_cut_off_and_not_its_execute(
     assert_eq!(account.commands_cut_off(&name("gate-1"), NOW).await.unwrap(), 2);
     assert_eq!((state(&account, 1).await, state(&account, 2).await), (CommandState::Waiting, CommandState::Unknown));
     // The old connection's answer comes after all: it is nobody's.
-    assert!(!account.delivered((1, FIRST), &Delivered::Done(None), NOW).await.unwrap());
+    assert!(!account.command_moved((1, FIRST), &Delivered::Done(None), NOW).await.unwrap());
     assert_eq!(begin(&account, SECOND).await.unwrap().number, 1);
-    assert!(account.delivered((1, SECOND), &Delivered::Done(None), NOW).await.unwrap());
+    assert!(account.command_moved((1, SECOND), &Delivered::Done(None), NOW).await.unwrap());
 }
 
 #[tokio::test]
@@ -140,15 +140,15 @@ async fn a_question_without_an_answer_is_given_up_after_some_tries_and_what_was_
     ask(&account, CommandKind::Read, "/3/0").await;
     for tries in 1..=MAX_TRIES {
         assert_eq!(begin(&account, FIRST).await.unwrap().tries, tries);
-        account.delivered((1, FIRST), &Delivered::NoAnswer, NOW).await.unwrap();
+        account.command_moved((1, FIRST), &Delivered::NoAnswer, NOW).await.unwrap();
     }
     let given_up = account.command(&name("gate-1"), 1).await.unwrap();
     assert_eq!((given_up.state, given_up.reason.unwrap().0.as_str()), (CommandState::Failed, "no_answer"));
     ask(&account, CommandKind::Execute, "/3/0/4").await;
     begin(&account, FIRST).await.unwrap();
-    account.delivered((2, FIRST), &Delivered::NotSent, NOW).await.unwrap();
+    account.command_moved((2, FIRST), &Delivered::NotSent, NOW).await.unwrap();
     assert_eq!(begin(&account, FIRST).await.unwrap().number, 2, "the device has not heard of it");
-    account.delivered((2, FIRST), &Delivered::NoAnswer, NOW).await.unwrap();
+    account.command_moved((2, FIRST), &Delivered::NoAnswer, NOW).await.unwrap();
     assert_eq!(state(&account, 2).await, CommandState::Unknown);
 }
 
@@ -168,7 +168,7 @@ async fn a_command_that_no_device_took_expires_at_its_deadline_and_no_second_ear
     ask(&account, CommandKind::Read, "/3/0").await;
     begin(&account, FIRST).await.unwrap();
     assert_eq!(all.end_overdue_commands(10, later(660)).await.unwrap(), 0);
-    assert!(account.delivered((2, FIRST), &Delivered::Done(None), later(661)).await.unwrap());
+    assert!(account.command_moved((2, FIRST), &Delivered::Done(None), later(661)).await.unwrap());
     // Nobody waits for ever.
     for kind in [CommandKind::Read, CommandKind::Execute] {
         ask(&account, kind, "/3/0/4").await;
@@ -234,7 +234,7 @@ async fn writes_and_executes_are_told_in_the_history_without_their_value() {
     account.create_command(&name("gate-1"), &secret, None, NOW).await.unwrap();
     ask(&account, CommandKind::Read, "/3/0").await;
     begin(&account, FIRST).await.unwrap();
-    account.delivered((1, FIRST), &Delivered::Done(None), NOW).await.unwrap();
+    account.command_moved((1, FIRST), &Delivered::Done(None), NOW).await.unwrap();
     let told = account.device_history(&name("gate-1"), None, 10).await.unwrap();
     let told: Vec<_> = told.iter().filter(|event| event.id > start).collect();
     let kinds: Vec<_> = told.iter().map(|event| event.kind.as_str()).collect();
@@ -260,7 +260,7 @@ async fn an_observation_keeps_the_newest_values_over_connections_and_ends_well_a
 
     begin(&account, FIRST).await.unwrap();
     assert!(account.observed((1, FIRST), "[0]", NOW).await.unwrap());
-    assert!(account.delivered((1, FIRST), &Delivered::Taken(Some("[0]".into())), NOW).await.unwrap());
+    assert!(account.command_moved((1, FIRST), &Delivered::Taken(Some("[0]".into())), NOW).await.unwrap());
     assert!(account.goes_on((1, FIRST)).await.unwrap());
     for round in 0..MAX_VALUES + 4 {
         assert!(account.observed((1, FIRST), &format!("[{round}]"), later(round)).await.unwrap());
@@ -277,7 +277,7 @@ async fn an_observation_keeps_the_newest_values_over_connections_and_ends_well_a
     for session in 20..40 {
         account.commands_cut_off(&gate, NOW).await.unwrap();
         assert_eq!(begin(&account, session).await.unwrap().number, 1);
-        account.delivered((1, session), &Delivered::Taken(Some("[]".into())), NOW).await.unwrap();
+        account.command_moved((1, session), &Delivered::Taken(Some("[]".into())), NOW).await.unwrap();
     }
     assert!(!account.observed((1, FIRST), "[]", NOW).await.unwrap());
     assert_eq!(db.store.service_wide().end_overdue_commands(10, later(600)).await.unwrap(), 4);

@@ -72,10 +72,10 @@ async fn choose_all(account: &AccountScope, job: u64) {
 /// Lets a device take its part and end it.
 async fn work(account: &AccountScope, n: usize, came: &Delivered) -> bool {
     let Some(row) = account.begin_command(&name(n), session(n), NOW).await.unwrap() else { return false };
-    assert!(account.delivered((row.number, session(n)), &Delivered::Taken(None), NOW).await.unwrap());
+    assert!(account.command_moved((row.number, session(n)), &Delivered::Taken(None), NOW).await.unwrap());
     let under_way = account.job_under_way(&name(n), session(n)).await.unwrap().unwrap();
     assert_eq!(under_way.number, row.number);
-    account.delivered((row.number, session(n)), came, NOW).await.unwrap()
+    account.command_moved((row.number, session(n)), came, NOW).await.unwrap()
 }
 
 async fn count(account: &AccountScope, job: u64, state: CommandState) -> u64 {
@@ -160,7 +160,7 @@ async fn a_device_that_sleeps_holds_nobody_up_and_has_its_turn_when_it_is_there(
     assert_eq!(account.move_job(job, NOW).await.unwrap(), 1);
     // A connection that breaks is no end: the device itself knows a job that it has had.
     let row = account.begin_command(&name(0), session(0), NOW).await.unwrap().unwrap();
-    account.delivered((row.number, session(0)), &Delivered::Taken(None), NOW).await.unwrap();
+    account.command_moved((row.number, session(0)), &Delivered::Taken(None), NOW).await.unwrap();
     account.commands_cut_off(&name(0), NOW).await.unwrap();
     assert!(work(&account, 0, &Delivered::Done(None)).await);
     account.move_job(job, NOW).await.unwrap();
@@ -178,7 +178,7 @@ async fn a_device_does_one_job_at_a_time_and_at_the_deadline_the_job_ends_withou
     }
     let row = account.begin_command(&name(0), session(0), NOW).await.unwrap().unwrap();
     assert_eq!(row.job, Some(first));
-    account.delivered((row.number, session(0)), &Delivered::Taken(None), NOW).await.unwrap();
+    account.command_moved((row.number, session(0)), &Delivered::Taken(None), NOW).await.unwrap();
     assert_eq!(account.begin_command(&name(0), session(0), NOW).await.unwrap(), None, "it is at the first one");
     db.store.service_wide().end_overdue_commands(10, later(3600)).await.unwrap();
     assert_eq!(account.job_device(first, &name(0)).await.unwrap().state, CommandState::Unknown);
@@ -195,13 +195,13 @@ async fn a_cancelled_job_asks_nobody_more_and_one_that_has_ended_is_not_cancelle
     choose_all(&account, job).await;
     account.move_job(job, NOW).await.unwrap();
     let row = account.begin_command(&name(0), session(0), NOW).await.unwrap().unwrap();
-    account.delivered((row.number, session(0)), &Delivered::Taken(None), NOW).await.unwrap();
+    account.command_moved((row.number, session(0)), &Delivered::Taken(None), NOW).await.unwrap();
     let cancelled = account.cancel_job(job, NOW).await.unwrap();
     assert_eq!(cancelled.state, JobState::Cancelled);
     assert_eq!(account.cancel_job(job, NOW).await.unwrap(), cancelled, "a second time changes nothing");
     assert_eq!(account.move_job(job, NOW).await.unwrap(), 0);
     assert_eq!(count(&account, job, CommandState::Cancelled).await, 2);
-    assert!(account.delivered((row.number, session(0)), &Delivered::Done(None), NOW).await.unwrap());
+    assert!(account.command_moved((row.number, session(0)), &Delivered::Done(None), NOW).await.unwrap());
     assert_eq!(count(&account, job, CommandState::Done).await, 1, "what was told goes on");
     let other = start(&account, 1, 100).await;
     account.cancel_job(other, NOW).await.unwrap();

@@ -141,11 +141,11 @@ impl Worker {
         });
         let answered = async {
             let answer = rotated.wait_for(|(answered, _)| *answered >= wish).await;
-            answer.map(|answer| answer.1.clone()).unwrap_or_else(|_| Err("the session has ended".to_owned()))
+            answer.map_or_else(|_| Some("the session has ended".to_owned()), |answer| answer.1.clone())
         };
         match timeout(ROTATION_LIMIT, answered).await {
-            Ok(Ok(())) => Ok(String::new()),
-            Ok(Err(why)) => Err(failed(&why)),
+            Ok(None) => Ok(String::new()),
+            Ok(Some(why)) => Err(failed(&why)),
             Err(_) => Err(failed("the service did not answer in time")),
         }
     }
@@ -264,7 +264,7 @@ mod tests {
     async fn a_new_key_is_asked_for_once_and_what_came_of_it_is_told() {
         let bench = Bench::start(tempfile::tempdir().unwrap(), "first", true);
         let mut wishes = bench.facts.rotate.subscribe();
-        for (id, came, state) in [("a-1", Ok(()), "done"), ("a-2", Err("refused".to_owned()), "failed")] {
+        for (id, came, state) in [("a-1", None, "done"), ("a-2", Some("refused".to_owned()), "failed")] {
             bench.take(id, "rotate-key", "{}");
             timeout(Duration::from_secs(20), wishes.changed()).await.unwrap().unwrap();
             let wish = *wishes.borrow_and_update();

@@ -98,7 +98,7 @@ impl Session {
             }
             Err(e) => {
                 tracing::error!(error = %Chain(&e), "cannot ask for a certificate for a new key");
-                self.device.facts.rotated.send_replace((wish, Err(Chain(&e).to_string())));
+                self.device.facts.rotated.send_replace((wish, Some(Chain(&e).to_string())));
                 Vec::new()
             }
         }
@@ -108,8 +108,8 @@ impl Session {
     fn tell_rotated(&mut self, renewed: &Result<(), est::EstError>) {
         let Some(Rotating { wish, .. }) = self.rotating.take() else { return };
         self.leaves_line = renewed.is_ok();
-        let came = renewed.as_ref().map(|()| ()).map_err(|e| Chain(e).to_string());
-        self.device.facts.rotated.send_replace((wish, came));
+        let why = renewed.as_ref().err().map(|e| Chain(e).to_string());
+        self.device.facts.rotated.send_replace((wish, why));
     }
 
     /// Keeps an enrolment and uses it from the next connection on.

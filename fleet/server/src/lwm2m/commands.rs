@@ -158,7 +158,7 @@ impl Visit {
     pub(super) async fn record(&self, number: u64, came: &Delivered) {
         let identity = &self.facts.identity;
         let account = self.devices.fleet.store.account(&identity.account);
-        match account.delivered((number, self.session), came, self.devices.fleet.clock.now()).await {
+        match account.command_moved((number, self.session), came, self.devices.fleet.clock.now()).await {
             Ok(_) => tracing::info!(
                 account = %identity.account, device = %identity.endpoint, command = number, "a command moved on"
             ),
