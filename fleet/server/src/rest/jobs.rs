@@ -39,6 +39,7 @@ pub(super) fn router() -> OpenApiRouter<Fleet> {
         .routes(routes!(list))
         .routes(routes!(logs))
         .routes(routes!(reboot))
+        .routes(routes!(rotate_key))
         .routes(routes!(probe))
         .routes(routes!(show))
         .routes(routes!(cancel))
@@ -92,7 +93,7 @@ async fn view(account: &AccountScope, row: JobRow) -> Reply<Job> {
     let (kind, id) = (order.kind(), row.id());
     let (source, lines, probe) = match order {
         JobOrder::Logs { source, lines } => (Some(source), Some(lines), None),
-        JobOrder::Reboot => (None, None, None),
+        JobOrder::Reboot | JobOrder::RotateKey => (None, None, None),
         JobOrder::Probe { name } => (None, None, Some(name)),
     };
     Ok(Job {
@@ -190,6 +191,17 @@ async fn logs(State(fleet): State<Fleet>, who: Caller<need::Operate>, body: Body
 async fn reboot(State(fleet): State<Fleet>, who: Caller<need::Operate>, body: Body<RebootDevices>) -> Reply<Accepted> {
     let RebootDevices { filter, bounds } = body.value;
     accept(&who.account, (&filter, &JobOrder::Reboot, bounds), body.key.as_ref(), fleet.clock.now()).await
+}
+
+/// Has every device that a filter is true for now get an operational certificate for a new key. What was issued for the old key goes
+/// with its time.
+#[utoipa::path(post, path = "/jobs/rotate-key", tag = "jobs", operation_id = "rotate_keys", request_body = RotateKeys,
+    params(("idempotency-key" = Option<String>, Header, min_length = 1, max_length = 128,
+        description = "Makes the request safe to repeat")),
+    security(("token" = ["operate"])), responses((status = 202, description = "The job", body = Job)))]
+async fn rotate_key(State(fleet): State<Fleet>, who: Caller<need::Operate>, body: Body<RotateKeys>) -> Reply<Accepted> {
+    let RotateKeys { filter, bounds } = body.value;
+    accept(&who.account, (&filter, &JobOrder::RotateKey, bounds), body.key.as_ref(), fleet.clock.now()).await
 }
 
 /// Has every device that a filter is true for now make a check that it declares by name. There is no way to run a command line.
