@@ -6,7 +6,7 @@ use serde_json::json;
 
 /// What a device is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum JobOrder {
     /// Hand in the end of a log.
     Logs {
@@ -17,6 +17,8 @@ pub(crate) enum JobOrder {
     },
     /// Restart.
     Reboot,
+    /// Get a certificate for a new key.
+    RotateKey,
     /// Make a check.
     Probe {
         /// Its name.
@@ -29,6 +31,7 @@ impl JobOrder {
         match self {
             Self::Logs { .. } => JobKind::Logs,
             Self::Reboot => JobKind::Reboot,
+            Self::RotateKey => JobKind::RotateKey,
             Self::Probe { .. } => JobKind::Probe,
         }
     }
@@ -37,7 +40,7 @@ impl JobOrder {
     pub(crate) fn arguments(&self) -> String {
         match self {
             Self::Logs { source, lines } => json!({ "source": source.as_str(), "lines": lines }).to_string(),
-            Self::Reboot => "{}".to_owned(),
+            Self::Reboot | Self::RotateKey => "{}".to_owned(),
             Self::Probe { name } => json!({ "name": name }).to_string(),
         }
     }
@@ -58,6 +61,7 @@ mod tests {
         for (order, arguments) in [
             (JobOrder::Logs { source: LogSource::Agent, lines: 7 }, r#"{"lines":7,"source":"agent"}"#),
             (JobOrder::Reboot, "{}"),
+            (JobOrder::RotateKey, "{}"),
             (JobOrder::Probe { name: "disk".into() }, r#"{"name":"disk"}"#),
         ] {
             let kept = serde_json::to_string(&order).unwrap();
