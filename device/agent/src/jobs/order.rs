@@ -127,6 +127,10 @@ impl JobOrder {
         if arguments.len() > ARGUMENTS_BYTES {
             return Err(format!("the arguments of a job have at most {ARGUMENTS_BYTES} bytes"));
         }
+        // serde would also take a list of the fields' values, without their names.
+        if !arguments.trim_start().starts_with('{') {
+            return Err("the arguments of a job are a JSON object".to_owned());
+        }
         let id = JobId::try_from(id.to_owned())?;
         let wrong = |error: serde_json::Error| format!("the arguments of the job do not fit: {error}");
         let work = match kind {
@@ -168,6 +172,8 @@ mod tests {
         assert_eq!(work("probe", r#"{"name":"disk"}"#), Ok(JobWork::Probe(ProbeWork { name: Probe::Disk })));
         for (kind, arguments) in [
             ("reboot", ""),
+            ("reboot", "[]"),
+            ("logs", r#"["agent",7]"#),
             ("reboot", r#"{"now":true}"#),
             ("logs", r#"{"source":"../../etc/shadow","lines":7}"#),
             ("logs", r#"{"source":"agent","lines":0}"#),

@@ -161,6 +161,7 @@ async fn read(
     Segments(endpoint): Segments<EndpointName>,
     body: Body<ReadResource>,
 ) -> Reply<Accepted> {
+    who.account.device(&endpoint).await?;
     let (kind, now) = (fleet_store::CommandKind::Read, fleet.clock.now());
     let path = allowed(kind, &body.value.path)?.to_string();
     let deadline = until("deadline_s", (body.value.deadline_s, DEADLINE_S, LONGEST_DEADLINE_S), now)?;
@@ -180,6 +181,7 @@ async fn write(
     Segments(endpoint): Segments<EndpointName>,
     body: Body<WriteResource>,
 ) -> Reply<Accepted> {
+    who.account.device(&endpoint).await?;
     let (kind, now) = (fleet_store::CommandKind::Write, fleet.clock.now());
     let WriteResource { path, value, kind: said, deadline_s } = body.value;
     let path = allowed(kind, &path)?;
@@ -208,6 +210,7 @@ async fn execute(
     Segments(endpoint): Segments<EndpointName>,
     body: Body<ExecuteResource>,
 ) -> Reply<Accepted> {
+    who.account.device(&endpoint).await?;
     let (kind, now) = (fleet_store::CommandKind::Execute, fleet.clock.now());
     let ExecuteResource { path, arguments, deadline_s } = body.value;
     let path = allowed(kind, &path)?.to_string();
@@ -235,6 +238,7 @@ async fn observe(
     Segments(endpoint): Segments<EndpointName>,
     body: Body<ObserveResource>,
 ) -> Reply<Accepted> {
+    who.account.device(&endpoint).await?;
     let (kind, now) = (fleet_store::CommandKind::Observe, fleet.clock.now());
     let path = allowed(kind, &body.value.path)?.to_string();
     let deadline = until("duration_s", (body.value.duration_s, OBSERVATION_S, LONGEST_OBSERVATION_S), now)?;
