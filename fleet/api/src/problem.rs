@@ -52,6 +52,8 @@ problems! {
     MalformedPolicy = "malformed_policy", 422, "The policy cannot be read", "what policies may speak of is at `/access-schema`";
     /// A value has the right form but is not allowed.
     InvalidValue = "invalid_value", 422, "A value is not allowed", "";
+    /// The path is kept from commands.
+    ProtectedPath = "protected_path", 422, "The path is kept from commands", "docs/guides/live-commands.md says which paths have doors of their own";
     /// No token was sent.
     TokenMissing = "token_missing", 401, "A token is needed", "send `Authorization: Bearer mblt_…`";
     /// The token is not one of this service.

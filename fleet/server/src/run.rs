@@ -22,10 +22,10 @@ use crate::{
     artifact_port,
     authority::{Authority, AuthorityError},
     backup::RESTORING,
-    deliveries, device_trust,
+    commands, deliveries, device_trust,
     first_token::{self, FirstTokenError},
     fleet::Fleet,
-    https,
+    https, jobs,
     list_files::ListFiles,
     lwm2m::{self, Devices, Duty, MetricsRecorder, Port, PresenceRecorder},
     metrics::Metrics,
@@ -96,6 +96,12 @@ const HOUSEKEEPING: Duration = Duration::from_secs(60 * 60);
 const REMEMBER_REQUESTS: u64 = 7 * 24 * 60 * 60;
 /// How long it remembers tries to sign in that failed, in seconds.
 const REMEMBER_TRIES: u64 = 24 * 60 * 60;
+/// How long it remembers commands that have ended, in seconds.
+const REMEMBER_COMMANDS: u64 = 30 * 24 * 60 * 60;
+/// Commands that it forgets at a time.
+const FORGET_COMMANDS: u32 = 10_000;
+/// Jobs that it forgets at a time; their commands go with them.
+const FORGET_JOBS: u32 = 10;
 
 /// Runs the service until `stop` is cancelled.
 pub async fn run(config: Config, clock: Clock, random: Random, stop: CancellationToken) -> Result<(), RunError> {
@@ -146,6 +152,7 @@ pub(crate) async fn open(
     device_trust::reload_factories(&fleet).await?;
     device_trust::renew_issuers(&fleet, fleet.clock.now()).await;
     fleet.store.service_wide().nobody_is_connected(fleet.clock.now()).await?;
+    fleet.store.service_wide().commands_cut_off(fleet.clock.now()).await?;
     operations::clear_lists(&fleet).await?;
     Ok(fleet)
 }
@@ -171,6 +178,8 @@ async fn serve(fleet: &Fleet, ports: Ports) -> Result<(), RunError> {
     tasks.spawn(named("timestamps", repository::keep_fresh(fleet.clone())));
     tasks.spawn(named("overdue", lwm2m::tell_overdue(fleet.clone())));
     tasks.spawn(named("operations", operations::work(fleet.clone())));
+    tasks.spawn(named("jobs", jobs::work(fleet.clone())));
+    tasks.spawn(named("commands", commands::overdue::end_overdue(fleet.clone())));
     tasks.spawn(named("rollouts", rollouts::reconcile(fleet.clone())));
     tasks.spawn(named("alerts", alerts::look_after(fleet.clone())));
     tasks.spawn(named("deliveries", deliveries::work(fleet.clone())));
@@ -246,6 +255,13 @@ async fn keep_house(fleet: Fleet) {
         }
         if let Err(error) = fleet.store.service_wide().forget_single_sign_ons(now).await {
             tracing::warn!(error = %crate::Chain(&error), "sign-ins that are over were not forgotten");
+        }
+        let before = protocol_types::UnixSeconds(now.0.saturating_sub(REMEMBER_COMMANDS));
+        if let Err(error) = fleet.store.service_wide().forget_commands(before, FORGET_COMMANDS).await {
+            tracing::warn!(error = %crate::Chain(&error), "old commands were not forgotten");
+        }
+        if let Err(error) = fleet.store.service_wide().forget_jobs(before, FORGET_JOBS).await {
+            tracing::warn!(error = %crate::Chain(&error), "old jobs were not forgotten");
         }
         tokio::select! {
             () = tokio::time::sleep(HOUSEKEEPING) => {}

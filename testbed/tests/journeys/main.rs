@@ -13,6 +13,7 @@ mod fleet;
 mod identity;
 mod image;
 mod joining;
+mod live;
 mod metrics;
 mod monitoring;
 mod os;
