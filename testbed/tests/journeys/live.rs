@@ -60,7 +60,7 @@ fn fleet_a_value_is_read_and_written_on_a_device_and_what_has_a_door_of_its_own_
     assert_eq!(newest(&world)["state"], "cancelled", "nobody watches any more");
     let history = world.mbl(&format!("device history {ENDPOINT}")).to_string();
     assert!(history.contains("device.command_ended") && history.contains(path), "{history}");
-    let audit = world.mbl("audit list").to_string();
+    let audit = printed(&world, "audit list");
     assert!(audit.contains("write_resource") && audit.contains("read_resource"), "{audit}");
 }
 
@@ -78,8 +78,8 @@ fn fleet_a_device_that_is_off_gets_its_commands_when_it_is_on_again_although_the
     assert!(said.contains("deadline"), "{said}");
     world.stage.service.restart().unwrap();
     world.power_on();
-    let value = printed(&world, &format!("device command {ENDPOINT} {asked} --wait 1m"));
-    assert_eq!(value, "host\n");
+    let told = printed(&world, &format!("device command {ENDPOINT} {asked} --wait 1m"));
+    assert_eq!(told, format!("{asked} {ENDPOINT} read /3/0/1 done\n  /3/0/1 string host\n"));
     let booted = world.booted();
     printed(&world, &format!("device read {ENDPOINT} /3/0/1"));
     assert_eq!(world.booted(), booted, "what expired was not done");
