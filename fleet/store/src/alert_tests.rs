@@ -332,10 +332,8 @@ async fn of_two_changes_of_a_rule_the_later_one_is_checked_against_the_earlier()
     assert_eq!((first.revision, first.filter.as_str()), (2, "name = \"a\""));
     let (a, b) = (change("name = \"b\""), change("name = \"c\""));
     let here = name("here");
-    let both = tokio::join!(
-        one.change_alert_rule(&here, &a, Some(2), NOW),
-        one.change_alert_rule(&here, &b, Some(2), NOW)
-    );
+    let both =
+        tokio::join!(one.change_alert_rule(&here, &a, Some(2), NOW), one.change_alert_rule(&here, &b, Some(2), NOW));
     let outcomes = [both.0, both.1];
     assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
     assert!(outcomes.iter().any(|outcome| matches!(outcome, Err(StoreError::Stale { now: 3, .. }))), "{outcomes:?}");
