@@ -277,9 +277,7 @@ fn fleet_lets_an_operator_who_lost_every_token_back_in_while_it_runs() {
     let refused = runtime.block_on(first.tokens(&PageQuery::default())).unwrap_err();
     assert_eq!(refused.problem().unwrap().code, "token_revoked");
 
-    let mut again = Command::new(program("mbl-service").unwrap());
-    again.args(["first-token", "--data-dir"]).arg(service.data_dir());
-    assert!(again.status().unwrap().success());
+    assert!(service.command("first-token").unwrap().status().unwrap().success());
     runtime.block_on(client(&service).tokens(&PageQuery::default())).unwrap();
 }
 
