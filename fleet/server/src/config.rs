@@ -9,7 +9,10 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::deliveries::Network;
+use crate::{
+    artifact_store::{BucketFault, BucketSettings},
+    deliveries::Network,
+};
 
 /// All settings; `docs/guides/service.md` explains each.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -29,6 +32,8 @@ pub struct Config {
     pub mail: Option<Mail>,
     /// `postgres://…` instead of the embedded database in the data directory.
     pub database_url: Option<String>,
+    /// Holds whole artifacts instead of the data directory.
+    pub bucket: Option<BucketSettings>,
     /// Logs as one JSON object a line.
     pub log_json: bool,
     /// Seconds that requests under way have to end when the service stops.
@@ -135,6 +140,7 @@ impl Default for Config {
             webhooks: Webhooks::default(),
             mail: None,
             database_url: None,
+            bucket: None,
             log_json: false,
             grace_s: 10,
         }
@@ -179,6 +185,9 @@ pub enum ConfigError {
     /// Messages would leave the machine in the open.
     #[error("`mail.tls = \"none\"` is for a server on this machine; name it as `localhost` or `127.0.0.1`")]
     OpenMail,
+    /// The bucket makes no sense.
+    #[error(transparent)]
+    Bucket(#[from] BucketFault),
     /// There is no name under which the service can be reached.
     #[error("`public_hosts` is empty; name at least one host or address")]
     NoPublicHost,
@@ -211,6 +220,9 @@ impl Config {
         let is_here = |mail: &Mail| ["localhost", "127.0.0.1", "::1"].contains(&mail.server.as_str());
         if self.mail.as_ref().is_some_and(|mail| mail.tls == MailTls::None && !is_here(mail)) {
             return Err(ConfigError::OpenMail);
+        }
+        if let Some(bucket) = &self.bucket {
+            bucket.check()?;
         }
         Ok(self)
     }

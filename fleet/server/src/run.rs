@@ -17,9 +17,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Addresses, Clock, Config, Random,
     access::{Access, AccessError, RateLimits},
-    alerts,
-    artifact_files::ArtifactFiles,
-    artifact_port,
+    alerts, artifact_port,
+    artifact_store::{self, ArtifactStore, BucketError},
     authority::{Authority, AuthorityError},
     backup::RESTORING,
     deliveries, device_trust,
@@ -67,6 +66,9 @@ pub enum RunError {
     /// A restore into the data directory did not come to its end.
     #[error("a restore into {} did not come to its end; empty the folder and restore again", .0.display())]
     Restoring(PathBuf),
+    /// The bucket of artifacts cannot be used.
+    #[error("cannot open the bucket of artifacts")]
+    Bucket(#[from] BucketError),
     /// The ports have no certificates.
     #[error("cannot prepare TLS")]
     Tls(#[from] TlsError),
@@ -121,6 +123,7 @@ pub(crate) async fn open(
     first_token::ensure(&store, &config, &clock, &random).await?;
     let authority = Authority::open(&config.data_dir, clock.now())?;
     let certificate = PortCertificate::new(&authority.service, config.public_hosts.clone(), clock.now())?;
+    let artifacts = ArtifactStore::open(&config).await?;
     let fleet = Fleet {
         store,
         signals,
@@ -128,7 +131,7 @@ pub(crate) async fn open(
         random,
         metrics: Arc::new(Metrics::new()),
         addresses: Arc::new(addresses),
-        artifacts: ArtifactFiles::new(&config.data_dir),
+        artifacts,
         lists: ListFiles::new(&config.data_dir),
         authority: Arc::new(authority),
         access: Arc::new(Access::new(&rest::openapi())?),
@@ -171,6 +174,7 @@ async fn serve(fleet: &Fleet, ports: Ports) -> Result<(), RunError> {
     tasks.spawn(named("rollouts", rollouts::reconcile(fleet.clone())));
     tasks.spawn(named("alerts", alerts::look_after(fleet.clone())));
     tasks.spawn(named("deliveries", deliveries::work(fleet.clone())));
+    tasks.spawn(named("moving", artifact_store::move_in(fleet.clone())));
     tasks.spawn(named("supervision", supervision::keep_alive(fleet.clone())));
 
     let data_dir = &fleet.config.data_dir;

@@ -1,6 +1,6 @@
 //! Refusals as HTTP: the one table from what went wrong inside to what a caller hears.
 
-use std::any::Any;
+use std::{any::Any, io};
 
 use axum::{
     http::{HeaderValue, StatusCode, header},
@@ -33,6 +33,21 @@ impl Refusal {
     pub(crate) fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
         tracing::error!(error = %crate::Chain(error), "a request failed");
         Self::new(ProblemCode::Internal, "the service could not do what it was asked")
+    }
+
+    /// The disk, or the object store, did not do what it should.
+    pub(crate) fn storage(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                tracing::error!(%error, "the data directory is full");
+                Self::new(ProblemCode::NoRoom, "the disk of the service is full")
+            }
+            io::ErrorKind::NotConnected => {
+                tracing::error!(error = %crate::Chain(error), "the object store does not answer");
+                Self::new(ProblemCode::Unavailable, "the object store of the service does not answer")
+            }
+            _ => Self::internal(error),
+        }
     }
 }
 
