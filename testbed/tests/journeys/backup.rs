@@ -11,7 +11,7 @@ fn service(verb: &str, world: &World, file: [&str; 2]) {
 }
 
 /// With the settings `before` while the service has its first machine, and `after` on the other one.
-fn a_fleet_goes_on(before: &str, after: &str) {
+pub(crate) fn a_fleet_goes_on(before: &str, after: &str) {
     let folder = tempfile::tempdir().unwrap();
     let settings = folder.path().join("mbl-service.toml");
     fs::write(&settings, before).unwrap();

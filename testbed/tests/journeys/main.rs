@@ -6,6 +6,7 @@ mod access;
 mod api;
 mod app;
 mod backup;
+mod bucket;
 mod cli;
 mod configuration;
 mod directory;

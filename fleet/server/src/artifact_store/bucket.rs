@@ -134,7 +134,7 @@ impl Bucket {
 
     /// A bucket in memory, for tests, with parts of a few bytes.
     #[cfg(test)]
-    pub(super) fn in_memory(objects: object_store::memory::InMemory) -> Self {
+    pub(crate) fn in_memory(objects: object_store::memory::InMemory) -> Self {
         let settings = BucketSettings {
             name: "memory".to_owned(),
             endpoint: None,
