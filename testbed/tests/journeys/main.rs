@@ -9,6 +9,7 @@ mod backup;
 mod bucket;
 mod cli;
 mod configuration;
+mod container;
 mod directory;
 mod fleet;
 mod identity;
