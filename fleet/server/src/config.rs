@@ -12,6 +12,7 @@ use serde::Deserialize;
 use crate::{
     artifact_store::{BucketFault, BucketSettings},
     deliveries::Network,
+    traces::{TraceFault, TraceSettings},
 };
 
 /// All settings; `docs/guides/service.md` explains each.
@@ -34,6 +35,8 @@ pub struct Config {
     pub database_url: Option<String>,
     /// Holds whole artifacts instead of the data directory.
     pub bucket: Option<BucketSettings>,
+    /// The collector of traces; without it nothing is traced.
+    pub traces: Option<TraceSettings>,
     /// Logs as one JSON object a line.
     pub log_json: bool,
     /// Seconds that requests under way have to end when the service stops.
@@ -141,6 +144,7 @@ impl Default for Config {
             mail: None,
             database_url: None,
             bucket: None,
+            traces: None,
             log_json: false,
             grace_s: 10,
         }
@@ -188,6 +192,9 @@ pub enum ConfigError {
     /// The bucket makes no sense.
     #[error(transparent)]
     Bucket(#[from] BucketFault),
+    /// The collector of traces makes no sense.
+    #[error(transparent)]
+    Traces(#[from] TraceFault),
     /// There is no name under which the service can be reached.
     #[error("`public_hosts` is empty; name at least one host or address")]
     NoPublicHost,
@@ -223,6 +230,9 @@ impl Config {
         }
         if let Some(bucket) = &self.bucket {
             bucket.check()?;
+        }
+        if let Some(traces) = &self.traces {
+            traces.check()?;
         }
         Ok(self)
     }

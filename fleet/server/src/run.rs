@@ -32,6 +32,7 @@ use crate::{
     signals::LocalSignals,
     supervision,
     tls::{self, PortCertificate, TlsError},
+    traces::{self, Traces},
     users::Passwords,
 };
 
@@ -95,16 +96,24 @@ struct Ports {
 const HOUSEKEEPING: Duration = Duration::from_secs(60 * 60);
 /// How long the service remembers the keys of repeated requests, in seconds.
 const REMEMBER_REQUESTS: u64 = 7 * 24 * 60 * 60;
+/// How long it remembers from which request something came, in seconds.
+const REMEMBER_CAUSES: u64 = 30 * 24 * 60 * 60;
 /// How long it remembers tries to sign in that failed, in seconds.
 const REMEMBER_TRIES: u64 = 24 * 60 * 60;
 
-/// Runs the service until `stop` is cancelled.
-pub async fn run(config: Config, clock: Clock, random: Random, stop: CancellationToken) -> Result<(), RunError> {
+/// Runs the service until `stop` is cancelled. `traces` are those of `config`, which the subscriber of the process feeds.
+pub async fn run(
+    config: Config,
+    traces: Option<Traces>,
+    clock: Clock,
+    random: Random,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
     let lock = occupy(&config.data_dir)?;
     let ports = bind(&config).await?;
     let addresses = ports.addresses(&config)?;
     let fleet = open(config, addresses, (clock, random), stop).await?;
-    let ended = serve(&fleet, ports).await;
+    let ended = serve(&fleet, ports, traces).await;
     Addresses::remove(&fleet.config.data_dir).map_err(at_data_dir(&fleet.config.data_dir))?;
     fleet.store.close().await;
     drop(lock);
@@ -151,7 +160,7 @@ pub(crate) async fn open(
 }
 
 /// Starts every task, says where the service listens, and waits for the end of the first one.
-async fn serve(fleet: &Fleet, ports: Ports) -> Result<(), RunError> {
+async fn serve(fleet: &Fleet, ports: Ports, traces: Option<Traces>) -> Result<(), RunError> {
     let mut tasks = JoinSet::new();
     let api_tls = tls::public_port(fleet.certificate.clone())?;
     let router = rest::router(fleet.clone());
@@ -175,6 +184,9 @@ async fn serve(fleet: &Fleet, ports: Ports) -> Result<(), RunError> {
     tasks.spawn(named("alerts", alerts::look_after(fleet.clone())));
     tasks.spawn(named("deliveries", deliveries::work(fleet.clone())));
     tasks.spawn(named("moving", artifact_store::move_in(fleet.clone())));
+    if let Some(traces) = traces {
+        tasks.spawn(named("traces", traces::export(traces, fleet.clone())));
+    }
     tasks.spawn(named("supervision", supervision::keep_alive(fleet.clone())));
 
     let data_dir = &fleet.config.data_dir;
@@ -239,6 +251,10 @@ async fn keep_house(fleet: Fleet) {
         let before = protocol_types::UnixSeconds(now.0.saturating_sub(REMEMBER_TRIES));
         if let Err(error) = fleet.store.service_wide().forget_tries(before).await {
             tracing::warn!(error = %crate::Chain(&error), "old tries to sign in were not forgotten");
+        }
+        let before = protocol_types::UnixSeconds(now.0.saturating_sub(REMEMBER_CAUSES));
+        if let Err(error) = fleet.store.service_wide().forget_traces(before).await {
+            tracing::warn!(error = %crate::Chain(&error), "old traces were not forgotten");
         }
         tokio::select! {
             () = tokio::time::sleep(HOUSEKEEPING) => {}

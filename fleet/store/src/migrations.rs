@@ -27,6 +27,7 @@ pub(crate) const ALL: &[Migration] = &[
     Migration { number: 13, sql: include_str!("../migrations/0013_users.sql") },
     Migration { number: 14, sql: include_str!("../migrations/0014_configuration.sql") },
     Migration { number: 15, sql: include_str!("../migrations/0015_monitoring.sql") },
+    Migration { number: 20, sql: include_str!("../migrations/0020_traces.sql") },
 ];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS migrations (

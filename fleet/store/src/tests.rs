@@ -109,6 +109,7 @@ const DIGESTS: &[(i64, &str)] = &[
     (13, "sha256:7a8561a36c8c46170914cd81c01d041238a21c24cd86a02bc64e720f161d25fe"),
     (14, "sha256:72e9a33e7e63639e646a4e73257521baa5a1fbf85e62bc9826250aea3ae450d3"),
     (15, "sha256:ad8a2ebfdc73cde7a7d9641ca0ac96d2075c5bf2280040759083ff87e022166e"),
+    (20, "sha256:def60b0117dceaad6b702eef785ee7de37ffb23df08656dd00c09bd82f7a8cad"),
 ];
 
 #[test]

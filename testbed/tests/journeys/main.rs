@@ -28,6 +28,7 @@ mod os_tee_update;
 mod postgres;
 mod rollout_crowd;
 mod site;
+mod traces;
 mod update;
 mod users;
 mod world;

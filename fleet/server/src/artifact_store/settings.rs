@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use url::{Host, Url};
+use url::Url;
+
+use crate::endpoint::{EndpointFault, parse};
 
 /// A bucket of an S3-compatible object store, which holds artifacts instead of the data directory.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -92,20 +94,11 @@ impl BucketSettings {
     pub(super) fn address(&self) -> Result<Option<Url>, BucketFault> {
         let Some(text) = &self.endpoint else { return Ok(None) };
         let fault = || BucketFault::Endpoint(text.clone());
-        let mut url = Url::parse(text).map_err(|_| fault())?;
-        let is_here = match url.host().ok_or_else(fault)? {
-            Host::Domain(name) => name == "localhost",
-            Host::Ipv4(address) => address.is_loopback(),
-            Host::Ipv6(address) => address.is_loopback(),
-        };
-        match url.scheme() {
-            "https" => {}
-            "http" if is_here => {}
-            "http" => return Err(BucketFault::Open),
-            _ => return Err(fault()),
-        }
-        let is_bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
-        if !is_bare || !url.username().is_empty() || url.password().is_some() {
+        let mut url = parse(text).map_err(|why| match why {
+            EndpointFault::None => fault(),
+            EndpointFault::Open => BucketFault::Open,
+        })?;
+        if url.path() != "/" || url.query().is_some() {
             return Err(fault());
         }
         if !self.path_style {

@@ -14,9 +14,10 @@ use protocol_lwm2m::{
 };
 use protocol_types::{Reason, ReasonCode};
 use tokio::time::{Instant, sleep_until};
+use tracing::Span;
 
 use super::{
-    Attention, Devices, configuration,
+    Attention, Devices, configuration, errand_span,
     errands::{self, Errand, Errands, RELEASE},
     est::{self, EstRequest},
     live::Live,
@@ -49,6 +50,8 @@ pub(super) struct Visit {
     /// How the device stands while it is registered here.
     registered: Option<Standing>,
     pub(super) errands: Errands,
+    /// The span of the errand that is under way.
+    span: Span,
     heard: Instant,
     /// When the next registration and the next report are due at the earliest.
     next_registration: Instant,
@@ -110,6 +113,7 @@ impl Visit {
             tells_configuration: false,
             registered: None,
             errands: Errands::default(),
+            span: Span::none(),
             heard: Instant::now(),
             next_registration: Instant::now(),
             next_report: Instant::now(),
@@ -249,6 +253,7 @@ impl Visit {
         while let Some(errand) = self.errands.next(may_order) {
             if let Some((operation, generation)) = self.operation(errand).await {
                 let id = self.errands.begin(errand, generation);
+                self.span = errand_span::begin(&self.devices.fleet, &self.facts.identity, errand).await;
                 return Some(Fact::Request { id, operation });
             }
         }
@@ -294,6 +299,7 @@ impl Visit {
 
     async fn answered(&mut self, id: u64, result: Result<Answer, RequestError>) {
         let Some(under_way) = self.errands.answered(id) else { return };
+        errand_span::end(std::mem::replace(&mut self.span, Span::none()), result.as_ref().err());
         let identity = &self.facts.identity;
         let answer = match result {
             Ok(answer) => answer,

@@ -18,6 +18,7 @@
 
 mod bootstrap;
 mod configuration;
+mod errand_span;
 mod errands;
 mod est;
 mod live;

@@ -9,7 +9,7 @@ use axum::{
 use fleet_api::{Problem, ProblemCode};
 use fleet_store::StoreError;
 
-use super::gate::RefusedBecause;
+use super::{gate::RefusedBecause, observe::instance};
 use crate::users::NotVerified;
 
 /// What a handler answers.
@@ -96,10 +96,11 @@ impl From<crate::random::RandomError> for Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let problem = Problem { instance: instance(), ..*self.0 };
         // A problem is text and numbers alone, so it always has a JSON form.
-        let body = serde_json::to_vec(&self.0).unwrap_or_default();
+        let body = serde_json::to_vec(&problem).unwrap_or_default();
         let mut response = (status, body).into_response();
-        response.extensions_mut().insert(RefusedBecause(self.0.code.clone()));
+        response.extensions_mut().insert(RefusedBecause(problem.code));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::UNAUTHORIZED {
