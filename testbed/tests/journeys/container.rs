@@ -92,7 +92,8 @@ fn container_the_image_is_built_from_nothing_but_this_machine_and_runs_the_servi
     let general = general.replace("fleet.example.com", "127.0.0.1");
     let listen = ["api", "bootstrap", "lwm2m", "artifacts"].map(|port| format!("{port} = \"127.0.0.1:0\"\n")).concat();
     fs::write(&settings, format!("{general}[listen]\n{listen}")).unwrap();
-    let bundle = bundle(config, &root, [(volume, &state), ("/etc/mbl-service.toml", &settings)]);
+    let bundle =
+        bundle(config, &root, [(volume.as_str(), state.as_path()), ("/etc/mbl-service.toml", settings.as_path())]);
     fs::write(folder.path().join("config.json"), bundle.to_string()).unwrap();
 
     let runc = || {

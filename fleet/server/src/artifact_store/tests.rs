@@ -130,7 +130,7 @@ async fn artifacts_that_were_complete_before_there_was_a_bucket_are_served_all_t
     }
     let listed = after.list().await.unwrap();
     let wanted = [&small, &large].map(|bytes| (format!("acme/{}", Digest::of(bytes).hex()), bytes.len() as u64));
-    assert_eq!(listed, wanted.into_iter().collect());
+    assert_eq!(listed, wanted.into_iter().collect::<std::collections::BTreeMap<_, _>>());
 }
 
 #[tokio::test]

@@ -1,6 +1,10 @@
 //! Sends spans to a collector (OTLP 1.x over HTTP, `application/x-protobuf`).
 
-use std::{fs, io, path::PathBuf, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use opentelemetry_proto::{
@@ -122,6 +126,6 @@ fn is_passing(status: StatusCode) -> bool {
     [429, 502, 503, 504].contains(&status.as_u16())
 }
 
-fn read(path: &PathBuf) -> Result<Vec<u8>, TraceError> {
-    fs::read(path).map_err(|source| TraceError::Read { path: path.clone(), source })
+fn read(path: &Path) -> Result<Vec<u8>, TraceError> {
+    fs::read(path).map_err(|source| TraceError::Read { path: path.to_owned(), source })
 }

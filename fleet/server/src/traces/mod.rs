@@ -75,10 +75,10 @@ impl Traces {
     /// What a subscriber of `tracing` needs so that its spans are traced.
     pub fn layer<S>(&self) -> impl Layer<S> + Send + Sync + use<S>
     where
-        S: Subscriber + for<'span> LookupSpan<'span>,
+        S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
     {
         // Where in the source and in which thread is nothing that an operator could use.
-        tracing_opentelemetry::layer()
+        tracing_opentelemetry::layer::<S>()
             .with_location(false)
             .with_threads(false)
             .with_tracked_inactivity(false)
