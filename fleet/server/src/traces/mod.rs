@@ -96,7 +96,11 @@ pub(crate) async fn export(mut traces: Traces, fleet: Fleet) {
             () = fleet.stop.cancelled() => break,
         }
         let more = async {
-            while batch.len() < TOGETHER && traces.spans.recv_many(&mut batch, TOGETHER - batch.len()).await > 0 {}
+            while let room @ 1.. = TOGETHER.saturating_sub(batch.len()) {
+                if traces.spans.recv_many(&mut batch, room).await == 0 {
+                    break;
+                }
+            }
         };
         // What comes in the meantime goes with it; when the service stops, at once.
         drop(timeout(GATHER, fleet.stop.run_until_cancelled(more)).await);
