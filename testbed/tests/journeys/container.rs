@@ -51,6 +51,7 @@ impl Images {
 /// What an engine makes of an image's own settings (OCI runtime specification 1.0), without a network of its own.
 fn bundle(config: &Value, root: &str, mounts: [(&str, &Path); 2]) -> Value {
     let words = |key: &str| config[key].as_array().unwrap().clone();
+    let arguments = [words("Entrypoint"), words("Cmd")].concat();
     let user: Vec<u32> = config["User"].as_str().unwrap().split(':').map(|id| id.parse().unwrap()).collect();
     let [volume, settings] = mounts.map(|(destination, source)| {
         json!({ "destination": destination, "source": source, "type": "bind", "options": ["bind"] })
@@ -60,7 +61,7 @@ fn bundle(config: &Value, root: &str, mounts: [(&str, &Path); 2]) -> Value {
         "process": {
             "terminal": false, "cwd": "/", "noNewPrivileges": true, "env": config["Env"],
             "user": { "uid": user[0], "gid": user[1] },
-            "args": [words("Entrypoint"), words("Cmd")].concat(),
+            "args": arguments,
             "capabilities": { "bounding": [], "effective": [], "permitted": [] },
         },
         "root": { "path": root, "readonly": true },

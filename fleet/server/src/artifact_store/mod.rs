@@ -192,6 +192,8 @@ impl Turn {
     async fn send(&self, bucket: &Bucket) -> io::Result<Checked> {
         let (account, digest) = (&self.key.0, &self.key.1);
         let part = self.part_path();
+        // Of a try that was cut off, whether or not the object has appeared since.
+        bucket.take_back((account, digest), &self.note_path()).await?;
         let length = bucket.length(account, digest).await?;
         let file = match fs::File::open(&part) {
             // A crash after the last step: the bytes were checked before the object appeared. Without either they are gone.
