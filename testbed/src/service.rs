@@ -13,8 +13,8 @@ use serde::Deserialize;
 
 use crate::{Running, database, programs::program, until};
 
-/// How long the service may take to start or to stop.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the service may take to start or to stop. A new database in PostgreSQL is brought to its newest form first.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The four ports, as the service writes them into `addresses.json`.
 #[derive(Clone, Debug, Deserialize)]
@@ -47,7 +47,7 @@ impl Service {
     /// Starts the service in `data_dir`, on free ports the first time.
     ///
     /// # Errors
-    /// If it does not listen within half a minute.
+    /// If it does not listen within a minute.
     pub fn start(data_dir: &Path) -> anyhow::Result<Self> {
         Self::start_with(data_dir, &[])
     }
@@ -55,7 +55,7 @@ impl Service {
     /// Starts the service with further flags.
     ///
     /// # Errors
-    /// If it does not listen within half a minute.
+    /// If it does not listen within a minute.
     pub fn start_with(data_dir: &Path, flags: &[&str]) -> anyhow::Result<Self> {
         make(data_dir)?;
         Self::start_on(data_dir, flags, database::of(data_dir)?)
@@ -64,7 +64,7 @@ impl Service {
     /// Starts the service on the embedded database, whichever one the tests are about.
     ///
     /// # Errors
-    /// If it does not listen within half a minute.
+    /// If it does not listen within a minute.
     pub fn start_embedded(data_dir: &Path, flags: &[&str]) -> anyhow::Result<Self> {
         make(data_dir)?;
         Self::start_on(data_dir, flags, None)
@@ -197,7 +197,7 @@ impl Service {
     /// SIGTERM and the orderly end.
     ///
     /// # Errors
-    /// If it does not end within half a minute.
+    /// If it does not end within a minute.
     pub fn stop(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         self.process.take().map(|process| process.stop(PATIENCE)).transpose()
     }
@@ -205,7 +205,7 @@ impl Service {
     /// Starts it again at the same addresses.
     ///
     /// # Errors
-    /// If it does not listen within half a minute.
+    /// If it does not listen within a minute.
     pub fn restart(&mut self) -> anyhow::Result<()> {
         self.kill()?;
         self.launch()
