@@ -104,6 +104,7 @@ struct Heard {
     orders: watch::Receiver<Orders>,
     restarting: watch::Receiver<bool>,
     told: watch::Receiver<Option<Told>>,
+    metrics: watch::Receiver<u64>,
     reconnect: watch::Receiver<u64>,
     /// The number in `reconnect` that the line has followed.
     followed: u64,
@@ -119,6 +120,7 @@ enum Event {
     Received(Result<Message, ConnectionError>),
     TimePassed,
     Reported,
+    Measured,
     Ordered,
     Reconnect,
     LookAtCertificate,
@@ -151,6 +153,7 @@ impl Session {
             orders: facts.orders.subscribe(),
             restarting: facts.restarting.subscribe(),
             told: facts.told.subscribe(),
+            metrics: facts.metrics.due(),
             followed: *facts.reconnect.borrow(),
             reconnect: facts.reconnect.subscribe(),
             next_report: Instant::now(),
@@ -246,6 +249,7 @@ impl Session {
             Ok(()) = not_before(heard.next_report, heard.status.changed()) => Event::Reported,
             Ok(()) = not_before(heard.next_report, heard.applications.changed()) => Event::Reported,
             Ok(()) = not_before(heard.next_report, heard.told.changed()) => Event::Reported,
+            Ok(()) = heard.metrics.changed() => Event::Measured,
             Ok(()) = heard.orders.changed() => Event::Ordered,
             Ok(()) = heard.reconnect.changed() => Event::Reconnect,
             time = pending(asking) => Event::Time(time),
@@ -275,6 +279,7 @@ impl Session {
                 self.heard.told.mark_unchanged();
                 changed(self.objects.refresh())
             }
+            Event::Measured => vec![Fact::Changed(Path::resource(ids::METRICS, 0, ids::metrics::SAMPLES))],
             Event::Ordered => {
                 self.heard.orders.mark_unchanged();
                 self.point_source();

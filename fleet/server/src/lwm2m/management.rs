@@ -21,6 +21,7 @@ use super::{
     errands::{self, Errand, Errands, RELEASE},
     est::{self, EstRequest},
     live::Live,
+    metrics::{self, Measures},
     report,
     wire::Wire,
 };
@@ -42,7 +43,7 @@ pub(super) struct Visit {
     /// Tells this connection from every other one of the device.
     session: u64,
     pub(super) devices: Devices,
-    live: Arc<Live>,
+    pub(super) live: Arc<Live>,
     /// What the device has promised when it registered.
     promise: Promise,
     /// Whether the device tells of its configuration on this registration.
@@ -50,6 +51,7 @@ pub(super) struct Visit {
     /// How the device stands while it is registered here.
     registered: Option<Standing>,
     pub(super) errands: Errands,
+    pub(super) measures: Measures,
     /// The span of the errand that is under way.
     span: Span,
     heard: Instant,
@@ -113,6 +115,7 @@ impl Visit {
             tells_configuration: false,
             registered: None,
             errands: Errands::default(),
+            measures: Measures::new(),
             span: Span::none(),
             heard: Instant::now(),
             next_registration: Instant::now(),
@@ -133,6 +136,7 @@ impl Visit {
             Step::Notified { path, entries, .. } if path == configuration::CONFIGURATION => {
                 self.configuration_reported(&entries).await;
             }
+            Step::Notified { path, entries, .. } if path == metrics::SAMPLES => self.measured(&entries).await,
             Step::ObservationEnded { error, .. } => {
                 let (identity, error) = (&self.facts.identity, crate::Chain(&error));
                 tracing::warn!(account = %identity.account, device = %identity.endpoint, %error, "device ended its reports");
@@ -243,6 +247,7 @@ impl Visit {
         tracing::info!(
             account = %identity.account, device = %identity.endpoint, lifetime = registration.lifetime, "device registered"
         );
+        self.measures_from_now_on(registration);
         // What changed between the decision and the entry was told to nobody.
         self.look_at(Attention::STANDING).await;
     }
@@ -269,6 +274,9 @@ impl Visit {
             Errand::ReadNameplate => (errands::read_nameplate(), 0),
             Errand::WriteConfiguration => return self.configuration().await,
             Errand::ObserveConfiguration => (configuration::observe(), 0),
+            Errand::WriteMetricsBudget => (metrics::write_budget(self.devices.fleet.config.metrics.bytes_per_day), 0),
+            Errand::ObserveMetrics => (metrics::observe(), 0),
+            Errand::AcknowledgeMetrics => (metrics::acknowledge(self.measures.kept_until), 0),
             Errand::Probe => (errands::probe(), 0),
         })
     }
@@ -331,9 +339,16 @@ impl Visit {
             }
             (Errand::WriteConfiguration, _) => self.configuration_taken(under_way.generation).await,
             (Errand::ObserveConfiguration, Content::Entries(entries)) => self.configuration_reported(&entries).await,
+            (Errand::ObserveMetrics, Content::Entries(entries)) => self.measured(&entries).await,
             (Errand::Probe, _) => self.seen_twice().await,
             (
-                Errand::NameArtifactServer | Errand::Observe | Errand::ReadNameplate | Errand::ObserveConfiguration,
+                Errand::NameArtifactServer
+                | Errand::Observe
+                | Errand::ReadNameplate
+                | Errand::ObserveConfiguration
+                | Errand::WriteMetricsBudget
+                | Errand::ObserveMetrics
+                | Errand::AcknowledgeMetrics,
                 _,
             ) => {}
         }
@@ -472,6 +487,7 @@ impl Visit {
                 }
                 if was_held && device.standing == Standing::Active {
                     self.errands.give_orders();
+                    self.write_metrics_budget();
                 }
             }
             Err(StoreError::NotFound { .. }) => self.is_over = true,
