@@ -34,6 +34,9 @@ async fn cause(account: &AccountScope, identity: &DeviceIdentity, errand: Errand
         | Errand::ReadNameplate
         | Errand::WriteConfiguration
         | Errand::ObserveConfiguration
+        | Errand::WriteMetricsBudget
+        | Errand::ObserveMetrics
+        | Errand::AcknowledgeMetrics
         | Errand::Probe => None,
     }
 }
