@@ -19,7 +19,7 @@ const USER: u32 = 65532;
 const NAME: &str = "mbl-service-of-a-test";
 
 /// Runs a command to its end; what it printed.
-fn succeed(command: &mut Command) -> String {
+pub(crate) fn succeed(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()

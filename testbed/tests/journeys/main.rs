@@ -8,6 +8,7 @@ mod app;
 mod backup;
 mod bucket;
 mod cli;
+mod compose;
 mod configuration;
 mod container;
 mod directory;
