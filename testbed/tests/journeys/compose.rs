@@ -37,12 +37,8 @@ impl Engine {
             at("images-run")
         );
         let engine = format!(
-            "[containers]\ncgroups = \"disabled\"\n\
-             [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nruntime = \"crun\"\nstatic_dir = \"{}\"\ntmp_dir = \"{}\"\nvolume_path = \"{}\"\n\
+            "[containers]\ncgroups = \"disabled\"\n[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nruntime = \"crun\"\n\
              [network]\nnetwork_backend = \"netavark\"\nnetwork_config_dir = \"{}\"\n",
-            at("engine"),
-            at("engine-run"),
-            at("volumes"),
             at("networks")
         );
         fs::write(folder.join("storage.conf"), storage).unwrap();
@@ -165,6 +161,6 @@ fn container_the_compose_file_runs_the_service_beside_postgresql_through_a_crash
     engine.compose(&["down"]);
     engine.compose(&["up", "--detach"]);
     engine.until_ready();
-    assert_eq!(engine.mbl(&["group", "show", "cellar"]).unwrap()["name"], "cellar");
+    assert_eq!(engine.mbl(&["group", "show", "cellar"]).unwrap()["group"]["name"], "cellar");
     engine.compose(&["down"]);
 }
