@@ -10,11 +10,12 @@ use protocol_lwm2m::{
 };
 use protocol_types::Reason;
 use tokio::time::{Instant, sleep_until};
+use tracing::Span;
 
 use super::{
     Attention, Devices,
     commands::Commands,
-    configuration,
+    configuration, errand_span,
     errands::{self, Errand, Errands, RELEASE},
     jobs,
     live::Live,
@@ -45,6 +46,8 @@ pub(super) struct Visit {
     pub(super) errands: Errands,
     pub(super) measures: Measures,
     pub(super) commands: Commands,
+    /// The span of the errand that is under way.
+    span: Span,
     /// When its presence was noted last.
     pub(super) heard: Instant,
     /// When the next registration and the next report are due at the earliest.
@@ -110,6 +113,7 @@ impl Visit {
             errands: Errands::default(),
             measures: Measures::new(),
             commands: Commands::new(),
+            span: Span::none(),
             heard: Instant::now(),
             next_registration: Instant::now(),
             next_report: Instant::now(),
@@ -169,6 +173,7 @@ impl Visit {
         while let Some(errand) = self.errands.next(may_order) {
             if let Some((operation, generation)) = self.operation(errand).await {
                 let id = self.errands.begin(errand, generation);
+                self.span = errand_span::begin(&self.devices.fleet, &self.facts.identity, errand).await;
                 return Some(Fact::Request { id, operation });
             }
         }
@@ -219,6 +224,7 @@ impl Visit {
 
     async fn answered(&mut self, id: u64, result: Result<Answer, RequestError>) {
         let Some(under_way) = self.errands.answered(id) else { return };
+        errand_span::end(std::mem::replace(&mut self.span, Span::none()), result.as_ref().err());
         if under_way.errand == Errand::Command {
             return self.command_answered((id, under_way.generation), result).await;
         }

@@ -26,6 +26,7 @@ mod clones;
 mod commands;
 mod configuration;
 mod decisions;
+mod errand_span;
 mod errands;
 mod est;
 mod jobs;
