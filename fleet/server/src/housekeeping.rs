@@ -1,10 +1,9 @@
 //! What a service does every hour for itself: its certificates are renewed, and what has become old is forgotten.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fleet_store::StoreError;
 use protocol_types::UnixSeconds;
-use tokio::time::Instant;
 
 use crate::{device_trust, fleet::Fleet};
 
