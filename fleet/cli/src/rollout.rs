@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Approve(IdArgs),
     /// Say yes for devices that wait for an operator's consent
     Consent(ConsentArgs),
+    /// Let devices at which somebody said no ask again now
+    AskAgain(IdArgs),
     /// Show why devices do not have what a rollout brings, and what to do
     Why(IdArgs),
     /// List the rollouts
@@ -83,6 +85,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
         Command::Abort(args) => act(&client, &args.id, RolloutAction::Abort, session).await,
         Command::Close(args) => act(&client, &args.id, RolloutAction::Close, session).await,
         Command::Approve(args) => act(&client, &args.id, RolloutAction::Approve, session).await,
+        Command::AskAgain(args) => act(&client, &args.id, RolloutAction::AskAgain, session).await,
         Command::Why(args) => why::of_rollout(&client, &args.id, session).await,
         Command::Consent(args) => consent(&client, args, session).await,
         Command::List => list(&client, session).await,

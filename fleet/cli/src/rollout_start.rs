@@ -69,6 +69,15 @@ struct PeopleArgs {
     /// Offer it to a device only after `mbl rollout consent` for that device
     #[arg(long)]
     ask_consent: bool,
+    /// Let each device bring it, ask somebody there, and install it after a yes
+    #[arg(long, conflicts_with = "ask_consent")]
+    ask_device: bool,
+    /// From this moment on devices install it without a yes, as in 2027-01-31T22:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = moment, requires = "ask_device")]
+    ask_until: Option<UnixSeconds>,
+    /// Seconds after which a device at which somebody said no asks again
+    #[arg(long, value_name = "SECONDS", requires = "ask_device", default_value_t = CreateRollout::ASK_AGAIN_S)]
+    ask_again: u32,
     /// Offer nothing before somebody else has run `mbl rollout approve`
     #[arg(long)]
     approval: bool,
@@ -234,7 +243,13 @@ impl From<StartArgs> for CreateRollout {
             approval: args.people.approval,
             max_in_flight: pace.max_in_flight,
             window: time.window.map(|hours| Window { zone: time.zone, ..hours }),
-            consent: if args.people.ask_consent { Consent::Operator } else { Consent::Automatic },
+            consent: match (args.people.ask_consent, args.people.ask_device) {
+                (_, true) => Consent::Device,
+                (true, false) => Consent::Operator,
+                (false, false) => Consent::Automatic,
+            },
+            consent_deadline: args.people.ask_until,
+            ask_again_s: args.people.ask_again,
         }
     }
 }
