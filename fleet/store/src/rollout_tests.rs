@@ -2,7 +2,9 @@
 
 use std::sync::Mutex;
 
-use protocol_types::{DeviceState, Digest, EndpointName, Phase, RolloutId, RolloutState, SecurityVersion};
+use protocol_types::{
+    DeviceState, Digest, EndpointName, Phase, RolloutId, RolloutState, SecurityVersion, UnixSeconds, WaitingFor,
+};
 
 use crate::{
     AccountScope, Audience, Consent, DailyWindow, Decision, DeviceFacts, DeviceReport, DeviceStep, NewRollout,

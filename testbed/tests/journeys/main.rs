@@ -8,6 +8,7 @@ mod app;
 mod backup;
 mod cli;
 mod configuration;
+mod consent;
 mod directory;
 mod fleet;
 mod identity;
