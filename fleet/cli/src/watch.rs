@@ -1,6 +1,7 @@
 //! Looks at something again and again and prints what has changed. Never knows the service's paths: what to look at comes as a function.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
@@ -10,7 +11,11 @@ use fleet_api::ClientError;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::{printer::Printer, session::Session};
+use crate::{
+    failure::{Exit, Failure},
+    printer::Printer,
+    session::Session,
+};
 
 /// Options of a command that shows something, and can go on showing it.
 #[derive(Clone, Copy, Debug, Args)]
@@ -36,16 +41,22 @@ pub(crate) async fn follow<T, R>(
     explain: impl Fn(ClientError) -> anyhow::Error,
     mut take: impl FnMut(T) -> anyhow::Result<Option<R>>,
 ) -> anyhow::Result<R> {
+    let mut is_away = false;
     loop {
         let begun = Instant::now();
         match look().await {
             Ok(found) => {
+                if std::mem::take(&mut is_away) {
+                    session.printer.say("the service answers again");
+                }
                 if let Some(end) = take(found)? {
                     return Ok(end);
                 }
             }
-            Err(ClientError::Unreachable { .. }) => {
-                session.printer.detail("the service does not answer; trying again");
+            Err(ClientError::Unreachable { address, .. }) => {
+                if !std::mem::replace(&mut is_away, true) {
+                    session.printer.say(format_args!("the service at {address} does not answer; waiting for it"));
+                }
             }
             Err(error) => return Err(explain(error)),
         }
@@ -74,8 +85,9 @@ pub(crate) async fn list<T: Serialize>(
     explain: impl Fn(ClientError) -> anyhow::Error,
     describe: impl Fn(&T) -> (String, String),
 ) -> anyhow::Result<()> {
-    let mut shown = Shown::default();
+    let (mut shown, has_seen) = (Shown::default(), Cell::new(false));
     let watching = follow(session, LOOK_EVERY, look, explain, |items: Vec<T>| {
+        has_seen.set(true);
         let mut names = BTreeSet::new();
         for item in &items {
             let (name, line) = describe(item);
@@ -88,7 +100,14 @@ pub(crate) async fn list<T: Serialize>(
         Ok(None)
     });
     // Who names a time wants to see what happens until then.
-    within(args.time_limit, watching, |_| Ok(())).await
+    within(args.time_limit, watching, |seconds| {
+        if has_seen.get() {
+            return Ok(());
+        }
+        let message = format!("the service did not answer within {seconds} s");
+        Err(Failure::new(Exit::NotReached, message).hint("check that it runs and that the network reaches it").into())
+    })
+    .await
 }
 
 /// Shows one thing, and shows it again whenever its line changes.
