@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use fleet_api::{Client, Device};
+use fleet_api::{Client, Device, DeviceDetail};
 use protocol_types::EndpointName;
 
 use crate::{
@@ -36,7 +36,7 @@ pub(crate) async fn run(client: &Client, args: &DeviceWatchArgs, session: &Sessi
     let (mut shown, mut first) = (Shown::default(), None);
     let look = async || client.device(endpoint).await;
     let explain = |error| missing(error, endpoint);
-    let watching = follow(session, LOOK_EVERY, look, explain, |detail| {
+    let watching = follow(session, LOOK_EVERY, look, explain, |detail: DeviceDetail| {
         let line = state(&detail.device);
         let has_changed = *first.get_or_insert_with(|| line.clone()) != line;
         shown.show(&session.printer, endpoint.as_str(), &detail.device, line)?;

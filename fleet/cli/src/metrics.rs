@@ -185,7 +185,7 @@ async fn watch(client: &Client, args: &ShowArgs, session: &Session) -> anyhow::R
         match client.metric_points(endpoint, &query).await {
             // The clock of the service is behind what is asked for: there is nothing yet.
             Err(error) if is_ahead(&error) => Ok(Vec::new()),
-            part => Ok(part?.items),
+            part => part.map(|part| part.items),
         }
     };
     let watching = follow(

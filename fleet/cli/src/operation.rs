@@ -214,7 +214,7 @@ async fn until_end(client: &Client, id: &str, bar: &ProgressBar, session: &Sessi
         LOOK_EVERY,
         look,
         |error| missing(error, id),
-        |operation| {
+        |operation: Operation| {
             bar.set_message(id.to_owned());
             bar.set_length(operation.total.unwrap_or_default());
             bar.set_position(rows(&operation));

@@ -261,7 +261,7 @@ async fn until_end(client: &Client, id: &RolloutId, bar: &ProgressBar, session: 
         LOOK_EVERY,
         look,
         |error| missing(error, id),
-        |(rollout, now)| {
+        |(rollout, now): (Rollout, Vec<RolloutDevice>)| {
             let printer = &session.printer;
             for device in &now {
                 let value = serde_json::json!({ "device": device });

@@ -118,7 +118,7 @@ pub(crate) async fn one<T: Serialize>(
     explain: impl Fn(ClientError) -> anyhow::Error,
     describe: impl Fn(&T) -> String,
 ) -> anyhow::Result<()> {
-    let look = async || Ok(vec![look().await?]);
+    let look = async || look().await.map(|item| vec![item]);
     list(args, session, look, explain, |item: &T| (String::new(), describe(item))).await
 }
 

@@ -224,6 +224,16 @@ mod tests {
     }
 
     #[test]
+    fn a_wish_says_who_is_asked_and_nothing_of_it_where_nobody_is() {
+        let resources = |consent| match write_wish(None, consent) {
+            Operation::Write { entries, .. } => entries.iter().map(|entry| entry.path.ids()[2]).collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(resources(None), [0, 1, 2]);
+        assert_eq!(resources(Some(DeviceConsent { deadline: None })), [0, 1, 2, 16]);
+    }
+
+    #[test]
     fn an_answer_to_what_was_given_up_belongs_to_nothing() {
         let mut errands = Errands::default();
         errands.after_registration();

@@ -281,7 +281,9 @@ impl Visit {
         let identity = &self.facts.identity;
         let account = self.devices.fleet.store.account(&identity.account);
         let read = async {
-            let Some(wish) = account.desired_release(&identity.endpoint).await? else { return Ok(None) };
+            let Some(wish) = account.desired_release(&identity.endpoint).await? else {
+                return Ok::<_, StoreError>(None);
+            };
             let consent = match &wish.release {
                 Some(release) => account.rollout(&release.rollout).await?.wanted.asked_at_device(),
                 None => None,

@@ -6,7 +6,8 @@ use fleet_store::{
 };
 use protocol_types::{Digest, EndpointName, Phase, RolloutId, SecurityVersion};
 
-use super::{super::why::explain, *};
+use super::*;
+use crate::rollouts::why::explain;
 
 #[path = "plan_walk_tests.rs"]
 mod walk;
