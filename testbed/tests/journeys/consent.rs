@@ -110,7 +110,7 @@ fn fleet_a_release_waits_for_consent_that_is_asked_on_the_device_and_a_no_is_no_
 fn fleet_consent_on_the_device_is_not_needed_from_the_deadline_on_whatever_was_answered_before() {
     let world = World::new();
     publish(&world, "1.0.0");
-    let id = start(&world, "1.0.0", &format!(" --ask-until {} --ask-again 86400", in_seconds(30)));
+    let id = start(&world, "1.0.0", &format!(" --ask-until {} --ask-again 86400", in_seconds(45)));
     assert!(until_asked(&world)["deadline"].is_u64());
     let refused = at_device(&world, &["refuse"]);
     assert!(refused.status.success(), "{}", String::from_utf8_lossy(&refused.stderr));
