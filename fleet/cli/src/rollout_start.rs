@@ -66,6 +66,16 @@ impl From<StagedArgs> for Option<StagedConfiguration> {
 /// Who is asked first.
 #[derive(Debug, Args)]
 struct PeopleArgs {
+    #[command(flatten)]
+    ask: AskArgs,
+    /// Offer nothing before somebody else has run `mbl rollout approve`
+    #[arg(long)]
+    approval: bool,
+}
+
+/// Whose yes each device needs.
+#[derive(Debug, Args)]
+struct AskArgs {
     /// Offer it to a device only after `mbl rollout consent` for that device
     #[arg(long)]
     ask_consent: bool,
@@ -78,9 +88,6 @@ struct PeopleArgs {
     /// Seconds after which a device at which somebody said no asks again
     #[arg(long, value_name = "SECONDS", requires = "ask_device", default_value_t = CreateRollout::ASK_AGAIN_S)]
     ask_again: u32,
-    /// Offer nothing before somebody else has run `mbl rollout approve`
-    #[arg(long)]
-    approval: bool,
 }
 
 /// What the caller wants to see of it.
@@ -216,7 +223,7 @@ impl From<AudienceArgs> for Audience {
 
 impl From<StartArgs> for CreateRollout {
     fn from(args: StartArgs) -> Self {
-        let StartArgs { care, pace, time, .. } = args;
+        let StartArgs { care, pace, time, people: PeopleArgs { ask, approval }, .. } = args;
         let growth = pace.grow_percent.zip(pace.grow_max);
         let growth = growth.map(|(percent, max_per_hour)| Growth { percent, every: pace.grow_every, max_per_hour });
         Self {
@@ -240,16 +247,16 @@ impl From<StartArgs> for CreateRollout {
             priority: args.priority,
             not_before: time.not_before,
             close_audience: args.close_audience,
-            approval: args.people.approval,
+            approval,
             max_in_flight: pace.max_in_flight,
             window: time.window.map(|hours| Window { zone: time.zone, ..hours }),
-            consent: match (args.people.ask_consent, args.people.ask_device) {
+            consent: match (ask.ask_consent, ask.ask_device) {
                 (_, true) => Consent::Device,
                 (true, false) => Consent::Operator,
                 (false, false) => Consent::Automatic,
             },
-            consent_deadline: args.people.ask_until,
-            ask_again_s: args.people.ask_again,
+            consent_deadline: ask.ask_until,
+            ask_again_s: ask.ask_again,
         }
     }
 }
