@@ -22,6 +22,7 @@ const DEVICE_ZONE: &str = "device";
 
 /// Checks a wish and turns it into what the store keeps.
 pub(super) fn understand(wanted: CreateRollout) -> Reply<NewRollout> {
+    check_consent(&wanted)?;
     let name = wanted.name.unwrap_or_default();
     if name.chars().count() > NAME_CHARACTERS {
         return Err(Refusal::value("name", format!("a name has at most {NAME_CHARACTERS} characters")));
@@ -41,7 +42,6 @@ pub(super) fn understand(wanted: CreateRollout) -> Reply<NewRollout> {
     if wanted.waves.len() > WAVES {
         return Err(Refusal::value("waves", format!("a rollout has at most {WAVES} waves before the last one")));
     }
-    check_consent(&wanted)?;
     Ok(NewRollout {
         name,
         subject: subject(wanted.release, wanted.configuration)?,
