@@ -127,8 +127,8 @@ impl<'a> Link<'a> {
         match wish {
             None => Ok(()),
             Some(Wish::Rest) => self.speaking.say(&AgentToUpdater::Rest).await,
-            Some(Wish::Release { release, digest, rollout }) => {
-                self.speaking.say(&AgentToUpdater::Desire { release, digest, rollout }).await
+            Some(Wish::Release { release, digest, rollout, consent }) => {
+                self.speaking.say(&AgentToUpdater::Desire { release, digest, rollout, consent }).await
             }
         }
     }

@@ -105,12 +105,16 @@ fn bench(role: Role, orders: Orders) -> Bench {
 
 fn wanting(version: &str) -> Orders {
     let digest = Digest::of(version.as_bytes()).to_string();
-    Orders::default().with([(0, &*format!("releases/{version}.json")), (1, &digest), (2, "r-1")]).unwrap()
+    Orders::default()
+        .with([(0, &*format!("releases/{version}.json")), (1, &digest), (2, "r-1"), (16, "device until 7")])
+        .unwrap()
 }
 
 fn desire(orders: &Orders) -> AgentToUpdater {
     match orders.wish.clone().unwrap() {
-        Wish::Release { release, digest, rollout } => AgentToUpdater::Desire { release, digest, rollout },
+        Wish::Release { release, digest, rollout, consent } => {
+            AgentToUpdater::Desire { release, digest, rollout, consent }
+        }
         Wish::Rest => AgentToUpdater::Rest,
     }
 }

@@ -63,7 +63,7 @@ pub fn install(
         return Err(LinkError::WrongPeer(updater.role()).into());
     }
     serve_applications(device_dir, &folder);
-    updater.say(&AgentToUpdater::Desire { release, digest, rollout: None })?;
+    updater.say(&AgentToUpdater::Desire { release, digest, rollout: None, consent: None })?;
     // The first status was on its way before the wish.
     let mut seen = 0;
     loop {

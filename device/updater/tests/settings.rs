@@ -240,6 +240,7 @@ fn at_boot_the_settings_are_those_of_the_release_that_was_booted() {
         digest: Digest::of(b"new"),
         rollout: None,
         origin: Origin::Service,
+        consent: None,
     };
     let mut pending = Pending {
         wish,

@@ -12,6 +12,7 @@ use crate::{
     failure::{Exit, Failure},
     filter::refused_filter,
     session::{Session, service_error},
+    watch::{self, WatchArgs},
     words::{or_dash, time},
 };
 
@@ -51,6 +52,8 @@ pub(crate) struct ListArgs {
     /// Those that are over, and those that are not yet raised, too
     #[arg(long)]
     all: bool,
+    #[command(flatten)]
+    watch: WatchArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -212,16 +215,13 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
 
 async fn list(client: &Client, args: ListArgs, session: &Session) -> anyhow::Result<()> {
     let state = if args.all { None } else { Some(args.state.unwrap_or(AlertState::Raised)) };
-    let mut query = AlertQuery { state, rule: args.rule, cursor: None, limit: None };
-    let mut found: Vec<Alert> = Vec::new();
-    loop {
-        let page = client.alerts(&query).await.map_err(service_error)?;
-        found.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
+    let query = AlertQuery { state, rule: args.rule, cursor: None, limit: None };
+    let look = async || pages(client, query.clone()).await;
+    if args.watch.watch {
+        let line = |alert: &Alert| (alert.id.clone(), described(alert).replace('\n', ", "));
+        return watch::list(args.watch, session, look, service_error, line).await;
     }
+    let found = look().await.map_err(service_error)?;
     let head = ["ALERT", "SEVERITY", "RULE", "DEVICE", "STATE", "SINCE", "KNOWN TO"];
     session.printer.table(&found, &head, |alert| {
         vec![
@@ -234,6 +234,18 @@ async fn list(client: &Client, args: ListArgs, session: &Session) -> anyhow::Res
             or_dash(alert.acknowledged.as_ref().map(|known| &known.by)),
         ]
     })
+}
+
+async fn pages(client: &Client, mut query: AlertQuery) -> Result<Vec<Alert>, ClientError> {
+    let mut alerts = Vec::new();
+    loop {
+        let page = client.alerts(&query).await?;
+        alerts.extend(page.items);
+        match page.next {
+            Some(next) => query.cursor = Some(next),
+            None => return Ok(alerts),
+        }
+    }
 }
 
 fn state_of(alert: &Alert) -> &'static str {

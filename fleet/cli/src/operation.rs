@@ -11,6 +11,7 @@ use crate::{
     device::{export_format, save},
     failure::{Exit, Failure},
     session::{Session, service_error},
+    watch::{Shown, follow, within},
     words::{or_dash, time},
 };
 
@@ -184,18 +185,13 @@ async fn report(client: &Client, args: ReportArgs, session: &Session) -> anyhow:
 
 async fn watch(client: &Client, args: &WatchArgs, session: &Session) -> anyhow::Result<()> {
     let bar = session.printer.progress(0, "{msg} [{bar:30}] {pos} of {len}");
-    let look = follow(client, &args.id, &bar, session);
-    let ended = match args.time_limit {
-        None => look.await,
-        Some(seconds) => match tokio::time::timeout(Duration::from_secs(seconds), look).await {
-            Ok(ended) => ended,
-            Err(_) => {
-                let message = format!("operation {} did not end within {seconds} s", args.id);
-                let hint = format!("it goes on; look again with `mbl operation watch {}`", args.id);
-                Err(Failure::new(Exit::WatchedFailed, message).hint(hint).into())
-            }
-        },
-    };
+    let look = until_end(client, &args.id, &bar, session);
+    let ended = within(args.time_limit, look, |seconds| {
+        let message = format!("operation {} did not end within {seconds} s", args.id);
+        let hint = format!("it goes on; look again with `mbl operation watch {}`", args.id);
+        Err(Failure::new(Exit::WatchedFailed, message).hint(hint).into())
+    })
+    .await;
     bar.finish_and_clear();
     let operation = ended?;
     if operation.state == OperationState::Finished && operation.refused == 0 {
@@ -209,29 +205,22 @@ async fn watch(client: &Client, args: &WatchArgs, session: &Session) -> anyhow::
     Err(Failure::new(Exit::WatchedFailed, message).hint(hint).into())
 }
 
-/// Prints every change until the operation ends. A service that restarts meanwhile is waited for.
-async fn follow(client: &Client, id: &str, bar: &ProgressBar, session: &Session) -> anyhow::Result<Operation> {
-    let mut last = String::new();
-    loop {
-        match client.operation(id).await {
-            Ok(operation) => {
-                bar.set_message(id.to_owned());
-                bar.set_length(operation.total.unwrap_or_default());
-                bar.set_position(rows(&operation));
-                let text = describe(&operation);
-                if text != last {
-                    bar.suspend(|| session.printer.line(&operation, &text))?;
-                    last = text;
-                }
-                if operation.state.is_end() {
-                    return Ok(operation);
-                }
-            }
-            Err(ClientError::Unreachable { .. }) => {
-                session.printer.detail("the service does not answer; trying again");
-            }
-            Err(error) => return Err(missing(error, id)),
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
+/// Prints every change until the operation ends.
+async fn until_end(client: &Client, id: &str, bar: &ProgressBar, session: &Session) -> anyhow::Result<Operation> {
+    let mut shown = Shown::default();
+    let look = async || client.operation(id).await;
+    follow(
+        session,
+        LOOK_EVERY,
+        look,
+        |error| missing(error, id),
+        |operation: Operation| {
+            bar.set_message(id.to_owned());
+            bar.set_length(operation.total.unwrap_or_default());
+            bar.set_position(rows(&operation));
+            bar.suspend(|| shown.show(&session.printer, id, &operation, describe(&operation)))?;
+            Ok(operation.state.is_end().then_some(operation))
+        },
+    )
+    .await
 }

@@ -1,6 +1,6 @@
 //! `mbl rollout`: moves devices to a release or a configuration, and shows how far they are. The service decides; here it is asked and watched.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -16,6 +16,7 @@ use crate::{
     rollout_dry_run,
     rollout_start::StartArgs,
     session::{Session, service_error},
+    watch::{Shown, follow, within},
     why,
     words::{or_dash, time},
 };
@@ -38,6 +39,8 @@ pub(crate) enum Command {
     Approve(IdArgs),
     /// Say yes for devices that wait for an operator's consent
     Consent(ConsentArgs),
+    /// Let devices at which somebody said no ask again now
+    AskAgain(IdArgs),
     /// Show why devices do not have what a rollout brings, and what to do
     Why(IdArgs),
     /// List the rollouts
@@ -83,6 +86,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
         Command::Abort(args) => act(&client, &args.id, RolloutAction::Abort, session).await,
         Command::Close(args) => act(&client, &args.id, RolloutAction::Close, session).await,
         Command::Approve(args) => act(&client, &args.id, RolloutAction::Approve, session).await,
+        Command::AskAgain(args) => act(&client, &args.id, RolloutAction::AskAgain, session).await,
         Command::Why(args) => why::of_rollout(&client, &args.id, session).await,
         Command::Consent(args) => consent(&client, args, session).await,
         Command::List => list(&client, session).await,
@@ -220,18 +224,13 @@ async fn list(client: &Client, session: &Session) -> anyhow::Result<()> {
 
 async fn watch(client: &Client, args: &WatchArgs, session: &Session) -> anyhow::Result<()> {
     let bar = session.printer.progress(100, "{msg} [{bar:30}] {pos} %");
-    let look = follow(client, &args.id, &bar, session);
-    let ended = match args.time_limit {
-        None => look.await,
-        Some(seconds) => match tokio::time::timeout(Duration::from_secs(seconds), look).await {
-            Ok(ended) => ended,
-            Err(_) => {
-                let message = format!("rollout {} did not end within {seconds} s", args.id);
-                let hint = format!("it goes on; look again with `mbl rollout watch {}`", args.id);
-                Err(Failure::new(Exit::WatchedFailed, message).hint(hint).into())
-            }
-        },
-    };
+    let look = until_end(client, &args.id, &bar, session);
+    let ended = within(args.time_limit, look, |seconds| {
+        let message = format!("rollout {} did not end within {seconds} s", args.id);
+        let hint = format!("it goes on; look again with `mbl rollout watch {}`", args.id);
+        Err(Failure::new(Exit::WatchedFailed, message).hint(hint).into())
+    })
+    .await;
     bar.finish_and_clear();
     let rollout = ended?;
     let failed = |state| rollout.devices.get(&state).copied().unwrap_or(0);
@@ -253,63 +252,40 @@ fn is_idle(rollout: &Rollout) -> bool {
     rollout.state == RolloutState::Running && !counts.is_empty() && counts.keys().all(|state| state.is_end())
 }
 
-/// Prints every change until the rollout ends. A service that restarts meanwhile is waited for.
-async fn follow(client: &Client, id: &RolloutId, bar: &ProgressBar, session: &Session) -> anyhow::Result<Rollout> {
-    let mut last = String::new();
-    let mut seen: BTreeMap<EndpointName, String> = BTreeMap::new();
-    loop {
-        let (rollout, now) = match look(client, id).await {
-            Ok(found) => found,
-            Err(Look::Away) => {
-                session.printer.detail("the service does not answer; trying again");
-                tokio::time::sleep(LOOK_EVERY).await;
-                continue;
+/// Prints every change until the rollout ends.
+async fn until_end(client: &Client, id: &RolloutId, bar: &ProgressBar, session: &Session) -> anyhow::Result<Rollout> {
+    let (mut rollouts, mut seen) = (Shown::default(), Shown::default());
+    let look = async || look(client, id).await;
+    follow(
+        session,
+        LOOK_EVERY,
+        look,
+        |error| missing(error, id),
+        |(rollout, now): (Rollout, Vec<RolloutDevice>)| {
+            let printer = &session.printer;
+            for device in &now {
+                let value = serde_json::json!({ "device": device });
+                bar.suspend(|| seen.show(printer, device.endpoint.as_str(), &value, device_state(device)))?;
             }
-            Err(Look::Error(error)) => return Err(error),
-        };
-        for device in &now {
-            let text = device_state(device);
-            if seen.get(&device.endpoint) != Some(&text) {
-                bar.suspend(|| session.printer.line(&serde_json::json!({ "device": device }), &text))?;
-                seen.insert(device.endpoint.clone(), text);
+            let value = serde_json::json!({ "rollout": rollout });
+            bar.suspend(|| rollouts.show(printer, id.as_str(), &value, state(&rollout)))?;
+            bar.set_message(format!("{} {}", rollout.id, subject(&rollout)));
+            bar.set_position(per_cent(&now));
+            if is_idle(&rollout) {
+                printer.say(format_args!(
+                    "every device has come to an end; the audience stays open until `mbl rollout close {id}`"
+                ));
             }
-        }
-        let text = state(&rollout);
-        if text != last {
-            bar.suspend(|| session.printer.line(&serde_json::json!({ "rollout": rollout }), &text))?;
-            last = text;
-        }
-        bar.set_message(format!("{} {}", rollout.id, subject(&rollout)));
-        bar.set_position(per_cent(&now));
-        if is_idle(&rollout) {
-            session.printer.say(format_args!(
-                "every device has come to an end; the audience stays open until `mbl rollout close {id}`"
-            ));
-        }
-        if rollout.state.is_end() || is_idle(&rollout) {
-            return Ok(rollout);
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-}
-
-/// Why a look at a rollout brought nothing.
-enum Look {
-    /// The service does not answer now.
-    Away,
-    /// It will not answer better later.
-    Error(anyhow::Error),
+            Ok((rollout.state.is_end() || is_idle(&rollout)).then_some(rollout))
+        },
+    )
+    .await
 }
 
 /// The rollout and its first page of devices: more lines than that nobody reads as they pass.
-async fn look(client: &Client, id: &RolloutId) -> Result<(Rollout, Vec<RolloutDevice>), Look> {
-    let classify = |error| match error {
-        ClientError::Unreachable { .. } => Look::Away,
-        other => Look::Error(missing(other, id)),
-    };
-    let devices = client.rollout_devices(id, &RolloutDeviceQuery::default()).await.map_err(classify)?;
-    let rollout = client.rollout(id).await.map_err(classify)?;
-    Ok((rollout, devices.items))
+async fn look(client: &Client, id: &RolloutId) -> Result<(Rollout, Vec<RolloutDevice>), ClientError> {
+    let devices = client.rollout_devices(id, &RolloutDeviceQuery::default()).await?;
+    Ok((client.rollout(id).await?, devices.items))
 }
 
 /// How much of the work is done: a device at its end counts wholly, one that downloads by its progress.

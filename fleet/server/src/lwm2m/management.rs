@@ -201,8 +201,22 @@ impl Visit {
     /// What the device should run, as the store has it at this moment.
     async fn wish(&self) -> Option<(Operation, u64)> {
         let identity = &self.facts.identity;
-        match self.devices.fleet.store.account(&identity.account).desired_release(&identity.endpoint).await {
-            Ok(wish) => wish.map(|wish| (errands::write_wish(wish.release.as_ref()), wish.generation)),
+        let account = self.devices.fleet.store.account(&identity.account);
+        let read = async {
+            let Some(wish) = account.desired_release(&identity.endpoint).await? else {
+                return Ok::<_, StoreError>(None);
+            };
+            let consent = match &wish.release {
+                Some(release) => account.rollout(&release.rollout).await?.wanted.asked_at_device(),
+                None => None,
+            };
+            // A device whose clock is wrong need not find out by itself that the time is over.
+            let now = self.devices.fleet.clock.now();
+            let consent = consent.filter(|consent| consent.deadline.is_none_or(|deadline| deadline > now));
+            Ok(Some((errands::write_wish(wish.release.as_ref(), consent), wish.generation)))
+        };
+        match read.await {
+            Ok(wish) => wish,
             Err(error) => {
                 self.store_failed("the wish for a device was not read", &error);
                 None

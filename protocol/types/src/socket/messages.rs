@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::{AppsSettings, UpdaterSettings};
-use crate::{AppName, ApplicationSpec, Digest, Reason, ReasonCode, RolloutId, TargetPath, UnixSeconds, UpdateStatus};
+use crate::{
+    Answer, AppName, ApplicationSpec, DeviceConsent, Digest, Reason, ReasonCode, RolloutId, TargetPath, UnixSeconds,
+    UpdateStatus,
+};
 
 /// Version of the messages in this module; a peer of another version is told so and refused.
 pub const PROTOCOL: u16 = 2;
@@ -48,6 +51,9 @@ pub enum AgentToUpdater {
         digest: Digest,
         /// The rollout that asks.
         rollout: Option<RolloutId>,
+        /// Whether somebody at the device is asked first.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        consent: Option<DeviceConsent>,
     },
     /// The service no longer wants a change; an update not yet on trial is dropped.
     Rest,
@@ -65,6 +71,13 @@ pub enum AgentToUpdater {
     /// Somebody who may asks for a factory reset: the service (LwM2M resource 3/0/5), or a person at the device. What has not been
     /// tried yet is dropped; a trial comes to its end first. The agent repeats it on each connection until the state is gone.
     FactoryReset,
+    /// Somebody at the device answers its question. Only an installer says this: whoever is on the network does not answer for people.
+    Answer {
+        /// Digest of the release document that was asked about.
+        digest: Digest,
+        /// The answer.
+        answer: Answer,
+    },
 }
 
 /// From the updater to the agent.
