@@ -3,8 +3,8 @@
 use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
 use protocol_types::{
-    AccountName, Configuration, DeviceConfiguration, Digest, EndpointName, LogLevel, Reason, ReasonCode, SystemSettings,
-    socket::AgentToSystem,
+    AccountName, Configuration, DeviceConfiguration, Digest, EndpointName, LogLevel, Reason, ReasonCode,
+    SystemSettings, socket::AgentToSystem,
 };
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;

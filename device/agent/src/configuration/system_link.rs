@@ -39,7 +39,8 @@ impl SystemLink {
     /// If it was refused, or nobody answered.
     pub(super) async fn ask(&self, question: &AgentToSystem) -> Result<Option<Digest>, Reason> {
         let answer = timeout(LIMIT, self.insist(question)).await;
-        let failed = |why: String| Reason::new(ReasonCode::Internal, format!("the operating system took no settings: {why}"));
+        let failed =
+            |why: String| Reason::new(ReasonCode::Internal, format!("the operating system took no settings: {why}"));
         match answer {
             Ok(Ok(SystemToAgent::InForce)) => Ok(None),
             Ok(Ok(SystemToAgent::Drifted { seen })) => Ok(Some(seen)),

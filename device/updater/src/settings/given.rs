@@ -50,10 +50,13 @@ pub(super) fn kept(device_dir: &Path) -> Result<SystemSettings, KeptError> {
 /// What is in force of it, on trial or confirmed.
 pub(super) fn in_force(place: &Place) -> SystemSettings {
     let given = folder::given(place).map(|bytes| SystemSettings::parse(&bytes));
-    given.transpose().unwrap_or_else(|cause| {
-        warn!(%cause, "what the service had given was changed by somebody else, and is not in force");
-        None
-    }).unwrap_or_default()
+    given
+        .transpose()
+        .unwrap_or_else(|cause| {
+            warn!(%cause, "what the service had given was changed by somebody else, and is not in force");
+            None
+        })
+        .unwrap_or_default()
 }
 
 /// Brings settings into force so that nothing of them outlives a restart of the device, and the network goes back by itself.
@@ -103,10 +106,14 @@ pub(super) fn drift(place: &Place) -> Result<Option<Digest>, SettingsError> {
     let there = folder::files(place).unwrap_or_default();
     let name = kernel_hostname(place);
     // A cable that is out leaves an interface without any connection, which is nobody's doing.
-    let others: Vec<String> = given.network().keys().filter_map(|interface| {
-        let up = programs::connection_up(&place.root, interface.as_str())?;
-        (up != name_of(interface.as_str())).then(|| format!("{interface} {up}"))
-    }).collect();
+    let others: Vec<String> = given
+        .network()
+        .keys()
+        .filter_map(|interface| {
+            let up = programs::connection_up(&place.root, interface.as_str())?;
+            (up != name_of(interface.as_str())).then(|| format!("{interface} {up}"))
+        })
+        .collect();
     let is_as_brought = there == wanted && has_hostname(place, &wanted) && others.is_empty();
     Ok((!is_as_brought).then(|| there.digest_with(&[vec![name], others].concat())))
 }
@@ -117,12 +124,7 @@ fn wanted(place: &Place, given: &SystemSettings) -> Result<Rendered, SettingsErr
     Ok(Rendered::of(folder::document(place).as_deref(), given, identity.as_ref())?)
 }
 
-fn bring(
-    place: &Place,
-    former: Option<&Rendered>,
-    wanted: &Rendered,
-    network: Network,
-) -> Result<(), SettingsError> {
+fn bring(place: &Place, former: Option<&Rendered>, wanted: &Rendered, network: Network) -> Result<(), SettingsError> {
     folder::put(place, wanted)?;
     set_hostname(place, wanted)?;
     programs::tell(&place.root, former, wanted, network);

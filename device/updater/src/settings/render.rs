@@ -232,7 +232,10 @@ mod tests {
         let named = rendered(r#"{"hostname":"oven"}"#);
         assert_eq!(text(named.setting(HOSTNAME)), "oven");
         assert_eq!(text(named.setting(GIVEN)), r#"{"hostname":"oven"}"#);
-        assert_eq!((named.setting(TIME_SERVERS), &named.connections), (plain.setting(TIME_SERVERS), &plain.connections));
+        assert_eq!(
+            (named.setting(TIME_SERVERS), &named.connections),
+            (plain.setting(TIME_SERVERS), &plain.connections)
+        );
         let timed = rendered(r#"{"time_servers":["192.0.2.123"]}"#);
         assert_eq!(text(timed.setting(TIME_SERVERS)), "server 192.0.2.123 iburst\n");
         assert_eq!(text(timed.setting(HOSTNAME)), "kiln-7");

@@ -47,7 +47,9 @@ impl SystemSettings {
         if only == settings {
             Ok(read)
         } else {
-            Err(ConfigurationError::Rule("settings of the operating system are `hostname`, `time_servers` and `network`".into()))
+            Err(ConfigurationError::Rule(
+                "settings of the operating system are `hostname`, `time_servers` and `network`".into(),
+            ))
         }
     }
 
@@ -99,7 +101,9 @@ mod tests {
     #[test]
     fn what_is_about_the_operating_system_is_told_from_the_rest_and_reads_as_itself() {
         let whole = Configuration::parse(
-            WHOLE.replacen('{', r#"{"log_levels":{"apps":"debug"},"contact_limit_s":10,"applications":{"a":{}},"#, 1).as_bytes(),
+            WHOLE
+                .replacen('{', r#"{"log_levels":{"apps":"debug"},"contact_limit_s":10,"applications":{"a":{}},"#, 1)
+                .as_bytes(),
         )
         .unwrap();
         let settings = SystemSettings::of(&whole);
