@@ -66,7 +66,8 @@ impl OfSystem {
             settings: SystemSettings::default(),
             is_unsettled: false,
             drift: None,
-            next_look: now + LOOK_AT_SYSTEM_EVERY,
+            // Soon after a start, whatever was changed before it.
+            next_look: now,
         }
     }
 }
