@@ -117,9 +117,20 @@ pub(super) fn release(place: &Place) {
     forget(place);
 }
 
-/// Goes back at once; false unless every device is as it was, and what it had are the connections of `wanted`.
-pub(super) fn go_back(place: &Place, wanted: &Rendered) -> bool {
-    let Some(note) = note(place) else { return false };
+/// Where NetworkManager has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Back {
+    /// Nowhere: no checkpoint was held.
+    NotHeld,
+    /// To the connections that are wanted, with every device.
+    There,
+    /// To something else, or nobody knows.
+    Elsewhere,
+}
+
+/// Goes back at once, if it is to the connections of `wanted` or not.
+pub(super) fn go_back(place: &Place, wanted: &Rendered) -> Back {
+    let Some(note) = note(place) else { return Back::NotHeld };
     let answer: Result<Said<BTreeMap<String, u32>>, _> = call(place, "CheckpointRollback", &["o", &*note.checkpoint]);
     forget(place);
     match answer {
@@ -127,11 +138,12 @@ pub(super) fn go_back(place: &Place, wanted: &Rendered) -> bool {
             let failed: Vec<String> =
                 devices.data.into_iter().flatten().filter(|(_, why)| *why != 0).map(|(device, _)| device).collect();
             info!(?failed, "NetworkManager went back to the former network");
-            failed.is_empty() && note.connections == connections(Some(wanted))
+            let is_there = failed.is_empty() && note.connections == connections(Some(wanted));
+            if is_there { Back::There } else { Back::Elsewhere }
         }
         Err(e) => {
             warn!(cause = %super::chain(&e), "NetworkManager did not go back to the former network now");
-            false
+            Back::Elsewhere
         }
     }
 }

@@ -11,7 +11,9 @@ use protocol_types::{Configuration, ConfigurationError, Digest, SystemSettings};
 use tracing::{info, warn};
 
 use super::{
-    Place, SettingsError, checkpoint, folder, has_hostname, identity, kernel_hostname,
+    Place, SettingsError,
+    checkpoint::{self, Back},
+    folder, has_hostname, identity, kernel_hostname,
     programs::{self, Network},
     render::{Rendered, name_of},
     set_hostname,
@@ -92,7 +94,16 @@ pub(super) fn keep(place: &Place, given: &SystemSettings) -> Result<(), Settings
         checkpoint::release(place);
         return Ok(());
     }
-    let network = if checkpoint::go_back(place, &wanted) { Network::IsBack } else { Network::BringUp };
+    let network = if former.as_ref().is_some_and(|former| former.connections == wanted.connections) {
+        checkpoint::release(place);
+        Network::BringUp
+    } else {
+        match checkpoint::go_back(place, &wanted) {
+            Back::NotHeld => Network::BringUp,
+            Back::There => Network::IsBack,
+            Back::Elsewhere => Network::BringAllUp,
+        }
+    };
     bring(place, former.as_ref(), &wanted, network)?;
     info!(?network, "the settings of the service are in force as they are kept");
     Ok(())

@@ -19,8 +19,10 @@ const PATIENCE: &str = "30";
 /// How NetworkManager comes to know of connections that changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Network {
-    /// It reads them and brings them up.
+    /// It reads them and brings up those that changed.
     BringUp,
+    /// It reads them and brings all up: nobody knows what it has.
+    BringAllUp,
     /// It reads them: a checkpoint has brought them up.
     IsBack,
 }
@@ -55,7 +57,8 @@ pub(super) fn connection_up(root: &Path, interface: &str) -> Option<String> {
 fn tell_network(root: &Path, former: Option<&Rendered>, now: &Rendered, network: Network) {
     let none = Rendered::default();
     let former = &former.unwrap_or(&none).connections;
-    if *former == now.connections {
+    let all = network == Network::BringAllUp;
+    if *former == now.connections && !all {
         return;
     }
     run(root, NMCLI, &["connection", "reload"]);
@@ -63,7 +66,7 @@ fn tell_network(root: &Path, former: Option<&Rendered>, now: &Rendered, network:
         return;
     }
     for (name, content) in &now.connections {
-        if interface_of(name).is_some() && former.get(name) != Some(content) {
+        if interface_of(name).is_some() && (all || former.get(name) != Some(content)) {
             run(root, NMCLI, &["--wait", PATIENCE, "connection", "up", "id", name]);
         }
     }

@@ -147,6 +147,23 @@ fn settings_that_are_taken_back_come_back_with_the_checkpoint_of_the_network() {
         "the checkpoint has brought the connections up"
     );
 
+    // The network is the one that is kept, whatever else somebody has changed: nobody goes back.
+    board.ask(&trial(GIVEN));
+    fs::write(board.path("proc/sys/kernel/hostname"), "mine").unwrap();
+    assert_eq!(board.ask(&keep(GIVEN)), SystemToAgent::InForce);
+    assert_eq!(
+        (board.hostname(), board.told()),
+        ("oven".to_owned(), vec![format!("{CALL} CheckpointDestroy o /checkpoint/1")])
+    );
+    board.ask(&keep("{}"));
+
+    // To another network than the one of before: the checkpoint brings up what nobody wants any more.
+    board.ask(&trial(GIVEN));
+    let third = GIVEN.replace(".9/", ".10/");
+    assert_eq!(board.ask(&keep(&third)), SystemToAgent::InForce);
+    assert_eq!(board.told().last().unwrap(), "nmcli --wait 30 connection up id mbl-on-eth0");
+    board.ask(&keep("{}"));
+
     // One that NetworkManager does not know any more, as after its restart: the connections are brought up by hand.
     board.ask(&trial(GIVEN));
     board.program("busctl", "exit 1");
