@@ -15,7 +15,7 @@ use crate::{
     cause::Chain,
     clock::{SystemClock, VerificationClock},
     config::{self, AgentConfig, ConfigError},
-    configuration::{Keeper, LogLevels, Place, Scope},
+    configuration::{Keeper, LogLevels, Place, Scope, SystemLink},
     contact::keep_contact,
     durable::{self, DurableError},
     facts::Facts,
@@ -104,13 +104,17 @@ pub async fn run(
         let scope = match store {
             // Only the board `host` has files that stand for its operating system.
             KeyStore::Files(_) => Scope::All,
+            KeyStore::Token(_) if folder.system_socket().exists() => {
+                Scope::System(SystemLink::new(folder.system_socket()))
+            }
+            // Its operating system takes settings from releases alone.
             KeyStore::Token(_) => Scope::Processes,
         };
         facts.wish.send_replace(or_anew("configuration", state.wish()));
         let kept = or_anew("state of the configuration", state.configuration());
         let owner = (identity.document().account.clone(), identity.document().endpoint.clone());
         let place = (Place::new(folder.settings()), state.clone());
-        let keeper = Keeper::start(kept, place, facts.clone(), (owner, scope), log_levels);
+        let keeper = Keeper::start(kept, place, facts.clone(), (owner, scope), log_levels).await;
         tasks.spawn(keeper.run(stop.clone()));
     }
     // Before anybody registers: a device says at once that it measures.

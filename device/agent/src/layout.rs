@@ -78,6 +78,11 @@ impl DeviceFolder {
         self.0.join("run/updater.sock")
     }
 
+    /// Where the settings of the operating system are taken, on a board that has one of its own.
+    pub fn system_socket(&self) -> PathBuf {
+        self.0.join("run/system.sock")
+    }
+
     /// Where `mbl-apps` listens.
     pub fn apps_socket(&self) -> PathBuf {
         self.0.join("run/apps.sock")

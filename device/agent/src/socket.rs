@@ -82,7 +82,10 @@ pub(crate) async fn connect(path: &Path, role: Role) -> Result<(Hearing, Speakin
     if greeting.role != role || greeting.protocol != PROTOCOL {
         return Err(LinkError::Greeting { expected: role, found: greeting.role, protocol: greeting.protocol });
     }
-    tracing::info!(?role, version = %greeting.version.escape_debug(), "connected to local process");
+    // A process that answers one question is there too often for a log.
+    if role != Role::System {
+        tracing::info!(?role, version = %greeting.version.escape_debug(), "connected to local process");
+    }
     Ok((hearing, speaking))
 }
 

@@ -256,7 +256,7 @@ fn host(stream: UnixStream, agent_uid: u32, links: &Links, events: &SyncSender<E
     let peer = match role {
         Role::Agent if uid == agent_uid || uid == own_uid() => Peer::Agent,
         Role::Installer if uid == own_uid() => Peer::Installer,
-        Role::Agent | Role::Installer | Role::Updater | Role::Apps => {
+        Role::Agent | Role::Installer | Role::Updater | Role::Apps | Role::System => {
             return Err(LinkError::NotAllowed { uid, role });
         }
     };

@@ -7,6 +7,7 @@
 //!     machine   trial → confirmed, or undone after a limit without the service; pure
 //!     sealing   opens the secrets in a document
 //!     place     the files of the board `host`, which stand for its operating system
+//!     system_link   asks a process of the operating system for what is its own, on every other board
 //! ```
 
 mod keeper;
@@ -15,6 +16,7 @@ mod place;
 mod scope;
 mod sealing;
 mod share;
+mod system_link;
 
 use protocol_types::{Configuration, ConfigurationState, DeviceConfiguration, Digest, Reason, recovery::RecoveryKey};
 use serde::{Deserialize, Serialize};
@@ -26,6 +28,7 @@ pub use scope::Scope;
 pub use sealing::{NoKey, NotForUs, SealingKey};
 pub use share::InForce;
 pub(crate) use share::{for_apps, for_updater};
+pub use system_link::SystemLink;
 
 /// What the service wants as the configuration of this device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

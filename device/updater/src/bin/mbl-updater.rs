@@ -2,6 +2,7 @@
 
 use std::{
     io::Write as _,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::mpsc,
@@ -123,6 +124,12 @@ enum Command {
         /// Takes the settings of the release that was booted, before any program that reads them has started.
         #[arg(long)]
         at_boot: bool,
+        /// Answers one question of the agent instead, over the socket that standard input is.
+        #[arg(long, conflicts_with = "at_boot")]
+        on_request: bool,
+        /// The user that the agent runs as; by default this process's own.
+        #[arg(long, requires = "on_request")]
+        agent_uid: Option<u32>,
     },
     /// Says how things stand.
     Status {
@@ -218,7 +225,12 @@ fn run(command: Command, around: Surroundings<'_>) -> anyhow::Result<ExitCode> {
             say("the device restarts with a new state");
         }
         Command::Consent { command } => answer(command)?,
-        Command::ConfigureSystem { device_dir, root, at_boot } => {
+        Command::ConfigureSystem { device_dir, root, on_request: true, agent_uid, .. } => {
+            let line = std::io::stdin().as_fd().try_clone_to_owned().context("cannot use standard input")?;
+            let agent_uid = agent_uid.unwrap_or_else(|| rustix::process::geteuid().as_raw());
+            settings::answer(&settings::Place { device_dir, root }, line.into(), agent_uid)?;
+        }
+        Command::ConfigureSystem { device_dir, root, at_boot, .. } => {
             let place = settings::Place { device_dir, root };
             let configured = if at_boot { settings::at_boot(&place) } else { settings::change(&place) };
             if let Err(e @ SettingsError::Refused(_)) = configured {

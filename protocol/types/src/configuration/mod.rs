@@ -4,6 +4,7 @@
 mod check;
 mod device;
 mod state;
+mod system;
 mod time_of_day;
 
 use std::{collections::BTreeMap, net::IpAddr};
@@ -13,6 +14,7 @@ use serde_json::{Map, Value};
 
 pub use device::{DeviceConfiguration, SealedSecret, SealedSecrets};
 pub use state::ConfigurationState;
+pub use system::SystemSettings;
 pub use time_of_day::TimeOfDay;
 
 use crate::{AppName, HostName, InterfaceAddress, InterfaceName, LogLevel, ServerName};

@@ -26,6 +26,8 @@ pub enum Role {
     Apps,
     /// `mbl-updater install`: brings a release from a folder in the agent's place, with the messages of the agent. Only root may.
     Installer,
+    /// `mbl-updater configure-system`, for one question of the agent about the settings of the operating system.
+    System,
 }
 
 /// The first message of each side.

@@ -11,6 +11,7 @@ mod radios;
 mod recovery;
 mod reset;
 mod returns;
+mod settings;
 mod sockets;
 mod state;
 mod watchdog;
