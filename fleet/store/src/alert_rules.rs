@@ -239,10 +239,14 @@ impl AlertCondition {
     }
 
     /// The kinds of events that it counts.
-    pub(crate) fn kinds(&self) -> EventKinds {
+    ///
+    /// # Errors
+    /// If the table holds kinds that are none: without any, every kind would count.
+    pub(crate) fn kinds(&self) -> Result<EventKinds, StoreError> {
+        let damaged = |_| StoreError::Damaged { table: "alert_rules", column: "condition" };
         match self {
-            Self::Rate { kinds, .. } => EventKinds::new(kinds.clone()).unwrap_or_default(),
-            Self::Absence {} | Self::State { .. } | Self::Threshold { .. } => EventKinds::default(),
+            Self::Rate { kinds, .. } => EventKinds::new(kinds.clone()).map_err(damaged),
+            Self::Absence {} | Self::State { .. } | Self::Threshold { .. } => Ok(EventKinds::default()),
         }
     }
 }
