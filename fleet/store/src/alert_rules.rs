@@ -325,7 +325,7 @@ impl AccountScope {
     ) -> Result<AlertRuleRow, StoreError> {
         let mut tx = self.write().await?;
         // What does not change is what it is now, and not what it was before another change.
-        let was: AlertRuleRow = self.named_in(&mut tx, name).await?;
+        let was: AlertRuleRow = self.named_on(tx.sql(), name).await?;
         let row = sqlx::query(
             "UPDATE alert_rules SET revision = revision + 1, title = COALESCE($3, title), severity = COALESCE($4, severity),
                  filter = COALESCE($5, filter), condition = COALESCE($6, condition),
