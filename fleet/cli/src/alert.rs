@@ -3,9 +3,9 @@
 use clap::{Args, Subcommand};
 use fleet_api::{
     Alert, AlertCondition, AlertQuery, AlertRule, AlertState, ChangeAlertRule, Client, ClientError, CreateAlertRule,
-    CreateSilence, PageQuery, Severity, Silence,
+    CreateSilence, PageQuery, Silence,
 };
-use protocol_types::{GroupName, UnixSeconds, metrics::Metric};
+use protocol_types::{GroupName, Severity, UnixSeconds, metrics::Metric};
 use serde_json::json;
 
 use crate::{
@@ -89,7 +89,7 @@ pub(crate) struct CreateRuleArgs {
     #[arg(long, default_value = "")]
     title: String,
     /// How bad it is: `info`, `warning` or `critical`
-    #[arg(long, default_value = "warning", value_parser = severity)]
+    #[arg(long, default_value_t = Severity::Warning)]
     severity: Severity,
     /// Look only at devices for which this is true
     #[arg(long, default_value = "")]
@@ -185,12 +185,6 @@ pub(crate) enum SilenceCommand {
         /// The silence, as in `si-7`
         id: String,
     },
-}
-
-fn severity(text: &str) -> Result<Severity, String> {
-    let all = [Severity::Info, Severity::Warning, Severity::Critical];
-    let found = all.into_iter().find(|severity| severity.as_str() == text);
-    found.ok_or_else(|| "a severity is `info`, `warning` or `critical`".to_owned())
 }
 
 pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<()> {

@@ -3,12 +3,12 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use protocol_types::{EndpointName, GroupName, UnixSeconds};
+use protocol_types::{EndpointName, GroupName, Severity, UnixSeconds};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Row, any::AnyRow};
 
 use crate::{
-    AccountScope, AlertCondition, AlertRuleRow, EventDraft, Filter, Severity, StoreError,
+    AccountScope, AlertCondition, AlertRuleRow, EventDraft, Filter, StoreError,
     alert_sights::Sights,
     error::{cannot, formed},
     events,
