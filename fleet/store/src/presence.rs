@@ -12,7 +12,7 @@ use crate::{
     transaction::Transaction,
 };
 
-/// What a device promises when it registers (LwM2M 1.2, section 6.2.1).
+/// What a device promises when it registers (LwM2M 1.1, section 6.2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Promise {
     /// It is heard within so many seconds, as long as it is registered.
