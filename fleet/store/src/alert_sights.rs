@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Row};
 
 use crate::{
     AccountScope, AlertCondition, AlertRuleRow, Filter, Side, Sight, StoreError,
-    alerts::{MAX_OPEN, OpenRow},
+    alert_rounds::{MAX_OPEN, OpenRow},
     devices::bound,
     error::cannot,
     filter::{Bind, Place},
