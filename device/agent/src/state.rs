@@ -194,9 +194,7 @@ impl StateFolder {
     }
 
     fn keep<T: Serialize>(&self, name: &str, value: T) -> Result<(), DurableError> {
-        // Texts and numbers in named fields always have a JSON form.
-        let bytes = serde_json::to_vec(&Filed { format: Format, value }).unwrap_or_default();
-        durable::replace(&self.folder.join(name), &bytes, 0o600)
+        durable::replace_json(&self.folder.join(name), &Filed { format: Format, value }, 0o600)
     }
 }
 

@@ -3,14 +3,15 @@
 use clap::{Args, Subcommand};
 use fleet_api::{
     Alert, AlertCondition, AlertQuery, AlertRule, AlertState, ChangeAlertRule, Client, ClientError, CreateAlertRule,
-    CreateSilence, PageQuery, Severity, Silence,
+    CreateSilence, Silence,
 };
-use protocol_types::{GroupName, UnixSeconds, metrics::Metric};
+use protocol_types::{GroupName, Severity, UnixSeconds, metrics::Metric};
 use serde_json::json;
 
 use crate::{
-    failure::{Exit, Failure},
     filter::refused_filter,
+    pages::all_pages,
+    request::not_there,
     session::{Session, service_error},
     watch::{self, WatchArgs},
     words::{or_dash, time},
@@ -92,7 +93,7 @@ pub(crate) struct CreateRuleArgs {
     #[arg(long, default_value = "")]
     title: String,
     /// How bad it is: `info`, `warning` or `critical`
-    #[arg(long, default_value = "warning", value_parser = severity)]
+    #[arg(long, default_value_t = Severity::Warning)]
     severity: Severity,
     /// Look only at devices for which this is true
     #[arg(long, default_value = "")]
@@ -188,12 +189,6 @@ pub(crate) enum SilenceCommand {
         /// The silence, as in `si-7`
         id: String,
     },
-}
-
-fn severity(text: &str) -> Result<Severity, String> {
-    let all = [Severity::Info, Severity::Warning, Severity::Critical];
-    let found = all.into_iter().find(|severity| severity.as_str() == text);
-    found.ok_or_else(|| "a severity is `info`, `warning` or `critical`".to_owned())
 }
 
 pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<()> {
@@ -324,16 +319,7 @@ async fn enable(client: &Client, name: &GroupName, enabled: bool, session: &Sess
 }
 
 async fn list_rules(client: &Client, session: &Session) -> anyhow::Result<()> {
-    let mut found: Vec<AlertRule> = Vec::new();
-    let mut query = PageQuery::default();
-    loop {
-        let page = client.alert_rules(&query).await.map_err(service_error)?;
-        found.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
+    let found: Vec<AlertRule> = all_pages(async |page| client.alert_rules(&page).await.map_err(service_error)).await?;
     session.printer.table(&found, &["RULE", "SEVERITY", "LOOKS FOR", "AT", "RAISED", "STATE"], |rule| {
         let state = match (rule.enabled, rule.is_full) {
             (false, _) => "off",
@@ -403,16 +389,7 @@ async fn silence(client: &Client, command: SilenceCommand, session: &Session) ->
 }
 
 async fn list_silences(client: &Client, session: &Session) -> anyhow::Result<()> {
-    let mut found: Vec<Silence> = Vec::new();
-    let mut query = PageQuery::default();
-    loop {
-        let page = client.silences(&query).await.map_err(service_error)?;
-        found.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
+    let found: Vec<Silence> = all_pages(async |page| client.silences(&page).await.map_err(service_error)).await?;
     session.printer.table(&found, &["SILENCE", "RULE", "DEVICES", "UNTIL", "BY", "REASON"], |silence| {
         vec![
             silence.id.clone(),
@@ -426,19 +403,13 @@ async fn list_silences(client: &Client, session: &Session) -> anyhow::Result<()>
 }
 
 fn missing(error: ClientError, kind: &str, id: &impl ToString) -> anyhow::Error {
-    match error.problem() {
-        Some(problem) if problem.status == 404 => {
-            let list = match kind {
-                "alert" => "mbl alert list --all",
-                "silence" => "mbl alert silence list",
-                _ => "mbl alert rule list",
-            };
-            Failure::new(Exit::Refused, format!("there is no {kind} `{}`", id.to_string()))
-                .hint(format!("list what there is with `{list}`"))
-                .into()
-        }
-        _ => service_error(error),
-    }
+    let list = match kind {
+        "alert" => "mbl alert list --all",
+        "silence" => "mbl alert silence list",
+        _ => "mbl alert rule list",
+    };
+    let missing = format!("there is no {kind} `{}`", id.to_string());
+    not_there(error, missing, format!("list what there is with `{list}`"))
 }
 
 #[cfg(test)]

@@ -15,6 +15,8 @@ use crate::{
     durable,
     failure::{Exit, Failure},
     filter::refused_filter,
+    pages::all_pages,
+    request::not_there,
     session::{Session, service_error},
     words::{or_dash, time},
 };
@@ -203,12 +205,7 @@ async fn start(client: &Client, wanted: Start, session: &Session) -> anyhow::Res
 }
 
 fn missing(error: ClientError, id: &str) -> anyhow::Error {
-    match error.problem() {
-        Some(problem) if problem.status == 404 => Failure::new(Exit::Refused, format!("there is no job `{id}`"))
-            .hint("list the jobs with `mbl job list`")
-            .into(),
-        _ => service_error(error),
-    }
+    not_there(error, format!("there is no job `{id}`"), "list the jobs with `mbl job list`")
 }
 
 /// One line: what, how far, how it went.
@@ -234,15 +231,7 @@ fn describe(job: &Job) -> String {
 }
 
 async fn list(client: &Client, session: &Session) -> anyhow::Result<()> {
-    let (mut jobs, mut query) = (Vec::new(), PageQuery::default());
-    loop {
-        let page = client.jobs(&query).await.map_err(service_error)?;
-        jobs.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
+    let jobs = all_pages(async |page| client.jobs(&page).await.map_err(service_error)).await?;
     let head = ["JOB", "KIND", "STATE", "DEVICES", "ENDED", "DONE", "FAILED", "CREATED"];
     session.printer.table(&jobs, &head, |job: &Job| {
         vec![
@@ -259,15 +248,11 @@ async fn list(client: &Client, session: &Session) -> anyhow::Result<()> {
 }
 
 async fn devices(client: &Client, (id, state): (&str, Option<CommandState>), session: &Session) -> anyhow::Result<()> {
-    let (mut found, mut query) = (Vec::new(), JobDeviceQuery { state, ..JobDeviceQuery::default() });
-    loop {
-        let page = client.job_devices(id, &query).await.map_err(|error| missing(error, id))?;
-        found.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
+    let found = all_pages(async |page: PageQuery| {
+        let query = JobDeviceQuery { state, cursor: page.cursor, ..JobDeviceQuery::default() };
+        client.job_devices(id, &query).await.map_err(|error| missing(error, id))
+    })
+    .await?;
     session.printer.table(&found, &["DEVICE", "STATE", "RESULT", "REASON", "WHY"], |device| {
         vec![
             device.endpoint.to_string(),

@@ -10,6 +10,8 @@ use protocol_types::OperationState;
 use crate::{
     device::{export_format, save},
     failure::{Exit, Failure},
+    pages::all_pages,
+    request::not_there,
     session::{Session, service_error},
     watch::{Shown, follow, within},
     words::{or_dash, time},
@@ -103,12 +105,7 @@ pub(crate) async fn begun(
 }
 
 fn missing(error: ClientError, id: &str) -> anyhow::Error {
-    match error.problem() {
-        Some(problem) if problem.status == 404 => Failure::new(Exit::Refused, format!("there is no operation `{id}`"))
-            .hint("list the operations with `mbl operation list`")
-            .into(),
-        _ => service_error(error),
-    }
+    not_there(error, format!("there is no operation `{id}`"), "list the operations with `mbl operation list`")
 }
 
 const fn rows(operation: &Operation) -> u64 {
@@ -132,15 +129,7 @@ fn describe(operation: &Operation) -> String {
 }
 
 async fn list(client: &Client, session: &Session) -> anyhow::Result<()> {
-    let (mut operations, mut query) = (Vec::new(), PageQuery::default());
-    loop {
-        let page = client.operations(&query).await.map_err(service_error)?;
-        operations.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
+    let operations = all_pages(async |page| client.operations(&page).await.map_err(service_error)).await?;
     let head = ["OPERATION", "KIND", "STATE", "ROWS", "TOTAL", "REFUSED", "CREATED"];
     session.printer.table(&operations, &head, |operation: &Operation| {
         vec![
@@ -162,15 +151,11 @@ async fn report(client: &Client, args: ReportArgs, session: &Session) -> anyhow:
         let answer = client.operation_report_file(&id, &query).await.map_err(|error| missing(error, &id))?;
         return save(answer, &path, session).await;
     }
-    let (mut rows, mut query) = (Vec::new(), ReportQuery { outcome, ..ReportQuery::default() });
-    loop {
-        let page = client.operation_report(&id, &query).await.map_err(|error| missing(error, &id))?;
-        rows.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
+    let rows = all_pages(async |page: PageQuery| {
+        let query = ReportQuery { cursor: page.cursor, outcome, ..ReportQuery::default() };
+        client.operation_report(&id, &query).await.map_err(|error| missing(error, &id))
+    })
+    .await?;
     session.printer.table(&rows, &["LINE", "SUBJECT", "OUTCOME", "CODE", "WHAT IS WRONG", "WHAT TO DO"], |row| {
         vec![
             row.line.to_string(),

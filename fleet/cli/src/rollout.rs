@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use fleet_api::{
     Client, ClientError, ConfigurationLevel, GiveConsent, PageQuery, Rollout, RolloutAction, RolloutDevice,
@@ -13,6 +12,8 @@ use protocol_types::{DeviceState, EndpointName, ReleaseVersion, RolloutId, Rollo
 
 use crate::{
     failure::{Exit, Failure},
+    pages::all_pages,
+    request::{not_there, request_key},
     rollout_dry_run,
     rollout_start::StartArgs,
     session::{Session, service_error},
@@ -100,9 +101,8 @@ async fn start(client: &Client, args: StartArgs, session: &Session) -> anyhow::R
     if makes_nothing {
         return rollout_dry_run::show(client, &wanted, session).await;
     }
-    let mut key = [0; 16];
-    getrandom::fill(&mut key).context("cannot get random bytes")?;
-    let made = client.create_rollout(&wanted, Some(&hex::encode(key))).await.map_err(service_error)?;
+    let key = request_key()?;
+    let made = client.create_rollout(&wanted, Some(&key)).await.map_err(service_error)?;
     let rollout = client.act_on_rollout(&made.id, RolloutAction::Start).await.map_err(service_error)?;
     if watches {
         session.printer.say(format_args!("rollout {} started", rollout.id));
@@ -125,12 +125,7 @@ async fn consent(client: &Client, args: ConsentArgs, session: &Session) -> anyho
 }
 
 pub(crate) fn missing(error: ClientError, id: &RolloutId) -> anyhow::Error {
-    match error.problem() {
-        Some(problem) if problem.status == 404 => Failure::new(Exit::Refused, format!("there is no rollout `{id}`"))
-            .hint("list the rollouts with `mbl rollout list`")
-            .into(),
-        _ => service_error(error),
-    }
+    not_there(error, format!("there is no rollout `{id}`"), "list the rollouts with `mbl rollout list`")
 }
 
 /// What a rollout brings, as in `1.2.0` or `configuration 4 of group doors`.
@@ -180,15 +175,11 @@ fn device_state(device: &RolloutDevice) -> String {
 }
 
 async fn devices(client: &Client, id: &RolloutId) -> anyhow::Result<Vec<RolloutDevice>> {
-    let (mut found, mut query) = (Vec::new(), RolloutDeviceQuery::default());
-    loop {
-        let page = client.rollout_devices(id, &query).await.map_err(|error| missing(error, id))?;
-        found.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => return Ok(found),
-        }
-    }
+    all_pages(async |page: PageQuery| {
+        let query = RolloutDeviceQuery { cursor: page.cursor, ..RolloutDeviceQuery::default() };
+        client.rollout_devices(id, &query).await.map_err(|error| missing(error, id))
+    })
+    .await
 }
 
 async fn show(client: &Client, id: &RolloutId, session: &Session) -> anyhow::Result<()> {
@@ -202,15 +193,7 @@ async fn show(client: &Client, id: &RolloutId, session: &Session) -> anyhow::Res
 }
 
 async fn list(client: &Client, session: &Session) -> anyhow::Result<()> {
-    let (mut rollouts, mut query) = (Vec::new(), PageQuery::default());
-    loop {
-        let page = client.rollouts(&query).await.map_err(service_error)?;
-        rollouts.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
+    let rollouts = all_pages(async |page| client.rollouts(&page).await.map_err(service_error)).await?;
     session.printer.table(&rollouts, &["ROLLOUT", "BRINGS", "STATE", "STARTED", "NAME"], |rollout: &Rollout| {
         vec![
             rollout.id.to_string(),

@@ -36,6 +36,8 @@ pub use system_link::SystemLink;
 pub struct Wish {
     generation: u64,
     document: String,
+    /// What the document says: read once, so that there is no wish whose document breaks a rule.
+    read: DeviceConfiguration,
 }
 
 /// A wish as it is kept; a document that breaks a rule is none.
@@ -54,7 +56,7 @@ impl Wish {
     pub fn new(generation: u64, document: impl Into<String>) -> Result<Self, String> {
         let document = document.into();
         match DeviceConfiguration::parse(document.as_bytes()) {
-            Ok(_) => Ok(Self { generation, document }),
+            Ok(read) => Ok(Self { generation, document, read }),
             Err(error) => Err(error.to_string()),
         }
     }
@@ -76,13 +78,12 @@ impl Wish {
 
     /// What the document says.
     fn settings(&self) -> Configuration {
-        self.read().settings
+        self.read.settings.clone()
     }
 
-    /// The whole document.
+    /// All that the document says.
     fn read(&self) -> DeviceConfiguration {
-        // It was read when the wish was made.
-        DeviceConfiguration::parse(self.document.as_bytes()).unwrap_or_default()
+        self.read.clone()
     }
 }
 

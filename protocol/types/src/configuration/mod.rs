@@ -21,7 +21,7 @@ use crate::{AppName, HostName, InterfaceAddress, InterfaceName, LogLevel, Server
 
 /// A document of one level, or the one that a device gets. In a level, null takes away what the levels before it say (RFC 7396); it
 /// reads as if the key were not there.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Configuration {
     /// What the device calls itself.
