@@ -16,6 +16,6 @@ mod settings;
 pub use frame::{FrameError, FrameReader, MAX_FRAME, encode};
 pub use messages::{
     AgentToApps, AgentToUpdater, ApplicationState, ApplicationStatus, AppsToAgent, AppsToUpdater, Contact, Fetch,
-    FetchError, Fetched, Greeting, MAX_FETCH, PROTOCOL, Role, UpdaterToAgent, UpdaterToApps,
+    FetchError, Fetched, Greeting, MAX_FETCH, MAX_LOG, PROTOCOL, Role, UpdaterToAgent, UpdaterToApps,
 };
 pub use settings::{AppsSettings, GivenToApplication, SecretValue, UpdaterSettings};
