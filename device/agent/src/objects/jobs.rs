@@ -5,7 +5,6 @@ use protocol_lwm2m::{
     formats::{Entry, Value},
     object::ids::job as resource,
 };
-
 use protocol_types::ProbeName;
 
 use super::text;

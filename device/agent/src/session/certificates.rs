@@ -86,7 +86,7 @@ impl Session {
     pub(super) fn rotate(&mut self) -> Vec<Fact> {
         let wish = *self.heard.rotate.borrow_and_update();
         let Some(operational) = &mut self.operational else { return Vec::new() };
-        let asked = OperationalKey::generate().map_err(est::EstError::from).and_then(|key| {
+        let asked = OperationalKey::beside(self.device.identity.key()).map_err(est::EstError::from).and_then(|key| {
             let request = est::ask_renewal(&self.device.identity, key.key())?;
             Ok((key, request))
         });
@@ -97,6 +97,8 @@ impl Session {
                 vec![Fact::Request { id: RENEWAL, request }]
             }
             Err(e) => {
+                // The key may be there although no certificate was asked for.
+                self.has_unused_keys = true;
                 tracing::error!(error = %Chain(&e), "cannot ask for a certificate for a new key");
                 self.device.facts.rotated.send_replace((wish, Some(Chain(&e).to_string())));
                 Vec::new()
@@ -110,6 +112,30 @@ impl Session {
         self.leaves_line = renewed.is_ok();
         let why = renewed.as_ref().err().map(|e| Chain(e).to_string());
         self.device.facts.rotated.send_replace((wish, why));
+        if renewed.is_err() {
+            self.has_unused_keys = true;
+            self.remove_unused_keys();
+        }
+    }
+
+    /// Removes from the token the keys that no certificate of this device is for any more. Called once the present one has been used; a
+    /// key that a certificate is being asked for stays.
+    pub(super) fn remove_unused_keys(&mut self) {
+        let Some(operational) = self.operational.as_ref().filter(|_| self.has_unused_keys && self.rotating.is_none())
+        else {
+            return;
+        };
+        let used = operational.enrolment().key.as_ref().map(OperationalKey::kept);
+        match self.device.identity.key().keep_only(used) {
+            Ok(removed) => {
+                self.has_unused_keys = false;
+                if removed > 0 {
+                    tracing::info!(removed, "keys that are no longer used were removed from the token");
+                }
+            }
+            // Asked again after the next registration.
+            Err(e) => tracing::warn!(error = %Chain(&e), "keys that are no longer used are still in the token"),
+        }
     }
 
     /// Keeps an enrolment and uses it from the next connection on.
@@ -125,6 +151,7 @@ impl Session {
             Ok(operational) => self.operational = Some(operational),
             Err(e) => tracing::error!(error = %Chain(&e), "TLS cannot be configured with the issued certificate"),
         }
+        self.has_unused_keys = true;
         self.point_source();
     }
 

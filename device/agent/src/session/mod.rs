@@ -91,6 +91,8 @@ pub struct Session {
     due: VecDeque<Fact>,
     enrolling: Option<Enrolling>,
     rotating: Option<Rotating>,
+    /// Whether the key store may hold keys that no certificate is for; what a start before has left is not known.
+    has_unused_keys: bool,
     /// Whether the line was made with a key that is no longer in use.
     leaves_line: bool,
     asking: Option<Pending<Result<UnixSeconds, TimeError>>>,
@@ -181,6 +183,7 @@ impl Session {
             due: VecDeque::new(),
             enrolling: None,
             rotating: None,
+            has_unused_keys: true,
             leaves_line: false,
             asking: None,
             heard,
@@ -358,6 +361,7 @@ impl Session {
                 tracing::info!("registered with the service");
                 set(&self.device.facts.registered_after, self.heard.followed);
                 set(&self.device.facts.registered, true);
+                self.remove_unused_keys();
                 self.ask_time_if_lost();
             }
             Step::Unregistered => {
