@@ -151,9 +151,9 @@ pub(crate) struct WatchArgs {
 fn source(text: &str) -> Result<LogSource, String> {
     // The log of an application is asked for by the application's name.
     let mut sources = LogSource::ALL.into_iter().filter(|source| *source != LogSource::Application);
-    sources
-        .find(|source| source.as_str() == text)
-        .ok_or_else(|| "a source is agent, updater, apps, board or kernel; for an application, --application".to_owned())
+    sources.find(|source| source.as_str() == text).ok_or_else(|| {
+        "a source is agent, updater, apps, board or kernel; for an application, --application".to_owned()
+    })
 }
 
 fn state(text: &str) -> Result<CommandState, String> {

@@ -6,12 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
-    child::ChildError,
-    journal,
-    ledger::RESULT_BYTES,
-    order::SystemLog,
-};
+use super::{child::ChildError, journal, ledger::RESULT_BYTES, order::SystemLog};
 
 /// Where a board has the logs of its system.
 #[derive(Clone, Debug)]

@@ -5,7 +5,6 @@ use std::fmt;
 use protocol_types::{AppName, ProbeName};
 use serde::{Deserialize, Serialize};
 
-
 /// The longest arguments in bytes.
 const ARGUMENTS_BYTES: usize = 1024;
 /// The longest id in characters.
@@ -230,7 +229,10 @@ mod tests {
         for (arguments, source) in [
             (r#"{"source":"updater","lines":7}"#, LogSource::System(SystemLog::Updater)),
             (r#"{"source":"kernel","lines":7}"#, LogSource::System(SystemLog::Kernel)),
-            (r#"{"source":"application","application":"hello","lines":7}"#, LogSource::Application("hello".parse().unwrap())),
+            (
+                r#"{"source":"application","application":"hello","lines":7}"#,
+                LogSource::Application("hello".parse().unwrap()),
+            ),
         ] {
             let logs = LogsWork { source, lines: 7 };
             assert_eq!(serde_json::to_string(&logs).unwrap(), arguments, "as it is kept");

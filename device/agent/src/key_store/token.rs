@@ -222,9 +222,7 @@ impl TokenStore {
         let public = [&own()[..], &[Attribute::EcParams(P256.to_vec()), Attribute::Verify(true)]].concat();
         let secret = [Attribute::Private(true), Attribute::Sensitive(true), Attribute::Extractable(false)];
         let private = [&own()[..], &secret, &[Attribute::Sign(true)]].concat();
-        self.with("make a key", |session| {
-            session.generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private)
-        })?;
+        self.with("make a key", |session| session.generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private))?;
         self.key(which)?.ok_or_else(|| self.content("lost the key that it made"))
     }
 

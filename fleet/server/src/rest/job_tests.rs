@@ -115,7 +115,10 @@ async fn each_kind_of_job_has_a_permission_of_its_own() {
     }
     let wanted = json!({ "filter": "", "source": "application", "application": "hello", "lines": 1 });
     let (status, job) = caller.post("/jobs/logs", &wanted).await;
-    assert_eq!((status, &job["source"], &job["application"]), (StatusCode::ACCEPTED, &json!("application"), &json!("hello")));
+    assert_eq!(
+        (status, &job["source"], &job["application"]),
+        (StatusCode::ACCEPTED, &json!("application"), &json!("hello"))
+    );
     let log = caller.get("/audit?limit=500").await.1.to_string();
     assert!(["collect_logs", "run_probe", "rotate_keys", "reboot_devices"].iter().all(|action| log.contains(action)));
 }
