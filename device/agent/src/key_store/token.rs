@@ -222,6 +222,8 @@ impl TokenStore {
         let public = [&own()[..], &[Attribute::EcParams(P256.to_vec()), Attribute::Verify(true)]].concat();
         let secret = [Attribute::Private(true), Attribute::Sensitive(true), Attribute::Extractable(false)];
         let private = [&own()[..], &secret, &[Attribute::Sign(true)]].concat();
+        // A TPM has room for three keys at a time if nobody manages it, and the end of a session gives that room back.
+        drop(self.0.open.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.with("make a key", |session| session.generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private))?;
         self.key(which)?.ok_or_else(|| self.content("lost the key that it made"))
     }
