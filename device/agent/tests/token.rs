@@ -320,12 +320,12 @@ async fn is_rotated_in_the_token(token: impl FnOnce(&Path) -> Token) {
 
 #[tokio::test]
 async fn a_key_is_rotated_in_softhsm_and_the_one_before_goes_once_the_new_one_was_used() {
-    is_rotated_in_the_token(softhsm).await;
+    Box::pin(is_rotated_in_the_token(softhsm)).await;
 }
 
 #[tokio::test]
 async fn a_key_is_rotated_in_a_tpm_whose_store_is_the_one_of_the_factory_at_each_start() {
-    is_rotated_in_the_token(tpm).await;
+    Box::pin(is_rotated_in_the_token(tpm)).await;
 }
 
 #[tokio::test]

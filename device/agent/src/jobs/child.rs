@@ -136,7 +136,7 @@ fn pid(child: &Child) -> Option<Pid> {
 
 /// The end of what comes, within bounds however much it is.
 async fn end_of(from: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
-    let (mut kept, mut piece) = (Vec::new(), [0; 4096]);
+    let (mut kept, mut piece) = (Vec::new(), vec![0; 4096]);
     let Some(mut from) = from else { return Ok(kept) };
     loop {
         let read = from.read(&mut piece).await?;

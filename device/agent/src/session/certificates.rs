@@ -20,6 +20,15 @@ pub(super) struct Rotating {
     key: OperationalKey,
 }
 
+/// Whether the key store may hold keys that no certificate is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UnusedKeys {
+    /// They were looked for, and none was made since.
+    None,
+    /// One may have been left, be it by an earlier start.
+    Possible,
+}
+
 /// The question for the next certificate, for the key of the present one.
 fn ask_again(operational: &Operational, identity: &Identity) -> Result<Message, est::EstError> {
     let key = operational.enrolment().key.as_ref().map_or(identity.key(), OperationalKey::key);
@@ -98,7 +107,7 @@ impl Session {
             }
             Err(e) => {
                 // The key may be there although no certificate was asked for.
-                self.has_unused_keys = true;
+                self.unused_keys = UnusedKeys::Possible;
                 tracing::error!(error = %Chain(&e), "cannot ask for a certificate for a new key");
                 self.device.facts.rotated.send_replace((wish, Some(Chain(&e).to_string())));
                 Vec::new()
@@ -113,7 +122,7 @@ impl Session {
         let why = renewed.as_ref().err().map(|e| Chain(e).to_string());
         self.device.facts.rotated.send_replace((wish, why));
         if renewed.is_err() {
-            self.has_unused_keys = true;
+            self.unused_keys = UnusedKeys::Possible;
             self.remove_unused_keys();
         }
     }
@@ -121,14 +130,14 @@ impl Session {
     /// Removes from the token the keys that no certificate of this device is for any more. Called once the present one has been used; a
     /// key that a certificate is being asked for stays.
     pub(super) fn remove_unused_keys(&mut self) {
-        let Some(operational) = self.operational.as_ref().filter(|_| self.has_unused_keys && self.rotating.is_none())
-        else {
+        let Some(operational) = self.operational.as_ref() else { return };
+        if self.rotating.is_some() || self.unused_keys == UnusedKeys::None {
             return;
-        };
+        }
         let used = operational.enrolment().key.as_ref().map(OperationalKey::kept);
         match self.device.identity.key().keep_only(used) {
             Ok(removed) => {
-                self.has_unused_keys = false;
+                self.unused_keys = UnusedKeys::None;
                 if removed > 0 {
                     tracing::info!(removed, "keys that are no longer used were removed from the token");
                 }
@@ -151,7 +160,7 @@ impl Session {
             Ok(operational) => self.operational = Some(operational),
             Err(e) => tracing::error!(error = %Chain(&e), "TLS cannot be configured with the issued certificate"),
         }
-        self.has_unused_keys = true;
+        self.unused_keys = UnusedKeys::Possible;
         self.point_source();
     }
 

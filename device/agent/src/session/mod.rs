@@ -41,7 +41,7 @@ use crate::{
     tls::{Trust, TrustError},
     trusted_time::TimeError,
 };
-use certificates::{Enrolling, Rotating};
+use certificates::{Enrolling, Rotating, UnusedKeys};
 use line::Line;
 
 /// What one connection may cost.
@@ -91,8 +91,7 @@ pub struct Session {
     due: VecDeque<Fact>,
     enrolling: Option<Enrolling>,
     rotating: Option<Rotating>,
-    /// Whether the key store may hold keys that no certificate is for; what a start before has left is not known.
-    has_unused_keys: bool,
+    unused_keys: UnusedKeys,
     /// Whether the line was made with a key that is no longer in use.
     leaves_line: bool,
     asking: Option<Pending<Result<UnixSeconds, TimeError>>>,
@@ -183,7 +182,7 @@ impl Session {
             due: VecDeque::new(),
             enrolling: None,
             rotating: None,
-            has_unused_keys: true,
+            unused_keys: UnusedKeys::Possible,
             leaves_line: false,
             asking: None,
             heard,
