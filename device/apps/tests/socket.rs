@@ -156,9 +156,11 @@ fn the_agent_is_given_the_end_of_what_an_application_printed_within_bounds() {
     let image = Recipe::script("echo one; echo two; trap exit TERM; sleep 600 & wait").build();
     let mut device = Device::running(&[]);
     device.offer(&image);
+    device.prepare(&image).unwrap();
     device.run(&image);
     let name = image.spec.name.to_string();
-    support::until("what it printed", || log(&device, &name, 1000).is_ok_and(|log| log == "one\ntwo\n"));
+    support::until("what it printed", || device.log(&name) == "one\ntwo\n");
+    assert_eq!(log(&device, &name, 1000), Ok("one\ntwo\n".to_owned()));
     assert_eq!(log(&device, &name, 5), Ok("\ntwo\n".to_owned()));
     let missing = log(&device, "other", 1000).unwrap_err();
     assert_eq!(missing.code, ReasonCode::NotFound);
