@@ -175,6 +175,8 @@ mod tests {
         for (from, to) in [("'/usr", "'usr"), ("'/factory", "'factory"), ("'mbl'", "''"), ("'mbl'", "'mbl '")] {
             assert!(matches!(parse_board(&BOARD.replace(from, to)), Err(ConfigError::Range(..))), "{to}");
         }
+        let relative = parse_board(&format!("{BOARD}store = 'keys.sqlite3'\n"));
+        assert!(matches!(relative, Err(ConfigError::Range("store", _))), "{relative:?}");
         assert!(matches!(load_board(Path::new("/nonexistent/board.toml")), Err(ConfigError::NoBoard(_))));
     }
 
