@@ -48,6 +48,9 @@ pub enum RunError {
     /// The device was never provisioned.
     #[error("this device is not provisioned")]
     Unprovisioned(#[source] IdentityError),
+    /// The kept copy of the key store does not fit the factory data; the next start goes on without it.
+    #[error("the kept copy of the key store cannot be used and was given up: the next start enrols anew")]
+    KeyStoreCopy(#[source] IdentityError),
     /// TLS cannot be used.
     #[error("cannot use TLS")]
     Trust(#[from] TrustError),
@@ -69,8 +72,18 @@ pub async fn run(
     durable::make_folder(&folder.state(), true)?;
     let config = config::load(&folder.config())?;
     let state = StateFolder::new(folder.state());
+    let is_restored = store.restore().unwrap_or_else(|e| {
+        tracing::error!(error = %Chain(&e), "the kept copy of the key store cannot be put back, going on without it");
+        false
+    });
     let identity = match Identity::load(folder, store) {
         Ok(identity) => Some(identity),
+        Err(damaged) if is_restored => {
+            if let Err(e) = store.forget_copy() {
+                tracing::error!(error = %Chain(&e), "the kept copy of the key store cannot be removed");
+            }
+            return Err(RunError::KeyStoreCopy(damaged));
+        }
         Err(unprovisioned @ IdentityError::Missing(_)) if !folder.is_provisioned() => {
             return Err(RunError::Unprovisioned(unprovisioned));
         }
@@ -153,7 +166,7 @@ fn session(
     let floor = floor.max(identity.document().provisioned);
     let clock = Arc::new(VerificationClock::new(Arc::new(SystemClock::new()), floor));
     let trust = Trust::new(provider(), identity.roots().clone(), clock)?;
-    let enrolment = or_anew("operational identity", state.enrolment());
+    let enrolment = or_anew("operational identity", state.enrolment(identity.key()));
     let about = About { recovery_key, ..About::new(&identity, &config.manufacturer) };
     let device = Device { identity, trust, state: Arc::new(state), facts };
     Ok(Session::new(device, about, enrolment, config.retry_ceiling())?)

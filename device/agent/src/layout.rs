@@ -2,6 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+/// The checks that an operating system image declares.
+pub(crate) const IMAGE_PROBES: &str = "/usr/lib/mbl/probes.d";
+/// What of an operating system image holds programs, all of it verified.
+pub(crate) const IMAGE_PROGRAMS: &str = "/usr";
+
 /// The folder of one device.
 #[derive(Clone, Debug)]
 pub struct DeviceFolder(PathBuf);
@@ -71,6 +76,11 @@ impl DeviceFolder {
     /// The logs of the processes on the board `host`.
     pub(crate) fn logs(&self) -> PathBuf {
         self.0.join("log")
+    }
+
+    /// The checks that the board `host` declares.
+    pub(crate) fn probes(&self) -> PathBuf {
+        self.0.join("probes.d")
     }
 
     /// Where the updater listens.

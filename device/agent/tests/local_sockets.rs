@@ -23,7 +23,7 @@ use protocol_types::{
     Configuration, Digest, LogLevel, UnixSeconds,
     socket::{
         AgentToApps, AgentToUpdater, AppsSettings, AppsToAgent, Contact, Fetch, FetchError, FrameReader, Greeting,
-        MAX_FETCH, MAX_FRAME, PROTOCOL, Role, UpdaterSettings, UpdaterToAgent, encode,
+        MAX_FETCH, MAX_FRAME, MAX_LOG, PROTOCOL, Role, UpdaterSettings, UpdaterToAgent, encode,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -433,4 +433,28 @@ async fn applications_fetch_and_report_over_their_own_socket_and_a_lost_one_is_m
     .await;
     timeout(Duration::from_secs(10), applications.changed()).await.unwrap().unwrap();
     assert_eq!(applications.borrow().len(), 1);
+}
+
+#[tokio::test]
+async fn a_log_of_an_application_is_asked_for_until_it_is_answered_and_not_again() {
+    let bench = bench(Role::Apps, Orders::default());
+    let mut peer = Peer::accept(&bench.listener).await;
+    peer.greet(Role::Apps).await;
+    bench.facts.log_wish.send_replace(Some((1, "hello".parse().unwrap())));
+    let asked = AgentToApps::Log { id: 1, application: "hello".parse().unwrap(), max_bytes: MAX_LOG };
+    assert_eq!(peer.hear().await, Some(asked.clone()));
+    drop(peer);
+    let mut peer = Peer::accept(&bench.listener).await;
+    peer.greet(Role::Apps).await;
+    assert_eq!(peer.hear().await, Some(asked), "the answer was lost with the connection");
+    let mut answers = bench.facts.log_answer.subscribe();
+    peer.say(&AppsToAgent::Log { id: 1, result: Ok("one\n".to_owned()) }).await;
+    timeout(Duration::from_secs(10), answers.changed()).await.unwrap().unwrap();
+    assert_eq!(*answers.borrow(), Some((1, Ok("one\n".to_owned()))));
+    drop(peer);
+    let mut peer = Peer::accept(&bench.listener).await;
+    peer.greet(Role::Apps).await;
+    bench.facts.log_wish.send_replace(Some((2, "other".parse().unwrap())));
+    let next = AgentToApps::Log { id: 2, application: "other".parse().unwrap(), max_bytes: MAX_LOG };
+    assert_eq!(peer.hear().await, Some(next), "what was answered is asked again");
 }

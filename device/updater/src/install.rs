@@ -110,7 +110,8 @@ fn serve_applications(device_dir: &Path, folder: &ReleaseFolder) {
                 AppsToAgent::Fetch { id, what } => {
                     apps.say(&AgentToApps::Fetched(Fetched { id, result: folder.fetch(&what) }))?;
                 }
-                AppsToAgent::Status(_) => {}
+                // Nobody asks for a log on this connection.
+                AppsToAgent::Status(_) | AppsToAgent::Log { .. } => {}
             }
         }
         Ok(())

@@ -8,7 +8,7 @@ use fleet_api::{
     RebootDevices, RotateKeys, RunProbe,
 };
 use indicatif::ProgressBar;
-use protocol_types::{EndpointName, GroupName};
+use protocol_types::{AppName, EndpointName, GroupName};
 
 use crate::{
     device_command::seconds,
@@ -64,9 +64,12 @@ pub(crate) enum Command {
 pub(crate) enum Start {
     /// Collect the end of a log
     Logs {
-        /// Whose log: agent, updater, apps or board
+        /// Whose log: agent, updater, apps, board or kernel
         #[arg(long, value_name = "SOURCE", default_value = "agent", value_parser = source)]
         source: LogSource,
+        /// The log of this application, instead
+        #[arg(long, value_name = "NAME", conflicts_with = "source")]
+        application: Option<AppName>,
         /// How many lines, from the end
         #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1000))]
         lines: u32,
@@ -83,7 +86,7 @@ pub(crate) enum Start {
         #[command(flatten)]
         terms: TermsArgs,
     },
-    /// Have the devices make a check that they declare: disk, memory, network, time
+    /// Have the devices make a check: disk, memory, network, time, or one that their image declares
     Probe {
         /// The name of the check
         name: String,
@@ -148,10 +151,11 @@ pub(crate) struct WatchArgs {
 }
 
 fn source(text: &str) -> Result<LogSource, String> {
-    [LogSource::Agent, LogSource::Updater, LogSource::Apps, LogSource::Board]
-        .into_iter()
-        .find(|source| source.as_str() == text)
-        .ok_or_else(|| "a source is agent, updater, apps or board".to_owned())
+    // The log of an application is asked for by the application's name.
+    let mut sources = LogSource::ALL.into_iter().filter(|source| *source != LogSource::Application);
+    sources.find(|source| source.as_str() == text).ok_or_else(|| {
+        "a source is agent, updater, apps, board or kernel; for an application, --application".to_owned()
+    })
 }
 
 fn state(text: &str) -> Result<CommandState, String> {
@@ -188,8 +192,9 @@ async fn start(client: &Client, wanted: Start, session: &Session) -> anyhow::Res
     let bounds = JobBounds { concurrency: terms.concurrency, per_minute: terms.per_minute, deadline_s: terms.deadline };
     let typed = filter.clone();
     let begun = match wanted {
-        Start::Logs { source, lines, .. } => {
-            client.collect_logs(&CollectLogs { filter, source, lines, bounds }, None).await
+        Start::Logs { source, application, lines, .. } => {
+            let source = if application.is_some() { LogSource::Application } else { source };
+            client.collect_logs(&CollectLogs { filter, source, application, lines, bounds }, None).await
         }
         Start::Reboot { .. } => client.reboot_devices(&RebootDevices { filter, bounds }, None).await,
         Start::RotateKey { .. } => client.rotate_keys(&RotateKeys { filter, bounds }, None).await,

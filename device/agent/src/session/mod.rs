@@ -41,7 +41,7 @@ use crate::{
     tls::{Trust, TrustError},
     trusted_time::TimeError,
 };
-use certificates::{Enrolling, Rotating};
+use certificates::{Enrolling, Rotating, UnusedKeys};
 use line::Line;
 
 /// What one connection may cost.
@@ -91,6 +91,7 @@ pub struct Session {
     due: VecDeque<Fact>,
     enrolling: Option<Enrolling>,
     rotating: Option<Rotating>,
+    unused_keys: UnusedKeys,
     /// Whether the line was made with a key that is no longer in use.
     leaves_line: bool,
     asking: Option<Pending<Result<UnixSeconds, TimeError>>>,
@@ -181,6 +182,7 @@ impl Session {
             due: VecDeque::new(),
             enrolling: None,
             rotating: None,
+            unused_keys: UnusedKeys::Possible,
             leaves_line: false,
             asking: None,
             heard,
@@ -358,6 +360,7 @@ impl Session {
                 tracing::info!("registered with the service");
                 set(&self.device.facts.registered_after, self.heard.followed);
                 set(&self.device.facts.registered, true);
+                self.remove_unused_keys();
                 self.ask_time_if_lost();
             }
             Step::Unregistered => {

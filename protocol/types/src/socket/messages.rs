@@ -9,10 +9,13 @@ use crate::{
 };
 
 /// Version of the messages in this module; a peer of another version is told so and refused.
-pub const PROTOCOL: u16 = 2;
+pub const PROTOCOL: u16 = 3;
 
 /// The most bytes that one [`Fetch`] may ask for.
 pub const MAX_FETCH: u32 = 256 * 1024;
+
+/// The most bytes of an application's log that one [`AgentToApps::Log`] may ask for.
+pub const MAX_LOG: u32 = 32 * 1024;
 
 /// Who speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +110,15 @@ pub enum AgentToApps {
     Fetched(Fetched),
     /// What the configuration in force says about applications; repeated on each connection.
     Settings(AppsSettings),
+    /// Asks for the end of what an application has printed; repeated on each connection until it is answered.
+    Log {
+        /// Chosen by the one who asks.
+        id: u64,
+        /// The application.
+        application: AppName,
+        /// Bytes wanted, at most [`MAX_LOG`].
+        max_bytes: u32,
+    },
 }
 
 /// From `mbl-apps` to the agent.
@@ -122,6 +134,13 @@ pub enum AppsToAgent {
     },
     /// How the applications are; sent after the greeting and on every change.
     Status(Vec<ApplicationStatus>),
+    /// The answer to an [`AgentToApps::Log`].
+    Log {
+        /// The id of the question.
+        id: u64,
+        /// The end of the log with what is no UTF-8 replaced, or why there is none.
+        result: Result<String, Reason>,
+    },
 }
 
 /// From the updater to `mbl-apps`. A set of applications is keyed by the digest of its release document.

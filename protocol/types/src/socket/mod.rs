@@ -20,7 +20,7 @@ mod system;
 pub use frame::{FrameError, FrameReader, MAX_FRAME, encode};
 pub use messages::{
     AgentToApps, AgentToUpdater, ApplicationState, ApplicationStatus, AppsToAgent, AppsToUpdater, Contact, Fetch,
-    FetchError, Fetched, Greeting, MAX_FETCH, PROTOCOL, Role, UpdaterToAgent, UpdaterToApps,
+    FetchError, Fetched, Greeting, MAX_FETCH, MAX_LOG, PROTOCOL, Role, UpdaterToAgent, UpdaterToApps,
 };
 pub use settings::{AppsSettings, GivenToApplication, SecretValue, UpdaterSettings};
 pub use system::{AgentToSystem, SystemToAgent};

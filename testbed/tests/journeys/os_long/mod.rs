@@ -5,6 +5,7 @@ mod clock;
 mod configuration;
 mod firmware;
 mod floor;
+mod live;
 mod loader;
 mod network;
 mod radios;
