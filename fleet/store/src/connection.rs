@@ -93,6 +93,12 @@ impl Store {
         sqlx::query("SELECT 1").execute(self.readers()).await.map(drop).map_err(cannot("run a query"))
     }
 
+    /// Whether a query or transaction is under way, or a connection is only just coming back from one.
+    pub fn is_busy(&self) -> bool {
+        let busy = |pool: &AnyPool| usize::try_from(pool.size()).is_ok_and(|size| size > pool.num_idle());
+        busy(&self.inner.writer) || busy(&self.inner.readers)
+    }
+
     /// Waits for transactions under way and closes every connection.
     pub async fn close(&self) {
         self.inner.readers.close().await;

@@ -36,8 +36,8 @@ use fleet_store::Change;
 use tokio::sync::broadcast::error::RecvError;
 
 pub(crate) use live::{Attention, LiveDevices};
-pub(crate) use overdue::tell_overdue;
-pub(crate) use port::{Port, serve};
+pub(crate) use overdue::{EVERY as LOOK_FOR_OVERDUE, tell_overdue};
+pub(crate) use port::{Door, Port, serve};
 pub(crate) use presence::PresenceRecorder;
 
 use crate::fleet::Fleet;

@@ -5,12 +5,12 @@ use std::time::Duration;
 use crate::fleet::Fleet;
 
 /// How often it looks; a device is told of at most so long after its deadline.
-const EVERY: Duration = Duration::from_secs(5);
+pub(crate) const EVERY: Duration = Duration::from_secs(5);
 /// Devices in one transaction.
 const TOGETHER: u32 = 256;
 
-/// Runs until the service stops.
-pub(crate) async fn tell_overdue(fleet: Fleet) {
+/// Looks at such intervals until the service stops.
+pub(crate) async fn tell_overdue(fleet: Fleet, every: Duration) {
     let most = usize::try_from(TOGETHER).unwrap_or(usize::MAX);
     while !fleet.stop.is_cancelled() {
         match fleet.store.service_wide().tell_overdue(TOGETHER, fleet.clock.now()).await {
@@ -20,7 +20,7 @@ pub(crate) async fn tell_overdue(fleet: Fleet) {
         }
         tokio::select! {
             () = fleet.stop.cancelled() => {}
-            () = tokio::time::sleep(EVERY) => {}
+            () = tokio::time::sleep(every) => {}
         }
     }
 }

@@ -9,12 +9,12 @@ use super::plan::decide;
 use crate::fleet::Fleet;
 
 /// Longest time between two looks: windows open and close by time alone, and a signal may be lost.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Shortest time between two looks, so that a thousand devices that register at once cost a few looks and not a thousand.
 const REST: Duration = Duration::from_millis(25);
 
-/// Runs until the service stops.
-pub(crate) async fn reconcile(fleet: Fleet) {
+/// Runs until the service stops; without a change it looks at such intervals.
+pub(crate) async fn reconcile(fleet: Fleet, look_again: Duration) {
     let mut changes = fleet.signals.subscribe();
     while !fleet.stop.is_cancelled() {
         if let Err(error) = look(&fleet).await {
@@ -26,7 +26,7 @@ pub(crate) async fn reconcile(fleet: Fleet) {
         }
         tokio::select! {
             () = fleet.stop.cancelled() => break,
-            () = sleep(LOOK_AGAIN) => {}
+            () = sleep(look_again) => {}
             () = concerns(&mut changes) => {}
         }
     }
