@@ -6,6 +6,7 @@ use std::{fmt, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 use axum::{Router, body::Body};
 use fleet_store::Store;
 use http_body_util::BodyExt as _;
+use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,7 @@ use crate::{
     https,
     lwm2m::{self, Devices, Door, Duty, PresenceRecorder},
     repository, rest, rollouts, run,
-    tls::Peer,
+    tls::{self, Peer, TlsError},
 };
 
 /// How long the tasks rest that otherwise wait for a change. The service looks every few seconds; a simulation of months need not.
@@ -124,6 +125,20 @@ impl Embedded {
         };
         let peer = trusted.verify_chain(chain, self.fleet.clock.now())?;
         Ok(Accepted { port, peer })
+    }
+
+    /// What a handshake at a port is made with.
+    ///
+    /// # Errors
+    /// If the TLS library refuses it.
+    pub fn tls(&self, port: DevicePort) -> Result<Arc<ServerConfig>, TlsError> {
+        let trust = &self.fleet.trust;
+        let (trusted, protocol) = match port {
+            DevicePort::Bootstrap => (&trust.factories, tls::ALPN_COAP),
+            DevicePort::Management => (&trust.issuers, tls::ALPN_COAP),
+            DevicePort::Artifacts => (&trust.issuers, tls::ALPN_HTTP),
+        };
+        tls::device_port(self.fleet.certificate.clone(), trusted.clone(), protocol)
     }
 
     /// Serves one connection of a device to its end.
