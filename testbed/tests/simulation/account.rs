@@ -7,7 +7,11 @@ use std::{
     rc::Rc,
 };
 
-use device_agent::{identity::Identity, key_store::DeviceKey};
+use device_agent::{
+    factory::{Begun, FactoryStep},
+    key_store::KeyStore,
+    layout::DeviceFolder,
+};
 use fleet_api::{PublishMetadata, RepositoryKeys, ServiceFacts};
 use protocol_release::{
     document::{
@@ -60,7 +64,6 @@ struct Inner {
     operator: Operator,
     facts: ServiceFacts,
     factory: Issuer<'static, KeyPair>,
-    officer: SigningKey,
     release: SigningKey,
     publisher: SigningKey,
     root: String,
@@ -112,7 +115,6 @@ impl Account {
             operator,
             facts,
             factory,
-            officer,
             release,
             publisher,
             root: String::from_utf8(root.bytes).expect("JSON"),
@@ -151,14 +153,17 @@ impl Account {
         system(self.0.name.as_str(), "1.0.0")
     }
 
-    /// A new device of the factory.
-    pub(crate) fn device(&self, endpoint: &EndpointName) -> Identity {
-        let key = DeviceKey::generate().expect("a device key");
-        let request = key.request(&self.0.name, endpoint).expect("a request");
-        let mut request = CertificateSigningRequestParams::from_der(&request).expect("a request");
+    /// Does the factory step of a new device in `folder`; answers the digest that its key store recorded.
+    pub(crate) fn provision(&self, folder: &DeviceFolder, endpoint: &EndpointName) -> Digest {
+        let who = Some((self.0.name.clone(), endpoint.clone()));
+        let begun = FactoryStep::begin(folder.clone(), KeyStore::of(folder, None), who).expect("a factory step");
+        let Begun::Waiting(step) = begun else { unreachable!("{endpoint} is new") };
+        let request = step.request().expect("a request");
+        let mut request = CertificateSigningRequestParams::from_pem(&request).expect("a request");
         request.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let chain = request.signed_by(&self.0.factory).expect("a certificate").pem();
-        Identity::check(self.document(endpoint), &chain, key).expect("a sound identity")
+        let certificate = request.signed_by(&self.0.factory).expect("a certificate").pem();
+        let package = json!({ "document": self.document(endpoint), "certificate": certificate });
+        step.accept(package.to_string().as_bytes()).expect("a package that fits")
     }
 
     fn document(&self, endpoint: &EndpointName) -> FactoryDocument {
@@ -259,8 +264,6 @@ impl Account {
         files.insert("1.root.json".to_owned(), self.0.root.clone());
         let body = serde_json::to_value(PublishMetadata { files }).expect("JSON");
         self.0.operator.post("/repository/metadata", &body, None).await;
-        // The officers' key has done its one deed; it stays where nobody steals it.
-        let _offline = &self.0.officer;
     }
 }
 
