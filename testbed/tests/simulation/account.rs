@@ -22,8 +22,8 @@ use protocol_release::{
 };
 use protocol_types::{AccountName, Digest, EndpointName, FactoryDocument, SecurityVersion, TargetPath, UnixSeconds};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose,
 };
 use serde_json::{Value, json};
 

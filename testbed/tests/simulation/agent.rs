@@ -89,14 +89,20 @@ pub(crate) async fn run(body: Rc<Body>, updater: mpsc::Sender<DuplexStream>, sto
             }
             sleep(REDIAL).await;
         }
-        std::future::pending::<()>().await;
+        std::future::pending::<()>().await
+    };
+    let others = async {
+        tokio::join!(
+            relay_task.run(stop.clone()),
+            keep_contact(Vec::new(), facts.clone(), stop.clone()),
+            watch_orders(&body, facts.orders.subscribe()),
+            link,
+        )
     };
     tokio::select! {
+        // It ends last: it says goodbye to the service.
         () = Box::pin(session.run(stop.clone())) => {}
-        () = Box::pin(relay_task.run(stop.clone())) => {}
-        () = Box::pin(keep_contact(Vec::new(), facts.clone(), stop.clone())), if !stop.is_cancelled() => {}
-        () = Box::pin(watch_orders(&body, facts.orders.subscribe())) => {}
-        () = link => {}
+        _ = Box::pin(others) => {}
     }
 }
 

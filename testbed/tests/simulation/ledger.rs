@@ -192,7 +192,11 @@ impl Ledger {
         match release {
             Some(release) => self.of(place, &format!("is to run {} by {attempt}", release.version)),
             None => {
-                self.broken_by(place, Rule::NothingForeign, &format!("is to run {digest}, which its account never published"));
+                self.broken_by(
+                    place,
+                    Rule::NothingForeign,
+                    &format!("is to run {digest}, which its account never published"),
+                );
             }
         }
     }

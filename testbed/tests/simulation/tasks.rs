@@ -105,6 +105,12 @@ impl Tasks {
         drop(entry);
     }
 
+    /// Ends all tasks.
+    pub(crate) fn clear(&self) {
+        let entries = std::mem::take(&mut *self.0.entries.borrow_mut());
+        drop(entries);
+    }
+
     /// How often tasks were polled so far.
     pub(crate) fn polls(&self) -> u64 {
         self.0.polls.get()
