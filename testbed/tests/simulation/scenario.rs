@@ -241,11 +241,11 @@ impl Director {
                 }
                 50..62 => order(Command::Cut(time(&mut random, 1, 2 * HOUR))),
                 62..82 => order(Command::CutAtChange(random.between(1, 120))),
-                82..92 => order(Command::Off(time(&mut random, 600, 40 * HOUR))),
+                82..92 => order(Command::Off(time(&mut random, 600, 20 * HOUR))),
                 _ => {
                     let wrong = [-1_798_000_000, 2_272_000_000, -30 * 86_400, 400 * 86_400];
                     order(Command::Clock(wrong[random.index(wrong.len())]));
-                    sleep(time(&mut random, HOUR, 40 * HOUR)).await;
+                    sleep(time(&mut random, HOUR, 30 * HOUR)).await;
                     order(Command::Clock(0));
                 }
             }
