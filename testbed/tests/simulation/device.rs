@@ -400,6 +400,7 @@ async fn from_start(body: Rc<Body>, stop: CancellationToken) -> Ended {
     sleep(Duration::from_secs(pause)).await;
     let cmdline = match loader::boot(&mut Storage::new(body.disk())) {
         Ok(cmdline) => cmdline,
+        Err(_) if body.disk().is_off() => return Ended::PowerFailed,
         Err(error) => {
             body.ledger.broken(Rule::AlwaysBoots, format!("{} does not start: {error}", body.name()));
             return std::future::pending().await;
