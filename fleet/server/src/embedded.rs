@@ -171,3 +171,46 @@ impl Embedded {
         Ok(http::Response::from_parts(parts, bytes.into()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use fleet_api::ServiceFacts;
+
+    use super::*;
+
+    const RESTS: Rests = Rests { rollouts: Duration::from_secs(5), overdue: Duration::from_secs(5) };
+
+    #[tokio::test]
+    async fn a_service_without_sockets_answers_its_api_and_accepts_only_certificates_that_it_trusts() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { data_dir: folder.path().to_owned(), ..Config::default() };
+        let stop = CancellationToken::new();
+        let sources = (Clock::system(), Random::system());
+        let (service, tasks) = Embedded::open(config, sources, RESTS, stop.clone()).await.unwrap();
+        let tasks: Vec<_> = tasks.into_iter().map(|(_, task)| tokio::spawn(task)).collect();
+
+        let ask = |token: &str| {
+            let request = http::Request::get("/api/v1/tokens").header("authorization", format!("Bearer {token}"));
+            service.request(request.body(Vec::new()).unwrap())
+        };
+        assert_eq!(ask("nobody").await.unwrap().status(), http::StatusCode::UNAUTHORIZED);
+        let first = std::fs::read_to_string(folder.path().join("first-token")).unwrap();
+        assert_eq!(ask(first.trim()).await.unwrap().status(), http::StatusCode::OK);
+        let facts = http::Request::get("/api/v1/service").header("authorization", format!("Bearer {}", first.trim()));
+        let facts = service.request(facts.body(Vec::new()).unwrap()).await.unwrap();
+        let facts: ServiceFacts = serde_json::from_slice(facts.body()).unwrap();
+        assert_eq!(facts.bootstrap_uri, "coaps+tcp://localhost:5684");
+
+        for port in [DevicePort::Bootstrap, DevicePort::Management, DevicePort::Artifacts] {
+            assert!(matches!(service.accept(port, &[]), Err(rustls::Error::NoCertificatesPresented)));
+            let stranger = rcgen::generate_simple_self_signed(["gate-1".to_owned()]).unwrap().cert.der().clone();
+            assert!(service.accept(port, &[stranger]).is_err());
+            service.tls(port).unwrap();
+        }
+        stop.cancel();
+        drop(service);
+        for task in tasks {
+            task.await.unwrap();
+        }
+    }
+}
