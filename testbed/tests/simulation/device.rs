@@ -17,7 +17,7 @@ use device_updater::{
     loader,
     plan::Running,
     record::{Origin, Wish},
-    storage::{STAGED, Storage},
+    storage::{STAGED, Storage, StorageError},
 };
 use protocol_types::{
     Digest, EndpointName, Phase, RolloutId, Slot, UnixSeconds, UpdateStatus,
@@ -337,7 +337,7 @@ enum Fault {
 fn made_disk(System { image, uki, .. }: &System, recorded: Digest) -> FaultyDisk {
     let disk = FaultyDisk::new(SLOT_BYTES);
     let mut storage = Storage::new(disk.clone());
-    let made = (|| {
+    let made = (|| -> Result<(), StorageError> {
         storage.write(&Place::Slot(Slot::A), 0, image)?;
         storage.flush(&Place::Slot(Slot::A))?;
         let staged = Place::file(Folder::Esp, STAGED);
@@ -408,7 +408,7 @@ async fn from_start(body: Rc<Body>, stop: CancellationToken) -> Ended {
     };
     let release = body.account.release_of_root(cmdline.root);
     body.ledger.booted(body.place, release.as_ref(), &cmdline.entry.to_string());
-    if cmdline.entry.tries.is_none() {
+    if body.plant.is_some() && cmdline.entry.tries.is_none() {
         *body.before.borrow_mut() = body.disk().fork();
     }
     let fault = release.and_then(|release| body.fault(&release));

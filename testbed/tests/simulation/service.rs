@@ -10,7 +10,7 @@ use std::{
 
 use fleet_server::{
     Clock, Config, Limits, Random,
-    embedded::{DevicePort, Embedded, Rests},
+    embedded::{DevicePort, Embedded, NamedTask, Rests},
 };
 use hyper::http;
 use protocol_types::UnixSeconds;
@@ -101,7 +101,7 @@ impl Service {
         let (embedded, tasks) = Box::pin(opened).await.expect("the service opens");
         let store = embedded.store().clone();
         machine.watch(move || store.is_busy());
-        let spawn = |(name, task)| {
+        let spawn = |(name, task): NamedTask| {
             let waits = if BLOCKING.contains(&name) { Waits::ForThreads } else { Waits::ForDatabase };
             self.0.tasks.spawn(waits, task)
         };
