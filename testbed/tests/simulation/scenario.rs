@@ -12,6 +12,7 @@ use std::{
 use device_agent::{state::StateFolder, tls::provider};
 use protocol_types::{Digest, EndpointName, RolloutId};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::{sync::mpsc, time::sleep};
 
 use crate::{
@@ -72,6 +73,7 @@ pub(crate) fn run(settings: Settings) -> Outcome {
 }
 
 fn on_this_thread(settings: Settings) -> Outcome {
+    let folder = Service::folder();
     let machine = Machine::install(settings.seed);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -81,7 +83,7 @@ fn on_this_thread(settings: Settings) -> Outcome {
         .expect("a runtime");
     let (tasks, is_over) = (Tasks::default(), Rc::new(Cell::new(false)));
     let outcome = Rc::new(RefCell::new(None));
-    let director = Director::new(settings, machine.clone(), tasks.clone());
+    let director = Director::new(settings, machine.clone(), tasks.clone(), folder);
     let (over, out) = (is_over.clone(), outcome.clone());
     tasks.spawn(Waits::ForThreads, async move {
         *out.borrow_mut() = Some(Box::pin(director.direct()).await);
@@ -118,8 +120,8 @@ pub(crate) struct Fleet {
 }
 
 impl Director {
-    fn new(settings: Settings, machine: Rc<Machine>, tasks: Tasks) -> Self {
-        let service = Service::new(machine.clone(), tasks.clone());
+    fn new(settings: Settings, machine: Rc<Machine>, tasks: Tasks, folder: TempDir) -> Self {
+        let service = Service::new(machine.clone(), tasks.clone(), folder);
         if settings.world == Some(World::NoReconciler) {
             service.forget_rollouts();
         }

@@ -55,12 +55,16 @@ pub(crate) struct Service(Rc<Inner>);
 pub(crate) struct Gone;
 
 impl Service {
-    /// A service that was never started.
-    pub(crate) fn new(machine: Rc<Machine>, tasks: Tasks) -> Self {
+    /// A folder for a service. Its name is no matter of the seed, so it is made before there is a machine.
+    pub(crate) fn folder() -> TempDir {
         // What is not written to a disk is not waited for: whether SQLite flushes is SQLite's affair.
         let memory = Path::new("/dev/shm");
         let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
-        let folder = folder.expect("a folder for the service");
+        folder.expect("a folder for the service")
+    }
+
+    /// A service that was never started.
+    pub(crate) fn new(machine: Rc<Machine>, tasks: Tasks, folder: TempDir) -> Self {
         let (up, lives, reconciles) = (RefCell::new(None), Cell::new(0), Cell::new(true));
         Self(Rc::new(Inner { machine, tasks, folder, up, lives, reconciles }))
     }
