@@ -237,3 +237,72 @@ impl Future for Run {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    /// Runs tasks on a machine of their own, on a thread of their own.
+    fn on_a_machine<T: Default + Send + 'static>(
+        act: impl FnOnce(Tasks, Rc<Machine>, Rc<Cell<bool>>) -> Rc<RefCell<T>> + Send + 'static,
+    ) -> T {
+        let thread = std::thread::spawn(move || {
+            let machine = Machine::install(1);
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+            let (tasks, is_over) = (Tasks::default(), Rc::new(Cell::new(false)));
+            let seen = act(tasks.clone(), machine.clone(), is_over.clone());
+            runtime.block_on(async {
+                tasks.run(machine, is_over).await;
+                tasks.clear();
+            });
+            Machine::remove();
+            seen.take()
+        });
+        thread.join().unwrap()
+    }
+
+    #[test]
+    fn a_month_in_which_nobody_does_anything_passes_at_once() {
+        let begun = Instant::now();
+        let passed = on_a_machine(|tasks, machine, is_over| {
+            let seen = Rc::new(RefCell::new(Duration::ZERO));
+            let out = seen.clone();
+            tasks.spawn(Waits::ForNothing, async move {
+                for _ in 0..30 {
+                    sleep(Duration::from_secs(86_400)).await;
+                }
+                *out.borrow_mut() = machine.passed();
+                is_over.set(true);
+            });
+            seen
+        });
+        assert_eq!(passed.as_secs(), 30 * 86_400);
+        assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn no_time_passes_and_nobody_goes_on_while_a_thread_works_for_somebody() {
+        let seen = on_a_machine(|tasks, machine, is_over| {
+            let seen = Rc::new(RefCell::new(Vec::new()));
+            let (out, at) = (seen.clone(), machine);
+            tasks.spawn(Waits::ForThreads, async move {
+                let (done, wait) = std::sync::mpsc::channel::<()>();
+                let work = move || wait.recv_timeout(Duration::from_millis(50)).is_err();
+                assert!(spawn_blocking(work).await.unwrap(), "nobody ends the work");
+                drop(done);
+                out.borrow_mut().push(("worked", at.passed()));
+                sleep(Duration::from_secs(1)).await;
+                is_over.set(true);
+            });
+            let out = seen.clone();
+            tasks.spawn(Waits::ForNothing, async move { out.borrow_mut().push(("other", Duration::ZERO)) });
+            seen
+        });
+        assert_eq!(seen, [("worked", Duration::ZERO), ("other", Duration::ZERO)]);
+    }
+}
