@@ -406,7 +406,8 @@ impl Director {
         if self.settings.world != Some(World::TakenForAnother) {
             return;
         }
-        self.until(0.8).await;
+        // By now both have been ordered something.
+        self.until(3.0).await;
         let one = &fleet.bodies[0];
         let other = fleet.bodies.iter().find(|it| it.endpoint() == one.endpoint() && it.place() != one.place());
         let other = other.expect("a device of the same name");

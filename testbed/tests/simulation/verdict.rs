@@ -60,6 +60,18 @@ async fn judge_rollout(fleet: &Fleet, account: &Account, store: &AccountScope, r
             fleet.broken(Rule::NoStuckRollout, text);
         }
     }
+    let listed = |body: &Body| {
+        let mut devices = devices["items"].as_array().into_iter().flatten();
+        devices.any(|device| device["endpoint"].as_str() == Some(body.endpoint().as_str()))
+    };
+    if state == "running" && rollout["audience_closed"] != Value::Bool(true) {
+        for body in fleet.bodies.iter().filter(|it| it.account().name() == account.name()) {
+            if !listed(body) && body.is_on() && is_active(store, body).await {
+                let text = format!("{name}: {} was never taken into its audience", body.name());
+                fleet.broken(Rule::NoStuckRollout, text);
+            }
+        }
+    }
     if state == "running" && rollout["audience_closed"] == Value::Bool(true) && open == 0 {
         fleet.broken(Rule::NoStuckRollout, format!("{name} has nothing left to do and does not finish"));
     }
