@@ -107,10 +107,11 @@ pub(crate) async fn run(body: Rc<Body>, running: Running, mut agents: mpsc::Rece
     let mut piece = vec![0; 16 * 1024];
     loop {
         let until = match process.work() {
-            Work::Over(ended) => {
+            Work::Over(Ended::Restart) => {
                 process.speak().await;
-                return ended;
+                return Ended::Restart;
             }
+            Work::Over(Ended::PowerFailed) => return Ended::PowerFailed,
             Work::Waits(until) => until,
         };
         process.speak().await;
