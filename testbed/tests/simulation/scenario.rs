@@ -332,12 +332,13 @@ impl Director {
 
     /// Makes and starts a rollout; a request that is repeated is made once.
     async fn start(&self, fleet: &Fleet, account: &Account, body: Value) {
-        let key = format!("{}-{}", body["release"], self.machine.passed().as_millis());
+        let version = body["release"].as_str().unwrap_or_default();
+        let key = format!("{version}-{}", self.machine.passed().as_millis());
         let made = account.operator().post("/rollouts", &body, Some(&key)).await;
         let id: RolloutId = serde_json::from_value(made["id"].clone()).expect("a rollout id");
         let retries = body["retries"]["most"].as_u64().and_then(|most| u32::try_from(most).ok()).unwrap_or(0);
         fleet.ledger.allow(account.name().as_str(), &id, retries);
-        fleet.ledger.note(&format!("{} rolls out {} as {id}", account.name(), body["release"]));
+        fleet.ledger.note(&format!("{} rolls out {version} as {id}", account.name()));
         let (status, answer) = account.operator().try_post(&format!("/rollouts/{id}/start"), None, None).await;
         assert!(status.is_success(), "{id} does not start: {status} {answer}");
     }
