@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     fs::File,
-    io::{BufWriter, Write as _},
+    io::{LineWriter, Write as _},
     path::Path,
     rc::Rc,
 };
@@ -82,7 +82,7 @@ struct Inner {
     violations: Vec<Violation>,
     hasher: Hasher,
     lines: u64,
-    file: Option<BufWriter<File>>,
+    file: Option<LineWriter<File>>,
     counts: BTreeMap<&'static str, u64>,
 }
 
@@ -94,7 +94,7 @@ impl Ledger {
     /// A ledger of devices with these names, whose lines also go to a file if there is one.
     pub(crate) fn new(machine: Rc<Machine>, names: impl IntoIterator<Item = String>, file: Option<&Path>) -> Self {
         let known = |name| Known { name, ..Known::default() };
-        let file = file.map(|path| BufWriter::new(File::create(path).expect("a file for the trace")));
+        let file = file.map(|path| LineWriter::new(File::create(path).expect("a file for the trace")));
         let inner = Inner {
             machine,
             devices: names.into_iter().map(known).collect(),
@@ -270,10 +270,6 @@ impl Ledger {
     /// Whether a device has ever confirmed a release.
     pub(crate) fn has_confirmed(&self, place: usize, digest: Digest) -> bool {
         self.0.borrow().devices[place].confirmed.contains(&digest)
-    }
-
-    pub(crate) fn name(&self, place: usize) -> String {
-        self.0.borrow().devices[place].name.clone()
     }
 
     /// Notes how a device reaches the world.

@@ -2,7 +2,7 @@
 //! that a seed decides (`docs/decisions/0026-a-month-on-one-thread.md`).
 //!
 //! `MBL_SIM_SEED` is the first seed (1), `MBL_SIM_SEEDS` how many (10), `MBL_SIM_DAYS` (30) and `MBL_SIM_DEVICES` (200) how much;
-//! `MBL_SIM_TRACE` names a file for the trace of one run.
+//! `MBL_SIM_TRACE` names a file for the trace of one run, and `MBL_SIM_LOG` a level (`info`) of the programs' own logs.
 #![expect(
     clippy::expect_used,
     clippy::unwrap_used,
@@ -69,6 +69,14 @@ fn start(seed: u64, variables: &[(&str, &str)]) -> std::process::Child {
     command.envs(variables.iter().copied()).spawn().unwrap()
 }
 
+/// Shows the logs of the programs, by the clock of the simulation.
+fn log() {
+    if let Some(level) = variable("MBL_SIM_LOG") {
+        let level: tracing_subscriber::filter::LevelFilter = level.parse().unwrap();
+        tracing_subscriber::fmt().with_max_level(level).with_ansi(false).with_writer(std::io::stderr).init();
+    }
+}
+
 fn holds(Outcome { violations, lines, digest, summary }: Outcome) {
     eprintln!("{summary}; {lines} lines, {digest}");
     let violations: Vec<String> = violations.iter().take(20).map(ToString::to_string).collect();
@@ -78,7 +86,10 @@ fn holds(Outcome { violations, lines, digest, summary }: Outcome) {
 #[test]
 fn a_small_fleet_keeps_its_promises() {
     match variable(ONE) {
-        Some(seed) => holds(run(settings(seed.parse().unwrap(), 30, 200))),
+        Some(seed) => {
+            log();
+            holds(run(settings(seed.parse().unwrap(), 30, 200)))
+        }
         None => holds(run(Settings { trace: None, ..settings(number("MBL_SIM_SEED", 1), 10, 20) })),
     }
 }

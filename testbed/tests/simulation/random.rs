@@ -5,10 +5,6 @@
 pub(crate) struct Random(u64);
 
 impl Random {
-    pub(crate) const fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
     /// A stream of its own for a part of the simulation, which no draw of another part disturbs.
     pub(crate) fn of(seed: u64, part: &str, number: usize) -> Self {
         let mut mixed = Self(seed ^ u64::try_from(number).unwrap_or(0).wrapping_mul(0xd6e8_feb8_6659_fd93));
