@@ -5,6 +5,10 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::Waker,
     time::Duration,
 };
@@ -40,7 +44,8 @@ pub(crate) enum Park {
 type Busy = Box<dyn Fn() -> bool>;
 
 pub(crate) struct Machine {
-    passed: Cell<Duration>,
+    /// Milliseconds since the simulation began. Threads for blocking work may read it: it stands while they work.
+    passed: Arc<AtomicU64>,
     random: RefCell<Random>,
     park: Cell<Park>,
     busy: RefCell<Option<Busy>>,
@@ -51,7 +56,7 @@ impl Machine {
     /// Gives this thread a machine with its chances from `seed`.
     pub(crate) fn install(seed: u64) -> Rc<Self> {
         let machine = Rc::new(Self {
-            passed: Cell::new(Duration::ZERO),
+            passed: Arc::default(),
             random: RefCell::new(Random::of(seed, "machine", 0)),
             park: Cell::new(Park::Outside),
             busy: RefCell::new(None),
@@ -69,15 +74,21 @@ impl Machine {
 
     /// Time since the simulation began.
     pub(crate) fn passed(&self) -> Duration {
-        self.passed.get()
+        Duration::from_millis(self.passed.load(Ordering::Relaxed))
     }
 
     pub(crate) fn wall(&self) -> Duration {
-        BEGINNING + self.passed.get()
+        BEGINNING + self.passed()
+    }
+
+    /// What the wall clock shows, in seconds, for whoever asks from whichever thread.
+    pub(crate) fn clock(&self) -> impl Fn() -> u64 + Send + Sync + 'static {
+        let passed = self.passed.clone();
+        move || (BEGINNING + Duration::from_millis(passed.load(Ordering::Relaxed))).as_secs()
     }
 
     pub(crate) fn monotonic(&self) -> Duration {
-        UP + self.passed.get()
+        UP + self.passed()
     }
 
     pub(crate) fn random_byte(&self) -> u8 {
@@ -112,7 +123,7 @@ impl Machine {
         }
         match (self.park.get(), u64::try_from(timeout)) {
             (Park::Time, Ok(milliseconds)) if !self.is_busy() => {
-                self.passed.set(self.passed.get() + Duration::from_millis(milliseconds));
+                self.passed.fetch_add(milliseconds, Ordering::Relaxed);
                 0
             }
             (Park::Outside, _) if !self.is_busy() => {

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    machine::{self, Machine},
+    machine::Machine,
     tasks::{TaskId, Tasks, Waits},
 };
 
@@ -99,7 +99,8 @@ impl Service {
         let machine = self.0.machine.clone();
         // Opening the database is work of threads before there is a pool to ask.
         machine.watch(|| true);
-        let clock = Clock::new(|| UnixSeconds(machine::with(Machine::wall).unwrap_or_default().as_secs()));
+        let seconds = machine.clock();
+        let clock = Clock::new(move || UnixSeconds(seconds()));
         let stop = CancellationToken::new();
         let opened = Embedded::open(self.config(), (clock, Random::system()), RESTS, stop.clone());
         let (embedded, tasks) = Box::pin(opened).await.expect("the service opens");
