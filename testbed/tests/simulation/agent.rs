@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::device::Body;
 
 /// Longest wait between two tries to reach the service.
-const RETRY_CEILING: Duration = Duration::from_secs(900);
+const RETRY_CEILING: Duration = Duration::from_secs(1800);
 /// Between two tries to reach the updater.
 const REDIAL: Duration = Duration::from_secs(1);
 /// Bytes on their way over the local socket: more than the largest frame.

@@ -239,7 +239,7 @@ impl Director {
                 }
                 25..50 => {
                     fleet.ledger.of(place, "is cut off");
-                    fleet.switch.part(place, time(&mut random, 60, 12 * HOUR));
+                    fleet.switch.part(place, time(&mut random, 60, 4 * HOUR));
                 }
                 50..62 => order(Command::Cut(time(&mut random, 1, 2 * HOUR))),
                 62..82 => order(Command::CutAtChange(random.between(1, 120))),
