@@ -109,6 +109,8 @@ where
     let served = http.serve_connection(stream, TowerToHyperService::new(router)).with_upgrades();
     let mut served = std::pin::pin!(served);
     let ended = tokio::select! {
+        // What is under way goes on before anybody asks whether the service stops: the order is no matter of chance.
+        biased;
         ended = served.as_mut() => ended,
         () = fleet.stop.cancelled() => {
             served.as_mut().graceful_shutdown();
