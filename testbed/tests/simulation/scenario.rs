@@ -148,7 +148,7 @@ impl Director {
             self.tasks.spawn(Waits::ForNothing, self.clone().release(fleet.clone(), account.clone()));
             self.tasks.spawn(Waits::ForNothing, self.clone().administer(fleet.clone(), number));
         }
-        self.tasks.spawn(Waits::ForThreads, self.clone().kill());
+        self.tasks.spawn(Waits::ForThreads, self.clone().kill(fleet.ledger.clone()));
         self.plant(&fleet).await;
         sleep(stop.0.saturating_sub(self.machine.passed())).await;
         self.calm(&fleet);
@@ -255,7 +255,7 @@ impl Director {
     }
 
     /// Kills the service now and then, and starts it again.
-    async fn kill(self) {
+    async fn kill(self, ledger: Ledger) {
         let mut random = Random::of(self.settings.seed, "service", 0);
         let mean = self.moment(5.0).as_secs();
         loop {
@@ -264,12 +264,16 @@ impl Director {
                 return;
             }
             if random.chance(700) {
+                ledger.note("the service is killed");
                 self.service.die().await;
             } else {
+                ledger.note("the service stops");
                 self.service.stop().await;
             }
+            ledger.note("the service is down");
             sleep(Duration::from_secs(random.between(2, 1200))).await;
             self.service.start().await;
+            ledger.note("the service is back");
         }
     }
 

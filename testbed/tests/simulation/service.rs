@@ -124,6 +124,8 @@ impl Service {
         // The kernel closes the files of a process that ends.
         let store = embedded.store().clone();
         drop(embedded);
+        // A pool that closes does not count what it is still closing.
+        self.0.machine.watch(|| true);
         store.close().await;
         self.0.machine.watch_nothing();
     }
