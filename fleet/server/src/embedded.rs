@@ -94,8 +94,8 @@ impl Embedded {
         let tasks: Vec<NamedTask> = vec![
             ("presence", Box::pin(recording)),
             ("changes", Box::pin(lwm2m::pass_on_changes(devices.clone()))),
-            ("overdue", Box::pin(lwm2m::tell_overdue(fleet.clone(), rests.overdue))),
-            ("rollouts", Box::pin(rollouts::reconcile(fleet.clone(), rests.rollouts))),
+            ("overdue", Box::pin(lwm2m::tell_overdue_every(fleet.clone(), rests.overdue))),
+            ("rollouts", Box::pin(rollouts::reconcile_every(fleet.clone(), rests.rollouts))),
             ("timestamps", Box::pin(repository::keep_fresh(fleet.clone()))),
             ("housekeeping", Box::pin(run::keep_house(fleet.clone()))),
         ];

@@ -166,9 +166,9 @@ async fn serve(fleet: &Fleet, ports: Ports) -> Result<(), RunError> {
     tasks.spawn(named(artifact_port::NAME, served));
     serve_devices(fleet, &mut tasks, (ports.bootstrap, ports.lwm2m))?;
     tasks.spawn(named("timestamps", repository::keep_fresh(fleet.clone())));
-    tasks.spawn(named("overdue", lwm2m::tell_overdue(fleet.clone(), lwm2m::LOOK_FOR_OVERDUE)));
+    tasks.spawn(named("overdue", lwm2m::tell_overdue(fleet.clone())));
     tasks.spawn(named("operations", operations::work(fleet.clone())));
-    tasks.spawn(named("rollouts", rollouts::reconcile(fleet.clone(), rollouts::LOOK_AGAIN)));
+    tasks.spawn(named("rollouts", rollouts::reconcile(fleet.clone())));
     tasks.spawn(named("alerts", alerts::look_after(fleet.clone())));
     tasks.spawn(named("deliveries", deliveries::work(fleet.clone())));
     tasks.spawn(named("supervision", supervision::keep_alive(fleet.clone())));

@@ -36,7 +36,7 @@ use fleet_store::Change;
 use tokio::sync::broadcast::error::RecvError;
 
 pub(crate) use live::{Attention, LiveDevices};
-pub(crate) use overdue::{EVERY as LOOK_FOR_OVERDUE, tell_overdue};
+pub(crate) use overdue::{tell_overdue, tell_overdue_every};
 pub(crate) use port::{Door, Port, serve};
 pub(crate) use presence::PresenceRecorder;
 

@@ -5,12 +5,17 @@ use std::time::Duration;
 use crate::fleet::Fleet;
 
 /// How often it looks; a device is told of at most so long after its deadline.
-pub(crate) const EVERY: Duration = Duration::from_secs(5);
+const EVERY: Duration = Duration::from_secs(5);
 /// Devices in one transaction.
 const TOGETHER: u32 = 256;
 
-/// Looks at such intervals until the service stops.
-pub(crate) async fn tell_overdue(fleet: Fleet, every: Duration) {
+/// Runs until the service stops.
+pub(crate) async fn tell_overdue(fleet: Fleet) {
+    tell_overdue_every(fleet, EVERY).await;
+}
+
+/// The same; it looks at such intervals.
+pub(crate) async fn tell_overdue_every(fleet: Fleet, every: Duration) {
     let most = usize::try_from(TOGETHER).unwrap_or(usize::MAX);
     while !fleet.stop.is_cancelled() {
         match fleet.store.service_wide().tell_overdue(TOGETHER, fleet.clock.now()).await {

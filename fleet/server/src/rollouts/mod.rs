@@ -12,7 +12,7 @@ mod why;
 mod window;
 
 pub(crate) use preview::{Preview, preview};
-pub(crate) use reconcile::{LOOK_AGAIN, reconcile};
+pub(crate) use reconcile::{reconcile, reconcile_every};
 pub(crate) use why::{Why, ended, explain, not_in_audience};
 pub(crate) use window::is_zone;
 

@@ -9,12 +9,17 @@ use super::plan::decide;
 use crate::fleet::Fleet;
 
 /// Longest time between two looks: windows open and close by time alone, and a signal may be lost.
-pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Shortest time between two looks, so that a thousand devices that register at once cost a few looks and not a thousand.
 const REST: Duration = Duration::from_millis(25);
 
-/// Runs until the service stops; without a change it looks at such intervals.
-pub(crate) async fn reconcile(fleet: Fleet, look_again: Duration) {
+/// Runs until the service stops.
+pub(crate) async fn reconcile(fleet: Fleet) {
+    reconcile_every(fleet, LOOK_AGAIN).await;
+}
+
+/// The same; without a change it looks at such intervals.
+pub(crate) async fn reconcile_every(fleet: Fleet, look_again: Duration) {
     let mut changes = fleet.signals.subscribe();
     while !fleet.stop.is_cancelled() {
         if let Err(error) = look(&fleet).await {
