@@ -46,6 +46,8 @@ use crate::{
 const SLOT_BYTES: usize = 32 * 1024;
 /// How long a system lasts that falls over before it has done anything.
 const FALLS_OVER: Duration = Duration::from_secs(20);
+/// How often a device that never gives up tries a release again by itself: more often than any rollout allows.
+const OWN_TRIES: u32 = 8;
 /// How long an agent may take to say goodbye before a restart.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -117,6 +119,7 @@ pub(crate) struct Body {
     asked: Cell<Option<(u64, Digest)>>,
     order: RefCell<Option<(Digest, Option<RolloutId>)>>,
     own: RefCell<Option<Wish>>,
+    own_tries: Cell<u32>,
     is_on: Cell<bool>,
 }
 
@@ -158,6 +161,7 @@ impl Body {
             asked: Cell::new(None),
             order: RefCell::new(None),
             own: RefCell::new(None),
+            own_tries: Cell::new(0),
             is_on: Cell::new(false),
         })
     }
@@ -276,8 +280,10 @@ impl Body {
         self.ledger.reports(self.place, self.account.name().as_str(), release.as_ref(), status);
         if self.plant == Some(Plant::NeverGivesUp)
             && is_news
+            && self.own_tries.get() < OWN_TRIES
             && matches!(status.phase, Phase::Failed | Phase::RolledBack)
         {
+            self.own_tries.set(self.own_tries.get() + 1);
             *self.own.borrow_mut() = self.again(status);
         }
     }

@@ -159,9 +159,9 @@ impl Switch {
         self.0.lanes[place].doubts.set(doubts);
     }
 
-    /// Lets the service take this device for another one.
-    pub(crate) fn disguise(&self, place: usize, chain: Vec<CertificateDer<'static>>) {
-        self.0.lanes[place].disguise.replace(Some(chain));
+    /// Lets the service take this device for the one with these certificates, or for itself again.
+    pub(crate) fn disguise(&self, place: usize, chain: Option<Vec<CertificateDer<'static>>>) {
+        self.0.lanes[place].disguise.replace(chain);
     }
 
     /// Lets nothing hold up anybody any more.

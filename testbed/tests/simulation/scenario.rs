@@ -417,7 +417,11 @@ impl Director {
         let other = fleet.bodies.iter().find(|it| it.endpoint() == one.endpoint() && it.place() != one.place());
         let other = other.expect("a device of the same name");
         let enrolment = StateFolder::new(other.folder().state()).enrolment().expect("a sound enrolment");
-        fleet.switch.disguise(one.place(), enrolment.expect("it is enrolled by now").chain);
+        fleet.switch.disguise(one.place(), Some(enrolment.expect("it is enrolled by now").chain));
+        fleet.switch.cut(one.place());
+        // The two call each other away all the time; a while of that is enough.
+        sleep(Duration::from_secs(600)).await;
+        fleet.switch.disguise(one.place(), None);
         fleet.switch.cut(one.place());
     }
 }
