@@ -15,13 +15,14 @@ use crate::{
     cause::Chain,
     clock::{SystemClock, VerificationClock},
     config::{self, AgentConfig, ConfigError},
-    configuration::{Keeper, LogLevels, Place},
+    configuration::{Keeper, LogLevels, Place, Scope},
     contact::keep_contact,
     durable::{self, DurableError},
     facts::Facts,
     identity::{Identity, IdentityError},
     key_store::KeyStore,
     layout::DeviceFolder,
+    metrics::{MetricsKeeper, Places},
     network::{Network, TlsNetwork},
     objects::About,
     relay::{Source, relay},
@@ -100,14 +101,23 @@ pub async fn run(
     tasks.spawn(async move { keep_updater_link(&updater, for_updater, link, stop_updater).await });
     tasks.spawn(async move { keep_apps_link(&apps, for_apps, asker, stop_apps).await });
     tasks.spawn(keep_contact(config.contact_probes.clone(), facts.clone(), stop.clone()));
-    if identity.is_some() && matches!(store, KeyStore::Files(_)) {
-        // Only the board `host` has files that stand for its operating system.
+    if let Some(identity) = &identity {
+        let scope = match store {
+            // Only the board `host` has files that stand for its operating system.
+            KeyStore::Files(_) => Scope::All,
+            KeyStore::Token(_) => Scope::Processes,
+        };
         facts.wish.send_replace(or_anew("configuration", state.wish()));
         let kept = or_anew("state of the configuration", state.configuration());
-        let place = Place::new(folder.settings());
-        let keeper = Keeper::start(kept, (place, state.clone()), facts.clone(), log_levels);
+        let owner = (identity.document().account.clone(), identity.document().endpoint.clone());
+        let place = (Place::new(folder.settings()), state.clone());
+        let keeper = Keeper::start(kept, place, facts.clone(), (owner, scope), log_levels);
         tasks.spawn(keeper.run(stop.clone()));
     }
+    // Before anybody registers: a device says at once that it measures.
+    let life = or_anew("counts", state.life());
+    let measuring = MetricsKeeper::start(life, Places::linux(folder.state()), state.clone(), facts.clone());
+    tasks.spawn(measuring.run(stop.clone()));
     match identity {
         Some(identity) => {
             let recovery_key = recovery_key(folder);

@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    configuration::for_apps,
     facts::{Facts, set},
     redial::Redial,
     relay::Relay,
@@ -29,6 +30,8 @@ pub async fn keep_apps_link(path: &Path, facts: Arc<Facts>, relay: Relay, stop: 
 async fn serve(path: &Path, facts: &Facts, relay: &Relay) -> Result<(), LinkError> {
     let (mut hearing, mut speaking) = greet(connect(path, Role::Apps).await?, Role::Apps).await?;
     let mut fetches = JoinSet::new();
+    let mut settings = facts.settings.subscribe();
+    settings.mark_changed();
     loop {
         tokio::select! {
             message = hearing.hear(), if fetches.len() < FETCHES => match message? {
@@ -38,6 +41,12 @@ async fn serve(path: &Path, facts: &Facts, relay: &Relay) -> Result<(), LinkErro
                 }
                 AppsToAgent::Status(applications) => set(&facts.applications, applications),
             },
+            Ok(()) = settings.changed() => {
+                let settings = settings.borrow_and_update().as_ref().map(for_apps);
+                if let Some(settings) = settings {
+                    speaking.say(&AgentToApps::Settings(settings)).await?;
+                }
+            }
             Some(Ok(fetched)) = fetches.join_next() => speaking.say(&AgentToApps::Fetched(fetched)).await?,
         }
     }

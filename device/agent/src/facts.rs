@@ -12,7 +12,8 @@ use tokio::{
 };
 
 use crate::{
-    configuration::{Told, Wish},
+    configuration::{InForce, Told, Wish},
+    metrics::Metrics,
     orders::Orders,
     relay::Source,
 };
@@ -44,6 +45,10 @@ pub struct Facts {
     pub wish: watch::Sender<Option<Wish>>,
     /// What the device says of its configuration; none on a board that takes none from the service.
     pub told: watch::Sender<Option<Told>>,
+    /// What was measured and not yet acknowledged.
+    pub metrics: Metrics,
+    /// What is in force of the configuration, on trial or confirmed; none on a board that takes none from the service.
+    pub settings: watch::Sender<Option<InForce>>,
     /// From which address connections to the service leave; none if the system chooses.
     pub source_address: watch::Sender<Option<IpAddr>>,
     /// Counts how often the session shall dial anew.
@@ -90,6 +95,8 @@ impl Facts {
             restarting: watch::Sender::new(false),
             wish: watch::Sender::new(None),
             told: watch::Sender::new(None),
+            metrics: Metrics::default(),
+            settings: watch::Sender::new(None),
             source_address: watch::Sender::new(None),
             reconnect: watch::Sender::new(0),
             registered_after: watch::Sender::new(0),

@@ -7,10 +7,11 @@ use protocol_types::UnixSeconds;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    configuration::{Kept, Wish},
+    configuration::{Kept, SealingKey, Wish},
     durable::{self, DurableError},
     enrolment::{Enrolment, EnrolmentText, NoManagement},
     identity::ChainError,
+    metrics::Life,
     orders::Orders,
 };
 
@@ -104,8 +105,10 @@ impl StateFolder {
     const RESET: &str = "factory-reset.json";
     const WISH: &str = "configuration-wish.json";
     const CONFIGURATION: &str = "configuration.json";
+    const SEALING_KEY: &str = "sealing-key.json";
     const ENROLMENT: &str = "enrolment.json";
     const FLOOR: &str = "time-floor.json";
+    const LIFE: &str = "life.json";
 
     /// The state in `folder`, which must exist.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
@@ -132,9 +135,29 @@ impl StateFolder {
         Ok(self.load(Self::CONFIGURATION, "settings")?.unwrap_or_default())
     }
 
+    /// The key pair to which secrets are sealed, if it was made.
+    pub fn sealing_key(&self) -> Result<Option<SealingKey>, StateError> {
+        self.load(Self::SEALING_KEY, "keys")
+    }
+
+    /// Keeps the key pair to which secrets are sealed.
+    pub fn keep_sealing_key(&self, key: &SealingKey) -> Result<(), DurableError> {
+        self.keep(Self::SEALING_KEY, key)
+    }
+
     /// Keeps what became of a configuration.
     pub fn keep_configuration_state(&self, kept: &Kept) -> Result<(), DurableError> {
         self.keep(Self::CONFIGURATION, kept)
+    }
+
+    /// What is counted from start to start.
+    pub fn life(&self) -> Result<Life, StateError> {
+        Ok(self.load(Self::LIFE, "counts")?.unwrap_or_default())
+    }
+
+    /// Keeps what is counted from start to start.
+    pub fn keep_life(&self, life: &Life) -> Result<(), DurableError> {
+        self.keep(Self::LIFE, life)
     }
 
     /// The operational identity kept last.
@@ -247,6 +270,20 @@ mod tests {
         )
         .unwrap();
         assert!(matches!(state.wish(), Err(StateError::Malformed(..))));
+    }
+
+    #[test]
+    fn the_bytes_of_kept_counts_do_not_move() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::new(folder.path());
+        let life = state.life().unwrap().begun("b-1");
+        state.keep_life(&life).unwrap();
+        let text = std::fs::read_to_string(folder.path().join("life.json")).unwrap();
+        assert_eq!(
+            text,
+            r#"{"format":1,"value":{"boot":"b-1","running":true,"boots":1,"unclean_boots":0,"agent_crashes":0,"app_exits":0}}"#
+        );
+        assert_eq!(state.life().unwrap(), life);
     }
 
     #[test]

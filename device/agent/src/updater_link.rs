@@ -11,6 +11,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    configuration::{InForce, for_updater},
     facts::{Facts, SignedTime, set},
     network::Stream,
     orders::{Orders, Wish},
@@ -59,6 +60,7 @@ struct Link<'a> {
     facts: &'a Facts,
     relay: Relay,
     speaking: Speaking,
+    settings: watch::Receiver<Option<InForce>>,
     orders: watch::Receiver<Orders>,
     contact: watch::Receiver<Contact>,
     signed_time: watch::Receiver<Option<SignedTime>>,
@@ -79,11 +81,14 @@ impl<'a> Link<'a> {
         contact.mark_changed();
         signed_time.mark_changed();
         reset.mark_changed();
-        Self { facts, relay, speaking, orders, contact, signed_time, reset, said: None }
+        let settings = facts.settings.subscribe();
+        Self { facts, relay, speaking, settings, orders, contact, signed_time, reset, said: None }
     }
 
     async fn serve(mut self, mut hearing: Hearing, restarts: &mut mpsc::Receiver<()>) -> Result<(), LinkError> {
         let mut fetches = JoinSet::new();
+        // Before the first wish, which may have to wait for the update window.
+        self.say_settings().await?;
         loop {
             tokio::select! {
                 message = hearing.hear(), if fetches.len() < FETCHES => match message? {
@@ -99,6 +104,7 @@ impl<'a> Link<'a> {
                     let contact = *self.contact.borrow_and_update();
                     self.speaking.say(&AgentToUpdater::Contact(contact)).await?;
                 }
+                Ok(()) = self.settings.changed() => self.say_settings().await?,
                 Ok(()) = self.orders.changed() => self.say_wish().await?,
                 Ok(()) = self.signed_time.changed() => {
                     let time = *self.signed_time.borrow_and_update();
@@ -113,6 +119,14 @@ impl<'a> Link<'a> {
                 }
                 Some(()) = restarts.recv() => self.speaking.say(&AgentToUpdater::Restart).await?,
             }
+        }
+    }
+
+    async fn say_settings(&mut self) -> Result<(), LinkError> {
+        let settings = self.settings.borrow_and_update().as_ref().map(for_updater);
+        match settings {
+            Some(settings) => self.speaking.say(&AgentToUpdater::Settings(settings)).await,
+            None => Ok(()),
         }
     }
 

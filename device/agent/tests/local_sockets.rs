@@ -10,6 +10,7 @@ use artifacts::artifact_server;
 use device_agent::{
     apps_link::keep_apps_link,
     clock::{SystemClock, VerificationClock},
+    configuration::InForce,
     facts::{Facts, SignedTime},
     key_store::DeviceKey,
     network::TlsNetwork,
@@ -20,10 +21,10 @@ use device_agent::{
 };
 use pki::World;
 use protocol_types::{
-    Digest, UnixSeconds,
+    Configuration, Digest, LogLevel, UnixSeconds,
     socket::{
-        AgentToApps, AgentToUpdater, AppsToAgent, Contact, Fetch, FetchError, FrameReader, Greeting, MAX_FETCH,
-        MAX_FRAME, PROTOCOL, Role, UpdaterToAgent, encode,
+        AgentToApps, AgentToUpdater, AppsSettings, AppsToAgent, Contact, Fetch, FetchError, FrameReader, Greeting,
+        MAX_FETCH, MAX_FRAME, PROTOCOL, Role, UpdaterSettings, UpdaterToAgent, encode,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -138,6 +139,39 @@ async fn the_newest_wish_contact_and_time_are_repeated_on_every_new_connection()
         let told = |message: &AgentToUpdater| matches!(message, AgentToUpdater::TrustedTime(time) if timely(time));
         assert!(messages.iter().any(told), "{messages:?}");
     }
+}
+
+#[tokio::test]
+async fn the_root_processes_hear_what_is_in_force_before_any_wish_and_again_when_it_changes() {
+    let settings = |text: &str| Some(InForce::from(Configuration::parse(text.as_bytes()).unwrap()));
+    let (first, second) = (
+        r#"{"log_levels":{"updater":"warn","apps":"debug"},"update_window":{"from":"22:00","to":"04:00"},"applications":{"hello":{"a":1}}}"#,
+        r#"{"log_levels":{"apps":"error"}}"#,
+    );
+    let updater = bench(Role::Updater, wanting("1.1.0"));
+    updater.facts.settings.send_replace(settings(first));
+    for _ in 0..2 {
+        let mut peer = Peer::accept(&updater.listener).await;
+        peer.greet(Role::Updater).await;
+        let Some(AgentToUpdater::Settings(heard)) = peer.hear().await else { panic!("something else came first") };
+        assert_eq!(heard.log_level, Some(LogLevel::Warn));
+        assert!(heard.update_window.is_some_and(|window| window.is_open(0) && !window.is_open(12 * 60)));
+        repeated(&mut peer, 2).await;
+        updater.facts.settings.send_replace(settings(second));
+        assert_eq!(peer.hear().await, Some(AgentToUpdater::Settings(UpdaterSettings::default())));
+        updater.facts.settings.send_replace(settings(first));
+    }
+    let apps = bench(Role::Apps, Orders::default());
+    apps.facts.settings.send_replace(settings(first));
+    let mut peer = Peer::accept(&apps.listener).await;
+    peer.greet(Role::Apps).await;
+    let Some(AgentToApps::Settings(heard)) = peer.hear().await else { panic!("something else came first") };
+    assert_eq!(heard.log_level, Some(LogLevel::Debug));
+    let given = &heard.applications[&"hello".parse().unwrap()];
+    assert_eq!(given.settings.as_deref(), Some(r#"{"a":1}"#));
+    apps.facts.settings.send_replace(settings(second));
+    let only = AppsSettings { log_level: Some(LogLevel::Error), ..AppsSettings::default() };
+    assert_eq!(peer.hear().await, Some(AgentToApps::Settings(only)));
 }
 
 #[tokio::test]

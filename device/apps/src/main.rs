@@ -4,8 +4,9 @@ use std::{ffi::OsString, io, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use device_apps::{config::Settings, container::enter_network, limits::Limits, start};
-use tracing_subscriber::filter::LevelFilter;
+use device_apps::{config::Settings, container::enter_network, limits::Limits, service::LogLevels, start};
+use protocol_types::LogLevel;
+use tracing_subscriber::{filter::LevelFilter, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _};
 
 /// Unpacks, runs and supervises the applications of a device.
 #[derive(Debug, Parser)]
@@ -84,9 +85,16 @@ impl From<Run> for Settings {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let log = tracing_subscriber::fmt().with_max_level(arguments.log_level);
-    log.with_writer(io::stderr).with_target(false).init();
-    match run(arguments.verb) {
+    let started = arguments.log_level;
+    let (filter, level) = reload::Layer::new(started);
+    let lines = fmt::layer().with_writer(io::stderr).with_target(false);
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    let log_level = move |wanted: Option<LogLevel>| {
+        let wanted = wanted.and_then(|wanted| wanted.as_str().parse().ok());
+        // The only way to fail is a subscriber that is gone, and nobody would hear of that.
+        drop(level.reload(wanted.unwrap_or(started)));
+    };
+    match run(arguments.verb, Box::new(log_level)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -95,9 +103,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(verb: Verb) -> anyhow::Result<()> {
+fn run(verb: Verb, log_level: LogLevels) -> anyhow::Result<()> {
     match verb {
-        Verb::Run(run) => Ok(start::serve(&Settings::from(*run), random)?),
+        Verb::Run(run) => Ok(start::serve(&Settings::from(*run), random, log_level)?),
         Verb::EnterNetwork { namespace, command } => {
             let (program, args) = command.split_first().context("no program was given")?;
             let error = enter_network(&namespace, program, args);

@@ -10,8 +10,10 @@ use std::{
 };
 
 use protocol_types::{
-    AppName, Digest, Heartbeat, Reason, ReasonCode,
-    socket::{AgentToApps, ApplicationState, ApplicationStatus, AppsToAgent, AppsToUpdater, UpdaterToApps},
+    AppName, Digest, Heartbeat, LogLevel, Reason, ReasonCode,
+    socket::{
+        AgentToApps, ApplicationState, ApplicationStatus, AppsSettings, AppsToAgent, AppsToUpdater, UpdaterToApps,
+    },
 };
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
@@ -20,6 +22,7 @@ use crate::{
     image::Platform,
     limits::Limits,
     prepare::Preparer,
+    refusal::reason,
     socket::{AgentLink, Bringer, Heard, Outbox},
     store::{Store, StoredApplication, StoredSet},
     supervise::{Change, Keeper, Kept, Report, Roster, Workshop},
@@ -56,7 +59,7 @@ impl Bell {
     pub fn ring(&self, event: Event) {
         match event {
             // Goes straight to the one who waits for it.
-            Event::Heard(Heard::Bringer(AgentToApps::Fetched(fetched))) => self.1.answered(fetched),
+            Event::Heard(Heard::Bringer(_, AgentToApps::Fetched(fetched))) => self.1.answered(fetched),
             // Fails only when the service has ended.
             event => drop(self.0.send(event)),
         }
@@ -64,7 +67,6 @@ impl Bell {
 }
 
 /// The running service.
-#[derive(Debug)]
 pub struct Service {
     bell: Bell,
     events: Receiver<Event>,
@@ -81,11 +83,27 @@ pub struct Service {
     keepers: BTreeMap<AppName, Keeper>,
     statuses: BTreeMap<AppName, ApplicationStatus>,
     told: Option<(Option<Digest>, Vec<ApplicationStatus>)>,
+    settings: AppsSettings,
+    log_level: LogLevels,
+}
+
+/// Changes how much this process says; without a level, as it was started.
+pub type LogLevels = Box<dyn Fn(Option<LogLevel>)>;
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service").field("roster", &self.roster).finish_non_exhaustive()
+    }
 }
 
 impl Service {
     /// Builds the service; nothing runs yet but the worker, which has nothing to do.
-    pub fn build(store: Store, platform: Platform, limits: Limits, workshop: Workshop) -> std::io::Result<Self> {
+    pub fn build(
+        store: Store,
+        (platform, limits): (Platform, Limits),
+        workshop: Workshop,
+        log_level: LogLevels,
+    ) -> std::io::Result<Self> {
         let (ring, events) = sync_channel(QUEUE);
         let link = Arc::new(AgentLink::default());
         let bell = Bell(ring, Arc::clone(&link));
@@ -114,7 +132,37 @@ impl Service {
             keepers: BTreeMap::new(),
             statuses: BTreeMap::new(),
             told: None,
-        })
+            settings: AppsSettings::default(),
+            log_level,
+        }
+        .remembering())
+    }
+
+    /// With the settings that the agent handed on last, until it says others.
+    fn remembering(mut self) -> Self {
+        self.settings = self.store.settings.load().unwrap_or_else(|error| {
+            warn!(reason = %reason(&error), "the settings of before cannot be read; the agent hands them on again");
+            AppsSettings::default()
+        });
+        (self.log_level)(self.settings.log_level);
+        let changes = self.roster.configure(&self.settings.applications);
+        self.apply(changes);
+        self
+    }
+
+    /// Keeps to other settings; an application whose own settings or secrets have changed is started anew with them.
+    fn settings(&mut self, settings: AppsSettings) {
+        if settings == self.settings {
+            return;
+        }
+        (self.log_level)(settings.log_level);
+        if let Err(error) = self.store.settings.save(&settings) {
+            // The agent hands them on again after a restart.
+            warn!(reason = %reason(&error), "settings cannot be kept");
+        }
+        let changes = self.roster.configure(&settings.applications);
+        self.settings = settings;
+        self.apply(changes);
     }
 
     /// A way to wake it.
@@ -179,7 +227,11 @@ impl Service {
                 self.worker.poke();
             }
             Heard::BringerGone(bringer, connection) => self.link.disconnected(bringer, connection),
-            Heard::Bringer(AgentToApps::Fetched(fetched)) => self.link.answered(fetched),
+            Heard::Bringer(_, AgentToApps::Fetched(fetched)) => self.link.answered(fetched),
+            Heard::Bringer(Bringer::Agent, AgentToApps::Settings(settings)) => self.settings(settings),
+            Heard::Bringer(Bringer::Installer, AgentToApps::Settings(_)) => {
+                warn!("an installer says what only the agent can know; ignored");
+            }
             Heard::UpdaterConnected(outbox) => {
                 if let Some(before) = self.updater.replace(outbox) {
                     before.close();
@@ -270,7 +322,8 @@ impl Service {
         let rootfs = self.store.images.rootfs(&application.image);
         let bell = self.bell.clone();
         let report = move |report| bell.ring(Event::Report(report));
-        match Keeper::start(self.workshop.clone(), application, rootfs, report) {
+        let given = self.settings.applications.get(&name).cloned();
+        match Keeper::start(self.workshop.clone(), application, (rootfs, given), report) {
             Ok(keeper) => drop(self.keepers.insert(name.clone(), keeper)),
             Err(error) => {
                 warn!(application = %name, %error, "cannot keep the application");

@@ -23,7 +23,7 @@ use crate::{
     config::{Places, Settings},
     container::{Bundle, Children, Runtime, RuntimeError, own_mount_namespace},
     image::Platform,
-    service::{Event, Service},
+    service::{Event, LogLevels, Service},
     socket::{Listener, Peers},
     store::{Store, StoreError},
     supervise::{Policy, Workshop},
@@ -63,7 +63,7 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
 }
 
 /// Serves until SIGTERM or SIGINT. To be called before any thread is started.
-pub fn serve(settings: &Settings, random: fn() -> u32) -> Result<(), StartError> {
+pub fn serve(settings: &Settings, random: fn() -> u32, log_level: LogLevels) -> Result<(), StartError> {
     let uid = rustix::process::geteuid().as_raw();
     if uid != 0 {
         return Err(StartError::NotRoot(uid));
@@ -76,7 +76,8 @@ pub fn serve(settings: &Settings, random: fn() -> u32) -> Result<(), StartError>
     clear_leftovers(&workshop)?;
     let store = Store::open(&places.state, settings.first_uid)?;
     let platform = Platform::of(&Architecture::new(std::env::consts::ARCH)?);
-    let service = Service::build(store, platform, settings.limits, workshop).map_err(system("start the worker"))?;
+    let service = Service::build(store, (platform, settings.limits), workshop, log_level);
+    let service = service.map_err(system("start the worker"))?;
 
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(system("listen for signals"))?;
     let bell = service.bell();

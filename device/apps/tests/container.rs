@@ -12,7 +12,7 @@ use std::{
 
 use protocol_types::{
     AppName, Digest, Network, ReasonCode,
-    socket::{ApplicationState, AppsToUpdater, UpdaterToApps},
+    socket::{ApplicationState, AppsToUpdater, GivenToApplication, SecretValue, UpdaterToApps},
 };
 use serde_json::json;
 use support::{
@@ -108,6 +108,81 @@ fn the_ready_check_is_confined_like_the_application() {
     device.offer(&image);
     device.run(&image);
     device.ready(&image);
+}
+
+#[test]
+fn an_application_reads_its_settings_and_is_started_anew_when_they_change_and_only_then() {
+    let body = "trap exit TERM; cat /run/mbl/settings.json; echo; touch /run/mbl/mine || echo cannot write; echo the end; sleep 600 & wait";
+    let image = Recipe::script(body).plain(Layer::new().folder("run")).build();
+    let mut device = Device::running(&[]);
+    device.offer(&image);
+    // Each start says its settings, and then that it is at its end.
+    let starts = |device: &Device, count: usize| {
+        until("the end of a start", || device.log("hello").matches("the end\n").count() == count);
+    };
+    device.configure(&[("hello", r#"{"greeting":"hi"}"#)]);
+    device.run(&image);
+    device.ready(&image);
+    starts(&device, 1);
+    let first = device.log("hello");
+    assert!(first.contains("{\"greeting\":\"hi\"}\n") && first.contains("cannot write"), "{first}");
+    device.configure(&[("hello", r#"{"greeting":"hi"}"#), ("other", "{}")]);
+    device.configure(&[("hello", r#"{"greeting":"ho"}"#)]);
+    starts(&device, 2);
+    let second = device.log("hello");
+    assert_eq!(second.matches("{\"greeting\":\"ho\"}\n").count(), 1, "started once, for settings of its own: {second}");
+
+    // They are there from the start on, before an agent has said anything.
+    device.kill();
+    device.start();
+    device.run(&image);
+    starts(&device, 3);
+    assert_eq!(device.log("hello").matches("{\"greeting\":\"ho\"}\n").count(), 2);
+    device.configure(&[]);
+    starts(&device, 4);
+    assert_eq!(device.log("hello").matches("{\"greeting\"").count(), 3);
+}
+
+#[test]
+fn a_secret_is_a_file_in_memory_that_only_the_user_of_the_application_reads() {
+    let body = "id -u; ls -ln /run/mbl/secrets; cat /run/mbl/secrets/token; echo; grep mbl/secrets /proc/mounts; \
+                ls /run/mbl; echo the end; trap exit TERM; sleep 600 & wait";
+    let as_user = |config: &mut serde_json::Value| config["config"]["User"] = json!("7:8");
+    let image = Recipe::script(body).plain(Layer::new().folder("run")).config(as_user).build();
+    let mut device = Device::running(&[]);
+    device.offer(&image);
+    let given = |value: &[u8]| GivenToApplication {
+        settings: None,
+        secrets: [("token".parse().unwrap(), SecretValue::new(value.to_vec()))].into(),
+    };
+    device.give([("hello", given(b"swordfish"))]);
+    device.run(&image);
+    device.ready(&image);
+    until("the end of the output", || device.log("hello").contains("the end"));
+    let said = device.log("hello");
+    assert!(said.starts_with("7\n") && said.contains("swordfish\n"), "{said}");
+    assert!(said.contains("-r--------") && said.contains(" 7 ") && said.contains(" 8 "), "{said}");
+    assert!(said.contains("/run/mbl/secrets tmpfs ro,"), "{said}");
+    assert!(!said.contains("settings.json"), "it has none");
+    let kept = fs::read_to_string(device.state().join("settings.json")).unwrap();
+    assert!(!kept.contains("token"), "{kept}");
+    device.give([("hello", given(b"trout"))]);
+    until("the new secret", || device.log("hello").contains("trout\n"));
+    let _slow = device.stop();
+    assert_eq!(
+        walk(&device.state()).filter(|text| text.contains("swordfish")).count(),
+        1,
+        "only in what it wrote itself"
+    );
+}
+
+/// The text of every file below a folder.
+fn walk(folder: &std::path::Path) -> Box<dyn Iterator<Item = String>> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    Box::new(entries.flat_map(|path| match path.is_dir() && !path.is_symlink() {
+        true => walk(&path),
+        false => Box::new(std::iter::once(String::from_utf8_lossy(&fs::read(&path).unwrap_or_default()).into_owned())),
+    }))
 }
 
 #[test]

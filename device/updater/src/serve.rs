@@ -10,8 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::tz::TimeZone;
 use protocol_types::{
-    AppName, BoardName, BootRecord, Heartbeat, Reason, ReasonCode, UnixSeconds, UpdateStatus,
+    AppName, BoardName, BootRecord, Heartbeat, LogLevel, Reason, ReasonCode, UnixSeconds, UpdateStatus,
     boot_record::BootRecordError,
     socket::{AgentToUpdater, AppsToUpdater, Fetch, Fetched, UpdaterToAgent, UpdaterToApps},
 };
@@ -33,12 +34,15 @@ use crate::{
     socket::{Event, LinkError, Links, Listener, Peer, keep_apps},
     storage::{Storage, StorageError},
     trust::{Trust, factory_document},
+    window::Window,
 };
 
 /// Messages that wait to be looked at; a peer that says more waits itself.
 const WAITING_EVENTS: usize = 32;
 /// Without anything to wait for, the clock is looked at this often.
 const IDLE: Duration = Duration::from_secs(3600);
+/// How often a window that opens and closes is looked at.
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// The initrd's account of this boot, on a real board.
 pub(crate) const BOOT_RECORD: &str = "run/boot.json";
@@ -119,17 +123,32 @@ pub enum ServeError {
     Thread(#[source] io::Error),
 }
 
-/// Serves until a restart of the device is due. `now` says what the device's clock says.
+/// What the process has from whoever started it.
+#[derive(Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// Says what the device's clock says.
+    pub now: &'a dyn Fn() -> UnixSeconds,
+    /// Changes how much the process says; without a level, as it was started.
+    pub log_level: &'a dyn Fn(Option<LogLevel>),
+}
+
+impl std::fmt::Debug for Surroundings<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Surroundings").finish_non_exhaustive()
+    }
+}
+
+/// Serves until a restart of the device is due.
 ///
 /// # Errors
 /// If the process cannot start.
-pub fn serve(config: &Config, now: impl Fn() -> UnixSeconds) -> Result<(), ServeError> {
+pub fn serve(config: &Config, around: Surroundings<'_>) -> Result<(), ServeError> {
     let device_dir = &config.device_dir;
     match &config.hardware {
         Hardware::Files => {
             let storage = Storage::new(FileDisk::open(device_dir)?);
             let cmdline = Cmdline::parse(&account(&device_dir.join("run/cmdline"), Cmdline::MAX_BYTES)?)?;
-            serve_on(config, storage, KeyStore::Files, Running::from_cmdline(&cmdline), now)
+            serve_on(config, storage, KeyStore::Files, Running::from_cmdline(&cmdline), around)
         }
         Hardware::Devices { root, key_store } => {
             let record = account(&device_dir.join(BOOT_RECORD), BootRecord::MAX_BYTES)?;
@@ -143,7 +162,7 @@ pub fn serve(config: &Config, now: impl Fn() -> UnixSeconds) -> Result<(), Serve
                 None
             });
             let running = Running { firmware, ..running };
-            serve_on(config, storage, key_store.open()?, running, now)
+            serve_on(config, storage, key_store.open()?, running, around)
         }
     }
 }
@@ -160,7 +179,7 @@ fn serve_on<D: Disk>(
     storage: Storage<D>,
     keys: KeyStore,
     running: Running,
-    now: impl Fn() -> UnixSeconds,
+    around: Surroundings<'_>,
 ) -> Result<(), ServeError> {
     let device_dir = &config.device_dir;
     let _lock = lock(&device_dir.join(LOCK)).map_err(ServeError::Locked)?;
@@ -182,7 +201,7 @@ fn serve_on<D: Disk>(
     // Dropped at the end of this function, which is how the dialling thread learns of it; the process ends right after.
     let (_running, stop) = mpsc::channel();
     start_threads((listener, device_dir.join("run/apps.sock")), &links, &events, stop).map_err(ServeError::Thread)?;
-    work(updater, &arrivals, now);
+    work(updater, &arrivals, around);
     Ok(())
 }
 
@@ -239,23 +258,31 @@ fn start_threads(
 }
 
 /// The loop: hears, then works, then waits.
-fn work<D: Disk>(mut updater: Updater<D, Speakers>, arrivals: &Receiver<Event>, now: impl Fn() -> UnixSeconds) {
+fn work<D: Disk>(mut updater: Updater<D, Speakers>, arrivals: &Receiver<Event>, around: Surroundings<'_>) {
     let start = Instant::now();
+    let (mut window, mut was_open) = (Window::always(TimeZone::system()), true);
     let mut heartbeat = Heartbeat::new(sd_notify::watchdog_enabled());
     tell_manager(NotifyState::Ready);
     loop {
         if heartbeat.beat(start.elapsed()) {
             tell_manager(NotifyState::Watchdog);
         }
-        updater.time(start.elapsed(), now());
+        updater.time(start.elapsed(), (around.now)());
+        let is_open = window.is_open(updater.now());
+        if is_open != was_open && updater.has_room() {
+            info!(is_open, "the update window has opened or closed");
+            updater.tell(Fact::Window(is_open));
+            was_open = is_open;
+        }
         match updater.turn() {
             Turn::Again => {}
             Turn::Reboot => return,
             Turn::Wait(until) => {
                 let limit = until.map_or(IDLE, |until| until.saturating_sub(start.elapsed()).min(IDLE));
                 let limit = heartbeat.wait(start.elapsed()).map_or(limit, |wait| wait.min(limit));
+                let limit = if window.is_bounded() { limit.min(MINUTE) } else { limit };
                 match arrivals.recv_timeout(limit) {
-                    Ok(event) => hear(&mut updater, event),
+                    Ok(event) => hear(&mut updater, &mut window, event, around),
                     Err(RecvTimeoutError::Timeout) => {}
                     // The listener ends with the process only.
                     Err(RecvTimeoutError::Disconnected) => return,
@@ -266,7 +293,7 @@ fn work<D: Disk>(mut updater: Updater<D, Speakers>, arrivals: &Receiver<Event>, 
         if updater.has_room()
             && let Ok(event) = arrivals.try_recv()
         {
-            hear(&mut updater, event);
+            hear(&mut updater, &mut window, event, around);
         }
     }
 }
@@ -278,8 +305,12 @@ fn tell_manager(state: NotifyState<'_>) {
     }
 }
 
-fn hear<D: Disk>(updater: &mut Updater<D, Speakers>, event: Event) {
+fn hear<D: Disk>(updater: &mut Updater<D, Speakers>, window: &mut Window, event: Event, around: Surroundings<'_>) {
     match event {
+        Event::Agent(Peer::Agent, AgentToUpdater::Settings(settings)) => {
+            (around.log_level)(settings.log_level);
+            window.set(settings.update_window);
+        }
         Event::Up(peer @ (Peer::Agent | Peer::Installer)) => {
             // What was asked over an earlier link is lost with it.
             updater.source_gone(origin_of(peer));
@@ -328,7 +359,13 @@ fn hear_agent<D: Disk>(updater: &mut Updater<D, Speakers>, peer: Peer, message: 
         (AgentToUpdater::TrustedTime(time), Origin::Service) => updater.tell(Fact::TrustedTime(time)),
         (AgentToUpdater::Restart, Origin::Service) => updater.tell(Fact::RestartAsked),
         (AgentToUpdater::FactoryReset, _) => updater.tell(Fact::ResetAsked),
-        (AgentToUpdater::Contact(_) | AgentToUpdater::TrustedTime(_) | AgentToUpdater::Restart, Origin::Folder) => {
+        (
+            AgentToUpdater::Contact(_)
+            | AgentToUpdater::TrustedTime(_)
+            | AgentToUpdater::Restart
+            | AgentToUpdater::Settings(_),
+            _,
+        ) => {
             warn!("an installer says what only the agent can know; ignored");
         }
     }

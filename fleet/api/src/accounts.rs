@@ -21,6 +21,8 @@ pub struct Account {
     /// When it was made, in Unix seconds.
     #[schema(value_type = u64)]
     pub created: UnixSeconds,
+    /// Counts every change; the `ETag` is made of it.
+    pub revision: i64,
 }
 
 /// Asks for a new account.
@@ -70,9 +72,14 @@ impl Client {
         self.get(&format!("/accounts/{name}"), &()).await
     }
 
-    /// Moves an account in the tree.
-    pub async fn change_account(&self, name: &AccountName, change: &ChangeAccount) -> Result<Account, ClientError> {
-        self.patch(&format!("/accounts/{name}"), change, None).await
+    /// Moves an account in the tree, if it is still at `revision`, or whatever it is.
+    pub async fn change_account(
+        &self,
+        name: &AccountName,
+        change: &ChangeAccount,
+        revision: Option<i64>,
+    ) -> Result<Account, ClientError> {
+        self.patch(&format!("/accounts/{name}"), change, revision).await
     }
 
     /// Makes an account; administrators of `default` may, and of an account below which it is to stand.

@@ -1,6 +1,6 @@
 //! Alerts: rules that look at devices and events, what they have found, and when nobody wants to hear of it.
 
-use protocol_types::{EndpointName, GroupName, UnixSeconds};
+use protocol_types::{EndpointName, GroupName, UnixSeconds, metrics::Metric};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -30,7 +30,7 @@ impl Severity {
 }
 
 /// What a rule looks for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum AlertCondition {
     /// An active device has broken its own promise: it is late or lost.
@@ -59,10 +59,33 @@ pub enum AlertCondition {
         #[serde(default)]
         whole_account: bool,
     },
+    /// The newest value of a metric of a device is beyond a threshold. Name `above` or `below`.
+    Threshold {
+        /// Of what.
+        #[schema(value_type = String, example = "cpu.load")]
+        metric: Metric,
+        /// A value above this one raises the alert; to the resolution of the metric.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        above: Option<f64>,
+        /// A value below this one raises the alert.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        below: Option<f64>,
+        /// The value that ends the alert: one that is not above, or not below, this one. Without it, the threshold itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        clear: Option<f64>,
+        /// A value that is older than this, in seconds, says nothing of the present: it neither raises nor ends an alert.
+        #[serde(default = "default_fresh_s")]
+        #[schema(minimum = 60, maximum = 2_592_000)]
+        fresh_s: u64,
+    },
+}
+
+const fn default_fresh_s() -> u64 {
+    3600
 }
 
 /// A rule.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct AlertRule {
     /// Its name, for ever.
     #[schema(value_type = String, pattern = "^[a-z][a-z0-9-]{0,31}$")]
@@ -103,7 +126,7 @@ const fn default_clear_for_s() -> u64 {
 }
 
 /// Asks for a rule.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateAlertRule {
     /// Its name: 1 to 32 lower-case letters, digits or `-`, starting with a letter.
@@ -136,7 +159,7 @@ pub struct CreateAlertRule {
 }
 
 /// Changes a rule; what is not named stays.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChangeAlertRule {
     /// What people call it from now on.

@@ -209,7 +209,12 @@ impl Client {
 
     /// `DELETE` whatever is there; the answer has no body.
     pub(crate) async fn delete(&self, path: &str) -> Result<(), ClientError> {
-        let request = self.request(Method::DELETE, path).header(header::IF_MATCH, entity_tag(None));
+        self.delete_at(path, None).await
+    }
+
+    /// `DELETE` what is there, if it is still at `revision`, or whatever it is; the answer has no body.
+    pub(crate) async fn delete_at(&self, path: &str, revision: Option<i64>) -> Result<(), ClientError> {
+        let request = self.request(Method::DELETE, path).header(header::IF_MATCH, entity_tag(revision));
         self.send(path, request).await.map(drop)
     }
 

@@ -1,11 +1,11 @@
 //! Configuration: documents of an account, its groups and its devices, what they come to for one device, and what would change.
 
-use protocol_types::{Digest, EndpointName, GroupName, UnixSeconds};
+use protocol_types::{Digest, EndpointName, GroupName, RolloutId, UnixSeconds};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::{Client, ClientError, Page, PageQuery};
+use crate::{Client, ClientError, Page, PageQuery, Secret};
 
 /// Whose document it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -17,6 +17,19 @@ pub enum ConfigurationLevel {
     Group,
     /// That of one device.
     Device,
+}
+
+/// How a revision stands to the one of its level that is in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RevisionStanding {
+    /// An older one.
+    Past,
+    /// It is the one.
+    #[default]
+    InForce,
+    /// A newer one, which a rollout may bring in force.
+    Staged,
 }
 
 /// The document of one level.
@@ -31,11 +44,14 @@ pub struct ConfigurationDocument {
     /// What it says, as a merge patch (RFC 7396): null takes away what the levels before it say.
     #[schema(value_type = Object)]
     pub document: Map<String, Value>,
-    /// Counts every change, 0 if none was ever saved; also the `ETag`.
+    /// Counts every revision, 0 if none was ever saved; that of the one in force is also the `ETag`.
     pub revision: i64,
     /// When it was saved, in Unix seconds; 0 if it never was.
     #[schema(value_type = u64)]
     pub changed: UnixSeconds,
+    /// Whether it is the one in force.
+    #[serde(default)]
+    pub standing: RevisionStanding,
 }
 
 /// A document that is to be saved, or tried in a preview.
@@ -126,6 +142,10 @@ pub struct ConfigurationLayer {
     pub priority: u32,
     /// Its revision.
     pub revision: i64,
+    /// The rollout that gave it to the device before it is in force for all; absent if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub rollout: Option<RolloutId>,
 }
 
 /// How the settings of a device stand.
@@ -193,6 +213,12 @@ pub struct EffectiveConfiguration {
     pub layers: Vec<ConfigurationLayer>,
     /// Every setting and the level that it comes from.
     pub settings: Vec<EffectiveSetting>,
+    /// The secrets of its applications and the level that each comes from, without their values.
+    #[serde(default)]
+    pub secrets: Vec<Secret>,
+    /// Whether the device has said to which key its secrets are sealed; it is given none before.
+    #[serde(default)]
+    pub takes_secrets: bool,
     /// The generation that the device was given last; 0 if none.
     pub generation: u64,
     /// What the device said last; absent if it said nothing.
@@ -214,7 +240,7 @@ pub enum ConfigurationOf {
 }
 
 impl ConfigurationOf {
-    fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         match self {
             Self::Account => "/configuration".to_owned(),
             Self::Group(name) => format!("/groups/{name}/configuration"),
@@ -241,6 +267,15 @@ impl Client {
         revision: Option<i64>,
     ) -> Result<ConfigurationDocument, ClientError> {
         self.put(&of.path(), wanted, revision).await
+    }
+
+    /// Keeps a document as a revision that is in force nowhere.
+    pub async fn stage_configuration(
+        &self,
+        of: &ConfigurationOf,
+        wanted: &SaveConfiguration,
+    ) -> Result<ConfigurationDocument, ClientError> {
+        self.post_once(&format!("{}/revisions", of.path()), wanted, None).await
     }
 
     /// What a document would change, one page of devices.

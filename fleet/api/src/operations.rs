@@ -1,10 +1,13 @@
 //! Long operations: what takes longer than a request, with its progress and a report row by row. They go on after the service was
 //! killed and do each row once.
 
-use protocol_types::{GroupName, UnixSeconds};
+use protocol_types::{GroupName, OperationState, UnixSeconds};
 use reqwest::{Method, Response};
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::{
+    IntoParams, ToSchema,
+    openapi::{Object, ObjectBuilder, Type},
+};
 
 use crate::{ChangeDevice, Client, ClientError, ExportFormat, Page, PageQuery};
 
@@ -25,40 +28,6 @@ impl OperationKind {
             Self::EnrolList => "enrol_list",
             Self::EditDevices => "edit_devices",
         }
-    }
-}
-
-/// How far an operation is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum OperationState {
-    /// Its turn has not come.
-    Waiting,
-    /// It works.
-    Running,
-    /// Every row had its turn; some may have been refused.
-    Finished,
-    /// A person has stopped it; what was done stays.
-    Cancelled,
-    /// It cannot go on.
-    Failed,
-}
-
-impl OperationState {
-    /// The state as it is written.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Running => "running",
-            Self::Finished => "finished",
-            Self::Cancelled => "cancelled",
-            Self::Failed => "failed",
-        }
-    }
-
-    /// Whether nothing more happens.
-    pub const fn is_end(self) -> bool {
-        matches!(self, Self::Finished | Self::Cancelled | Self::Failed)
     }
 }
 
@@ -85,6 +54,11 @@ impl RowOutcome {
     }
 }
 
+fn operation_state() -> Object {
+    let words: Vec<&str> = OperationState::ALL.iter().map(|state| state.as_str()).collect();
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words)).build()
+}
+
 /// A long operation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Operation {
@@ -93,6 +67,7 @@ pub struct Operation {
     /// What it does.
     pub kind: OperationKind,
     /// How far it is.
+    #[schema(schema_with = operation_state)]
     pub state: OperationState,
     /// How many rows there are. For devices, how many the filter was true for at the beginning; at the end, how many had their turn.
     #[serde(default, skip_serializing_if = "Option::is_none")]

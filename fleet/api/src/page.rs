@@ -6,7 +6,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::{
     Account, Alert, AlertRule, Artifact, AuditRecord, Authority, ConfigurationDocument, DeadLetter, Denial, Device,
     Enrolment, Event, Group, GroupMember, ListedCertificate, Operation, OperationRow, Release, RoleBinding, Rollout,
-    RolloutDevice, SavedFilter, ServiceAccount, Silence, Subscription, Token, User, WhyNot,
+    RolloutDevice, SavedFilter, Secret, ServiceAccount, Silence, Subscription, Token, User, WhyNot,
 };
 
 /// One page of a list.
@@ -83,6 +83,7 @@ pub mod forms {
         RolloutPage of Rollout,
         RolloutDevicePage of RolloutDevice,
         SavedFilterPage of SavedFilter,
+        SecretPage of Secret,
         ServiceAccountPage of ServiceAccount,
         SilencePage of Silence,
         SubscriptionPage of Subscription,

@@ -66,6 +66,10 @@ problems! {
     SignInRefused = "sign_in_refused", 401, "Signing in was refused", "check account, name and password, and wait for the next code of the authenticator";
     /// The invitation is not known, was used, or its time is over.
     InvitationRefused = "invitation_refused", 401, "The invitation does not work", "ask for another one: an administrator makes it with `mbl user reset`";
+    /// Signing in with the identity provider came to nothing.
+    SingleSignOnRefused = "single_sign_on_refused", 401, "Single sign-on was refused", "begin again; an administrator sees more in the log of the service";
+    /// The account signs in with its identity provider alone.
+    SingleSignOnRequired = "single_sign_on_required", 403, "The account signs in with its identity provider", "sign in with `mbl user sign-in --sso`";
     /// The token works but does not allow this.
     ScopeMissing = "scope_missing", 403, "The token does not allow this", "use a token with the scope that the detail names";
     /// No role of the caller allows this, or a policy forbids it.
@@ -106,10 +110,14 @@ problems! {
     QuotaExceeded = "quota_exceeded", 422, "A quota is used up", "remove something, or have an administrator of an account above raise it: `mbl account quota`";
     /// The account asks more often than it may.
     RateLimited = "rate_limited", 429, "The account asks too often", "wait as long as `Retry-After` says; `limits.account_requests_per_s` of the service sets the rate";
+    /// Too many requests without a token came from one address, or too many of them were refused.
+    AddressLocked = "address_locked", 429, "This address asks too often without a token", "wait as long as `Retry-After` says; what needs a token is not held up";
     /// Too many tries to sign in failed.
-    SignInLocked = "sign_in_locked", 429, "Too many tries failed", "wait as long as the detail says; an administrator can help with `mbl user reset`";
+    SignInLocked = "sign_in_locked", 429, "Too many tries failed", "wait as long as `Retry-After` says; an administrator can help with `mbl user reset`";
     /// The service failed; its log says more.
     Internal = "internal", 500, "The service failed", "look for the request id in the log of the service";
+    /// The identity provider of the account does not do what it should.
+    ProviderFailed = "provider_failed", 503, "The identity provider does not answer as it should", "try again; an administrator checks `mbl identity-provider show`";
     /// The service cannot answer now.
     Unavailable = "unavailable", 503, "The service cannot answer now", "try again soon";
     /// The disk of the service is full.

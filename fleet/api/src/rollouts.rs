@@ -1,4 +1,4 @@
-//! Rollouts: which release goes to which devices, how carefully, and how far it is on each.
+//! Rollouts: which release or configuration goes to which devices, how carefully, and how far it is on each.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,8 @@ use utoipa::{
 };
 
 use crate::{
-    Client, ClientError, Consent, FailureThreshold, GiveConsent, OnFailure, Page, Rate, Retries, Wave, Window,
+    Client, ClientError, ConfigurationLevel, Consent, FailureThreshold, GiveConsent, OnFailure, Page, Rate, Retries,
+    Wave, Window,
 };
 
 fn words(words: Vec<&'static str>) -> Object {
@@ -59,7 +60,22 @@ pub enum Audience {
     Devices(Vec<EndpointName>),
 }
 
-/// Asks for a new rollout; nothing happens before it is started.
+/// A revision of a document of configuration that is newer than the one in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StagedConfiguration {
+    /// Whose document it is.
+    pub level: ConfigurationLevel,
+    /// Name of the group or device; empty for the account.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schema(max_length = 64)]
+    pub name: String,
+    /// The revision.
+    #[schema(minimum = 1)]
+    pub revision: i64,
+}
+
+/// Asks for a new rollout of a release or of a configuration; nothing happens before it is started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateRollout {
@@ -67,9 +83,14 @@ pub struct CreateRollout {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 100)]
     pub name: Option<String>,
-    /// The release.
-    #[schema(value_type = String)]
-    pub release: ReleaseVersion,
+    /// The release, unless it is a rollout of a configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub release: Option<ReleaseVersion>,
+    /// The configuration, unless it is a rollout of a release. If its audience is every device that the document is for, the
+    /// revision is in force once the rollout has ended well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<StagedConfiguration>,
     /// For which devices.
     pub audience: Audience,
     /// How many may fail; without it the first failed device stops the rollout.
@@ -140,7 +161,8 @@ impl CreateRollout {
     pub const fn new(release: ReleaseVersion, audience: Audience) -> Self {
         Self {
             name: None,
-            release,
+            release: Some(release),
+            configuration: None,
             audience,
             failure_threshold: FailureThreshold::Count(1),
             on_failure: OnFailure::Stop,
@@ -168,10 +190,14 @@ pub struct Rollout {
     pub id: RolloutId,
     /// What people call it.
     pub name: String,
-    /// The release.
-    #[schema(value_type = String)]
-    pub release: ReleaseVersion,
-    /// Digest of the release document.
+    /// The release, unless it brings a configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub release: Option<ReleaseVersion>,
+    /// The configuration, if it brings one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<StagedConfiguration>,
+    /// Digest of the document of the release, or of the configuration.
     #[schema(value_type = String)]
     pub digest: Digest,
     /// For which devices.

@@ -20,6 +20,8 @@ pub struct ServiceAccount {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>)]
     pub disabled: Option<UnixSeconds>,
+    /// Counts every change; the `ETag` is made of it.
+    pub revision: i64,
 }
 
 /// Asks for a service account.
@@ -59,17 +61,18 @@ impl Client {
         self.get(&format!("/service-accounts/{name}"), &()).await
     }
 
-    /// Takes away a service account's right to act, or gives it back.
+    /// Takes away a service account's right to act, or gives it back, if it is still at `revision`, or whatever it is.
     pub async fn change_service_account(
         &self,
         name: &str,
         change: &ChangeServiceAccount,
+        revision: Option<i64>,
     ) -> Result<ServiceAccount, ClientError> {
-        self.patch(&format!("/service-accounts/{name}"), change, None).await
+        self.patch(&format!("/service-accounts/{name}"), change, revision).await
     }
 
-    /// Forgets a service account, its roles and its tokens.
-    pub async fn delete_service_account(&self, name: &str) -> Result<(), ClientError> {
-        self.delete(&format!("/service-accounts/{name}")).await
+    /// Forgets a service account, its roles and its tokens, if it is still at `revision`, or whatever it is.
+    pub async fn delete_service_account(&self, name: &str, revision: Option<i64>) -> Result<(), ClientError> {
+        self.delete_at(&format!("/service-accounts/{name}"), revision).await
     }
 }

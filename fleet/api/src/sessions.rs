@@ -8,6 +8,18 @@ use utoipa::ToSchema;
 
 use crate::{Client, ClientError, CreatedToken, TokenScope};
 
+/// An invitation as a file (TOML): everything that somebody needs who has nothing yet.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InvitationFile {
+    /// Address of the API, as in `https://service.example:8443`.
+    pub service: String,
+    /// PEM certificates that the service's certificate must chain to.
+    pub authority: String,
+    /// The secret of the invitation.
+    pub invitation: String,
+}
+
 /// Shows an invitation's secret.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -110,7 +122,7 @@ macro_rules! secret {
         })+
     };
 }
-secret!(ShowInvitation, Invitation, AcceptInvitation, AcceptedInvitation, SignIn, ChangePassword);
+secret!(InvitationFile, ShowInvitation, Invitation, AcceptInvitation, AcceptedInvitation, SignIn, ChangePassword);
 
 impl Client {
     /// What an invitation is for.

@@ -2,7 +2,7 @@
 
 use protocol_types::UnixSeconds;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::{Client, ClientError, Page, PageQuery};
 
@@ -10,12 +10,38 @@ use crate::{Client, ClientError, Page, PageQuery};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum UserState {
-    /// Has not set a password yet.
+    /// Has not set a password yet, nor signed in with the identity provider.
     Invited,
     /// Can sign in.
     Active,
     /// May not act.
     Disabled,
+}
+
+/// How far a letter with an invitation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LetterState {
+    /// It is sent again and again until the mail server takes it, or the invitation is over.
+    Waiting,
+    /// The mail server has taken it.
+    Sent,
+}
+
+/// The letter with an open invitation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct InvitationLetter {
+    /// How far it is.
+    pub state: LetterState,
+    /// When the mail server took it, in Unix seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub sent: Option<UnixSeconds>,
+    /// Tries that failed.
+    pub tries: u64,
+    /// Why the last of them did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<String>,
 }
 
 /// A person who can hold roles.
@@ -40,6 +66,13 @@ pub struct User {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>)]
     pub invited_until: Option<UnixSeconds>,
+    /// The letter with their open invitation, if one was to be sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub letter: Option<InvitationLetter>,
+    /// Since when they sign in with the identity provider of the account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub linked: Option<UnixSeconds>,
     /// When they set their password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>)]
@@ -50,6 +83,8 @@ pub struct User {
     pub last_sign_in: Option<UnixSeconds>,
     /// Recovery codes that they have left.
     pub recovery_codes: u64,
+    /// Counts every change that an administrator made; the `ETag` is made of it.
+    pub revision: i64,
 }
 
 /// Asks for a user.
@@ -77,6 +112,19 @@ pub struct InviteUser {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>)]
     pub expires: Option<UnixSeconds>,
+    /// Whether the invitation is also sent to `email`; without it, where the service has a mail server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mail: Option<bool>,
+}
+
+/// How a user is reset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ResetUserQuery {
+    /// Whether the invitation is also sent to the user's address; without it, where the service has a mail server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mail: Option<bool>,
 }
 
 /// A user and the secret with which they begin.
@@ -120,18 +168,24 @@ impl Client {
         self.get(&format!("/users/{name}"), &()).await
     }
 
-    /// Takes away a user's right to act, or gives it back.
-    pub async fn change_user(&self, name: &str, change: &ChangeUser) -> Result<User, ClientError> {
-        self.patch(&format!("/users/{name}"), change, None).await
+    /// Takes away a user's right to act, or gives it back, if they are still at `revision`, or whatever it is.
+    pub async fn change_user(
+        &self,
+        name: &str,
+        change: &ChangeUser,
+        revision: Option<i64>,
+    ) -> Result<User, ClientError> {
+        self.patch(&format!("/users/{name}"), change, revision).await
     }
 
     /// Takes away what a user signs in with, and invites them anew.
-    pub async fn reset_user(&self, name: &str) -> Result<InvitedUser, ClientError> {
-        self.post_empty(&format!("/users/{name}/reset")).await
+    pub async fn reset_user(&self, name: &str, query: &ResetUserQuery) -> Result<InvitedUser, ClientError> {
+        let path = format!("/users/{name}/reset");
+        self.json(&path, self.request(reqwest::Method::POST, &path).query(query)).await
     }
 
-    /// Forgets a user, their roles and their tokens.
-    pub async fn delete_user(&self, name: &str) -> Result<(), ClientError> {
-        self.delete(&format!("/users/{name}")).await
+    /// Forgets a user, their roles and their tokens, if they are still at `revision`, or whatever it is.
+    pub async fn delete_user(&self, name: &str, revision: Option<i64>) -> Result<(), ClientError> {
+        self.delete_at(&format!("/users/{name}"), revision).await
     }
 }

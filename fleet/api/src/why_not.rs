@@ -1,4 +1,4 @@
-//! Why a device is not on the release that somebody wants it to run.
+//! Why a device does not have what somebody wants it to have.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use protocol_types::{DeviceState, EndpointName, ReleaseVersion, RolloutId, UnixS
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Client, ClientError, Page, PageQuery};
+use crate::{Client, ClientError, Page, PageQuery, StagedConfiguration};
 
 /// The answer for one device and one rollout.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -17,9 +17,13 @@ pub struct WhyNot {
     /// The rollout.
     #[schema(value_type = String)]
     pub rollout: RolloutId,
-    /// The release that it brings.
-    #[schema(value_type = String)]
-    pub release: ReleaseVersion,
+    /// The release that it brings, unless it brings a configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub release: Option<ReleaseVersion>,
+    /// The configuration that it brings, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<StagedConfiguration>,
     /// How far the rollout is on the device; absent if the device is not on its list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]

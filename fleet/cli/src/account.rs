@@ -53,6 +53,9 @@ pub(crate) enum Command {
         /// The account that it stands below from now on; without it, none
         #[arg(long, value_name = "NAME")]
         parent: Option<AccountName>,
+        /// Only if the account is still at this revision
+        #[arg(long, value_name = "NUMBER")]
+        at_revision: Option<i64>,
     },
 }
 
@@ -71,8 +74,9 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
         Command::List => list(session).await,
         Command::Show { name } => show(session, &client.account(&name).await.map_err(service_error)?),
         Command::Quota { name, set } => quota(session, &name, &set).await,
-        Command::Move { name, parent } => {
-            show(session, &client.change_account(&name, &ChangeAccount { parent }).await.map_err(service_error)?)
+        Command::Move { name, parent, at_revision } => {
+            let moved = client.change_account(&name, &ChangeAccount { parent }, at_revision).await;
+            show(session, &moved.map_err(service_error)?)
         }
     }
 }

@@ -5,7 +5,7 @@ use fleet_api::{
     Alert, AlertCondition, AlertQuery, AlertRule, AlertState, ChangeAlertRule, Client, ClientError, CreateAlertRule,
     CreateSilence, PageQuery, Severity, Silence,
 };
-use protocol_types::{GroupName, UnixSeconds};
+use protocol_types::{GroupName, UnixSeconds, metrics::Metric};
 use serde_json::json;
 
 use crate::{
@@ -56,7 +56,7 @@ pub(crate) struct ListArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum RuleCommand {
     /// Make a rule
-    Create(CreateRuleArgs),
+    Create(Box<CreateRuleArgs>),
     /// List the rules
     List,
     /// Show a rule
@@ -97,17 +97,23 @@ pub(crate) struct CreateRuleArgs {
     #[command(flatten)]
     what: What,
     /// Events that raise an alert
-    #[arg(long, value_name = "COUNT", conflicts_with_all = ["absence", "when"], default_value_t = 1)]
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["absence", "when", "threshold"], default_value_t = 1)]
     events: u32,
     /// Fewer events than this end it; without it, fewer than raise it
-    #[arg(long, value_name = "COUNT", conflicts_with_all = ["absence", "when"])]
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["absence", "when", "threshold"])]
     clear_below: Option<u32>,
     /// Seconds within which events are counted
-    #[arg(long, value_name = "SECONDS", conflicts_with_all = ["absence", "when"], default_value_t = 600)]
+    #[arg(long, value_name = "SECONDS", conflicts_with_all = ["absence", "when", "threshold"], default_value_t = 600)]
     within: u64,
     /// Count over the whole account and not for each device
-    #[arg(long, conflicts_with_all = ["absence", "when"])]
+    #[arg(long, conflicts_with_all = ["absence", "when", "threshold"])]
     whole_account: bool,
+    /// The value that ends an alert; without it, the threshold itself
+    #[arg(long, value_name = "VALUE", conflicts_with_all = ["absence", "when", "count"], allow_negative_numbers = true)]
+    clear: Option<f64>,
+    /// Seconds after which a value is too old to raise or to end an alert
+    #[arg(long, value_name = "SECONDS", conflicts_with_all = ["absence", "when", "count"], default_value_t = 3600)]
+    fresh: u64,
     /// Seconds that it must hold before an alert is raised
     #[arg(long = "for", value_name = "SECONDS", default_value_t = 300)]
     for_s: u64,
@@ -132,6 +138,28 @@ struct What {
     /// Events of this kind, as in `device.disconnected`; several, separated by commas
     #[arg(long, value_name = "KINDS", value_delimiter = ',')]
     count: Vec<String>,
+    /// Devices whose newest value of a metric is beyond this, as in 'cpu.load > 0.9' or 'temperature < -20'
+    #[arg(long, value_name = "THRESHOLD", value_parser = threshold)]
+    threshold: Option<Threshold>,
+}
+
+/// A metric, and where its values are too far.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Threshold {
+    metric: Metric,
+    above: Option<f64>,
+    below: Option<f64>,
+}
+
+fn threshold(text: &str) -> Result<Threshold, String> {
+    let at = text.find(['>', '<']).ok_or("write it as in 'cpu.load > 0.9'")?;
+    let (metric, rest) = text.split_at(at);
+    let metric = metric.trim().parse::<Metric>().map_err(|error| error.to_string())?;
+    let (sign, value) = rest.split_at(1);
+    let value = value.trim().parse::<f64>().ok().filter(|value| value.is_finite());
+    let value = value.ok_or("behind the sign there is a number, as in 'cpu.load > 0.9'")?;
+    let (above, below) = if sign == ">" { (Some(value), None) } else { (None, Some(value)) };
+    Ok(Threshold { metric, above, below })
 }
 
 #[derive(Debug, Subcommand)]
@@ -227,7 +255,7 @@ fn described(alert: &Alert) -> String {
 
 async fn rule(client: &Client, command: RuleCommand, session: &Session) -> anyhow::Result<()> {
     match command {
-        RuleCommand::Create(args) => create_rule(client, args, session).await,
+        RuleCommand::Create(args) => create_rule(client, *args, session).await,
         RuleCommand::List => list_rules(client, session).await,
         RuleCommand::Show { name } => {
             let rule = client.alert_rule(&name).await.map_err(|e| missing(e, "alert rule", &name))?;
@@ -244,19 +272,20 @@ async fn rule(client: &Client, command: RuleCommand, session: &Session) -> anyho
 
 async fn create_rule(client: &Client, args: CreateRuleArgs, session: &Session) -> anyhow::Result<()> {
     let CreateRuleArgs { name, title, severity, filter, what, .. } = args;
-    let (condition, text) = match what.when {
-        Some(text) => (AlertCondition::State { filter: text.clone() }, Some(text)),
-        None if what.absence => (AlertCondition::Absence {}, None),
-        None => {
-            let rate = AlertCondition::Rate {
-                types: what.count,
-                events: args.events,
-                clear_below: args.clear_below,
-                within_s: args.within,
-                whole_account: args.whole_account,
-            };
-            (rate, None)
+    let text = what.when.clone();
+    let condition = match what {
+        What { when: Some(filter), .. } => AlertCondition::State { filter },
+        What { absence: true, .. } => AlertCondition::Absence {},
+        What { threshold: Some(Threshold { metric, above, below }), .. } => {
+            AlertCondition::Threshold { metric, above, below, clear: args.clear, fresh_s: args.fresh }
         }
+        What { count, .. } => AlertCondition::Rate {
+            types: count,
+            events: args.events,
+            clear_below: args.clear_below,
+            within_s: args.within,
+            whole_account: args.whole_account,
+        },
     };
     let wanted = CreateAlertRule {
         name,
@@ -317,6 +346,12 @@ fn looks_for(condition: &AlertCondition) -> String {
         AlertCondition::Rate { types, events, within_s, whole_account, .. } => {
             let each = if *whole_account { "in the account" } else { "of a device" };
             format!("{events} of {} {each} in {within_s} s", types.join(", "))
+        }
+        AlertCondition::Threshold { metric, above, below, clear, .. } => {
+            let (sign, value) = if above.is_some() { ('>', above) } else { ('<', below) };
+            let value = value.unwrap_or_default();
+            let until = clear.filter(|clear| *clear != value).map(|clear| format!(" until {clear}"));
+            format!("{metric} {sign} {value}{}", until.unwrap_or_default())
         }
     }
 }
@@ -391,5 +426,27 @@ fn missing(error: ClientError, kind: &str, id: &impl ToString) -> anyhow::Error 
                 .into()
         }
         _ => service_error(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_threshold_is_a_metric_a_sign_and_a_number() {
+        let of = |metric, above, below| Ok(Threshold { metric, above, below });
+        assert_eq!(threshold("cpu.load > 0.9"), of(Metric::CpuLoad, Some(0.9), None));
+        assert_eq!(threshold("temperature<-20"), of(Metric::Temperature, None, Some(-20.0)));
+        for bad in ["", "cpu.load", "cpu.load >", "cpu.load > hot", "mood > 1", "cpu.load >= 1", "cpu.load > inf"] {
+            assert!(threshold(bad).is_err(), "{bad}");
+        }
+        assert_eq!(looks_for(&looked("cpu.load > 0.9", Some(0.8))), "cpu.load > 0.9 until 0.8");
+        assert_eq!(looks_for(&looked("memory.used < 0.1", None)), "memory.used < 0.1");
+    }
+
+    fn looked(text: &str, clear: Option<f64>) -> AlertCondition {
+        let Threshold { metric, above, below } = threshold(text).unwrap();
+        AlertCondition::Threshold { metric, above, below, clear, fresh_s: 3600 }
     }
 }

@@ -5,13 +5,17 @@ use std::{fs, path::PathBuf};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use fleet_api::{
-    Client, ConfigurationChange, ConfigurationDocument, ConfigurationOf, ConfigurationPreview, EffectiveConfiguration,
-    PageQuery, SaveConfiguration,
+    Client, ConfigurationChange, ConfigurationDocument, ConfigurationLevel, ConfigurationOf, ConfigurationPreview,
+    EffectiveConfiguration, PageQuery, RevisionStanding, SaveConfiguration, StagedConfiguration,
 };
 use protocol_types::{EndpointName, GroupName};
 use serde_json::Value;
 
-use crate::session::{Session, service_error};
+use crate::{
+    configuration_secret,
+    rollout::brought,
+    session::{Session, service_error},
+};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -30,6 +34,11 @@ pub(crate) enum Command {
         /// Only if the document is still at this revision
         #[arg(long, value_name = "NUMBER")]
         at_revision: Option<i64>,
+    },
+    /// Keep a document as a revision that is in force nowhere, for `mbl rollout start --configuration`
+    Stage {
+        #[command(flatten)]
+        wanted: Wanted,
     },
     /// Show what a document would change, device by device, if it were saved
     Preview {
@@ -53,6 +62,9 @@ pub(crate) enum Command {
         /// The device
         endpoint: EndpointName,
     },
+    /// Give secrets to applications, or take them away
+    #[command(subcommand)]
+    Secret(configuration_secret::Command),
     /// Print the JSON Schema of the documents
     Schema,
 }
@@ -110,6 +122,20 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
             let (of, wanted) = wanted.read()?;
             save(&client, &of, &wanted, at_revision, session).await
         }
+        Command::Stage { wanted } => {
+            let (of, wanted) = wanted.read()?;
+            let staged = client.stage_configuration(&of, &wanted).await.map_err(service_error)?;
+            let of = match &of {
+                ConfigurationOf::Account => String::new(),
+                ConfigurationOf::Group(name) => format!(" --of-group {name}"),
+                ConfigurationOf::Device(endpoint) => format!(" --of-device {endpoint}"),
+            };
+            session.printer.say(format_args!(
+                "bring it to devices with `mbl rollout start --configuration {}{of} --all`, in waves if you like",
+                staged.revision
+            ));
+            session.printer.data(&staged, format_args!("staged as revision {}", staged.revision))
+        }
         Command::Preview { wanted } => {
             let (of, wanted) = wanted.read()?;
             preview(&client, &of, &wanted, session).await
@@ -126,6 +152,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
             let settings = client.effective_configuration(&endpoint).await.map_err(service_error)?;
             session.printer.data(&settings, told(&settings))
         }
+        Command::Secret(command) => configuration_secret::run(command, &client, session).await,
         Command::Schema => {
             let schema = client.configuration_schema().await.map_err(service_error)?;
             session.printer.data(&schema, serde_json::to_string_pretty(&schema)?)
@@ -195,10 +222,23 @@ async fn revisions(client: &Client, of: &ConfigurationOf, session: &Session) -> 
             None => break,
         }
     }
-    session.printer.table(&all, &["REVISION", "SAVED", "PRIORITY", "DOCUMENT"], |row| {
+    session.printer.table(&all, &["REVISION", "STANDING", "SAVED", "PRIORITY", "DOCUMENT"], |row| {
         let document = Value::Object(row.document.clone()).to_string();
-        vec![row.revision.to_string(), row.changed.0.to_string(), row.priority.to_string(), document]
+        let standing = match row.standing {
+            RevisionStanding::Past => "past",
+            RevisionStanding::InForce => "in force",
+            RevisionStanding::Staged => "staged",
+        };
+        let (revision, priority) = (row.revision.to_string(), row.priority.to_string());
+        vec![revision, standing.to_owned(), row.changed.0.to_string(), priority, document]
     })
+}
+
+/// A level as in `group doors`.
+fn level_of(level: ConfigurationLevel, name: &str) -> String {
+    // The word is the one of the API.
+    let level = serde_json::to_value(level).ok();
+    format!("{} {name}", level.as_ref().and_then(Value::as_str).unwrap_or_default()).trim_end().to_owned()
 }
 
 fn told(settings: &EffectiveConfiguration) -> String {
@@ -212,11 +252,19 @@ fn told(settings: &EffectiveConfiguration) -> String {
         lines.push(format!("reported {} for generation {}{why}", reported.state, reported.generation));
     }
     for setting in &settings.settings {
-        let level = serde_json::to_value(setting.level).ok();
-        let level = level.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned();
-        lines.push(
-            format!("  {} {}  ({} {}", setting.path, setting.value, level, setting.name).trim_end().to_owned() + ")",
-        );
+        lines.push(format!("  {} {}  ({})", setting.path, setting.value, level_of(setting.level, &setting.name)));
+    }
+    for layer in &settings.layers {
+        let Some(rollout) = &layer.rollout else { continue };
+        let of = StagedConfiguration { level: layer.level, name: layer.name.clone(), revision: layer.revision };
+        lines.push(format!("{} is there by rollout {rollout}", brought(None, Some(&of))));
+    }
+    for secret in &settings.secrets {
+        let of = level_of(secret.level, &secret.level_name);
+        lines.push(format!("  secret {} of {}, version {}  ({of})", secret.name, secret.application, secret.version));
+    }
+    if !settings.secrets.is_empty() && !settings.takes_secrets {
+        lines.push("the device has not said to which key secrets are sealed, so it has none of them".to_owned());
     }
     if !settings.drift.is_empty() {
         lines.push("differs from what the device confirmed last:".to_owned());

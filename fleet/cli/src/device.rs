@@ -345,16 +345,19 @@ async fn count(client: &Client, query: CountQuery, session: &Session) -> anyhow:
 
 async fn export(client: &Client, args: ExportArgs, session: &Session) -> anyhow::Result<()> {
     let query = ExportQuery { format: Some(args.format), filter: args.filter };
-    let mut answer = client.export_devices(&query).await.map_err(|e| refused_filter(e, query.filter.as_deref()))?;
+    let answer = client.export_devices(&query).await.map_err(|e| refused_filter(e, query.filter.as_deref()))?;
     match args.output {
-        None => {
-            while let Some(part) = answer.chunk().await.map_err(broken)? {
-                session.printer.bytes(&part)?;
-            }
-            Ok(())
-        }
+        None => pour(answer, session).await,
         Some(path) => save(answer, &path, session).await,
     }
+}
+
+/// Writes an export to the standard output as it comes.
+pub(crate) async fn pour(mut answer: Download, session: &Session) -> anyhow::Result<()> {
+    while let Some(part) = answer.chunk().await.map_err(broken)? {
+        session.printer.bytes(&part)?;
+    }
+    Ok(())
 }
 
 fn broken(cause: impl Into<anyhow::Error>) -> Failure {

@@ -3,10 +3,9 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
-use fleet_api::{
-    Client, ClientError, ExportFormat, Operation, OperationState, PageQuery, ReportFileQuery, ReportQuery, RowOutcome,
-};
+use fleet_api::{Client, ClientError, ExportFormat, Operation, PageQuery, ReportFileQuery, ReportQuery, RowOutcome};
 use indicatif::ProgressBar;
+use protocol_types::OperationState;
 
 use crate::{
     device::{export_format, save},

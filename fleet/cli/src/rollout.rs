@@ -1,14 +1,15 @@
-//! `mbl rollout`: moves devices to a release, and shows how far they are. The service decides; here it is asked and watched.
+//! `mbl rollout`: moves devices to a release or a configuration, and shows how far they are. The service decides; here it is asked and watched.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use fleet_api::{
-    Client, ClientError, GiveConsent, PageQuery, Rollout, RolloutAction, RolloutDevice, RolloutDeviceQuery,
+    Client, ClientError, ConfigurationLevel, GiveConsent, PageQuery, Rollout, RolloutAction, RolloutDevice,
+    RolloutDeviceQuery, StagedConfiguration,
 };
 use indicatif::ProgressBar;
-use protocol_types::{DeviceState, EndpointName, RolloutId, RolloutState};
+use protocol_types::{DeviceState, EndpointName, ReleaseVersion, RolloutId, RolloutState};
 
 use crate::{
     failure::{Exit, Failure},
@@ -21,7 +22,7 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Move devices to a release
+    /// Move devices to a release or to a staged configuration
     Start(Box<StartArgs>),
     /// Show how a rollout goes on until it ends
     Watch(WatchArgs),
@@ -37,7 +38,7 @@ pub(crate) enum Command {
     Approve(IdArgs),
     /// Say yes for devices that wait for an operator's consent
     Consent(ConsentArgs),
-    /// Show why devices are not on the release of a rollout, and what to do
+    /// Show why devices do not have what a rollout brings, and what to do
     Why(IdArgs),
     /// List the rollouts
     List,
@@ -128,9 +129,26 @@ pub(crate) fn missing(error: ClientError, id: &RolloutId) -> anyhow::Error {
     }
 }
 
+/// What a rollout brings, as in `1.2.0` or `configuration 4 of group doors`.
+pub(crate) fn brought(release: Option<&ReleaseVersion>, configuration: Option<&StagedConfiguration>) -> String {
+    let Some(StagedConfiguration { level, name, revision }) = configuration else {
+        return release.map(ToString::to_string).unwrap_or_default();
+    };
+    match level {
+        ConfigurationLevel::Account => format!("configuration {revision}"),
+        ConfigurationLevel::Group => format!("configuration {revision} of group {name}"),
+        ConfigurationLevel::Device => format!("configuration {revision} of device {name}"),
+    }
+}
+
+fn subject(rollout: &Rollout) -> String {
+    brought(rollout.release.as_ref(), rollout.configuration.as_ref())
+}
+
 /// One line: what, how far, why.
 fn state(rollout: &Rollout) -> String {
-    let mut text = format!("{} release {} {}", rollout.id, rollout.release, rollout.state);
+    let kind = if rollout.release.is_some() { "release " } else { "" };
+    let mut text = format!("{} {kind}{} {}", rollout.id, subject(rollout), rollout.state);
     if !rollout.waves.is_empty() {
         text += &format!(" wave {} of {}", rollout.open_wave, rollout.waves.len() + 1);
     }
@@ -189,10 +207,10 @@ async fn list(client: &Client, session: &Session) -> anyhow::Result<()> {
             None => break,
         }
     }
-    session.printer.table(&rollouts, &["ROLLOUT", "RELEASE", "STATE", "STARTED", "NAME"], |rollout: &Rollout| {
+    session.printer.table(&rollouts, &["ROLLOUT", "BRINGS", "STATE", "STARTED", "NAME"], |rollout: &Rollout| {
         vec![
             rollout.id.to_string(),
-            rollout.release.to_string(),
+            subject(rollout),
             rollout.state.to_string(),
             or_dash(rollout.started.map(time)),
             rollout.name.clone(),
@@ -261,7 +279,7 @@ async fn follow(client: &Client, id: &RolloutId, bar: &ProgressBar, session: &Se
             bar.suspend(|| session.printer.line(&serde_json::json!({ "rollout": rollout }), &text))?;
             last = text;
         }
-        bar.set_message(format!("{} {}", rollout.id, rollout.release));
+        bar.set_message(format!("{} {}", rollout.id, subject(&rollout)));
         bar.set_position(per_cent(&now));
         if is_idle(&rollout) {
             session.printer.say(format_args!(

@@ -1,13 +1,19 @@
 //! What `mbl rollout start` is told, and the request that it becomes.
 
 use clap::{Args, ValueEnum};
-use fleet_api::{Audience, Consent, CreateRollout, FailureThreshold, Growth, OnFailure, Rate, Retries, Wave, Window};
+use fleet_api::{
+    Audience, ConfigurationLevel, Consent, CreateRollout, FailureThreshold, Growth, OnFailure, Rate, Retries,
+    StagedConfiguration, Wave, Window,
+};
 use protocol_types::{EndpointName, GroupName, ReleaseVersion, UnixSeconds};
 
 #[derive(Debug, Args)]
 pub(crate) struct StartArgs {
-    /// Version of the release
-    release: ReleaseVersion,
+    /// Version of the release, unless it is a rollout of a configuration
+    #[arg(required_unless_present = "configuration")]
+    release: Option<ReleaseVersion>,
+    #[command(flatten)]
+    staged: StagedArgs,
     #[command(flatten)]
     audience: AudienceArgs,
     /// What people call the rollout
@@ -29,6 +35,32 @@ pub(crate) struct StartArgs {
     people: PeopleArgs,
     #[command(flatten)]
     pub(crate) look: LookArgs,
+}
+
+/// The configuration that it brings instead of a release.
+#[derive(Debug, Args)]
+struct StagedArgs {
+    /// Revision of a configuration that was staged, instead of a release; that of the account unless a group or device is named
+    #[arg(long, value_name = "REVISION", conflicts_with = "release")]
+    configuration: Option<i64>,
+    /// It is the configuration of this group
+    #[arg(long, value_name = "NAME", requires = "configuration", conflicts_with = "of_device")]
+    of_group: Option<GroupName>,
+    /// It is the configuration of this device
+    #[arg(long, value_name = "NAME", requires = "configuration")]
+    of_device: Option<EndpointName>,
+}
+
+impl From<StagedArgs> for Option<StagedConfiguration> {
+    fn from(args: StagedArgs) -> Self {
+        let revision = args.configuration?;
+        let (level, name) = match (args.of_group, args.of_device) {
+            (Some(group), _) => (ConfigurationLevel::Group, group.to_string()),
+            (None, Some(device)) => (ConfigurationLevel::Device, device.to_string()),
+            (None, None) => (ConfigurationLevel::Account, String::new()),
+        };
+        Some(StagedConfiguration { level, name, revision })
+    }
 }
 
 /// Who is asked first.
@@ -56,7 +88,7 @@ pub(crate) struct LookArgs {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct AudienceArgs {
-    /// Every device of the account
+    /// Every device of the account; of a configuration, every device that its document is for
     #[arg(long)]
     all: bool,
     /// The devices in a group
@@ -181,6 +213,7 @@ impl From<StartArgs> for CreateRollout {
         Self {
             name: args.name,
             release: args.release,
+            configuration: args.staged.into(),
             audience: args.audience.into(),
             failure_threshold: care
                 .failures_percent

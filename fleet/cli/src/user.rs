@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use fleet_api::{ChangeUser, InviteUser, InvitedUser, PageQuery, User, UserState};
+use fleet_api::{ChangeUser, InviteUser, InvitedUser, LetterState, PageQuery, ResetUserQuery, User, UserState};
 use protocol_types::UnixSeconds;
 use serde_json::json;
 
@@ -28,30 +28,41 @@ pub(crate) enum Command {
         name: String,
     },
     /// Take away a user's right to act
-    Disable {
-        /// Their name
-        name: String,
-    },
+    Disable(Which),
     /// Give back a user's right to act
-    Enable {
-        /// Their name
-        name: String,
-    },
-    /// Take away password, authenticator and sessions, and write another invitation
+    Enable(Which),
+    /// Take away password, authenticator, sessions and the link to the identity provider, and make another invitation
     Reset {
         /// Their name
         name: String,
-        /// Private file to write the invitation into
-        #[arg(long, value_name = "FILE")]
-        output: PathBuf,
+        #[command(flatten)]
+        way: Way,
     },
     /// Forget a user with their roles and tokens
-    Delete {
-        /// Their name
-        name: String,
-    },
+    Delete(Which),
     #[command(flatten)]
     Own(user_session::Command),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Which {
+    /// Their name
+    name: String,
+    /// Only if they are still at this revision
+    #[arg(long, value_name = "NUMBER")]
+    at_revision: Option<i64>,
+}
+
+/// How the invitation comes to the person.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub(crate) struct Way {
+    /// Private file to write the invitation into
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Send the invitation to their address, over the mail server of the service
+    #[arg(long)]
+    mail: bool,
 }
 
 #[derive(Debug, Args)]
@@ -73,9 +84,8 @@ pub(crate) struct InviteArgs {
     /// Days until the invitation stops working, at most 30
     #[arg(long, value_name = "DAYS", default_value_t = 7)]
     days: u32,
-    /// Private file to write the invitation into
-    #[arg(long, value_name = "FILE")]
-    output: PathBuf,
+    #[command(flatten)]
+    way: Way,
 }
 
 pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<()> {
@@ -86,14 +96,15 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
             let user = session.client()?.user(&name).await.map_err(service_error)?;
             session.printer.data(&user, line(&user))
         }
-        Command::Disable { name } => set(session, &name, true).await,
-        Command::Enable { name } => set(session, &name, false).await,
-        Command::Reset { name, output } => {
-            let made = session.client()?.reset_user(&name).await.map_err(service_error)?;
-            invited(session, made, &output)
+        Command::Disable(which) => set(session, &which, true).await,
+        Command::Enable(which) => set(session, &which, false).await,
+        Command::Reset { name, way } => {
+            let query = ResetUserQuery { mail: Some(way.mail) };
+            let made = session.client()?.reset_user(&name, &query).await.map_err(service_error)?;
+            invited(session, made, &way)
         }
-        Command::Delete { name } => {
-            session.client()?.delete_user(&name).await.map_err(service_error)?;
+        Command::Delete(Which { name, at_revision }) => {
+            session.client()?.delete_user(&name, at_revision).await.map_err(service_error)?;
             session.printer.data(&json!({ "deleted": name }), format_args!("user/{name} deleted"))
         }
         Command::Own(command) => user_session::run(command, session).await,
@@ -101,24 +112,30 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
 }
 
 async fn invite(args: InviteArgs, session: &Session) -> anyhow::Result<()> {
-    let InviteArgs { name, email, title, role, filter, days, output } = args;
+    let InviteArgs { name, email, title, role, filter, days, way } = args;
     let expires = Some(UnixSeconds(session.now().0.saturating_add(u64::from(days) * 86_400)));
-    let wanted = InviteUser { name, email, title, role, filter, expires };
+    let wanted = InviteUser { name, email, title, role, filter, expires, mail: Some(way.mail) };
     let made = session.client()?.invite_user(&wanted).await;
-    invited(session, made.map_err(|error| refused_filter(error, wanted.filter.as_deref()))?, &output)
+    invited(session, made.map_err(|error| refused_filter(error, wanted.filter.as_deref()))?, &way)
 }
 
-fn invited(session: &Session, made: InvitedUser, output: &std::path::Path) -> anyhow::Result<()> {
-    let secret = made.invitation.context("the service kept the secret of the invitation to itself")?;
-    InvitationFile::of(session.context.load()?, secret).write(output)?;
-    session.printer.say(format_args!("hand {} to nobody but {}", output.display(), made.user.email));
+fn invited(session: &Session, made: InvitedUser, way: &Way) -> anyhow::Result<()> {
+    if let Some(output) = &way.output {
+        let secret = made.invitation.context("the service kept the secret of the invitation to itself")?;
+        InvitationFile::write(session.context.load()?, secret, output)?;
+        session.printer.say(format_args!("hand {} to nobody but {}", output.display(), made.user.email));
+    }
+    if way.mail {
+        session.printer.say(format_args!("the service sends the invitation to {}", made.user.email));
+    }
     let until = or_dash(made.user.invited_until.map(time));
-    let value = json!({ "user": made.user, "file": output });
+    let value = json!({ "user": made.user, "file": way.output });
     session.printer.data(&value, format_args!("user/{} invited until {until}", made.user.name))
 }
 
-async fn set(session: &Session, name: &str, disabled: bool) -> anyhow::Result<()> {
-    let changed = session.client()?.change_user(name, &ChangeUser { disabled }).await.map_err(service_error)?;
+async fn set(session: &Session, Which { name, at_revision }: &Which, disabled: bool) -> anyhow::Result<()> {
+    let changed = session.client()?.change_user(name, &ChangeUser { disabled }, *at_revision).await;
+    let changed = changed.map_err(service_error)?;
     let word = if disabled { "may not act any more" } else { "may act again" };
     session.printer.data(&changed, format_args!("user/{} {word}", changed.name))
 }
@@ -134,7 +151,19 @@ const fn state(user: &User) -> &'static str {
 fn line(user: &User) -> String {
     let signed_in = or_dash(user.last_sign_in.map(time));
     let codes = user.recovery_codes;
-    format!("{} <{}> {} last signed in {signed_in}, {codes} recovery codes", user.name, user.email, state(user))
+    let letter = match &user.letter {
+        None => String::new(),
+        Some(letter) => match (letter.state, &letter.last_failure) {
+            (LetterState::Sent, _) => ", invitation sent".to_owned(),
+            (LetterState::Waiting, None) => ", invitation waits to be sent".to_owned(),
+            (LetterState::Waiting, Some(reason)) => {
+                format!(", invitation not sent after {} tries: {reason}", letter.tries)
+            }
+        },
+    };
+    let linked = if user.linked.is_some() { ", single sign-on" } else { "" };
+    let User { name, email, .. } = user;
+    format!("{name} <{email}> {} last signed in {signed_in}, {codes} recovery codes{linked}{letter}", state(user))
 }
 
 async fn list(session: &Session) -> anyhow::Result<()> {

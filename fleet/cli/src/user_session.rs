@@ -19,6 +19,7 @@ use crate::{
     invitation_file::InvitationFile,
     secret::{self, Secret},
     session::{Session, service_error},
+    single_sign_on::{self, SsoArgs},
     words::{or_dash, time},
 };
 
@@ -48,7 +49,8 @@ pub(crate) struct Shown {
     /// File whose first line is the password, or /dev/stdin; asked for without it
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
-    /// File whose first line is the code of the authenticator or a recovery code; asked for without it
+    /// File whose first line is the code of the authenticator, a recovery code, or the one-time code of `--no-browser`; asked for
+    /// without it
     #[arg(long, value_name = "FILE")]
     code_file: Option<PathBuf>,
 }
@@ -67,7 +69,8 @@ pub(crate) struct AcceptArgs {
 #[derive(Debug, Args)]
 pub(crate) struct SignInArgs {
     /// Name of the user
-    name: String,
+    #[arg(required_unless_present = "sso", conflicts_with = "sso")]
+    name: Option<String>,
     /// The account of the user
     #[arg(long)]
     account: AccountName,
@@ -80,6 +83,8 @@ pub(crate) struct SignInArgs {
     /// What the session allows at most, may be given several times; without it, all that the user's roles allow
     #[arg(long, value_name = "SCOPE")]
     scope: Vec<TokenScope>,
+    #[command(flatten)]
+    sso: SsoArgs,
     #[command(flatten)]
     shown: Shown,
 }
@@ -160,17 +165,26 @@ async fn sign_in(args: SignInArgs, session: &Session) -> anyhow::Result<()> {
             (service, authority)
         }
     };
+    let client = outsider(&service, &authority)?;
+    let scopes = (!args.scope.is_empty()).then_some(args.scope);
+    let Some(name) = args.name else {
+        let how = (&args.sso, args.shown.code_file.as_deref());
+        let made = single_sign_on::sign_in(&client, (&args.account, scopes), how, session).await?;
+        let who = made.token.principal.clone().unwrap_or_default();
+        let name = who.strip_prefix("user/").unwrap_or(&who);
+        return remember(session, (service, authority), (&args.account, name), made);
+    };
     let password = known(args.shown.password_file.as_deref(), "Password: ")?;
     let code = code(args.shown.code_file.as_deref())?;
     let shown = SignIn {
         account: args.account.clone(),
-        name: args.name.clone(),
+        name: name.clone(),
         password: password.to_string(),
         code: code.to_string(),
-        scopes: (!args.scope.is_empty()).then_some(args.scope),
+        scopes,
     };
-    let made = outsider(&service, &authority)?.sign_in(&shown).await.map_err(service_error)?;
-    remember(session, (service, authority), (&args.account, &args.name), made)
+    let made = client.sign_in(&shown).await.map_err(service_error)?;
+    remember(session, (service, authority), (&args.account, &name), made)
 }
 
 /// Keeps a session in the context.

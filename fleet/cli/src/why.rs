@@ -3,7 +3,12 @@
 use fleet_api::{Client, DeviceWhy, PageQuery, WhyNot};
 use protocol_types::{EndpointName, RolloutId};
 
-use crate::{device, rollout::missing, session::Session, words::time};
+use crate::{
+    device,
+    rollout::{brought, missing},
+    session::Session,
+    words::time,
+};
 
 /// One answer: what decides, in a line; then what it means and what to do.
 fn answer(who: &str, why: &WhyNot) -> String {
@@ -53,7 +58,8 @@ fn all(why: &DeviceWhy) -> String {
         text += ", and no rollout wants anything else";
     }
     for why in reasons {
-        text += &format!("\n{}", answer(&format!("{} {}", why.rollout, why.release), why));
+        let brought = brought(why.release.as_ref(), why.configuration.as_ref());
+        text += &format!("\n{}", answer(&format!("{} {brought}", why.rollout), why));
     }
     text
 }

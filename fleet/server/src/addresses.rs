@@ -27,6 +27,13 @@ impl Addresses {
     /// Name of the file in the data directory.
     pub const FILE: &str = "addresses.json";
 
+    /// The first public host as it stands in addresses: an IPv6 address is in brackets (RFC 3986, section 3.2.2).
+    pub(crate) fn public_host(&self) -> String {
+        // The configuration refuses an empty list of hosts.
+        let host = self.public_hosts.first().map(String::as_str).unwrap_or_default();
+        if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
+    }
+
     pub(crate) fn write(&self, data_dir: &Path) -> io::Result<()> {
         let text = serde_json::to_vec_pretty(self).map_err(io::Error::other)?;
         durable::write(&data_dir.join(Self::FILE), &text, Audience::Everybody)

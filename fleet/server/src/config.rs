@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
@@ -10,7 +10,7 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::deliveries::Network;
+use crate::outgoing::Network;
 
 /// Lifetimes of a registration that make sense, in seconds.
 const REGISTRATION_LIFETIMES: RangeInclusive<u32> = 60..=7 * 24 * 60 * 60;
@@ -23,12 +23,21 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Names and addresses under which the outside reaches the service; the first one is given to devices.
     pub public_hosts: Vec<String>,
+    /// Address of the API as people and browsers reach it, if it is another than the first public host at the port of the API: a proxy
+    /// stands in front of it.
+    pub public_address: Option<String>,
     /// Where it listens.
     pub listen: Listen,
     /// How much it takes.
     pub limits: Limits,
+    /// Who stands in front of the API and says where requests come from.
+    pub proxies: Proxies,
     /// How events are sent to webhooks.
     pub webhooks: Webhooks,
+    /// How much is known of how devices are, and how long.
+    pub metrics: DeviceMetrics,
+    /// How identity providers of accounts are asked.
+    pub single_sign_on: SingleSignOn,
     /// The mail server; without it nothing is sent by e-mail.
     pub mail: Option<Mail>,
     /// `postgres://…` instead of the embedded database in the data directory.
@@ -67,12 +76,60 @@ pub struct Limits {
     pub account_requests_per_s: u32,
     /// Requests that one account may send at once after a rest.
     pub account_burst: u32,
+    /// Requests without a token that one address may send in a minute, as long as it asks.
+    pub open_requests_per_minute: u32,
+    /// Requests without a token that one address may send at once after a rest. One that is refused counts as six.
+    pub open_burst: u32,
     /// Connections to the API at a time.
     pub api_connections: usize,
     /// Connections of devices at a time, to each of their ports.
     pub device_connections: usize,
     /// Seconds that a sender over HTTPS has for the head of a request or for a JSON body, and may be silent in an upload.
     pub slow_sender_s: u64,
+}
+
+/// Who stands in front of the API and says where requests come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Proxies {
+    /// Addresses and networks of the proxies; what anybody else says is not looked at.
+    pub trusted: Vec<Network>,
+    /// The header in which they say it. They must overwrite or extend it: whatever they pass on unseen could be the client's.
+    pub header: ForwardedHeader,
+}
+
+impl Proxies {
+    /// Whether what comes from this address may say where it came from.
+    pub(crate) fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted.iter().any(|network| network.contains(address))
+    }
+}
+
+/// The header in which a proxy says where a request came from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For`: a list of addresses.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+}
+
+/// How identity providers of accounts are asked.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SingleSignOn {
+    /// Addresses and networks that may be reached although they are private, also without TLS.
+    pub allow: Vec<Network>,
+    /// Seconds that a provider has to answer.
+    pub answer_s: u64,
+}
+
+impl Default for SingleSignOn {
+    fn default() -> Self {
+        Self { allow: Vec::new(), answer_s: 10 }
+    }
 }
 
 /// How events are sent to webhooks.
@@ -89,6 +146,26 @@ pub struct Webhooks {
     pub longest_wait_s: u64,
     /// Seconds that a receiver has to answer.
     pub answer_s: u64,
+}
+
+/// How much is known of how devices are, and how long.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeviceMetrics {
+    /// Bytes that one device may send in a day to say how it is; 0 for nothing.
+    pub bytes_per_day: u64,
+    /// Days that samples are kept; at least 2.
+    pub sample_days: u64,
+    /// Days that points of five minutes are kept.
+    pub fine_days: u64,
+    /// Days that points of an hour are kept.
+    pub hour_days: u64,
+}
+
+impl Default for DeviceMetrics {
+    fn default() -> Self {
+        Self { bytes_per_day: 128 * 1024, sample_days: 2, fine_days: 14, hour_days: 400 }
+    }
 }
 
 /// The mail server.
@@ -136,9 +213,13 @@ impl Default for Config {
         Self {
             data_dir: PathBuf::from("/var/lib/mbl-service"),
             public_hosts: vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
+            public_address: None,
             listen: Listen::default(),
             limits: Limits::default(),
+            proxies: Proxies::default(),
             webhooks: Webhooks::default(),
+            metrics: DeviceMetrics::default(),
+            single_sign_on: SingleSignOn::default(),
             mail: None,
             database_url: None,
             log_json: false,
@@ -162,6 +243,8 @@ impl Default for Limits {
             account_bytes: 64 << 30,
             account_requests_per_s: 500,
             account_burst: 5000,
+            open_requests_per_minute: 30,
+            open_burst: 120,
             api_connections: 1024,
             device_connections: 100_000,
             slow_sender_s: 30,
@@ -186,6 +269,12 @@ pub enum ConfigError {
     /// Messages would leave the machine in the open.
     #[error("`mail.tls = \"none\"` is for a server on this machine; name it as `localhost` or `127.0.0.1`")]
     OpenMail,
+    /// Samples would be gone before late ones can be condensed.
+    #[error("`metrics.sample_days` is at least 2")]
+    SampleDays,
+    /// The public address is none of an API over HTTPS.
+    #[error("`public_address` is not the beginning of an address over HTTPS, as in `https://fleet.example.com`")]
+    PublicAddress,
     /// There is no name under which the service can be reached.
     #[error("`public_hosts` is empty; name at least one host or address")]
     NoPublicHost,
@@ -221,6 +310,12 @@ impl Config {
         if !REGISTRATION_LIFETIMES.contains(&self.registration_lifetime_s) {
             return Err(ConfigError::RegistrationLifetime(self.registration_lifetime_s));
         }
+        if self.metrics.sample_days < 2 {
+            return Err(ConfigError::SampleDays);
+        }
+        if self.public_address.as_deref().is_some_and(|address| !is_origin(address)) {
+            return Err(ConfigError::PublicAddress);
+        }
         let is_here = |mail: &Mail| ["localhost", "127.0.0.1", "::1"].contains(&mail.server.as_str());
         if self.mail.as_ref().is_some_and(|mail| mail.tls == MailTls::None && !is_here(mail)) {
             return Err(ConfigError::OpenMail);
@@ -229,9 +324,40 @@ impl Config {
     }
 }
 
+/// Whether an address is nothing but `https`, a host and perhaps a port.
+fn is_origin(address: &str) -> bool {
+    let Ok(url) = url::Url::parse(address) else { return false };
+    let bare = url.username().is_empty() && url.password().is_none() && url.path() == "/";
+    url.scheme() == "https" && bare && url.query().is_none() && url.fragment().is_none()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_public_address_is_an_origin_over_https() {
+        let check = |address: &str| Config::parse(&format!("public_address = \"{address}\"")).unwrap().check();
+        for good in ["https://fleet.example.com", "https://fleet.example.com:8443/", "https://[2001:db8::1]:8443"] {
+            assert!(check(good).is_ok(), "{good}");
+        }
+        for wrong in
+            ["", "fleet.example.com", "http://fleet.example.com", "https://a@b.example", "https://b.example/x?y"]
+        {
+            assert!(matches!(check(wrong), Err(ConfigError::PublicAddress)), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_says_where_requests_come_from_in_the_header_that_the_settings_name() {
+        let config = Config::parse("[proxies]\ntrusted = [\"10.0.0.0/8\"]\nheader = \"forwarded\"").unwrap();
+        assert_eq!(config.proxies.header, ForwardedHeader::Forwarded);
+        assert!(
+            config.proxies.trusts("10.1.2.3".parse().unwrap())
+                && !Config::default().proxies.trusts("::1".parse().unwrap())
+        );
+        assert!(Config::parse("[proxies]\nheader = \"x-real-ip\"").is_err());
+    }
 
     #[test]
     fn an_unknown_key_is_refused_by_name() {

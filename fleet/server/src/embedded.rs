@@ -17,7 +17,7 @@ use crate::{
     artifact_port::Admission,
     fleet::Fleet,
     https,
-    lwm2m::{self, Devices, Door, Duty, PresenceRecorder},
+    lwm2m::{self, Devices, Door, Duty, MetricsRecorder, PresenceRecorder},
     repository, rest, rollouts, run,
     tls::{self, Peer, TlsError},
 };
@@ -90,9 +90,11 @@ impl Embedded {
         };
         let fleet = Box::pin(run::open(config, addresses, (clock, random), stop)).await?;
         let (presence, recording) = PresenceRecorder::new(fleet.clone());
-        let devices = Devices { fleet: fleet.clone(), presence, live: Arc::default() };
+        let (metrics, keeping) = MetricsRecorder::new(fleet.clone());
+        let devices = Devices { fleet: fleet.clone(), presence, metrics, live: Arc::default() };
         let tasks: Vec<NamedTask> = vec![
             ("presence", Box::pin(recording)),
+            ("device metrics", Box::pin(keeping)),
             ("changes", Box::pin(lwm2m::pass_on_changes(devices.clone()))),
             ("overdue", Box::pin(lwm2m::tell_overdue_every(fleet.clone(), rests.overdue))),
             ("rollouts", Box::pin(rollouts::reconcile_every(fleet.clone(), rests.rollouts))),

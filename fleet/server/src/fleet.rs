@@ -8,13 +8,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Addresses, Clock, Config, Random,
-    access::{Access, RateLimits},
+    access::{Access, RateLimits, Strangers},
     artifact_files::ArtifactFiles,
     authority::Authority,
     device_trust::DeviceTrust,
     list_files::ListFiles,
     metrics::Metrics,
     signals::LocalSignals,
+    single_sign_on::Providers,
     tls::PortCertificate,
     users::Passwords,
 };
@@ -34,8 +35,12 @@ pub(crate) struct Fleet {
     pub(crate) access: Arc<Access>,
     /// How often each account may ask.
     pub(crate) rates: Arc<RateLimits>,
+    /// How often each address may ask without a token.
+    pub(crate) strangers: Arc<Strangers>,
     /// Compares passwords, a few at a time.
     pub(crate) passwords: Passwords,
+    /// Identity providers of accounts.
+    pub(crate) providers: Arc<Providers>,
     /// The bytes of artifacts.
     pub(crate) artifacts: ArtifactFiles,
     /// Enrolment lists that operations go through.
@@ -53,6 +58,14 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// The account that the service makes for its first operator; its administrators make other accounts.
     pub(crate) const FIRST_ACCOUNT: &str = "default";
+
+    /// Address of the API as people and browsers reach it, without a slash at its end.
+    pub(crate) fn public_address(&self) -> String {
+        match &self.config.public_address {
+            Some(address) => address.trim_end_matches('/').to_owned(),
+            None => format!("https://{}:{}", self.addresses.public_host(), self.addresses.api.port()),
+        }
+    }
 
     pub(crate) fn first_token_file(config: &Config) -> PathBuf {
         config.data_dir.join("first-token")

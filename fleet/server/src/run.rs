@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use fleet_store::{Signals, Store, StoreError};
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Addresses, Clock, Config, Random,
-    access::{Access, AccessError, RateLimits},
+    access::{Access, AccessError, RateLimits, Strangers},
     alerts,
     artifact_files::ArtifactFiles,
     artifact_port,
@@ -27,11 +27,12 @@ use crate::{
     fleet::Fleet,
     https,
     list_files::ListFiles,
-    lwm2m::{self, Devices, Duty, Port, PresenceRecorder},
+    lwm2m::{self, Devices, Duty, MetricsRecorder, Port, PresenceRecorder},
     metrics::Metrics,
     operations, repository, rest, rollouts,
     signals::LocalSignals,
-    supervision,
+    single_sign_on::Providers,
+    supervision, time_series,
     tls::{self, PortCertificate, TlsError},
     users::Passwords,
 };
@@ -133,7 +134,9 @@ pub(crate) async fn open(
         authority: Arc::new(authority),
         access: Arc::new(Access::new(&rest::openapi())?),
         rates: Arc::new(RateLimits::new(&config.limits)),
+        strangers: Arc::new(Strangers::new(&config.limits)),
         passwords: Passwords::new(),
+        providers: Arc::new(Providers::new(&config.single_sign_on)),
         certificate: Arc::new(certificate),
         trust: Arc::default(),
         sockets: Arc::new(Semaphore::new(config.limits.api_connections)),
@@ -171,6 +174,8 @@ async fn serve(fleet: &Fleet, ports: Ports) -> Result<(), RunError> {
     tasks.spawn(named("rollouts", rollouts::reconcile(fleet.clone())));
     tasks.spawn(named("alerts", alerts::look_after(fleet.clone())));
     tasks.spawn(named("deliveries", deliveries::work(fleet.clone())));
+    tasks.spawn(named("time series", time_series::condense(fleet.clone())));
+    tasks.spawn(named("invitations", deliveries::send_invitations(fleet.clone())));
     tasks.spawn(named("supervision", supervision::keep_alive(fleet.clone())));
 
     let data_dir = &fleet.config.data_dir;
@@ -202,8 +207,10 @@ fn serve_devices(
     (bootstrap, management): (TcpListener, TcpListener),
 ) -> Result<(), RunError> {
     let (presence, recording) = PresenceRecorder::new(fleet.clone());
-    let devices = Devices { fleet: fleet.clone(), presence, live: Arc::default() };
+    let (metrics, keeping) = MetricsRecorder::new(fleet.clone());
+    let devices = Devices { fleet: fleet.clone(), presence, metrics, live: Arc::default() };
     tasks.spawn(named("presence", recording));
+    tasks.spawn(named("device metrics", keeping));
     tasks.spawn(named("changes", lwm2m::pass_on_changes(devices.clone())));
     for (duty, listener, trusted) in
         [(Duty::Bootstrap, bootstrap, &fleet.trust.factories), (Duty::Management, management, &fleet.trust.issuers)]
@@ -228,6 +235,7 @@ pub(crate) async fn keep_house(fleet: Fleet) {
         }
         device_trust::renew_issuers(&fleet, now).await;
         fleet.rates.forget_quiet();
+        fleet.strangers.forget_quiet(Instant::now());
         let before = protocol_types::UnixSeconds(now.0.saturating_sub(REMEMBER_REQUESTS));
         if let Err(error) = fleet.store.service_wide().forget_idempotency_keys(before).await {
             tracing::warn!(error = %crate::Chain(&error), "old requests were not forgotten");
@@ -235,6 +243,9 @@ pub(crate) async fn keep_house(fleet: Fleet) {
         let before = protocol_types::UnixSeconds(now.0.saturating_sub(REMEMBER_TRIES));
         if let Err(error) = fleet.store.service_wide().forget_tries(before).await {
             tracing::warn!(error = %crate::Chain(&error), "old tries to sign in were not forgotten");
+        }
+        if let Err(error) = fleet.store.service_wide().forget_single_sign_ons(now).await {
+            tracing::warn!(error = %crate::Chain(&error), "sign-ins that are over were not forgotten");
         }
         tokio::select! {
             () = tokio::time::sleep(HOUSEKEEPING) => {}

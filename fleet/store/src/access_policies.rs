@@ -5,10 +5,10 @@ use serde_json::json;
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    AccountScope, EventDraft, ServiceWide, StoreError,
+    AccountScope, ServiceWide, StoreError,
     error::{at_revision, cannot, formed},
-    events,
-    numbers::{from_sql, time, to_sql},
+    named::Named,
+    numbers::{time, to_sql},
 };
 
 /// Most policies of an account.
@@ -29,19 +29,24 @@ pub struct PolicyRow {
     pub revision: i64,
 }
 
-fn read(row: &AnyRow) -> Result<PolicyRow, StoreError> {
-    let doing = "read a policy";
-    Ok(PolicyRow {
-        account: formed(row, doing, ("access_policies", "account"))?,
-        name: formed(row, doing, ("access_policies", "name"))?,
-        policy: row.try_get("policy").map_err(cannot(doing))?,
-        created: time(row.try_get("created").map_err(cannot(doing))?),
-        revision: row.try_get("revision").map_err(cannot(doing))?,
-    })
-}
+impl Named for PolicyRow {
+    const KIND: &'static str = "policy";
+    const DOING: &'static str = "look after policies";
+    const FROM: &'static str = "access_policies";
+    const COLUMNS: &'static str = "account, name, policy, created, revision";
+    const EVENT: &'static str = "policy";
+    const PATH: &'static str = "policies";
 
-fn missing(name: &GroupName) -> StoreError {
-    StoreError::NotFound { kind: "policy", id: name.to_string() }
+    fn read(row: &AnyRow) -> Result<Self, StoreError> {
+        let doing = "read a policy";
+        Ok(Self {
+            account: formed(row, doing, ("access_policies", "account"))?,
+            name: formed(row, doing, ("access_policies", "name"))?,
+            policy: row.try_get("policy").map_err(cannot(doing))?,
+            created: time(row.try_get("created").map_err(cannot(doing))?),
+            revision: row.try_get("revision").map_err(cannot(doing))?,
+        })
+    }
 }
 
 impl AccountScope {
@@ -62,13 +67,8 @@ impl AccountScope {
             .map_err(cannot(doing))?;
         let was: Option<i64> = was.map(|row| row.try_get("revision")).transpose().map_err(cannot(doing))?;
         at_revision(("policy", name.as_str()), at, was.unwrap_or_default())?;
-        let row = sqlx::query("SELECT COUNT(*) AS n FROM access_policies WHERE account = $1")
-            .bind(self.id())
-            .fetch_one(tx.sql())
-            .await
-            .map_err(cannot(doing))?;
-        if was.is_none() && from_sql(row.try_get("n").map_err(cannot(doing))?) >= MAX_POLICIES {
-            return Err(StoreError::TooMany { what: "policies in an account", most: MAX_POLICIES });
+        if was.is_none() {
+            self.has_room_for::<PolicyRow>(&mut tx, "policies in an account", MAX_POLICIES).await?;
         }
         sqlx::query(
             "INSERT INTO access_policies (account, name, policy, created, revision) VALUES ($1, $2, $3, $4, 1)
@@ -81,44 +81,22 @@ impl AccountScope {
         .execute(tx.sql())
         .await
         .map_err(cannot(doing))?;
-        let draft = EventDraft {
-            kind: if was.is_none() { "policy.created" } else { "policy.changed" },
-            subject: format!("policies/{name}"),
-            data: json!({ "policy": policy }),
-        };
-        events::append(&mut tx, self, now, draft).await?;
+        let what = if was.is_none() { "created" } else { "changed" };
+        self.tell_named::<PolicyRow>(&mut tx, (name, what), json!({ "policy": policy }), now).await?;
         tx.commit().await?;
         Ok((self.policy(name).await?, was.is_none()))
     }
 
     /// One policy.
     pub async fn policy(&self, name: &GroupName) -> Result<PolicyRow, StoreError> {
-        let row = sqlx::query(
-            "SELECT account, name, policy, created, revision FROM access_policies WHERE account = $1 AND name = $2",
-        )
-        .bind(self.id())
-        .bind(name.as_str())
-        .fetch_optional(self.readers())
-        .await
-        .map_err(cannot("read a policy"))?;
-        row.as_ref().map_or_else(|| Err(missing(name)), read)
+        self.named(name).await
     }
 
     /// Forgets a policy, if it is still at the revision `at`.
     pub async fn delete_policy(&self, name: &GroupName, at: Option<i64>, now: UnixSeconds) -> Result<(), StoreError> {
-        let doing = "forget a policy";
         let mut tx = self.write().await?;
-        let row = sqlx::query("DELETE FROM access_policies WHERE account = $1 AND name = $2 RETURNING revision")
-            .bind(self.id())
-            .bind(name.as_str())
-            .fetch_optional(tx.sql())
-            .await
-            .map_err(cannot(doing))?
-            .ok_or_else(|| missing(name))?;
-        let was: i64 = row.try_get("revision").map_err(cannot(doing))?;
-        at_revision(("policy", name.as_str()), at, was)?;
-        let draft = EventDraft { kind: "policy.deleted", subject: format!("policies/{name}"), data: json!({}) };
-        events::append(&mut tx, self, now, draft).await?;
+        self.forget_named::<PolicyRow>(&mut tx, name, at).await?;
+        self.tell_named::<PolicyRow>(&mut tx, (name, "deleted"), json!({}), now).await?;
         tx.commit().await
     }
 }
@@ -136,7 +114,7 @@ impl ServiceWide {
             .await
             .map_err(cannot("read the policies of an account"))?;
             for row in &rows {
-                found.push(read(row)?);
+                found.push(PolicyRow::read(row)?);
             }
         }
         Ok(found)

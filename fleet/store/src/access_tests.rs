@@ -101,15 +101,15 @@ async fn an_account_never_stands_below_itself_and_the_tree_is_not_too_deep() {
     }
     let by = db.account("default").await;
     let first = db.store.account(&name("a1"));
-    let round = first.move_account(&by, Some(&name("a8")), NOW).await;
+    let round = first.move_account(&by, Some(&name("a8")), None, NOW).await;
     assert!(matches!(round, Err(StoreError::AccountInItself { .. })), "{round:?}");
-    let round = first.move_account(&by, Some(&name("a1")), NOW).await;
+    let round = first.move_account(&by, Some(&name("a1")), None, NOW).await;
     assert!(matches!(round, Err(StoreError::AccountInItself { .. })), "{round:?}");
-    let deep = first.move_account(&by, Some(&name("default")), NOW).await;
+    let deep = first.move_account(&by, Some(&name("default")), None, NOW).await;
     assert!(matches!(deep, Err(StoreError::TooMany { .. })), "{deep:?}");
     // The refusals changed nothing.
     assert_eq!(db.store.service_wide().account_path(&name("a8")).await.unwrap().len(), 8);
-    let free = db.store.account(&name("a5")).move_account(&by, None, NOW).await.unwrap();
+    let free = db.store.account(&name("a5")).move_account(&by, None, None, NOW).await.unwrap();
     assert_eq!(free.parent, None);
     assert_eq!(db.store.service_wide().account_path(&name("a8")).await.unwrap().len(), 4);
     let family: Vec<_> = first.family_after("", 10).await.unwrap().into_iter().map(|row| row.name).collect();
@@ -138,10 +138,10 @@ async fn a_principal_that_is_forgotten_leaves_no_role_and_no_token() {
     let stray = NewToken { id: "t2".into(), hash: "bb".into(), principal: Some(who("user/nobody")), ..token };
     assert!(matches!(acme.create_token(&stray, None, NOW).await, Err(StoreError::NotFound { .. })));
 
-    let off = acme.disable_principal(&who("service/ci"), true, NOW).await.unwrap();
+    let off = acme.disable_principal(&who("service/ci"), (true, None), NOW).await.unwrap();
     assert_eq!(off.disabled, Some(NOW));
-    assert_eq!(acme.disable_principal(&who("service/ci"), false, NOW).await.unwrap().disabled, None);
-    acme.delete_principal(&who("service/ci"), NOW).await.unwrap();
+    assert_eq!(acme.disable_principal(&who("service/ci"), (false, None), NOW).await.unwrap().disabled, None);
+    acme.delete_principal(&who("service/ci"), None, NOW).await.unwrap();
     assert!(acme.bindings_after(0, 10).await.unwrap().is_empty());
     assert_eq!(acme.token("t1").await.unwrap().revoked, Some(NOW));
     assert!(matches!(acme.principal(&who("service/ci")).await, Err(StoreError::NotFound { .. })));
@@ -213,12 +213,40 @@ async fn an_entry_lists_a_bounded_number_of_changes_and_counts_the_others() {
 }
 
 #[tokio::test]
+async fn an_account_or_a_principal_that_changed_since_it_was_read_is_not_changed() {
+    let db = Database::new().await;
+    tree(&db, &[("org", None), ("customer", None)]).await;
+    let (by, customer) = (db.account("default").await, db.store.account(&name("customer")));
+    let read = customer.account_row().await.unwrap().revision;
+    let moved = customer.move_account(&by, Some(&name("org")), Some(read), NOW).await.unwrap();
+    assert_eq!(moved.revision, read + 1);
+    let late = customer.move_account(&by, None, Some(read), NOW).await;
+    assert!(matches!(late, Err(StoreError::Stale { kind: "account", now, .. }) if now == read + 1), "{late:?}");
+    assert_eq!(customer.account_row().await.unwrap(), moved, "what was refused has changed nothing");
+
+    let ci = who("service/ci");
+    let made = customer.create_principal((&ci, ""), None, NOW).await.unwrap();
+    let off = customer.disable_principal(&ci, (true, Some(made.revision)), NOW).await.unwrap();
+    assert_eq!(off.revision, made.revision + 1);
+    let again = customer.disable_principal(&ci, (true, Some(off.revision)), NOW).await.unwrap();
+    assert_eq!(again, off, "a second time changes nothing");
+    for late in [
+        customer.disable_principal(&ci, (false, Some(made.revision)), NOW).await.map(drop),
+        customer.delete_principal(&ci, Some(made.revision), NOW).await,
+    ] {
+        assert!(matches!(late, Err(StoreError::Stale { kind: "principal", .. })), "{late:?}");
+    }
+    assert_eq!(customer.principal(&ci).await.unwrap(), off);
+    customer.delete_principal(&ci, Some(off.revision), NOW).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_move_is_told_in_the_logs_of_both_accounts() {
     let db = Database::new().await;
     tree(&db, &[("org", None), ("customer", None)]).await;
     let by = db.account("default").await.acting(acting("r1"));
     let customer = db.store.account(&name("customer"));
-    customer.move_account(&by, Some(&name("org")), NOW).await.unwrap();
+    customer.move_account(&by, Some(&name("org")), None, NOW).await.unwrap();
     for scope in [&by, &customer] {
         let rows = scope.audit_after(0, 10).await.unwrap();
         let entry: Value = serde_json::from_str(&rows.last().unwrap().entry).unwrap();

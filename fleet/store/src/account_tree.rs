@@ -7,7 +7,7 @@ use sqlx::{AnyConnection, Row};
 use crate::{
     AccountRow, AccountScope, EventDraft, ServiceWide, StoreError,
     accounts::read,
-    error::{cannot, formed},
+    error::{at_revision, cannot, formed},
     events,
     transaction::Transaction,
 };
@@ -29,7 +29,7 @@ const HEIGHT: &str = "WITH RECURSIVE down (name, depth) AS (
 const FAMILY: &str = "WITH RECURSIVE down (name, depth) AS (
     SELECT name, 0 FROM accounts WHERE name = $1
     UNION ALL SELECT a.name, down.depth + 1 FROM accounts a JOIN down ON a.parent = down.name WHERE down.depth < 16)
-    SELECT name, title, parent, created FROM accounts WHERE name IN (SELECT name FROM down) AND name > $2
+    SELECT name, title, parent, created, revision FROM accounts WHERE name IN (SELECT name FROM down) AND name > $2
     ORDER BY name LIMIT $3";
 
 async fn path(sql: &mut AnyConnection, account: &AccountName) -> Result<Vec<AccountName>, StoreError> {
@@ -67,17 +67,26 @@ pub(crate) async fn admit_below(
 }
 
 impl AccountScope {
-    /// Puts the account below another, or below none. The audit logs of `by` and of the account both tell it.
+    /// Puts the account below another, or below none, if it is still at the revision `at`. The audit logs of `by` and of the account
+    /// both tell it.
     pub async fn move_account(
         &self,
         by: &Self,
         parent: Option<&AccountName>,
+        at: Option<i64>,
         now: UnixSeconds,
     ) -> Result<AccountRow, StoreError> {
         let doing = "move an account";
         let mut tx = by.write().await?;
         tx.also_audited(&self.account);
-        let was = self.account_row().await?.parent;
+        let row = sqlx::query("UPDATE accounts SET revision = revision + 1 WHERE name = $1 RETURNING parent, revision")
+            .bind(self.id())
+            .fetch_optional(tx.sql())
+            .await
+            .map_err(cannot(doing))?
+            .ok_or_else(|| StoreError::NotFound { kind: "account", id: self.account.to_string() })?;
+        at_revision(("account", self.id()), at, row.try_get::<i64, _>("revision").map_err(cannot(doing))? - 1)?;
+        let was: Option<String> = row.try_get("parent").map_err(cannot(doing))?;
         match parent {
             Some(parent) => admit_below(&mut tx, &self.account, parent).await?,
             None => {
@@ -88,7 +97,7 @@ impl AccountScope {
                     .map_err(cannot(doing))?;
             }
         }
-        if was.as_ref() != parent {
+        if was.as_deref() != parent.map(AccountName::as_str) {
             let data = json!({ "from": was, "to": parent });
             let draft = EventDraft { kind: "account.moved", subject: format!("accounts/{}", self.account), data };
             events::append(&mut tx, self, now, draft).await?;

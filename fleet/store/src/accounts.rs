@@ -24,6 +24,8 @@ pub struct AccountRow {
     pub parent: Option<AccountName>,
     /// When it was made.
     pub created: UnixSeconds,
+    /// Counts every change.
+    pub revision: i64,
 }
 
 /// An account to make.
@@ -48,6 +50,7 @@ pub(crate) fn read(row: &AnyRow) -> Result<AccountRow, StoreError> {
             .transpose()
             .map_err(|_| StoreError::Damaged { table: "accounts", column: "parent" })?,
         created: time(row.try_get("created").map_err(cannot(doing))?),
+        revision: row.try_get("revision").map_err(cannot(doing))?,
     })
 }
 
@@ -106,7 +109,7 @@ impl Store {
 impl AccountScope {
     /// The account itself.
     pub async fn account_row(&self) -> Result<AccountRow, StoreError> {
-        let row = sqlx::query("SELECT name, title, parent, created FROM accounts WHERE name = $1")
+        let row = sqlx::query("SELECT name, title, parent, created, revision FROM accounts WHERE name = $1")
             .bind(self.id())
             .fetch_optional(self.readers())
             .await
@@ -118,13 +121,14 @@ impl AccountScope {
 impl ServiceWide {
     /// At most `limit` accounts whose name comes after `after`.
     pub async fn accounts_after(&self, after: &str, limit: u32) -> Result<Vec<AccountRow>, StoreError> {
-        let rows =
-            sqlx::query("SELECT name, title, parent, created FROM accounts WHERE name > $1 ORDER BY name LIMIT $2")
-                .bind(after)
-                .bind(i64::from(limit))
-                .fetch_all(self.store.readers())
-                .await
-                .map_err(cannot("list accounts"))?;
+        let rows = sqlx::query(
+            "SELECT name, title, parent, created, revision FROM accounts WHERE name > $1 ORDER BY name LIMIT $2",
+        )
+        .bind(after)
+        .bind(i64::from(limit))
+        .fetch_all(self.store.readers())
+        .await
+        .map_err(cannot("list accounts"))?;
         rows.iter().map(read).collect()
     }
 }

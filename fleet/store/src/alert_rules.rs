@@ -2,15 +2,16 @@
 
 use std::{fmt, str::FromStr};
 
-use protocol_types::{GroupName, UnixSeconds};
+use protocol_types::{GroupName, UnixSeconds, metrics::Metric};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Row, any::AnyRow};
 
 use crate::{
-    AccountScope, EventDraft, EventKinds, Filter, RequestKey, ServiceWide, StoreError,
-    error::{at_revision, cannot, formed},
-    events, idempotency,
+    AccountScope, EventKinds, Filter, RequestKey, ServiceWide, StoreError,
+    error::{cannot, formed},
+    idempotency,
+    named::Named,
     numbers::{from_sql, time, to_sql},
     transaction::Transaction,
 };
@@ -86,6 +87,29 @@ pub enum AlertCondition {
         /// Counted over the account; otherwise for each device.
         whole_account: bool,
     },
+    /// The newest value of a metric is beyond a threshold. Values are in steps of the metric.
+    Threshold {
+        /// Of what.
+        metric: Metric,
+        /// On which side of the threshold it is too far.
+        side: Side,
+        /// A value beyond this one raises the alert.
+        raise: i64,
+        /// A value that is not beyond this one ends it.
+        clear: i64,
+        /// A value that is older than this, in seconds, says nothing of the present: it neither raises nor ends an alert.
+        fresh_s: u64,
+    },
+}
+
+/// A side of a threshold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// Larger values.
+    Above,
+    /// Smaller values.
+    Below,
 }
 
 /// How long things must hold, in seconds.
@@ -164,37 +188,40 @@ pub struct AlertRuleChange {
     pub enabled: Option<bool>,
 }
 
-const COLUMNS: &str =
-    "q.name, q.title, q.severity, q.filter, q.condition, q.for_s, q.clear_for_s, q.remind_s, q.enabled, q.is_full,
-    q.created, q.revision,
-    (SELECT COUNT(*) FROM alerts x WHERE x.account = q.account AND x.rule = q.name AND x.state = 'raised') AS raised";
+impl Named for AlertRuleRow {
+    const KIND: &'static str = "alert rule";
+    const DOING: &'static str = "look after alert rules";
+    const FROM: &'static str = "alert_rules AS q";
+    const COLUMNS: &'static str =
+        "q.name, q.title, q.severity, q.filter, q.condition, q.for_s, q.clear_for_s, q.remind_s, q.enabled, q.is_full,
+        q.created, q.revision,
+        (SELECT COUNT(*) FROM alerts x WHERE x.account = q.account AND x.rule = q.name AND x.state = 'raised') AS raised";
+    const EVENT: &'static str = "alert_rule";
+    const PATH: &'static str = "alert-rules";
 
-pub(crate) fn missing(name: &GroupName) -> StoreError {
-    StoreError::NotFound { kind: "alert rule", id: name.to_string() }
-}
-
-fn read(row: &AnyRow) -> Result<AlertRuleRow, StoreError> {
-    let doing = "read an alert rule";
-    let number = |column| row.try_get::<i64, _>(column).map(from_sql).map_err(cannot(doing));
-    let condition: String = row.try_get("condition").map_err(cannot(doing))?;
-    Ok(AlertRuleRow {
-        name: formed(row, doing, ("alert_rules", "name"))?,
-        title: row.try_get("title").map_err(cannot(doing))?,
-        severity: formed(row, doing, ("alert_rules", "severity"))?,
-        filter: formed(row, doing, ("alert_rules", "filter"))?,
-        condition: serde_json::from_str(&condition)
-            .map_err(|_| StoreError::Damaged { table: "alert_rules", column: "condition" })?,
-        patience: Patience {
-            for_s: number("for_s")?,
-            clear_for_s: number("clear_for_s")?,
-            remind_s: number("remind_s")?,
-        },
-        enabled: number("enabled")? != 0,
-        is_full: number("is_full")? != 0,
-        raised: number("raised")?,
-        created: time(row.try_get("created").map_err(cannot(doing))?),
-        revision: row.try_get("revision").map_err(cannot(doing))?,
-    })
+    fn read(row: &AnyRow) -> Result<Self, StoreError> {
+        let doing = "read an alert rule";
+        let number = |column| row.try_get::<i64, _>(column).map(from_sql).map_err(cannot(doing));
+        let condition: String = row.try_get("condition").map_err(cannot(doing))?;
+        Ok(Self {
+            name: formed(row, doing, ("alert_rules", "name"))?,
+            title: row.try_get("title").map_err(cannot(doing))?,
+            severity: formed(row, doing, ("alert_rules", "severity"))?,
+            filter: formed(row, doing, ("alert_rules", "filter"))?,
+            condition: serde_json::from_str(&condition)
+                .map_err(|_| StoreError::Damaged { table: "alert_rules", column: "condition" })?,
+            patience: Patience {
+                for_s: number("for_s")?,
+                clear_for_s: number("clear_for_s")?,
+                remind_s: number("remind_s")?,
+            },
+            enabled: number("enabled")? != 0,
+            is_full: number("is_full")? != 0,
+            raised: number("raised")?,
+            created: time(row.try_get("created").map_err(cannot(doing))?),
+            revision: row.try_get("revision").map_err(cannot(doing))?,
+        })
+    }
 }
 
 fn condition_text(condition: &AlertCondition) -> Result<String, StoreError> {
@@ -207,7 +234,7 @@ impl AlertCondition {
         match self {
             Self::Absence {} => "presence in (late, lost) and standing = active".parse().ok(),
             Self::State { filter } => Some(filter.clone()),
-            Self::Rate { .. } => None,
+            Self::Rate { .. } | Self::Threshold { .. } => None,
         }
     }
 
@@ -215,7 +242,7 @@ impl AlertCondition {
     pub(crate) fn kinds(&self) -> EventKinds {
         match self {
             Self::Rate { kinds, .. } => EventKinds::new(kinds.clone()).unwrap_or_default(),
-            Self::Absence {} | Self::State { .. } => EventKinds::default(),
+            Self::Absence {} | Self::State { .. } | Self::Threshold { .. } => EventKinds::default(),
         }
     }
 }
@@ -231,14 +258,7 @@ impl AccountScope {
         let doing = "make an alert rule";
         let mut tx = self.write().await?;
         if idempotency::claim(&mut tx, self, key, wanted.name.as_str(), now).await?.is_none() {
-            let row = sqlx::query("SELECT COUNT(*) AS n FROM alert_rules WHERE account = $1")
-                .bind(self.id())
-                .fetch_one(tx.sql())
-                .await
-                .map_err(cannot(doing))?;
-            if from_sql(row.try_get("n").map_err(cannot(doing))?) >= MAX_RULES {
-                return Err(StoreError::TooMany { what: "alert rules in an account", most: MAX_RULES });
-            }
+            self.has_room_for::<AlertRuleRow>(&mut tx, "alert rules in an account", MAX_RULES).await?;
             self.can_be_asked(&mut tx, &wanted.filter, Some(&wanted.condition)).await?;
             let made = sqlx::query(
                 "INSERT INTO alert_rules (account, name, title, severity, filter, condition, for_s, clear_for_s, remind_s,
@@ -259,9 +279,9 @@ impl AccountScope {
             .await
             .map_err(cannot(doing))?;
             if made.rows_affected() == 0 {
-                return Err(StoreError::Exists { kind: "alert rule", id: wanted.name.to_string() });
+                return Err(AlertRuleRow::exists(&wanted.name));
             }
-            self.tell_rule(&mut tx, &wanted.name, "alert_rule.created", now).await?;
+            self.tell_named::<AlertRuleRow>(&mut tx, (&wanted.name, "created"), json!({}), now).await?;
         }
         tx.commit().await?;
         self.alert_rule(&wanted.name).await
@@ -281,42 +301,14 @@ impl AccountScope {
         self.resolved(tx.sql(), &both).await.map(drop)
     }
 
-    pub(crate) async fn tell_rule(
-        &self,
-        tx: &mut Transaction,
-        name: &GroupName,
-        kind: &str,
-        now: UnixSeconds,
-    ) -> Result<(), StoreError> {
-        let draft = EventDraft { kind, subject: format!("alert-rules/{name}"), data: json!({}) };
-        events::append(tx, self, now, draft).await
-    }
-
     /// One rule.
     pub async fn alert_rule(&self, name: &GroupName) -> Result<AlertRuleRow, StoreError> {
-        let sql = format!("SELECT {COLUMNS} FROM alert_rules q WHERE q.account = $1 AND q.name = $2");
-        let row = sqlx::query(AssertSqlSafe(sql))
-            .bind(self.id())
-            .bind(name.as_str())
-            .fetch_optional(self.readers())
-            .await
-            .map_err(cannot("read an alert rule"))?;
-        row.as_ref().map_or_else(|| Err(missing(name)), read)
+        self.named(name).await
     }
 
     /// At most `limit` rules whose name comes after `after`.
     pub async fn alert_rules_after(&self, after: &str, limit: u32) -> Result<Vec<AlertRuleRow>, StoreError> {
-        let sql = format!(
-            "SELECT {COLUMNS} FROM alert_rules q WHERE q.account = $1 AND q.name > $2 ORDER BY q.name LIMIT $3"
-        );
-        let rows = sqlx::query(AssertSqlSafe(sql))
-            .bind(self.id())
-            .bind(after)
-            .bind(i64::from(limit))
-            .fetch_all(self.readers())
-            .await
-            .map_err(cannot("list alert rules"))?;
-        rows.iter().map(read).collect()
+        self.named_after(after, limit).await
     }
 
     /// Changes a rule, if it is still at the revision `at`. Alerts that are open stay open until the rule as it is now ends them.
@@ -327,9 +319,9 @@ impl AccountScope {
         at: Option<i64>,
         now: UnixSeconds,
     ) -> Result<AlertRuleRow, StoreError> {
-        let doing = "change an alert rule";
-        let was = self.alert_rule(name).await?;
         let mut tx = self.write().await?;
+        // What does not change is what it is now, and not what it was before another change.
+        let was: AlertRuleRow = self.named_in(&mut tx, name).await?;
         let row = sqlx::query(
             "UPDATE alert_rules SET revision = revision + 1, title = COALESCE($3, title), severity = COALESCE($4, severity),
                  filter = COALESCE($5, filter), condition = COALESCE($6, condition),
@@ -351,16 +343,14 @@ impl AccountScope {
         .bind(change.enabled.map_or(-1, i64::from))
         .fetch_optional(tx.sql())
         .await
-        .map_err(cannot(doing))?
-        .ok_or_else(|| missing(name))?;
-        let before = row.try_get::<i64, _>("revision").map_err(cannot(doing))? - 1;
-        at_revision(("alert rule", name.as_str()), at, before)?;
+        .map_err(cannot("change an alert rule"))?;
+        AlertRuleRow::changed(row, name, at)?;
         let filter = change.filter.as_ref().unwrap_or(&was.filter);
         self.can_be_asked(&mut tx, filter, change.condition.as_ref().or(Some(&was.condition))).await?;
         if change.enabled == Some(false) {
             self.end_alerts_of(&mut tx, name, now).await?;
         }
-        self.tell_rule(&mut tx, name, "alert_rule.changed", now).await?;
+        self.tell_named::<AlertRuleRow>(&mut tx, (name, "changed"), json!({}), now).await?;
         tx.commit().await?;
         self.alert_rule(name).await
     }
@@ -372,18 +362,10 @@ impl AccountScope {
         at: Option<i64>,
         now: UnixSeconds,
     ) -> Result<(), StoreError> {
-        let doing = "forget an alert rule";
         let mut tx = self.write().await?;
-        let row = sqlx::query("DELETE FROM alert_rules WHERE account = $1 AND name = $2 RETURNING revision")
-            .bind(self.id())
-            .bind(name.as_str())
-            .fetch_optional(tx.sql())
-            .await
-            .map_err(cannot(doing))?
-            .ok_or_else(|| missing(name))?;
-        at_revision(("alert rule", name.as_str()), at, row.try_get("revision").map_err(cannot(doing))?)?;
+        self.forget_named::<AlertRuleRow>(&mut tx, name, at).await?;
         self.end_alerts_of(&mut tx, name, now).await?;
-        self.tell_rule(&mut tx, name, "alert_rule.deleted", now).await?;
+        self.tell_named::<AlertRuleRow>(&mut tx, (name, "deleted"), json!({}), now).await?;
         tx.commit().await
     }
 }
@@ -392,9 +374,12 @@ impl ServiceWide {
     /// The rules that look, of all accounts.
     pub async fn enabled_alert_rules(&self) -> Result<Vec<(protocol_types::AccountName, AlertRuleRow)>, StoreError> {
         let doing = "look for alert rules";
-        let sql =
-            format!("SELECT q.account, {COLUMNS} FROM alert_rules q WHERE q.enabled = 1 ORDER BY q.account, q.name");
+        let sql = format!(
+            "SELECT q.account, {} FROM {} WHERE q.enabled = 1 ORDER BY q.account, q.name",
+            AlertRuleRow::COLUMNS,
+            AlertRuleRow::FROM
+        );
         let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(self.store.readers()).await.map_err(cannot(doing))?;
-        rows.iter().map(|row| Ok((formed(row, doing, ("alert_rules", "account"))?, read(row)?))).collect()
+        rows.iter().map(|row| Ok((formed(row, doing, ("alert_rules", "account"))?, AlertRuleRow::read(row)?))).collect()
     }
 }

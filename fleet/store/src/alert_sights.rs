@@ -7,11 +7,12 @@ use protocol_types::UnixSeconds;
 use sqlx::{AssertSqlSafe, Row};
 
 use crate::{
-    AccountScope, AlertCondition, AlertRuleRow, Filter, Sight, StoreError,
+    AccountScope, AlertCondition, AlertRuleRow, Filter, Side, Sight, StoreError,
     alerts::{MAX_OPEN, OpenRow},
     devices::bound,
     error::cannot,
     filter::{Bind, Place},
+    metrics::column,
     numbers::{from_sql, to_sql},
 };
 
@@ -34,6 +35,7 @@ impl AccountScope {
     ) -> Result<Sights, StoreError> {
         let mut sights = match &rule.condition {
             AlertCondition::Rate { .. } => self.counted(rule, now).await?,
+            AlertCondition::Threshold { .. } => self.measured(rule, now).await?,
             AlertCondition::Absence {} | AlertCondition::State { .. } => {
                 let wanted = rule.filter.clone().and(rule.condition.as_filter().unwrap_or_else(Filter::every_device));
                 self.found(rule, &wanted, open, now).await?
@@ -126,6 +128,50 @@ impl AccountScope {
                 let count = from_sql(row.try_get("n").map_err(cannot(doing))?);
                 let sight = if count >= u64::from(*events) { Sight::Met } else { Sight::Between };
                 Ok((row.try_get("subject").map_err(cannot(doing))?, sight))
+            })
+            .collect()
+    }
+
+    /// The devices whose newest value would not end an alert. One that is too old to be the present neither raises nor ends one.
+    async fn measured(&self, rule: &AlertRuleRow, now: UnixSeconds) -> Result<BTreeMap<String, Sight>, StoreError> {
+        let doing = "compare metrics for an alert rule";
+        let AlertCondition::Threshold { metric, side, raise, clear, fresh_s } = &rule.condition else {
+            return Ok(BTreeMap::new());
+        };
+        let mut connection = self.readers().acquire().await.map_err(cannot(doing))?;
+        let clause = self.resolved(&mut connection, &rule.filter).await?.clause(Place { report: "r", first: 5, now });
+        let (beyond, order) = match side {
+            Side::Above => (">", "DESC"),
+            Side::Below => ("<", "ASC"),
+        };
+        let column = column(*metric);
+        let sql = format!(
+            "SELECT m.endpoint, m.{column} AS value, m.time FROM device_metrics m
+             JOIN devices d ON d.account = m.account AND d.endpoint = m.endpoint
+             LEFT JOIN device_reports r ON r.account = d.account AND r.endpoint = d.endpoint
+             WHERE m.account = $1 AND d.account = $1 AND d.standing <> 'decommissioned' AND m.{column} {beyond} $2 AND {}
+             ORDER BY CASE WHEN EXISTS (SELECT 1 FROM alerts x WHERE x.account = $1 AND x.rule = $4
+                 AND x.subject = m.endpoint AND x.state <> 'resolved') THEN 0 ELSE 1 END,
+             m.{column} {order}, m.endpoint LIMIT $3",
+            clause.sql
+        );
+        let query = sqlx::query(AssertSqlSafe(sql))
+            .bind(self.id())
+            .bind(*clear)
+            .bind(i64::try_from(2 * MAX_OPEN + 1).unwrap_or(i64::MAX))
+            .bind(rule.name.as_str());
+        let rows = bound(query, clause.binds).fetch_all(&mut *connection).await.map_err(cannot(doing))?;
+        rows.iter()
+            .map(|row| {
+                let number = |column| row.try_get::<i64, _>(column).map_err(cannot(doing));
+                let value = number("value")?;
+                let is_beyond = match side {
+                    Side::Above => value > *raise,
+                    Side::Below => value < *raise,
+                };
+                let is_fresh = now.0.saturating_sub(from_sql(number("time")?)) <= *fresh_s;
+                let sight = if is_beyond && is_fresh { Sight::Met } else { Sight::Between };
+                Ok((row.try_get("endpoint").map_err(cannot(doing))?, sight))
             })
             .collect()
     }

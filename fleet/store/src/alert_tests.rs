@@ -1,11 +1,14 @@
 //! Claims about alert rules, alerts and silences, on both databases.
 
-use protocol_types::{GroupName, UnixSeconds};
+use protocol_types::{
+    GroupName, UnixSeconds,
+    metrics::{Batch, Metric, Readings, Sample},
+};
 use serde_json::json;
 
 use crate::{
-    AccountScope, AlertCondition, AlertFacts, AlertNews, AlertRuleChange, EventDraft, Filter, NewAlertRule, NewSilence,
-    OpenAlert, Patience, Severity, Sight, StoreError,
+    AccountScope, AlertCondition, AlertFacts, AlertNews, AlertRuleChange, EventDraft, Filter, MetricReport,
+    NewAlertRule, NewSilence, OpenAlert, Patience, Severity, Side, Sight, StoreError,
     tests::{Database, NOW},
 };
 
@@ -269,4 +272,70 @@ async fn another_account_reaches_neither_rules_nor_alerts_nor_silences() {
     let after =
         (one.alert_rule(&name("here")).await.unwrap(), one.alert(1).await.unwrap(), one.silence(1).await.unwrap());
     assert_eq!(after, before);
+}
+
+/// A device says how hot it is, in tenths of a degree.
+async fn hot(db: &Database, device: &str, tenths: i64, now: UnixSeconds) {
+    let readings = Readings::default().with(Metric::Temperature, tenths);
+    let batch = Batch { epoch: 1, dropped: 0, samples: vec![Sample { number: now.0, age_s: 0, readings }] };
+    let (account, endpoint) = ("one".parse().unwrap(), device.parse().unwrap());
+    let report = MetricReport { account, endpoint, batch, least_gap_s: 1 };
+    db.store.service_wide().record_metrics(&[report], now).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_threshold_raises_at_one_value_and_ends_at_another_and_old_values_do_neither() {
+    let db = Database::new().await;
+    let one = crate::tests::fleet(&db).await;
+    let condition = |side, raise, clear| AlertCondition::Threshold {
+        metric: Metric::Temperature,
+        side,
+        raise,
+        clear,
+        fresh_s: 3600,
+    };
+    rule(&one, "hot", "", condition(Side::Above, 800, 750)).await;
+    rule(&one, "cold", "name = \"gate-2\"", condition(Side::Below, -100, -50)).await;
+    assert!(look(&one, "hot", NOW).await.is_empty(), "nobody has said anything");
+    hot(&db, "gate-1", 800, later(10)).await;
+    hot(&db, "gate-2", -101, later(10)).await;
+    assert!(look(&one, "hot", later(10)).await.is_empty(), "the threshold itself is not beyond it");
+    assert_eq!(look(&one, "cold", later(10)).await, ["gate-2"]);
+    hot(&db, "gate-1", 801, later(20)).await;
+    assert_eq!(look(&one, "hot", later(20)).await, ["gate-1"]);
+    hot(&db, "gate-1", 760, later(30)).await;
+    hot(&db, "gate-2", -51, later(30)).await;
+    assert_eq!(look(&one, "hot", later(30)).await, ["gate-1"], "between the two nothing changes");
+    assert_eq!(look(&one, "cold", later(30)).await, ["gate-2"]);
+    hot(&db, "gate-1", 750, later(40)).await;
+    hot(&db, "gate-2", 900, later(40)).await;
+    assert_eq!(look(&one, "hot", later(40)).await, ["gate-2"]);
+    assert!(look(&one, "cold", later(40)).await.is_empty());
+    assert_eq!(look(&one, "hot", later(40 + 3600)).await, ["gate-2"]);
+    assert_eq!(look(&one, "hot", later(90_000)).await, ["gate-2"], "a device that says nothing is not cool");
+    hot(&db, "gate-1", 900, later(100)).await;
+    assert_eq!(look(&one, "hot", later(90_000)).await, ["gate-2"], "what was hot a day ago raises nothing");
+    let mut tx = db.store.write().await.unwrap();
+    let retire = "UPDATE devices SET standing = 'decommissioned' WHERE endpoint = 'gate-2'";
+    sqlx::query(retire).execute(tx.sql()).await.unwrap();
+    tx.commit().await.unwrap();
+    assert!(look(&one, "hot", later(90_000)).await.is_empty(), "a device that is taken out of service");
+}
+
+#[tokio::test]
+async fn of_two_changes_of_a_rule_the_later_one_is_checked_against_the_earlier() {
+    let db = Database::new().await;
+    let one = crate::tests::fleet(&db).await;
+    rule(&one, "here", "", state("connected = true")).await;
+    let change = |filter: &str| AlertRuleChange { filter: Some(filter.parse().unwrap()), ..AlertRuleChange::default() };
+    let first = one.change_alert_rule(&name("here"), &change("name = \"a\""), Some(1), NOW).await.unwrap();
+    assert_eq!((first.revision, first.filter.as_str()), (2, "name = \"a\""));
+    let (a, b) = (change("name = \"b\""), change("name = \"c\""));
+    let here = name("here");
+    let both =
+        tokio::join!(one.change_alert_rule(&here, &a, Some(2), NOW), one.change_alert_rule(&here, &b, Some(2), NOW));
+    let outcomes = [both.0, both.1];
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
+    assert!(outcomes.iter().any(|outcome| matches!(outcome, Err(StoreError::Stale { now: 3, .. }))), "{outcomes:?}");
+    assert!(matches!(one.change_alert_rule(&name("gone"), &a, None, NOW).await, Err(StoreError::NotFound { .. })));
 }

@@ -259,7 +259,7 @@ impl AccountScope {
             return Ok(0);
         }
         if is_full && !rule.is_full {
-            self.tell_rule(&mut tx, &rule.name, "alert_rule.full", now).await?;
+            self.tell_named::<AlertRuleRow>(&mut tx, (&rule.name, "full"), json!({}), now).await?;
         }
         let row = sqlx::query("SELECT COALESCE(MAX(number), 0) AS last FROM alerts WHERE account = $1")
             .bind(self.id())

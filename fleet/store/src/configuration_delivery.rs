@@ -5,7 +5,7 @@ use serde_json::json;
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    AccountScope, StoreError,
+    AccountScope, Change, Released, StoreError,
     error::{cannot, formed},
     numbers::{from_sql, time, to_sql},
     updates::{parsed, read_reason, text},
@@ -41,6 +41,16 @@ pub struct GivenConfiguration {
     pub report: Option<(ConfigurationReport, UnixSeconds)>,
     /// The document that the device last said to be in force.
     pub confirmed: Option<String>,
+}
+
+impl GivenConfiguration {
+    /// Whether the device has refused it or taken it back.
+    fn is_given_up(&self) -> bool {
+        self.report.as_ref().is_some_and(|(said, _)| {
+            let ended = matches!(said.state, ConfigurationState::Refused | ConfigurationState::Undone);
+            ended && said.generation == self.generation
+        })
+    }
 }
 
 const TABLE: &str = "device_configurations";
@@ -90,35 +100,52 @@ impl AccountScope {
         row.as_ref().map(read).transpose()
     }
 
-    /// Gives a device this document; the one that it has been given already makes no new generation.
+    /// Gives a device this document, which holds what rollouts have `released` to it. The one that it has been given already makes no
+    /// new generation, unless the device gave it up and a rollout tries again.
     pub async fn give_configuration(
         &self,
         endpoint: &EndpointName,
         document: &str,
+        released: &[Released],
         now: UnixSeconds,
     ) -> Result<Option<GivenConfiguration>, StoreError> {
+        let doing = "give a device its configuration";
         let digest = Digest::of(document.as_bytes());
         let before = self.given_configuration(endpoint).await?;
-        if before.as_ref().is_some_and(|given| given.digest == digest) {
-            return Ok(before);
+        let is_news = released.iter().any(|one| one.generation.is_none());
+        let same = before.filter(|given| given.digest == digest && !(is_news && given.is_given_up()));
+        match same {
+            Some(given) if !is_news => return Ok(Some(given)),
+            Some(given) => {
+                let mut tx = self.write().await?;
+                self.note_given(&mut tx, endpoint, (released, given.generation)).await?;
+                tx.changed(Change::Device(self.account.clone(), endpoint.clone()));
+                tx.commit().await?;
+                return Ok(Some(given));
+            }
+            None => {}
         }
         let mut tx = self.write().await?;
         // A device that was deleted meanwhile gets no row.
-        let done = sqlx::query(
+        let row = sqlx::query(
             "INSERT INTO device_configurations (account, endpoint, generation, document, digest, changed)
              SELECT account, endpoint, 1, $3, $4, $5 FROM devices WHERE account = $1 AND endpoint = $2
              ON CONFLICT (account, endpoint) DO UPDATE SET generation = device_configurations.generation + 1,
-                 document = excluded.document, digest = excluded.digest, changed = excluded.changed",
+                 document = excluded.document, digest = excluded.digest, changed = excluded.changed
+             RETURNING generation",
         )
         .bind(self.id())
         .bind(endpoint.as_str())
         .bind(document)
         .bind(digest.to_string())
         .bind(to_sql(now.0))
-        .execute(tx.sql())
+        .fetch_optional(tx.sql())
         .await
-        .map_err(cannot("give a device its configuration"))?;
-        if done.rows_affected() > 0 {
+        .map_err(cannot(doing))?;
+        if let Some(row) = row {
+            let generation = from_sql(row.try_get("generation").map_err(cannot(doing))?);
+            self.note_given(&mut tx, endpoint, (released, generation)).await?;
+            tx.changed(Change::Device(self.account.clone(), endpoint.clone()));
             self.tell(&mut tx, endpoint, ("device.configuration_given", json!({ "digest": digest })), now).await?;
         }
         tx.commit().await?;
@@ -138,6 +165,7 @@ impl AccountScope {
         .execute(tx.sql())
         .await
         .map_err(cannot("acknowledge a configuration"))?;
+        tx.changed(Change::Device(self.account.clone(), endpoint.clone()));
         tx.commit().await
     }
 
@@ -184,6 +212,7 @@ impl AccountScope {
             let data = json!({ "generation": report.generation, "reason": report.reason });
             self.tell(&mut tx, endpoint, (kind, data), now).await?;
         }
+        tx.changed(Change::Device(self.account.clone(), endpoint.clone()));
         tx.commit().await
     }
 }

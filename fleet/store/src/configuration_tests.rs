@@ -100,7 +100,7 @@ async fn one_account_never_sees_the_documents_of_another() {
     let two = fleet(&database, "two", &["gate-1"]).await;
     save(&one, &ConfigurationLevel::Account, json!({ "hostname": "a" }), None).await;
     save(&one, &ConfigurationLevel::Device(endpoint("gate-1")), json!({ "hostname": "b" }), None).await;
-    one.give_configuration(&endpoint("gate-1"), "{}", NOW).await.unwrap();
+    one.give_configuration(&endpoint("gate-1"), "{}", &[], NOW).await.unwrap();
     assert_eq!(two.configuration(&ConfigurationLevel::Account).await.unwrap().revision, 0);
     assert!(layers_of(&two, "gate-1").await.is_empty());
     assert_eq!(two.given_configuration(&endpoint("gate-1")).await.unwrap(), None);
@@ -122,8 +122,8 @@ async fn what_a_device_was_given_and_says_is_kept_by_generation() {
     let database = Database::new().await;
     let one = fleet(&database, "one", &["gate-1"]).await;
     let gate = endpoint("gate-1");
-    let first = one.give_configuration(&gate, r#"{"hostname":"a"}"#, NOW).await.unwrap().unwrap();
-    let again = one.give_configuration(&gate, r#"{"hostname":"a"}"#, NOW).await.unwrap().unwrap();
+    let first = one.give_configuration(&gate, r#"{"hostname":"a"}"#, &[], NOW).await.unwrap().unwrap();
+    let again = one.give_configuration(&gate, r#"{"hostname":"a"}"#, &[], NOW).await.unwrap().unwrap();
     assert_eq!((first.generation, again.generation), (1, 1), "the same document is not given twice");
     one.acknowledge_configuration(&gate, 1).await.unwrap();
     let confirmed = ConfigurationReport {
@@ -133,7 +133,7 @@ async fn what_a_device_was_given_and_says_is_kept_by_generation() {
         reason: None,
     };
     one.record_configuration(&gate, &confirmed, NOW).await.unwrap();
-    let second = one.give_configuration(&gate, r#"{"hostname":"b"}"#, NOW).await.unwrap().unwrap();
+    let second = one.give_configuration(&gate, r#"{"hostname":"b"}"#, &[], NOW).await.unwrap().unwrap();
     assert_eq!((second.generation, second.acknowledged), (2, 1));
     let undone = ConfigurationReport {
         state: ConfigurationState::Undone,
@@ -158,7 +158,7 @@ async fn a_device_that_confirms_other_settings_than_it_was_given_is_told_as_drif
     let database = Database::new().await;
     let one = fleet(&database, "one", &["gate-1"]).await;
     let gate = endpoint("gate-1");
-    let given = one.give_configuration(&gate, r#"{"hostname":"a"}"#, NOW).await.unwrap().unwrap();
+    let given = one.give_configuration(&gate, r#"{"hostname":"a"}"#, &[], NOW).await.unwrap().unwrap();
     for (digest, kind) in [
         (given.digest, "device.configuration_confirmed"),
         (Digest::of(b"changed by hand"), "device.configuration_drifted"),

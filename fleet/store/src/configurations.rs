@@ -1,18 +1,14 @@
 //! Documents of configuration: one of the account, of each group and of each device, with every revision that was saved. Never merges
 //! them and never reads what they say.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use protocol_types::{EndpointName, GroupName, UnixSeconds};
 use serde_json::{Map, Value, json};
-use sqlx::{AssertSqlSafe, Row, any::AnyRow};
+use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    AccountScope, Change, EventDraft, Filter, StoreError,
-    devices::bound,
-    error::{at_revision, cannot, formed},
+    AccountScope, Change, EventDraft, Released, RevisionStanding, StoreError,
+    error::{at_revision, cannot},
     events,
-    filter::Place,
     numbers::{time, to_sql},
     transaction::Transaction,
 };
@@ -50,7 +46,17 @@ impl ConfigurationLevel {
         }
     }
 
-    fn subject(&self) -> String {
+    /// Reads what `kind` and `name` wrote.
+    pub(crate) fn read(kind: &str, name: &str) -> Option<Self> {
+        match kind {
+            "account" => Some(Self::Account),
+            "group" => name.parse().ok().map(Self::Group),
+            "device" => name.parse().ok().map(Self::Device),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn subject(&self) -> String {
         match self {
             Self::Account => "configuration".to_owned(),
             Self::Group(name) => format!("groups/{name}"),
@@ -68,10 +74,14 @@ pub struct ConfigurationRow {
     pub priority: u32,
     /// What it says; a merge patch as in RFC 7396.
     pub document: Map<String, Value>,
-    /// Counts every change; 0 if none was ever saved.
+    /// Counts every revision; 0 if none was ever saved.
     pub revision: i64,
     /// When it was saved.
     pub changed: UnixSeconds,
+    /// Whether it is the one in force.
+    pub standing: RevisionStanding,
+    /// The rollout that gave it to the device that is asked about; none if it is in force for all.
+    pub released: Option<Released>,
 }
 
 impl ConfigurationRow {
@@ -87,37 +97,45 @@ impl ConfigurationRow {
         }
     }
 
-    fn none(level: &ConfigurationLevel) -> Self {
+    pub(crate) fn none(level: &ConfigurationLevel) -> Self {
         let priority = if matches!(level, ConfigurationLevel::Group(_)) { Self::PRIORITY } else { 0 };
-        Self { level: level.clone(), priority, document: Map::new(), revision: 0, changed: UnixSeconds(0) }
+        Self {
+            level: level.clone(),
+            priority,
+            document: Map::new(),
+            revision: 0,
+            changed: UnixSeconds(0),
+            standing: RevisionStanding::InForce,
+            released: None,
+        }
     }
 }
 
 const TABLE: &str = "configurations";
 
-fn read(level: ConfigurationLevel, row: &AnyRow) -> Result<ConfigurationRow, StoreError> {
+/// Reads a document; the column `in_force` is the revision of its level that is in force.
+pub(crate) fn read(level: ConfigurationLevel, row: &AnyRow) -> Result<ConfigurationRow, StoreError> {
     let doing = "read a configuration";
     let number = |column| row.try_get::<i64, _>(column).map_err(cannot(doing));
     let text: String = row.try_get("document").map_err(cannot(doing))?;
+    let revision = number("revision")?;
     Ok(ConfigurationRow {
         level,
         priority: u32::try_from(number("priority")?)
             .map_err(|_| StoreError::Damaged { table: TABLE, column: "priority" })?,
         document: serde_json::from_str(&text).map_err(|_| StoreError::Damaged { table: TABLE, column: "document" })?,
-        revision: number("revision")?,
+        revision,
         changed: time(number("changed")?),
+        standing: RevisionStanding::of(revision, number("in_force")?),
+        released: None,
     })
 }
 
-fn level(row: &AnyRow) -> Result<ConfigurationLevel, StoreError> {
-    let doing = "read a configuration";
-    let kind: String = row.try_get("level").map_err(cannot(doing))?;
-    match kind.as_str() {
-        "account" => Ok(ConfigurationLevel::Account),
-        "group" => Ok(ConfigurationLevel::Group(formed(row, doing, (TABLE, "name"))?)),
-        "device" => Ok(ConfigurationLevel::Device(formed(row, doing, (TABLE, "name"))?)),
-        _ => Err(StoreError::Damaged { table: TABLE, column: "level" }),
-    }
+/// Whose document a row is, by its columns `level` and `name`.
+pub(crate) fn level(row: &AnyRow) -> Result<ConfigurationLevel, StoreError> {
+    let text = |column| row.try_get::<String, _>(column).map_err(cannot("read a configuration"));
+    ConfigurationLevel::read(&text("level")?, &text("name")?)
+        .ok_or(StoreError::Damaged { table: TABLE, column: "level" })
 }
 
 impl AccountScope {
@@ -129,7 +147,7 @@ impl AccountScope {
             ConfigurationLevel::Device(endpoint) => drop(self.device(endpoint).await?),
         }
         let row = sqlx::query(
-            "SELECT priority, document, revision, changed FROM configurations
+            "SELECT priority, document, revision, changed, revision AS in_force FROM configurations
              WHERE account = $1 AND level = $2 AND name = $3",
         )
         .bind(self.id())
@@ -147,19 +165,9 @@ impl AccountScope {
         level: &ConfigurationLevel,
         revision: i64,
     ) -> Result<ConfigurationRow, StoreError> {
-        let row = sqlx::query(
-            "SELECT priority, document, revision, changed FROM configuration_revisions
-             WHERE account = $1 AND level = $2 AND name = $3 AND revision = $4",
-        )
-        .bind(self.id())
-        .bind(level.kind())
-        .bind(level.name())
-        .bind(revision)
-        .fetch_optional(self.readers())
-        .await
-        .map_err(cannot("read a revision of a configuration"))?;
+        let mut reader = self.readers().acquire().await.map_err(cannot("read a revision of a configuration"))?;
         let missing = || StoreError::NotFound { kind: "revision of the configuration", id: revision.to_string() };
-        row.map_or_else(|| Err(missing()), |row| read(level.clone(), &row))
+        self.revision_on(&mut reader, level, revision).await?.ok_or_else(missing)
     }
 
     /// At most `limit` revisions of a level after `after`, the oldest first.
@@ -171,8 +179,9 @@ impl AccountScope {
     ) -> Result<Vec<ConfigurationRow>, StoreError> {
         self.configuration(level).await?;
         let rows = sqlx::query(
-            "SELECT priority, document, revision, changed FROM configuration_revisions
-             WHERE account = $1 AND level = $2 AND name = $3 AND revision > $4 ORDER BY revision LIMIT $5",
+            "SELECT v.priority, v.document, v.revision, v.changed, c.revision AS in_force FROM configuration_revisions v
+             JOIN configurations c ON c.account = v.account AND c.level = v.level AND c.name = v.name
+             WHERE v.account = $1 AND v.level = $2 AND v.name = $3 AND v.revision > $4 ORDER BY v.revision LIMIT $5",
         )
         .bind(self.id())
         .bind(level.kind())
@@ -185,8 +194,8 @@ impl AccountScope {
         rows.iter().map(|row| read(level.clone(), row)).collect()
     }
 
-    /// Saves the document of a level as a new revision, if it is still at the revision `at`. The same document again makes none. Without a
-    /// priority, that of a group stays.
+    /// Saves the document of a level as a new revision that is in force at once, if the one in force is still the revision `at`. The
+    /// same document again makes none. Without a priority, that of a group stays. Refused while a rollout of the document goes on.
     pub async fn save_configuration(
         &self,
         level: &ConfigurationLevel,
@@ -194,12 +203,38 @@ impl AccountScope {
         at: Option<i64>,
         now: UnixSeconds,
     ) -> Result<ConfigurationRow, StoreError> {
-        let doing = "save a configuration";
         let mut tx = self.write().await?;
         self.must_have_level(&mut tx, level).await?;
+        let (before, newest) = self.newest_revision(&mut tx, level).await?;
+        at_revision(("configuration", level.name()), at, before.revision)?;
+        let priority = priority.unwrap_or(before.priority);
+        let is_same = before.document == *document && before.priority == priority;
+        if is_same && before.revision > 0 && newest == before.revision {
+            return Ok(before);
+        }
+        self.must_not_roll_out(&mut tx, level).await?;
+        let revision = newest.saturating_add(1);
+        self.put_in_force(&mut tx, (level, revision), (document, priority), now).await?;
+        self.keep_revision(&mut tx, (level, revision), (document, priority), now).await?;
+        let data = json!({ "level": level.kind(), "revision": revision });
+        events::append(&mut tx, self, now, EventDraft { kind: "configuration.saved", subject: level.subject(), data })
+            .await?;
+        tx.commit().await?;
+        self.configuration(level).await
+    }
+
+    /// The document in force, and the number of the newest revision. A level that never had a document gets an empty one at revision 0.
+    pub(crate) async fn newest_revision(
+        &self,
+        tx: &mut Transaction,
+        level: &ConfigurationLevel,
+    ) -> Result<(ConfigurationRow, i64), StoreError> {
+        let doing = "read a configuration";
         let row = sqlx::query(
-            "SELECT priority, document, revision, changed FROM configurations
-             WHERE account = $1 AND level = $2 AND name = $3",
+            "SELECT priority, document, revision, changed, revision AS in_force,
+                    COALESCE((SELECT MAX(v.revision) FROM configuration_revisions v
+                              WHERE v.account = $1 AND v.level = $2 AND v.name = $3), 0) AS newest
+             FROM configurations WHERE account = $1 AND level = $2 AND name = $3",
         )
         .bind(self.id())
         .bind(level.kind())
@@ -207,18 +242,23 @@ impl AccountScope {
         .fetch_optional(tx.sql())
         .await
         .map_err(cannot(doing))?;
-        let is_new = row.is_none();
-        let before = row.map_or_else(|| Ok(ConfigurationRow::none(level)), |row| read(level.clone(), &row))?;
-        at_revision(("configuration", level.name()), at, before.revision)?;
-        let priority = priority.unwrap_or(before.priority);
-        if !is_new && before.document == *document && before.priority == priority {
-            return Ok(before);
-        }
-        if is_new {
-            self.may_have_another(&mut tx, level).await?;
-        }
-        let text = Value::Object(document.clone()).to_string();
-        let revision = before.revision.saturating_add(1);
+        let Some(row) = row else {
+            self.may_have_another(tx, level).await?;
+            let none = ConfigurationRow::none(level);
+            self.put_in_force(tx, (level, 0), (&none.document, none.priority), UnixSeconds(0)).await?;
+            return Ok((none, 0));
+        };
+        Ok((read(level.clone(), &row)?, row.try_get("newest").map_err(cannot(doing))?))
+    }
+
+    /// Makes a revision the one in force.
+    pub(crate) async fn put_in_force(
+        &self,
+        tx: &mut Transaction,
+        (level, revision): (&ConfigurationLevel, i64),
+        (document, priority): (&Map<String, Value>, u32),
+        now: UnixSeconds,
+    ) -> Result<(), StoreError> {
         sqlx::query(
             "INSERT INTO configurations (account, level, name, priority, document, revision, changed)
              VALUES ($1, $2, $3, $4, $5, $6, $7)
@@ -229,12 +269,24 @@ impl AccountScope {
         .bind(level.kind())
         .bind(level.name())
         .bind(i64::from(priority))
-        .bind(text.as_str())
+        .bind(Value::Object(document.clone()).to_string())
         .bind(revision)
         .bind(to_sql(now.0))
         .execute(tx.sql())
         .await
-        .map_err(cannot(doing))?;
+        .map_err(cannot("save a configuration"))?;
+        tx.changed(Change::Configuration(self.account.clone()));
+        Ok(())
+    }
+
+    /// Keeps a revision.
+    pub(crate) async fn keep_revision(
+        &self,
+        tx: &mut Transaction,
+        (level, revision): (&ConfigurationLevel, i64),
+        (document, priority): (&Map<String, Value>, u32),
+        now: UnixSeconds,
+    ) -> Result<(), StoreError> {
         sqlx::query(
             "INSERT INTO configuration_revisions (account, level, name, revision, priority, document, changed)
              VALUES ($1, $2, $3, $4, $5, $6, $7)",
@@ -244,20 +296,19 @@ impl AccountScope {
         .bind(level.name())
         .bind(revision)
         .bind(i64::from(priority))
-        .bind(text.as_str())
+        .bind(Value::Object(document.clone()).to_string())
         .bind(to_sql(now.0))
         .execute(tx.sql())
         .await
-        .map_err(cannot(doing))?;
-        let data = json!({ "level": level.kind(), "revision": revision });
-        events::append(&mut tx, self, now, EventDraft { kind: "configuration.saved", subject: level.subject(), data })
-            .await?;
-        tx.changed(Change::Configuration(self.account.clone()));
-        tx.commit().await?;
-        self.configuration(level).await
+        .map_err(cannot("save a configuration"))?;
+        Ok(())
     }
 
-    async fn must_have_level(&self, tx: &mut Transaction, level: &ConfigurationLevel) -> Result<(), StoreError> {
+    pub(crate) async fn must_have_level(
+        &self,
+        tx: &mut Transaction,
+        level: &ConfigurationLevel,
+    ) -> Result<(), StoreError> {
         let sql = match level {
             ConfigurationLevel::Account => return Ok(()),
             ConfigurationLevel::Group(_) => "SELECT 1 FROM device_groups WHERE account = $1 AND name = $2",
@@ -294,12 +345,15 @@ impl AccountScope {
         Ok(())
     }
 
-    /// Forgets the document of a group or device that goes, and its revisions.
+    /// Forgets the document of a group or device that goes, and its revisions; rollouts of it end.
     pub(crate) async fn forget_configuration(
         &self,
         tx: &mut Transaction,
         level: &ConfigurationLevel,
+        now: UnixSeconds,
     ) -> Result<(), StoreError> {
+        self.end_rollouts_of(tx, (level, i64::MAX), "the document was removed", now).await?;
+        self.forget_secrets(tx, level).await?;
         sqlx::query("DELETE FROM configurations WHERE account = $1 AND level = $2 AND name = $3")
             .bind(self.id())
             .bind(level.kind())
@@ -309,68 +363,5 @@ impl AccountScope {
             .map_err(cannot("forget a configuration"))?;
         tx.changed(Change::Configuration(self.account.clone()));
         Ok(())
-    }
-
-    /// The documents that apply to each of these devices now, in the order in which they are merged. The
-    /// names come in the order in which the store lists devices.
-    pub async fn configuration_layers(
-        &self,
-        endpoints: &[EndpointName],
-        now: UnixSeconds,
-    ) -> Result<BTreeMap<EndpointName, Vec<ConfigurationRow>>, StoreError> {
-        let doing = "read configurations";
-        let (Some(first), Some(last)) = (endpoints.first(), endpoints.last()) else { return Ok(BTreeMap::new()) };
-        let rows = sqlx::query(
-            "SELECT level, name, priority, document, revision, changed FROM configurations
-             WHERE account = $1 AND document <> '{}'
-               AND (level IN ('account', 'group') OR level = 'device' AND name >= $2 AND name <= $3)",
-        )
-        .bind(self.id())
-        .bind(first.as_str())
-        .bind(last.as_str())
-        .fetch_all(self.readers())
-        .await
-        .map_err(cannot(doing))?;
-        let mut layers: BTreeMap<EndpointName, Vec<ConfigurationRow>> =
-            endpoints.iter().map(|endpoint| (endpoint.clone(), Vec::new())).collect();
-        for row in &rows {
-            let row = read(level(row)?, row)?;
-            let members = match &row.level {
-                ConfigurationLevel::Account => None,
-                ConfigurationLevel::Group(name) => Some(self.members_between(name, (first, last), now).await?),
-                ConfigurationLevel::Device(endpoint) => Some(BTreeSet::from([endpoint.clone()])),
-            };
-            for (endpoint, of_device) in &mut layers {
-                if members.as_ref().is_none_or(|members| members.contains(endpoint)) {
-                    of_device.push(row.clone());
-                }
-            }
-        }
-        for of_device in layers.values_mut() {
-            of_device.sort_by(|a, b| a.order().cmp(&b.order()));
-        }
-        Ok(layers)
-    }
-
-    /// The devices of a group whose name is in a range.
-    async fn members_between(
-        &self,
-        name: &GroupName,
-        (first, last): (&EndpointName, &EndpointName),
-        now: UnixSeconds,
-    ) -> Result<BTreeSet<EndpointName>, StoreError> {
-        let doing = "look which devices are in a group";
-        let mut connection = self.readers().acquire().await.map_err(cannot(doing))?;
-        let filter = self.resolved(&mut connection, &Filter::of_group(name)).await?;
-        let clause = filter.clause(Place { report: "r", first: 4, now });
-        let sql = format!(
-            "SELECT d.endpoint FROM devices d
-             LEFT JOIN device_reports r ON r.account = d.account AND r.endpoint = d.endpoint
-             WHERE d.account = $1 AND d.endpoint >= $2 AND d.endpoint <= $3 AND {}",
-            clause.sql
-        );
-        let query = sqlx::query(AssertSqlSafe(sql)).bind(self.id()).bind(first.as_str()).bind(last.as_str());
-        let rows = bound(query, clause.binds).fetch_all(&mut *connection).await.map_err(cannot(doing))?;
-        rows.iter().map(|row| formed(row, doing, ("devices", "endpoint"))).collect()
     }
 }

@@ -44,6 +44,38 @@ pub struct CountRow {
     pub devices: u64,
 }
 
+/// How a field stands in a query over devices `d` and their reports `r`.
+pub(crate) struct Grouping<'a> {
+    /// The value of a device.
+    pub(crate) value: String,
+    /// The table that has it, where that is one of its own.
+    pub(crate) join: String,
+    /// For `$2`, which names the rows that count where that table has several for a device.
+    pub(crate) only: &'a str,
+}
+
+impl CountBy {
+    pub(crate) fn grouping(&self, now: UnixSeconds) -> Option<Grouping<'_>> {
+        let rows_of = |table: &str, only: &str| {
+            format!("LEFT JOIN {table} x ON x.account = d.account AND x.endpoint = d.endpoint{only}")
+        };
+        let (value, join, only) = match &self.0 {
+            Source::Device(column) => (format!("d.{column}"), String::new(), ""),
+            Source::Report(column) => (format!("r.{column}"), String::new(), ""),
+            Source::Component { name, column } => {
+                (format!("x.{column}"), rows_of("device_components", " AND x.name = $2"), name.as_str())
+            }
+            Source::Attribute(key) => {
+                ("x.value".to_owned(), rows_of("device_attributes", " AND x.key = $2"), key.as_str())
+            }
+            Source::Presence => (PresenceState::as_sql(now), String::new(), ""),
+            Source::Tag => ("x.tag".to_owned(), rows_of("device_tags", ""), ""),
+            Source::Group => return None,
+        };
+        Some(Grouping { value, join, only })
+    }
+}
+
 impl AccountScope {
     /// How many devices there are, by the value of a field; the most frequent values first, at most `limit`.
     pub async fn count_devices_by(
@@ -56,23 +88,7 @@ impl AccountScope {
         let doing = "count devices";
         let mut connection = self.readers().acquire().await.map_err(cannot(doing))?;
         let filter = self.resolved(&mut connection, filter).await?;
-        // $2 names the rows that count, where a table has several for a device.
-        let rows_of = |table: &str, only: &str| {
-            format!("LEFT JOIN {table} x ON x.account = d.account AND x.endpoint = d.endpoint{only}")
-        };
-        let (value, join, only) = match &by.0 {
-            Source::Device(column) => (format!("d.{column}"), String::new(), ""),
-            Source::Report(column) => (format!("r.{column}"), String::new(), ""),
-            Source::Component { name, column } => {
-                (format!("x.{column}"), rows_of("device_components", " AND x.name = $2"), name.as_str())
-            }
-            Source::Attribute(key) => {
-                ("x.value".to_owned(), rows_of("device_attributes", " AND x.key = $2"), key.as_str())
-            }
-            Source::Presence => (PresenceState::as_sql(now), String::new(), ""),
-            Source::Tag => ("x.tag".to_owned(), rows_of("device_tags", ""), ""),
-            Source::Group => return Ok(Vec::new()),
-        };
+        let Some(Grouping { value, join, only }) = by.grouping(now) else { return Ok(Vec::new()) };
         let clause = filter.clause(Place { report: "r", first: 4, now });
         let report = if matches!(by.0, Source::Report(_)) || clause.asks_report {
             "LEFT JOIN device_reports r ON r.account = d.account AND r.endpoint = d.endpoint"

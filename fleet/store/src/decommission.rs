@@ -5,7 +5,10 @@ use protocol_types::{EndpointName, UnixSeconds};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Row};
 
-use crate::{AccountScope, DeviceRow, StoreError, error::cannot, numbers::to_sql, transaction::Transaction};
+use crate::{
+    AccountScope, DeviceRow, StoreError, configuration_staging::FORGET_RELEASED, error::cannot, numbers::to_sql,
+    transaction::Transaction,
+};
 
 impl AccountScope {
     /// Takes a device out of service; a second time changes nothing.
@@ -50,6 +53,12 @@ impl AccountScope {
                 .await
                 .map_err(cannot(doing))?;
         }
+        sqlx::query(FORGET_RELEASED)
+            .bind(self.id())
+            .bind(endpoint.as_str())
+            .execute(tx.sql())
+            .await
+            .map_err(cannot(doing))?;
         let print: Option<Vec<u8>> = row.try_get("factory_fingerprint").map_err(cannot(doing))?;
         if let Some(print) = print {
             sqlx::query("DELETE FROM listed_certificates WHERE account = $1 AND fingerprint = $2")

@@ -9,8 +9,9 @@ use crate::{
     AccountScope, EventDraft, EventRow, ServiceWide, StoreError, SubscriptionRow,
     error::{cannot, formed},
     events,
+    named::Named,
     numbers::{from_sql, time, to_sql},
-    subscriptions::{COLUMNS, missing, no_webhook, read},
+    subscriptions::no_webhook,
     transaction::Transaction,
 };
 
@@ -129,8 +130,10 @@ impl AccountScope {
     pub async fn delivery(&self, name: &GroupName, now: UnixSeconds) -> Result<Option<Delivery>, StoreError> {
         let doing = "read a subscription";
         let sql = format!(
-            "SELECT {COLUMNS}, s.secret, s.former_secret FROM subscriptions s
-             WHERE s.account = $1 AND s.name = $2 AND s.url IS NOT NULL AND s.paused IS NULL"
+            "SELECT {}, s.secret, s.former_secret FROM {}
+             WHERE s.account = $1 AND s.name = $2 AND s.url IS NOT NULL AND s.paused IS NULL",
+            SubscriptionRow::COLUMNS,
+            SubscriptionRow::FROM
         );
         let found = sqlx::query(AssertSqlSafe(sql))
             .bind(self.id())
@@ -140,7 +143,7 @@ impl AccountScope {
             .map_err(cannot(doing))?;
         let Some(found) = found else { return Ok(None) };
         let secret = |column| found.try_get::<Option<Vec<u8>>, _>(column).map_err(cannot(doing));
-        let row = read(&found)?;
+        let row = SubscriptionRow::read(&found)?;
         let former = if row.former_until > now { secret("former_secret")? } else { None };
         Ok(Some(Delivery { row, secrets: secret("secret")?.into_iter().chain(former).collect() }))
     }
@@ -198,7 +201,9 @@ impl AccountScope {
         match failed.then {
             AfterFailure::Retry => {}
             AfterFailure::DeadLetter => self.bury(&mut tx, name, failed, now).await?,
-            AfterFailure::Pause => self.tell_subscription(&mut tx, name, "subscription.paused", now).await?,
+            AfterFailure::Pause => {
+                self.tell_named::<SubscriptionRow>(&mut tx, (name, "paused"), json!({}), now).await?
+            }
         }
         tx.commit().await
     }
@@ -348,7 +353,7 @@ impl AccountScope {
         .fetch_optional(tx.sql())
         .await
         .map_err(cannot(doing))?
-        .ok_or_else(|| missing(name))?;
+        .ok_or_else(|| SubscriptionRow::missing(name))?;
         let number = |column| row.try_get::<i64, _>(column).map(from_sql).map_err(cannot(doing));
         if number("position")? > number("last")? {
             return Err(ahead(name, number("last")?));
@@ -371,7 +376,7 @@ impl AccountScope {
                 return Err(StoreError::NotFound { kind: "dead letter", id: event.to_string() });
             }
         }
-        self.tell_subscription(&mut tx, name, "subscription.replayed", now).await?;
+        self.tell_named::<SubscriptionRow>(&mut tx, (name, "replayed"), json!({}), now).await?;
         tx.commit().await?;
         self.subscription(name).await
     }

@@ -10,6 +10,7 @@ use sqlx::{
 
 use crate::{
     AccountScope, ConfigurationLevel, Deadlines, DeviceReport, PresenceState, Promise, StoreError,
+    configuration_staging::FORGET_RELEASED,
     error::{cannot, formed},
     filter::{Bind, Filter, Place, version_key},
     numbers::{from_sql, time, to_sql},
@@ -419,10 +420,11 @@ impl AccountScope {
             "DELETE FROM group_members WHERE account = $1 AND endpoint = $2",
             "DELETE FROM desired_releases WHERE account = $1 AND endpoint = $2",
             "DELETE FROM device_reports WHERE account = $1 AND endpoint = $2",
+            FORGET_RELEASED,
         ] {
             sqlx::query(sql).bind(self.id()).bind(endpoint.as_str()).execute(tx.sql()).await.map_err(cannot(doing))?;
         }
-        self.forget_configuration(&mut tx, &ConfigurationLevel::Device(endpoint.clone())).await?;
+        self.forget_configuration(&mut tx, &ConfigurationLevel::Device(endpoint.clone()), now).await?;
         self.standing_changed(&mut tx, endpoint);
         self.tell(&mut tx, endpoint, ("device.deleted", json!({})), now).await?;
         tx.commit().await

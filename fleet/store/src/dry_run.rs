@@ -23,7 +23,7 @@ pub struct DeviceClass {
 }
 
 impl AccountScope {
-    /// The audience of a rollout that was not made, if it were started now; `digest` is that of its release.
+    /// The audience of a rollout that was not made, if it were started now; `digest` is that of what it brings.
     pub async fn audience_in_classes(
         &self,
         wanted: &NewRollout,
@@ -33,7 +33,7 @@ impl AccountScope {
         let doing = "count an audience";
         let mut connection = self.readers().acquire().await.map_err(cannot(doing))?;
         // Each of these costs a look-up for every device, so it is asked only where a rule does.
-        let above = if self.something_is_above(&mut connection, wanted.priority).await? {
+        let above = if self.something_is_above(&mut connection, wanted).await? {
             outranked("d.endpoint")
         } else {
             "CAST(NULL AS TEXT)".to_owned()
@@ -46,21 +46,21 @@ impl AccountScope {
         } else {
             ("CAST(NULL AS TEXT)", "")
         };
-        let (condition, mut binds) = self.members(&mut connection, &wanted.audience, 7, now).await?;
+        let (condition, mut binds) = self.members(&mut connection, wanted, 8, now).await?;
         let (waves, more, filters) =
-            self.wave_columns(&mut connection, &wanted.policy.waves, 7 + binds.len(), now).await?;
+            self.wave_columns(&mut connection, &wanted.policy.waves, 8 + binds.len(), now).await?;
         binds.extend(more);
         // All but the first two columns tell the classes apart.
         let apart: Vec<String> = (3..9 + filters.len()).map(|column| column.to_string()).collect();
         let sql = format!(
             "SELECT COUNT(*) AS devices, MIN(d.endpoint) AS endpoint, {waves} d.connected AS connected, d.standing AS standing,
                     {zone} AS zone, {above} AS outranked_by,
-                    CAST(CASE WHEN s.running_digest = $5 AND s.phase IN ('idle', 'succeeded', 'failed', 'rolled_back') THEN 1
+                    CAST(CASE WHEN s.running_digest = $6 AND s.phase IN ('idle', 'succeeded', 'failed', 'rolled_back') THEN 1
                          ELSE 0 END AS BIGINT) AS runs,
-                    CAST(CASE WHEN d.update_failures < CAST($6 AS BIGINT) THEN 0 ELSE d.update_failures END AS BIGINT) AS failures
+                    CAST(CASE WHEN d.update_failures < CAST($7 AS BIGINT) THEN 0 ELSE d.update_failures END AS BIGINT) AS failures
              FROM devices d LEFT JOIN device_reports s ON s.account = d.account AND s.endpoint = d.endpoint {zones}
              WHERE d.account = $1 AND d.standing <> 'decommissioned' AND $2 = $2 AND CAST($3 AS BIGINT) = CAST($3 AS BIGINT)
-                 AND CAST($4 AS BIGINT) = CAST($4 AS BIGINT) AND {condition}
+                 AND CAST($4 AS BIGINT) = CAST($4 AS BIGINT) AND $5 = $5 AND {condition}
              GROUP BY {}",
             apart.join(", ")
         );
@@ -69,18 +69,21 @@ impl AccountScope {
             .bind("")
             .bind(i64::MAX)
             .bind(i64::from(wanted.priority))
+            .bind(wanted.subject.key())
             .bind(digest.to_string())
             .bind(if wanted.policy.hold_after == 0 { i64::MAX } else { i64::from(wanted.policy.hold_after) });
         let rows = bound(query, binds).fetch_all(&mut *connection).await.map_err(cannot(doing))?;
         rows.iter().map(|row| read_class(row, &filters, digest)).collect()
     }
 
-    async fn something_is_above(&self, sql: &mut AnyConnection, priority: u8) -> Result<bool, StoreError> {
+    async fn something_is_above(&self, sql: &mut AnyConnection, wanted: &NewRollout) -> Result<bool, StoreError> {
         let row = sqlx::query(
-            "SELECT id FROM rollouts WHERE account = $1 AND priority > $2 AND state IN ('running', 'paused') LIMIT 1",
+            "SELECT id FROM rollouts WHERE account = $1 AND priority > $2 AND state IN ('running', 'paused')
+                 AND COALESCE(level || '/' || level_name, '') = $3 LIMIT 1",
         )
         .bind(self.id())
-        .bind(i64::from(priority))
+        .bind(i64::from(wanted.priority))
+        .bind(wanted.subject.key())
         .fetch_optional(sql)
         .await
         .map_err(cannot("look for rollouts"))?;
@@ -91,11 +94,11 @@ impl AccountScope {
     async fn members(
         &self,
         sql: &mut AnyConnection,
-        audience: &Audience,
+        wanted: &NewRollout,
         first: usize,
         now: UnixSeconds,
     ) -> Result<(String, Vec<Bind>), StoreError> {
-        match (admitted(audience), audience) {
+        match (admitted(wanted), &wanted.audience) {
             (Some(filter), _) => {
                 let filter = self.resolved(sql, &filter).await?;
                 let clause = filter.clause(Place { report: "s", first, now });
@@ -138,6 +141,7 @@ fn read_class(row: &AnyRow, filters: &[u32], digest: &Digest) -> Result<DeviceCl
         not_before: None,
         present: Some((number("connected")? == 1, Standing::read(&standing)?)),
         last_seen: None,
+        meant: true,
         wish: None,
         said,
         outranked_by: parsed(row, "outranked_by")?,

@@ -1,6 +1,6 @@
 //! The same edit to many devices, as a long operation: in the order of their names, some in each transaction.
 
-use protocol_types::{EndpointName, GroupName, UnixSeconds};
+use protocol_types::{EndpointName, GroupName, OperationState, UnixSeconds};
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, raw_sql};
 
@@ -9,7 +9,7 @@ use crate::{
     devices::bound,
     error::{cannot, formed},
     filter::Place,
-    operations::{OperationRequest, OperationRow, OperationState, RowOutcome, RowReport},
+    operations::{OperationRequest, OperationRow, RowOutcome, RowReport},
     transaction::Transaction,
 };
 
@@ -75,7 +75,7 @@ impl AccountScope {
         }
         if let Some(name) = edit.group().filter(|_| reports.iter().any(|row| row.outcome == RowOutcome::Done)) {
             let data = serde_json::json!({ "operation": row.id() });
-            self.tell_group(&mut tx, ("group.changed", name), data, now).await?;
+            self.tell_group(&mut tx, (name, "changed"), data, now).await?;
         }
         let is_end = devices.len() < usize::try_from(most).unwrap_or(usize::MAX);
         let position = devices.last().map_or(row.position.as_str(), EndpointName::as_str);

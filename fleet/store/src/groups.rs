@@ -6,9 +6,10 @@ use serde_json::json;
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    AccountScope, Change, ConfigurationLevel, EventDraft, Filter, QuotaKind, RequestKey, StoreError,
-    error::{at_revision, cannot, formed},
-    events, idempotency,
+    AccountScope, Change, ConfigurationLevel, Filter, QuotaKind, RequestKey, StoreError,
+    error::{cannot, formed},
+    idempotency,
+    named::Named,
     numbers::{from_sql, time, to_sql},
     transaction::Transaction,
 };
@@ -30,25 +31,31 @@ pub struct GroupRow {
     pub revision: i64,
 }
 
-fn read(row: &AnyRow) -> Result<GroupRow, StoreError> {
-    let doing = "read a group";
-    let number = |column| row.try_get::<i64, _>(column).map_err(cannot(doing));
-    Ok(GroupRow {
-        name: formed(row, doing, ("device_groups", "name"))?,
-        title: row.try_get("title").map_err(cannot(doing))?,
-        members: from_sql(number("members")?),
-        filter: row
-            .try_get::<Option<String>, _>("filter")
-            .map_err(cannot(doing))?
-            .map(|text| text.parse().map_err(|_| StoreError::Damaged { table: "device_groups", column: "filter" }))
-            .transpose()?,
-        created: time(number("created")?),
-        revision: number("revision")?,
-    })
-}
+impl Named for GroupRow {
+    const KIND: &'static str = "group";
+    const DOING: &'static str = "look after groups";
+    const FROM: &'static str = "device_groups AS g";
+    const COLUMNS: &'static str = "g.name, g.title, g.created, g.revision, g.filter,
+        (SELECT COUNT(*) FROM group_members m WHERE m.account = g.account AND m.name = g.name) AS members";
+    const EVENT: &'static str = "group";
+    const PATH: &'static str = "groups";
 
-fn no_group(name: &GroupName) -> StoreError {
-    StoreError::NotFound { kind: "group", id: name.to_string() }
+    fn read(row: &AnyRow) -> Result<Self, StoreError> {
+        let doing = "read a group";
+        let number = |column| row.try_get::<i64, _>(column).map_err(cannot(doing));
+        Ok(Self {
+            name: formed(row, doing, ("device_groups", "name"))?,
+            title: row.try_get("title").map_err(cannot(doing))?,
+            members: from_sql(number("members")?),
+            filter: row
+                .try_get::<Option<String>, _>("filter")
+                .map_err(cannot(doing))?
+                .map(|text| text.parse().map_err(|_| StoreError::Damaged { table: "device_groups", column: "filter" }))
+                .transpose()?,
+            created: time(number("created")?),
+            revision: number("revision")?,
+        })
+    }
 }
 
 impl AccountScope {
@@ -75,10 +82,10 @@ impl AccountScope {
             .await
             .map_err(cannot("make a group"))?;
             if made.rows_affected() == 0 {
-                return Err(StoreError::Exists { kind: "group", id: name.to_string() });
+                return Err(GroupRow::exists(name));
             }
             self.carry_out(&mut tx, name, first).await?;
-            self.tell_group(&mut tx, ("group.created", name), json!({ "added": first.add.len() }), now).await?;
+            self.tell_group(&mut tx, (name, "created"), json!({ "added": first.add.len() }), now).await?;
         }
         tx.commit().await?;
         self.group(name).await
@@ -86,33 +93,12 @@ impl AccountScope {
 
     /// One group.
     pub async fn group(&self, name: &GroupName) -> Result<GroupRow, StoreError> {
-        let row = sqlx::query(
-            "SELECT g.name, g.title, g.created, g.revision, g.filter,
-                    (SELECT COUNT(*) FROM group_members m WHERE m.account = g.account AND m.name = g.name) AS members
-             FROM device_groups g WHERE g.account = $1 AND g.name = $2",
-        )
-        .bind(self.id())
-        .bind(name.as_str())
-        .fetch_optional(self.readers())
-        .await
-        .map_err(cannot("read a group"))?;
-        row.as_ref().map_or_else(|| Err(no_group(name)), read)
+        self.named(name).await
     }
 
     /// At most `limit` groups whose name comes after `after`.
     pub async fn groups_after(&self, after: &str, limit: u32) -> Result<Vec<GroupRow>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT g.name, g.title, g.created, g.revision, g.filter,
-                    (SELECT COUNT(*) FROM group_members m WHERE m.account = g.account AND m.name = g.name) AS members
-             FROM device_groups g WHERE g.account = $1 AND g.name > $2 ORDER BY g.name LIMIT $3",
-        )
-        .bind(self.id())
-        .bind(after)
-        .bind(i64::from(limit))
-        .fetch_all(self.readers())
-        .await
-        .map_err(cannot("list groups"))?;
-        rows.iter().map(read).collect()
+        self.named_after(after, limit).await
     }
 
     /// At most `limit` members of a group whose name comes after `after`.
@@ -149,7 +135,7 @@ impl AccountScope {
         self.next_group_revision(&mut tx, name, at).await?;
         self.carry_out(&mut tx, name, change).await?;
         let data = json!({ "added": change.add.len(), "removed": change.remove.len() });
-        self.tell_group(&mut tx, ("group.changed", name), data, now).await?;
+        self.tell_group(&mut tx, (name, "changed"), data, now).await?;
         tx.commit().await?;
         self.group(name).await
     }
@@ -188,8 +174,8 @@ impl AccountScope {
             .execute(tx.sql())
             .await
             .map_err(cannot("remove a group"))?;
-        self.forget_configuration(&mut tx, &ConfigurationLevel::Group(name.clone())).await?;
-        self.tell_group(&mut tx, ("group.deleted", name), json!({}), now).await?;
+        self.forget_configuration(&mut tx, &ConfigurationLevel::Group(name.clone()), now).await?;
+        self.tell_group(&mut tx, (name, "deleted"), json!({}), now).await?;
         tx.commit().await
     }
 
@@ -199,7 +185,6 @@ impl AccountScope {
         name: &GroupName,
         at: Option<i64>,
     ) -> Result<(), StoreError> {
-        let doing = "change a group";
         let row = sqlx::query(
             "UPDATE device_groups SET revision = revision + 1 WHERE account = $1 AND name = $2 RETURNING revision",
         )
@@ -207,10 +192,8 @@ impl AccountScope {
         .bind(name.as_str())
         .fetch_optional(tx.sql())
         .await
-        .map_err(cannot(doing))?
-        .ok_or_else(|| no_group(name))?;
-        let was = row.try_get::<i64, _>("revision").map_err(cannot(doing))? - 1;
-        at_revision(("group", name.as_str()), at, was)
+        .map_err(cannot("change a group"))?;
+        GroupRow::changed(row, name, at).map(drop)
     }
 
     async fn add_members(
@@ -265,13 +248,13 @@ impl AccountScope {
     pub(crate) async fn tell_group(
         &self,
         tx: &mut Transaction,
-        (kind, name): (&str, &GroupName),
+        (name, what): (&GroupName, &str),
         data: serde_json::Value,
         now: UnixSeconds,
     ) -> Result<(), StoreError> {
         tx.changed(Change::Rollouts(self.account.clone()));
         tx.changed(Change::Configuration(self.account.clone()));
-        events::append(tx, self, now, EventDraft { kind, subject: format!("groups/{name}"), data }).await
+        self.tell_named::<GroupRow>(tx, (name, what), data, now).await
     }
 }
 

@@ -19,6 +19,8 @@ pub struct NewInvitation {
     pub totp: String,
     /// When it stops working.
     pub expires: UnixSeconds,
+    /// The secret itself, sealed, if it is to be sent by mail.
+    pub letter: Option<String>,
 }
 
 /// An invitation that was not accepted yet.
@@ -87,8 +89,11 @@ impl AccountScope {
         .bind(to_sql(invitation.expires.0))
         .execute(tx.sql())
         .await
-        .map(drop)
-        .map_err(cannot("invite a user"))
+        .map_err(cannot("invite a user"))?;
+        match &invitation.letter {
+            Some(secret) => self.insert_letter(tx, (who, secret), now).await,
+            None => Ok(()),
+        }
     }
 
     /// Uses an invitation up: sets password, authenticator and recovery codes, and begins the first session with `token`.

@@ -27,6 +27,9 @@ pub(crate) const ALL: &[Migration] = &[
     Migration { number: 13, sql: include_str!("../migrations/0013_users.sql") },
     Migration { number: 14, sql: include_str!("../migrations/0014_configuration.sql") },
     Migration { number: 15, sql: include_str!("../migrations/0015_monitoring.sql") },
+    Migration { number: 17, sql: include_str!("../migrations/0017_metrics.sql") },
+    Migration { number: 18, sql: include_str!("../migrations/0018_sign_in.sql") },
+    Migration { number: 19, sql: include_str!("../migrations/0019_staged_configuration.sql") },
 ];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS migrations (

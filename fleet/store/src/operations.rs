@@ -1,7 +1,7 @@
 //! Long operations: what was asked, how far it is, and what became of each row. The place where the work goes on is written together
 //! with the rows before it, so an operation that was cut off at any instant does each row exactly once. Never does the work itself.
 
-use protocol_types::{AccountName, UnixSeconds};
+use protocol_types::{AccountName, OperationState, UnixSeconds};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::{AnyConnection, AssertSqlSafe, Row, any::AnyRow};
@@ -30,46 +30,6 @@ pub enum OperationRequest {
         /// What is done to each.
         edit: Box<DeviceEdit>,
     },
-}
-
-/// How far an operation is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OperationState {
-    /// Its turn has not come.
-    Waiting,
-    /// It works.
-    Running,
-    /// Every row had its turn.
-    Finished,
-    /// A person has stopped it; what was done stays.
-    Cancelled,
-    /// It cannot go on.
-    Failed,
-}
-
-impl OperationState {
-    /// The state as the table holds it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Running => "running",
-            Self::Finished => "finished",
-            Self::Cancelled => "cancelled",
-            Self::Failed => "failed",
-        }
-    }
-
-    /// Whether nothing more happens.
-    pub const fn is_end(self) -> bool {
-        matches!(self, Self::Finished | Self::Cancelled | Self::Failed)
-    }
-
-    fn read(text: &str) -> Result<Self, StoreError> {
-        [Self::Waiting, Self::Running, Self::Finished, Self::Cancelled, Self::Failed]
-            .into_iter()
-            .find(|state| state.as_str() == text)
-            .ok_or(StoreError::Damaged { table: "operations", column: "state" })
-    }
 }
 
 /// What became of a row.
@@ -172,7 +132,8 @@ fn read(row: &AnyRow) -> Result<OperationRow, StoreError> {
         number: number("number")?,
         request: serde_json::from_str(&request)
             .map_err(|_| StoreError::Damaged { table: "operations", column: "request" })?,
-        state: OperationState::read(&text("state")?.unwrap_or_default())?,
+        state: OperationState::parse(&text("state")?.unwrap_or_default())
+            .ok_or(StoreError::Damaged { table: "operations", column: "state" })?,
         total: optional("total")?.map(from_sql),
         done: number("done")?,
         unchanged: number("unchanged")?,

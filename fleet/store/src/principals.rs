@@ -8,7 +8,7 @@ use sqlx::{Row, any::AnyRow};
 
 use crate::{
     AccountScope, EventDraft, QuotaKind, RequestKey, StoreError,
-    error::{cannot, formed},
+    error::{at_revision, cannot, formed},
     events, idempotency,
     numbers::{from_sql, time, to_sql},
     transaction::Transaction,
@@ -109,6 +109,8 @@ pub struct PrincipalRow {
     pub created: UnixSeconds,
     /// When somebody took away its right to act.
     pub disabled: Option<UnixSeconds>,
+    /// Counts every change of it.
+    pub revision: i64,
 }
 
 pub(crate) fn read(row: &AnyRow) -> Result<PrincipalRow, StoreError> {
@@ -123,6 +125,7 @@ pub(crate) fn read(row: &AnyRow) -> Result<PrincipalRow, StoreError> {
         title: row.try_get("title").map_err(cannot(doing))?,
         created: time(row.try_get("created").map_err(cannot(doing))?),
         disabled: row.try_get::<Option<i64>, _>("disabled").map_err(cannot(doing))?.map(time),
+        revision: row.try_get("revision").map_err(cannot(doing))?,
     })
 }
 
@@ -195,7 +198,7 @@ impl AccountScope {
     /// One principal.
     pub async fn principal(&self, who: &PrincipalName) -> Result<PrincipalRow, StoreError> {
         let row = sqlx::query(
-            "SELECT account, kind, name, title, created, disabled FROM principals
+            "SELECT account, kind, name, title, created, disabled, revision FROM principals
              WHERE account = $1 AND kind = $2 AND name = $3",
         )
         .bind(self.id())
@@ -227,7 +230,7 @@ impl AccountScope {
         limit: u32,
     ) -> Result<Vec<PrincipalRow>, StoreError> {
         let rows = sqlx::query(
-            "SELECT account, kind, name, title, created, disabled FROM principals
+            "SELECT account, kind, name, title, created, disabled, revision FROM principals
              WHERE account = $1 AND kind = $2 AND name > $3 ORDER BY name LIMIT $4",
         )
         .bind(self.id())
@@ -240,54 +243,74 @@ impl AccountScope {
         rows.iter().map(read).collect()
     }
 
-    /// Takes away a principal's right to act, or gives it back; a second time changes nothing.
+    /// Takes away a principal's right to act, or gives it back, if it is still at the revision `at`; a second time changes nothing.
     pub async fn disable_principal(
         &self,
         who: &PrincipalName,
-        disabled: bool,
+        (disabled, at): (bool, Option<i64>),
         now: UnixSeconds,
     ) -> Result<PrincipalRow, StoreError> {
+        let doing = "disable a principal";
         let mut tx = self.write().await?;
-        let (sql, kind) = if disabled {
-            (
-                "UPDATE principals SET disabled = $4 WHERE account = $1 AND kind = $2 AND name = $3 AND disabled IS NULL",
-                "principal.disabled",
+        let row = self.principal_at(&mut tx, who, at).await?;
+        if row.disabled.is_some() != disabled {
+            sqlx::query(
+                "UPDATE principals SET disabled = CASE WHEN $5 = 1 THEN $4 ELSE NULL END, revision = revision + 1
+                 WHERE account = $1 AND kind = $2 AND name = $3",
             )
-        } else {
-            (
-                "UPDATE principals SET disabled = NULL WHERE account = $1 AND kind = $2 AND name = $3 AND (disabled <= $4 OR disabled > $4)",
-                "principal.enabled",
-            )
-        };
-        let done = sqlx::query(sql)
             .bind(self.id())
             .bind(who.kind.as_str())
             .bind(who.name.as_str())
             .bind(to_sql(now.0))
+            .bind(i64::from(disabled))
             .execute(tx.sql())
             .await
-            .map_err(cannot("disable a principal"))?;
-        if done.rows_affected() > 0 {
+            .map_err(cannot(doing))?;
+            let kind = if disabled { "principal.disabled" } else { "principal.enabled" };
             self.tell_principal(&mut tx, who, kind, now).await?;
         }
         tx.commit().await?;
         self.principal(who).await
     }
 
-    /// Forgets a principal and its roles, in this account and below, and revokes its tokens.
-    pub async fn delete_principal(&self, who: &PrincipalName, now: UnixSeconds) -> Result<(), StoreError> {
-        let doing = "forget a principal";
+    /// The principal as this transaction finds it, if it is still at the revision `at`.
+    async fn principal_at(
+        &self,
+        tx: &mut Transaction,
+        who: &PrincipalName,
+        at: Option<i64>,
+    ) -> Result<PrincipalRow, StoreError> {
+        let row = sqlx::query(
+            "SELECT account, kind, name, title, created, disabled, revision FROM principals
+             WHERE account = $1 AND kind = $2 AND name = $3",
+        )
+        .bind(self.id())
+        .bind(who.kind.as_str())
+        .bind(who.name.as_str())
+        .fetch_optional(tx.sql())
+        .await
+        .map_err(cannot("read a principal"))?;
+        let row = row.as_ref().map_or_else(|| Err(missing(who)), read)?;
+        at_revision(("principal", &who.to_string()), at, row.revision)?;
+        Ok(row)
+    }
+
+    /// Forgets a principal and its roles, in this account and below, and revokes its tokens, if it is still at the revision `at`.
+    pub async fn delete_principal(
+        &self,
+        who: &PrincipalName,
+        at: Option<i64>,
+        now: UnixSeconds,
+    ) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
-        let done = sqlx::query("DELETE FROM principals WHERE account = $1 AND kind = $2 AND name = $3")
+        self.principal_at(&mut tx, who, at).await?;
+        sqlx::query("DELETE FROM principals WHERE account = $1 AND kind = $2 AND name = $3")
             .bind(self.id())
             .bind(who.kind.as_str())
             .bind(who.name.as_str())
             .execute(tx.sql())
             .await
-            .map_err(cannot(doing))?;
-        if done.rows_affected() == 0 {
-            return Err(missing(who));
-        }
+            .map_err(cannot("forget a principal"))?;
         self.revoke_tokens_of(&mut tx, (who, ""), now).await?;
         self.tell_principal(&mut tx, who, "principal.deleted", now).await?;
         tx.commit().await

@@ -8,7 +8,7 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, Row, any::AnyRow};
 
 use crate::{
-    AccountScope, Change, DesiredRelease, EventDraft, RolloutFacts, RolloutRow, ServiceWide, StoreError,
+    AccountScope, Change, DesiredRelease, EventDraft, RolloutFacts, RolloutRow, ServiceWide, StoreError, Subject,
     error::cannot,
     events,
     numbers::{time, to_sql},
@@ -43,7 +43,7 @@ pub struct RolloutDeviceRow {
 pub enum WishStep {
     /// It stays.
     Leave,
-    /// The release of the rollout is wanted.
+    /// What the rollout brings is wanted.
     Set,
     /// The rollout wants nothing any more; another rollout's wish stays.
     Clear,
@@ -156,6 +156,9 @@ impl AccountScope {
             let draft =
                 EventDraft { kind: &kind, subject: format!("rollouts/{id}"), data: json!({ "reason": reason }) };
             events::append(&mut tx, self, now, draft).await?;
+            if *state == RolloutState::Finished {
+                self.bring_in_force(&mut tx, &facts.rollout, now).await?;
+            }
         }
         if decision.wave.is_some() || decision.closes {
             self.open_wave(&mut tx, &facts.rollout, &decision).await?;
@@ -224,28 +227,37 @@ impl AccountScope {
         .await
         .map_err(cannot("move a device of a rollout"))?;
         self.tally(tx, step).await?;
-        let release = DesiredRelease {
-            path: rollout.path.clone(),
-            digest: rollout.digest,
-            rollout: rollout.id.clone(),
-            attempt: step.attempt,
-        };
         let place = (&step.endpoint, id);
-        match step.wish {
-            WishStep::Leave => {}
-            WishStep::Set => {
-                self.note_offer(tx, place, now).await?;
+        if step.wish == WishStep::Set {
+            self.note_offer(tx, place, now).await?;
+        }
+        match (step.wish, &rollout.wanted.subject) {
+            (WishStep::Leave, _) => {}
+            (WishStep::Set, Subject::Release(_)) => {
+                let path = rollout.path.clone().ok_or(StoreError::Damaged { table: "rollouts", column: "path" })?;
+                let (digest, attempt) = (rollout.digest, step.attempt);
+                let release = DesiredRelease { path, digest, rollout: id.clone(), attempt };
                 updates::wish(tx, self, place, Some(&release), now).await?;
             }
-            WishStep::Clear => updates::wish(tx, self, place, None, now).await?,
+            (WishStep::Clear, Subject::Release(_)) => updates::wish(tx, self, place, None, now).await?,
+            (WishStep::Set, Subject::Configuration { .. }) => {
+                self.release_configuration(tx, place, Some(step.attempt)).await?;
+            }
+            (WishStep::Clear, Subject::Configuration { .. }) => self.release_configuration(tx, place, None).await?,
         }
-        let data = json!({ "rollout": id, "release": rollout.wanted.release, "endpoint": step.endpoint, "state": step.to,
-                           "waiting_for": step.waiting_for, "reason": step.reason });
+        let mut data = rollout.wanted.subject.told();
+        data.extend([
+            ("rollout".to_owned(), json!(id)),
+            ("endpoint".to_owned(), json!(step.endpoint)),
+            ("state".to_owned(), json!(step.to)),
+            ("waiting_for".to_owned(), json!(step.waiting_for)),
+            ("reason".to_owned(), json!(step.reason)),
+        ]);
         let subject = format!("rollouts/{id}/devices/{}", step.endpoint);
-        events::append(tx, self, now, EventDraft { kind: "rollout.device", subject, data }).await
+        events::append(tx, self, now, EventDraft { kind: "rollout.device", subject, data: data.into() }).await
     }
 
-    /// Remembers when the device was offered the release, and what it ran when it was first.
+    /// Remembers when the device was offered what the rollout brings, and what it ran when it was first.
     async fn note_offer(
         &self,
         tx: &mut Transaction,
@@ -293,7 +305,8 @@ impl AccountScope {
     ) -> Result<(), StoreError> {
         sqlx::query(
             "UPDATE rollout_devices SET state = 'queued', waiting_for = NULL, reason_code = NULL, reason_text = NULL, since = $3,
-                 attempt = attempt + 1, failed = 0, not_before = NULL, previous = NULL
+                 attempt = attempt + 1, failed = 0, not_before = NULL, previous = NULL, released = NULL, generation = NULL,
+                 refused = NULL
              WHERE account = $1 AND endpoint = $2 AND rollout IN
                  (SELECT id FROM rollouts WHERE account = $1 AND state IN ('running', 'paused'))",
         )

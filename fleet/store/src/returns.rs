@@ -1,4 +1,4 @@
-//! Brings devices back to what they ran before a rollout that stopped: with a rollout of that release, for those devices. Never
+//! Brings devices back to what they had before a rollout that stopped: with a rollout of that release, for those devices. Never
 //! decides that they are to come back.
 
 use std::collections::BTreeMap;
@@ -7,8 +7,8 @@ use protocol_types::{EndpointName, ReleaseVersion, RolloutId, RolloutState, Unix
 use serde_json::json;
 
 use crate::{
-    AccountScope, Audience, Consent, EventDraft, NewRollout, OnFailure, Policy, RolloutRow, StoreError, Threshold,
-    error::cannot, events, numbers::to_sql, rollouts::count, transaction::Transaction, updates::parsed,
+    AccountScope, Audience, Consent, EventDraft, NewRollout, OnFailure, Policy, RolloutRow, StoreError, Subject,
+    Threshold, error::cannot, events, numbers::to_sql, rollouts::count, transaction::Transaction, updates::parsed,
 };
 
 const DOING: &str = "bring devices back";
@@ -25,6 +25,13 @@ impl AccountScope {
         from: &RolloutRow,
         now: UnixSeconds,
     ) -> Result<(), StoreError> {
+        if let Subject::Configuration { .. } = from.wanted.subject {
+            // What was in force before, or released by an earlier rollout, is there again once this is taken back.
+            let devices = self.take_released_back(tx, from).await?;
+            let data = json!({ "rollout": null, "devices": devices });
+            let draft = EventDraft { kind: "rollout.returned", subject: format!("rollouts/{}", from.id), data };
+            return events::append(tx, self, now, draft).await;
+        }
         let rows = sqlx::query(
             "SELECT r.endpoint AS endpoint, l.version AS version FROM rollout_devices r
              LEFT JOIN devices d ON d.account = r.account AND d.endpoint = r.endpoint
@@ -68,7 +75,7 @@ impl AccountScope {
     ) -> Result<RolloutId, StoreError> {
         let wanted = NewRollout {
             name: format!("return of {}", from.id),
-            release: version.clone(),
+            subject: Subject::Release(version.clone()),
             audience: Audience::Devices(devices.to_vec()),
             // Who comes back must not be kept from it by others who cannot.
             threshold: Threshold::Percent(100),
@@ -83,7 +90,7 @@ impl AccountScope {
         let number = count(tx, self, "rollouts").await?;
         let id = RolloutId::new(format!("r{number}"))
             .map_err(|_| StoreError::Damaged { table: "counters", column: "value" })?;
-        self.insert_rollout(tx, (&id, number), (&wanted, &release), now).await?;
+        self.insert_rollout(tx, (&id, number), (&wanted, &(Some(release.path), release.digest)), now).await?;
         // It ranks as the one that it undoes, so that what was started after that one goes on to decide.
         sqlx::query(
             "UPDATE rollouts SET start_order = $3, started = $4, brings_back = $5 WHERE account = $1 AND id = $2",

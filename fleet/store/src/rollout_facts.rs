@@ -4,7 +4,8 @@ use protocol_types::{DeviceState, EndpointName, RolloutId, RolloutState, UnixSec
 use sqlx::{AnyConnection, AssertSqlSafe, Row, any::AnyRow};
 
 use crate::{
-    AccountScope, Audience, DesiredRow, DeviceReport, OnFailure, RolloutRow, Standing, StoreError, Wave,
+    AccountScope, Audience, DeviceReport, NewRollout, OnFailure, RolloutRow, Standing, StoreError, Subject, Wave,
+    configuration_facts,
     devices::bound,
     error::cannot,
     filter::{Bind, Clause, Filter, Place},
@@ -16,6 +17,19 @@ use crate::{
 const ZONE: &str = "timezone";
 /// How far back offers are counted, in seconds: the longest time for which a rate can make a device wait.
 const OFFERS_SINCE: u64 = 3600;
+/// The first placeholder that is free for filters.
+const FIRST: usize = 6;
+
+/// What a device should have by some rollout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// The rollout that asks for it.
+    pub rollout: RolloutId,
+    /// Its try on the device, from 1.
+    pub attempt: u32,
+    /// Whether the device has taken it.
+    pub taken: bool,
+}
 
 /// Everything known about one device of a rollout.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,9 +52,11 @@ pub struct DeviceFacts {
     pub present: Option<(bool, Standing)>,
     /// When it was last heard.
     pub last_seen: Option<UnixSeconds>,
-    /// What it should run.
-    pub wish: Option<DesiredRow>,
-    /// What it last said.
+    /// Whether what the rollout brings is for the device at all; a document is for the devices of its group.
+    pub meant: bool,
+    /// What is wanted of it.
+    pub wish: Option<Wish>,
+    /// What it last said about it.
     pub said: Option<DeviceReport>,
     /// The rollout that decides what it runs, if that is another one.
     pub outranked_by: Option<RolloutId>,
@@ -98,32 +114,44 @@ pub struct RolloutFacts {
 
 pub(crate) const ENDS: &str = "('succeeded', 'failed', 'rolled_back', 'skipped', 'superseded', 'cancelled')";
 
-/// Columns of a device's facts, for a query with `d` devices, `w` wishes, `s` reports and `z` time zones.
-const FACTS: &str =
-    "d.connected AS connected, d.standing AS standing, d.last_seen AS last_seen, d.update_failures AS update_failures, z.value AS zone,
-    w.generation AS wish_generation, w.acknowledged AS wish_acknowledged, w.path AS wish_path, w.digest AS wish_digest,
+/// Columns of every device's facts, for a query with `d` devices and `z` time zones.
+const FACTS: &str = "d.connected AS connected, d.standing AS standing, d.last_seen AS last_seen, d.update_failures AS update_failures, z.value AS zone";
+
+/// Columns of what a device should run and says of it, for a query with `w` wishes and `s` reports.
+const RELEASE_FACTS: &str =
+    "w.generation AS wish_generation, w.acknowledged AS wish_acknowledged, w.path AS wish_path, w.digest AS wish_digest,
     w.rollout AS wish_rollout, w.attempt AS wish_attempt, w.changed AS wish_changed,
     s.phase AS said_phase, s.reason_code AS said_reason_code, s.reason_text AS said_reason_text,
     s.progress AS said_progress, s.rollout AS said_rollout, s.attempt AS said_attempt, s.digest AS said_digest,
     s.running_version AS said_running_version, s.running_digest AS said_running_digest, s.slot AS said_slot,
     s.floor AS said_floor";
 
+/// Columns of what a device should have; `listed` says whether the query has `r`, the rollout on the device.
+fn subject_facts(subject: &Subject, listed: bool) -> String {
+    match subject {
+        Subject::Release(_) => RELEASE_FACTS.to_owned(),
+        Subject::Configuration { .. } => configuration_facts::columns(listed),
+    }
+}
+
 /// What a query joins to a device, `x` being what names it.
 fn joins(x: &str) -> String {
     format!(
         "LEFT JOIN desired_releases w ON w.account = {x}.account AND w.endpoint = {x}.endpoint
          LEFT JOIN device_reports s ON s.account = {x}.account AND s.endpoint = {x}.endpoint
+         LEFT JOIN device_configurations g ON g.account = {x}.account AND g.endpoint = {x}.endpoint
          LEFT JOIN device_attributes z ON z.account = {x}.account AND z.endpoint = {x}.endpoint AND z.key = '{ZONE}'"
     )
 }
 
-/// The rollout that decides what a device runs, if it is not the one that asks. `$2` is the rollout that asks, `$3` its start
-/// order and `$4` its priority. A rollout under way decides for its devices by priority, then by the later start, except where it
-/// failed or gave way. One that is over decides nothing, but what a later one has done an earlier one does not undo.
+/// The rollout that decides what a device has, if it is not the one that asks. `$2` is the rollout that asks, `$3` its start
+/// order, `$4` its priority and `$5` what its subject is told apart by. A rollout under way decides for its devices by priority, then
+/// by the later start, except where it failed or gave way. One that is over decides nothing, but what a later one has done an earlier
+/// one does not undo.
 pub(crate) fn outranked(endpoint: &str) -> String {
     format!(
         "(SELECT n.id FROM rollout_devices o JOIN rollouts n ON n.account = o.account AND n.id = o.rollout
-          WHERE o.account = $1 AND o.endpoint = {endpoint} AND o.rollout <> $2
+          WHERE o.account = $1 AND o.endpoint = {endpoint} AND o.rollout <> $2 AND {SAME_SUBJECT}
             AND (n.priority > $4 OR (n.priority = $4 AND n.start_order > $3))
             AND ((n.state IN ('running', 'paused')
                   AND o.state NOT IN ('superseded', 'cancelled', 'failed', 'rolled_back'))
@@ -132,7 +160,10 @@ pub(crate) fn outranked(endpoint: &str) -> String {
     )
 }
 
-fn read_facts(row: &AnyRow, filters: &[u32]) -> Result<DeviceFacts, StoreError> {
+/// That a rollout `n` decides about the same thing as the one that asks.
+pub(crate) const SAME_SUBJECT: &str = "COALESCE(n.level || '/' || n.level_name, '') = $5";
+
+fn read_facts(row: &AnyRow, filters: &[u32], rollout: &RolloutRow) -> Result<DeviceFacts, StoreError> {
     let doing = "read the facts of a device";
     let number = |column: &str| row.try_get::<Option<i64>, _>(column).map_err(cannot(doing));
     let damaged = |column| StoreError::Damaged { table: "rollout_devices", column };
@@ -147,6 +178,10 @@ fn read_facts(row: &AnyRow, filters: &[u32]) -> Result<DeviceFacts, StoreError> 
         .filter(|standing| *standing != Standing::Decommissioned)
         .map(|standing| Ok::<_, StoreError>((number("connected")? == Some(1), standing)))
         .transpose()?;
+    let (wish, said) = match &rollout.wanted.subject {
+        Subject::Release(_) => (read_wish(row)?.and_then(|row| row.wish()), read_report(row)?),
+        Subject::Configuration { .. } => configuration_facts::read(row, rollout)?,
+    };
     Ok(DeviceFacts {
         endpoint: parsed(row, "endpoint")?.ok_or_else(|| damaged("endpoint"))?,
         at,
@@ -157,8 +192,9 @@ fn read_facts(row: &AnyRow, filters: &[u32]) -> Result<DeviceFacts, StoreError> 
         not_before: number("not_before")?.map(time),
         present,
         last_seen: number("last_seen")?.map(time),
-        wish: read_wish(row)?,
-        said: read_report(row)?,
+        meant: number("meant")? == Some(1),
+        wish,
+        said,
         outranked_by: parsed(row, "outranked_by")?,
         consented: number("consented")?.is_some(),
         failures: small("update_failures")?.unwrap_or(0),
@@ -183,13 +219,17 @@ pub(crate) fn read_waiting(row: &AnyRow) -> Result<Option<WaitingFor>, StoreErro
 }
 
 /// Which devices come into the audience while it is open. A list of devices is complete from the beginning.
-pub(crate) fn admitted(audience: &Audience) -> Option<Filter> {
-    match audience {
-        Audience::All => Some(Filter::every_device()),
-        Audience::Group(group) => Some(Filter::of_group(group)),
-        Audience::Filter(filter) => Some(filter.clone()),
-        Audience::Devices(_) => None,
-    }
+pub(crate) fn admitted(wanted: &NewRollout) -> Option<Filter> {
+    let filter = match &wanted.audience {
+        Audience::All => Filter::every_device(),
+        Audience::Group(group) => Filter::of_group(group),
+        Audience::Filter(filter) => filter.clone(),
+        Audience::Devices(_) => return None,
+    };
+    Some(match wanted.subject.only_for() {
+        Some(only) => filter.and(only),
+        None => filter,
+    })
 }
 
 impl AccountScope {
@@ -209,21 +249,31 @@ impl AccountScope {
         let running = rollout.state == RolloutState::Running;
         // What gave way to another rollout comes back once nothing is in its way any more.
         let back = if running { "OR (r.state = 'superseded' AND " } else { "OR (1 = 0 AND " };
-        let (columns, binds, filters) = self.wave_columns(sql, &rollout.wanted.policy.waves, 5, now).await?;
+        let (columns, mut binds, filters) = self.wave_columns(sql, &rollout.wanted.policy.waves, FIRST, now).await?;
+        let meant = match rollout.wanted.subject.only_for() {
+            None => "1 = 1".to_owned(),
+            Some(only) => {
+                let only = self.resolved(sql, &only).await?;
+                let clause = only.clause(Place { report: "s", first: FIRST + binds.len(), now });
+                binds.extend(clause.binds);
+                clause.sql
+            }
+        };
         let known = format!(
             "SELECT {columns} r.endpoint AS endpoint, r.state AS state, r.waiting_for AS waiting_for, r.consented AS consented,
                     r.wave AS wave, r.attempt AS attempt, r.failed AS failed, r.not_before AS not_before,
-                    {outranked} AS outranked_by, {FACTS}
+                    {outranked} AS outranked_by, CAST(CASE WHEN {meant} THEN 1 ELSE 0 END AS BIGINT) AS meant, {FACTS}, {}
              FROM rollout_devices r LEFT JOIN devices d ON d.account = r.account AND d.endpoint = r.endpoint {}
              WHERE r.account = $1 AND r.rollout = $2 AND (r.state NOT IN {ENDS} {back} {outranked} IS NULL))
              ORDER BY r.endpoint",
+            subject_facts(&rollout.wanted.subject, true),
             joins("r"),
             outranked = outranked("r.endpoint"),
         );
         let mut devices = self.facts(sql, (known, binds, &filters), &rollout).await?;
         if running
             && !rollout.closed
-            && let Some(filter) = admitted(&rollout.wanted.audience)
+            && let Some(filter) = admitted(&rollout.wanted)
         {
             devices.extend(self.fresh(sql, &rollout, &filter, now).await?);
         }
@@ -246,19 +296,20 @@ impl AccountScope {
         now: UnixSeconds,
     ) -> Result<Vec<DeviceFacts>, StoreError> {
         let filter = self.resolved(sql, filter).await?;
-        let Clause { sql: condition, mut binds, .. } = filter.clause(Place { report: "s", first: 5, now });
+        let Clause { sql: condition, mut binds, .. } = filter.clause(Place { report: "s", first: FIRST, now });
         let (columns, more, filters) =
-            self.wave_columns(sql, &rollout.wanted.policy.waves, 5 + binds.len(), now).await?;
+            self.wave_columns(sql, &rollout.wanted.policy.waves, FIRST + binds.len(), now).await?;
         binds.extend(more);
         let fresh = format!(
             "SELECT d.endpoint AS endpoint, CAST(NULL AS TEXT) AS state, CAST(NULL AS TEXT) AS waiting_for,
                     CAST(NULL AS BIGINT) AS consented, CAST(NULL AS BIGINT) AS wave, CAST(NULL AS BIGINT) AS attempt,
                     CAST(NULL AS BIGINT) AS failed, CAST(NULL AS BIGINT) AS not_before,
-                    {columns} {} AS outranked_by, {FACTS}
+                    {columns} {} AS outranked_by, CAST(1 AS BIGINT) AS meant, {FACTS}, {}
              FROM devices d {}
              WHERE d.account = $1 AND d.standing <> 'decommissioned' AND {condition} AND NOT EXISTS (SELECT 1 FROM rollout_devices r
                  WHERE r.account = $1 AND r.rollout = $2 AND r.endpoint = d.endpoint) ORDER BY d.endpoint",
             outranked("d.endpoint"),
+            subject_facts(&rollout.wanted.subject, false),
             joins("d"),
         );
         self.facts(sql, (fresh, binds, &filters), rollout).await
@@ -294,9 +345,10 @@ impl AccountScope {
             .bind(self.id())
             .bind(rollout.id.as_str())
             .bind(rollout.start_order.map_or(i64::MAX, to_sql))
-            .bind(i64::from(rollout.wanted.priority));
+            .bind(i64::from(rollout.wanted.priority))
+            .bind(rollout.wanted.subject.key());
         let rows = bound(query, binds).fetch_all(connection).await.map_err(cannot("read the facts of a rollout"))?;
-        rows.iter().map(|row| read_facts(row, filters)).collect()
+        rows.iter().map(|row| read_facts(row, filters, rollout)).collect()
     }
 
     async fn offers(
@@ -327,7 +379,7 @@ impl AccountScope {
         let text = |audience: &Audience| serde_json::to_string(audience).unwrap_or_default();
         let query = format!(
             "SELECT n.id AS id FROM rollouts n WHERE n.account = $1 AND n.id <> $2 AND n.state = 'running' AND n.closed = 0
-                 AND (n.priority > $4 OR (n.priority = $4 AND n.start_order > $3)) AND n.audience IN ($5, $6)
+                 AND (n.priority > $4 OR (n.priority = $4 AND n.start_order > $3)) AND n.audience IN ($6, $7) AND {SAME_SUBJECT}
                  AND EXISTS (SELECT 1 FROM rollout_devices r WHERE r.account = $1 AND r.rollout = n.id)
                  AND NOT EXISTS (SELECT 1 FROM rollout_devices r WHERE r.account = $1 AND r.rollout = n.id
                                  AND r.state NOT IN {ENDS})
@@ -338,6 +390,7 @@ impl AccountScope {
             .bind(rollout.id.as_str())
             .bind(rollout.start_order.map_or(i64::MAX, to_sql))
             .bind(i64::from(rollout.wanted.priority))
+            .bind(rollout.wanted.subject.key())
             .bind(text(&Audience::All))
             .bind(text(&rollout.wanted.audience))
             .fetch_optional(sql)

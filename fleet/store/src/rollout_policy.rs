@@ -1,9 +1,9 @@
 //! What is asked of a rollout: for whom, how carefully, how fast and when. Plain data; never decides anything.
 
-use protocol_types::{EndpointName, GroupName, ReleaseVersion, UnixSeconds};
+use protocol_types::{EndpointName, GroupName, UnixSeconds};
 use serde::{Deserialize, Serialize};
 
-use crate::Filter;
+use crate::{Filter, Subject};
 
 /// Which devices a rollout is for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -192,8 +192,8 @@ impl Default for Policy {
 pub struct NewRollout {
     /// What people call it.
     pub name: String,
-    /// The release.
-    pub release: ReleaseVersion,
+    /// What it brings.
+    pub subject: Subject,
     /// For which devices.
     pub audience: Audience,
     /// How many may fail.

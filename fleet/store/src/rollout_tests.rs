@@ -6,14 +6,14 @@ use protocol_types::{DeviceState, Digest, EndpointName, Phase, RolloutId, Rollou
 
 use crate::{
     AccountScope, Audience, Consent, DailyWindow, Decision, DeviceFacts, DeviceReport, DeviceStep, NewRollout,
-    OnFailure, Policy, Rate, RolloutAction, RolloutFacts, StoreError, Tally, Threshold, Wave, WishStep, Zone,
+    OnFailure, Policy, Rate, RolloutAction, RolloutFacts, StoreError, Subject, Tally, Threshold, Wave, WishStep, Zone,
     tests::{Database, NOW, fleet},
 };
 
 fn wanted(audience: Audience, priority: u8) -> NewRollout {
     NewRollout {
         name: String::new(),
-        release: "1.0.0".parse().unwrap(),
+        subject: Subject::Release("1.0.0".parse().unwrap()),
         audience,
         threshold: Threshold::Count(1),
         on_failure: OnFailure::Return,

@@ -1,11 +1,12 @@
-//! Rollouts: which release goes to which devices, how carefully, and how far it is. Never decides what happens next.
+//! Rollouts: what goes to which devices, how carefully, and how far it is. Never decides what happens next.
 
 use protocol_types::{Digest, EndpointName, Reason, RolloutId, RolloutState, TargetPath, UnixSeconds};
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::{AnyConnection, Row, any::AnyRow};
 
 use crate::{
-    AccountScope, Audience, Consent, EventDraft, NewRollout, OnFailure, ReleaseRow, RequestKey, StoreError,
+    AccountScope, Audience, Consent, EventDraft, NewRollout, OnFailure, RequestKey, StoreError, Subject,
+    configuration_staging::must_be_staged,
     error::cannot,
     events, idempotency,
     numbers::{from_sql, time, to_sql},
@@ -22,9 +23,9 @@ pub struct RolloutRow {
     pub number: u64,
     /// What was asked for.
     pub wanted: NewRollout,
-    /// Target path of the release.
-    pub path: TargetPath,
-    /// Digest of the release document.
+    /// Target path of the release, if it brings one.
+    pub path: Option<TargetPath>,
+    /// Digest of the document of the release, or of the configuration.
     pub digest: Digest,
     /// How far it is.
     pub state: RolloutState,
@@ -56,14 +57,18 @@ pub struct RolloutRow {
 
 impl RolloutRow {
     /// A rollout that was not made, as if it had just been started.
-    pub fn imagined(wanted: NewRollout, release: &ReleaseRow, now: UnixSeconds) -> Result<Self, StoreError> {
+    pub fn imagined(
+        wanted: NewRollout,
+        (path, digest): (Option<TargetPath>, Digest),
+        now: UnixSeconds,
+    ) -> Result<Self, StoreError> {
         let id = RolloutId::new("imagined").map_err(|_| StoreError::Damaged { table: "rollouts", column: "id" })?;
         Ok(Self {
             id,
             number: 0,
             wanted,
-            path: release.path.clone(),
-            digest: release.digest,
+            path,
+            digest,
             state: RolloutState::Running,
             reason: None,
             created: now,
@@ -82,7 +87,7 @@ impl RolloutRow {
 }
 
 pub(crate) const COLUMNS: &str =
-    "id, number, name, version, path, digest, audience, threshold, on_failure, max_in_flight, time_window, consent,
+    "id, number, name, version, path, level, level_name, level_revision, digest, audience, threshold, on_failure, max_in_flight, time_window, consent,
     priority, policy, state, reason_code, reason_text, created, started, start_order, started_by, approved_by, closed, wave,
     excused, brings_back, changed, revision";
 
@@ -98,7 +103,7 @@ pub(crate) fn read(row: &AnyRow) -> Result<RolloutRow, StoreError> {
         number: from_sql(number("number")?),
         wanted: NewRollout {
             name: text("name")?,
-            release: parsed(row, "version")?.ok_or_else(|| damaged("version"))?,
+            subject: Subject::read(row)?,
             audience: serde_json::from_str(&text("audience")?).map_err(|_| damaged("audience"))?,
             threshold: serde_json::from_str(&text("threshold")?).map_err(|_| damaged("threshold"))?,
             on_failure: OnFailure::parse(&text("on_failure")?).ok_or_else(|| damaged("on_failure"))?,
@@ -111,7 +116,7 @@ pub(crate) fn read(row: &AnyRow) -> Result<RolloutRow, StoreError> {
             priority: u8::try_from(number("priority")?).map_err(|_| damaged("priority"))?,
             policy: serde_json::from_str(&text("policy")?).map_err(|_| damaged("policy"))?,
         },
-        path: parsed(row, "path")?.ok_or_else(|| damaged("path"))?,
+        path: parsed(row, "path")?,
         digest: parsed(row, "digest")?.ok_or_else(|| damaged("digest"))?,
         state: RolloutState::parse(&text("state")?).ok_or_else(|| damaged("state"))?,
         reason: read_reason(row, "reason_code", "reason_text")?,
@@ -149,18 +154,15 @@ pub(crate) async fn count(tx: &mut Transaction, scope: &AccountScope, name: &str
 }
 
 impl AccountScope {
-    /// Makes a rollout of a listed release. Nothing happens on any device before [`crate::RolloutAction::Start`].
+    /// Makes a rollout of a listed release or of a staged configuration. Nothing happens on any device before
+    /// [`crate::RolloutAction::Start`].
     pub async fn create_rollout(
         &self,
         wanted: &NewRollout,
         key: Option<&RequestKey>,
         now: UnixSeconds,
     ) -> Result<RolloutRow, StoreError> {
-        let release = self.release(&wanted.release).await?;
-        if !release.listed {
-            let state = "no longer listed in the targets".to_owned();
-            return Err(StoreError::WrongState { kind: "release", id: wanted.release.to_string(), state });
-        }
+        let target = self.rollout_target(&wanted.subject).await?;
         let mut tx = self.write().await?;
         let number = count(&mut tx, self, "rollouts").await?;
         let id = format!("r{number}");
@@ -171,36 +173,62 @@ impl AccountScope {
             return self.rollout(&RolloutId::new(earlier).map_err(damaged)?).await;
         }
         let id = RolloutId::new(id).map_err(|_| StoreError::Damaged { table: "counters", column: "value" })?;
-        self.insert_rollout(&mut tx, (&id, number), (wanted, &release), now).await?;
-        let data = json!({ "release": wanted.release, "name": wanted.name });
+        self.insert_rollout(&mut tx, (&id, number), (wanted, &target), now).await?;
+        let mut data = wanted.subject.told();
+        data.insert("name".to_owned(), json!(wanted.name));
+        let data = data.into();
         let draft = EventDraft { kind: "rollout.created", subject: format!("rollouts/{id}"), data };
         events::append(&mut tx, self, now, draft).await?;
         tx.commit().await?;
         self.rollout(&id).await
     }
 
+    /// What a rollout brings, as devices know it: the path of a release, and the digest of its document or of that of the configuration.
+    async fn rollout_target(&self, subject: &Subject) -> Result<(Option<TargetPath>, Digest), StoreError> {
+        match subject {
+            Subject::Release(version) => {
+                let release = self.release(version).await?;
+                if !release.listed {
+                    let state = "no longer listed in the targets".to_owned();
+                    return Err(StoreError::WrongState { kind: "release", id: version.to_string(), state });
+                }
+                Ok((Some(release.path), release.digest))
+            }
+            Subject::Configuration { level, revision } => {
+                let row = self.configuration_revision(level, *revision).await?;
+                must_be_staged(row.standing, *revision)?;
+                Ok((None, Digest::of(Value::Object(row.document).to_string().as_bytes())))
+            }
+        }
+    }
+
     pub(crate) async fn insert_rollout(
         &self,
         tx: &mut Transaction,
         (id, number): (&RolloutId, i64),
-        (wanted, release): (&NewRollout, &ReleaseRow),
+        (wanted, (path, digest)): (&NewRollout, &(Option<TargetPath>, Digest)),
         now: UnixSeconds,
     ) -> Result<(), StoreError> {
         let doing = "make a rollout";
+        let (version, of) = match &wanted.subject {
+            Subject::Release(version) => (Some(version.to_string()), None),
+            Subject::Configuration { level, revision } => (None, Some((level, *revision))),
+        };
         // These are plain data, so they always have a JSON form.
         let json = |value: serde_json::Result<String>| value.unwrap_or_default();
         sqlx::query(
             "INSERT INTO rollouts (account, id, number, name, version, path, digest, audience, threshold, max_in_flight,
-                                   time_window, consent, on_failure, priority, policy, closed, state, created, changed, revision)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 'draft', $17, $17, 1)",
+                                   time_window, consent, on_failure, priority, policy, closed, state, created, changed, revision,
+                                   level, level_name, level_revision)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 'draft', $17, $17, 1, $18, $19, $20)",
         )
         .bind(self.id())
         .bind(id.as_str())
         .bind(number)
         .bind(wanted.name.as_str())
-        .bind(wanted.release.to_string())
-        .bind(release.path.as_str())
-        .bind(release.digest.to_string())
+        .bind(version)
+        .bind(path.as_ref().map(TargetPath::as_str))
+        .bind(digest.to_string())
         .bind(json(serde_json::to_string(&wanted.audience)))
         .bind(json(serde_json::to_string(&wanted.threshold)))
         .bind(wanted.max_in_flight.map(i64::from))
@@ -211,6 +239,9 @@ impl AccountScope {
         .bind(json(serde_json::to_string(&wanted.policy)))
         .bind(i64::from(matches!(wanted.audience, Audience::Devices(_))))
         .bind(to_sql(now.0))
+        .bind(of.map(|(level, _)| level.kind()))
+        .bind(of.map(|(level, _)| level.name()))
+        .bind(of.map(|(_, revision)| revision))
         .execute(tx.sql())
         .await
         .map_err(cannot(doing))?;

@@ -5,9 +5,10 @@ use serde_json::json;
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    AccountScope, EventDraft, Filter, RequestKey, StoreError,
-    error::{at_revision, cannot, formed},
-    events, idempotency,
+    AccountScope, Filter, RequestKey, StoreError,
+    error::{cannot, formed},
+    idempotency,
+    named::Named,
     numbers::{time, to_sql},
 };
 
@@ -26,19 +27,24 @@ pub struct SavedFilterRow {
     pub revision: i64,
 }
 
-fn read(row: &AnyRow) -> Result<SavedFilterRow, StoreError> {
-    let doing = "read a saved filter";
-    Ok(SavedFilterRow {
-        name: formed(row, doing, ("saved_filters", "name"))?,
-        title: row.try_get("title").map_err(cannot(doing))?,
-        filter: formed(row, doing, ("saved_filters", "filter"))?,
-        created: time(row.try_get("created").map_err(cannot(doing))?),
-        revision: row.try_get("revision").map_err(cannot(doing))?,
-    })
-}
+impl Named for SavedFilterRow {
+    const KIND: &'static str = "filter";
+    const DOING: &'static str = "look after saved filters";
+    const FROM: &'static str = "saved_filters";
+    const COLUMNS: &'static str = "name, title, filter, created, revision";
+    const EVENT: &'static str = "filter";
+    const PATH: &'static str = "filters";
 
-fn missing(name: &GroupName) -> StoreError {
-    StoreError::NotFound { kind: "filter", id: name.to_string() }
+    fn read(row: &AnyRow) -> Result<Self, StoreError> {
+        let doing = "read a saved filter";
+        Ok(Self {
+            name: formed(row, doing, ("saved_filters", "name"))?,
+            title: row.try_get("title").map_err(cannot(doing))?,
+            filter: formed(row, doing, ("saved_filters", "filter"))?,
+            created: time(row.try_get("created").map_err(cannot(doing))?),
+            revision: row.try_get("revision").map_err(cannot(doing))?,
+        })
+    }
 }
 
 impl AccountScope {
@@ -65,10 +71,9 @@ impl AccountScope {
             .await
             .map_err(cannot("keep a filter"))?;
             if made.rows_affected() == 0 {
-                return Err(StoreError::Exists { kind: "filter", id: name.to_string() });
+                return Err(SavedFilterRow::exists(name));
             }
-            let draft = EventDraft { kind: "filter.created", subject: format!("filters/{name}"), data: json!({}) };
-            events::append(&mut tx, self, now, draft).await?;
+            self.tell_named::<SavedFilterRow>(&mut tx, (name, "created"), json!({}), now).await?;
         }
         tx.commit().await?;
         self.saved_filter(name).await
@@ -76,30 +81,12 @@ impl AccountScope {
 
     /// One filter.
     pub async fn saved_filter(&self, name: &GroupName) -> Result<SavedFilterRow, StoreError> {
-        let row = sqlx::query(
-            "SELECT name, title, filter, created, revision FROM saved_filters WHERE account = $1 AND name = $2",
-        )
-        .bind(self.id())
-        .bind(name.as_str())
-        .fetch_optional(self.readers())
-        .await
-        .map_err(cannot("read a saved filter"))?;
-        row.as_ref().map_or_else(|| Err(missing(name)), read)
+        self.named(name).await
     }
 
     /// At most `limit` filters whose name comes after `after`.
     pub async fn saved_filters_after(&self, after: &str, limit: u32) -> Result<Vec<SavedFilterRow>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT name, title, filter, created, revision FROM saved_filters
-             WHERE account = $1 AND name > $2 ORDER BY name LIMIT $3",
-        )
-        .bind(self.id())
-        .bind(after)
-        .bind(i64::from(limit))
-        .fetch_all(self.readers())
-        .await
-        .map_err(cannot("list saved filters"))?;
-        rows.iter().map(read).collect()
+        self.named_after(after, limit).await
     }
 
     /// Replaces title and text of a filter, if it is still at the revision `at`.
@@ -110,7 +97,6 @@ impl AccountScope {
         at: Option<i64>,
         now: UnixSeconds,
     ) -> Result<SavedFilterRow, StoreError> {
-        let doing = "change a saved filter";
         let mut tx = self.write().await?;
         let row = sqlx::query(
             "UPDATE saved_filters SET revision = revision + 1, title = COALESCE($3, title), filter = COALESCE($4, filter)
@@ -122,31 +108,18 @@ impl AccountScope {
         .bind(filter.map(Filter::as_str))
         .fetch_optional(tx.sql())
         .await
-        .map_err(cannot(doing))?
-        .ok_or_else(|| missing(name))?;
-        let was = row.try_get::<i64, _>("revision").map_err(cannot(doing))? - 1;
-        at_revision(("filter", name.as_str()), at, was)?;
-        let draft = EventDraft { kind: "filter.changed", subject: format!("filters/{name}"), data: json!({}) };
-        events::append(&mut tx, self, now, draft).await?;
+        .map_err(cannot("change a saved filter"))?;
+        SavedFilterRow::changed(row, name, at)?;
+        self.tell_named::<SavedFilterRow>(&mut tx, (name, "changed"), json!({}), now).await?;
         tx.commit().await?;
         self.saved_filter(name).await
     }
 
     /// Forgets a filter, if it is still at the revision `at`.
     pub async fn delete_filter(&self, name: &GroupName, at: Option<i64>, now: UnixSeconds) -> Result<(), StoreError> {
-        let doing = "forget a saved filter";
         let mut tx = self.write().await?;
-        let row = sqlx::query("DELETE FROM saved_filters WHERE account = $1 AND name = $2 RETURNING revision")
-            .bind(self.id())
-            .bind(name.as_str())
-            .fetch_optional(tx.sql())
-            .await
-            .map_err(cannot(doing))?
-            .ok_or_else(|| missing(name))?;
-        let was: i64 = row.try_get("revision").map_err(cannot(doing))?;
-        at_revision(("filter", name.as_str()), at, was)?;
-        let draft = EventDraft { kind: "filter.deleted", subject: format!("filters/{name}"), data: json!({}) };
-        events::append(&mut tx, self, now, draft).await?;
+        self.forget_named::<SavedFilterRow>(&mut tx, name, at).await?;
+        self.tell_named::<SavedFilterRow>(&mut tx, (name, "deleted"), json!({}), now).await?;
         tx.commit().await
     }
 }

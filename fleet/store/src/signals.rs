@@ -17,6 +17,8 @@ pub enum Change {
     Rollouts(AccountName),
     /// A document of configuration, or a group, has changed.
     Configuration(AccountName),
+    /// A rollout has given a device a revision of a document, or taken it back.
+    Released(AccountName, EndpointName),
     /// Attributes or tags of a device have changed, and so perhaps the groups that it is in.
     Labels(AccountName, EndpointName),
     /// A long operation was asked for or has ended.

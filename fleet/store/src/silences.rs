@@ -5,9 +5,10 @@ use serde_json::json;
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    AccountScope, EventDraft, Filter, RequestKey, StoreError,
+    AccountScope, AlertRuleRow, EventDraft, Filter, RequestKey, StoreError,
     error::{cannot, formed},
     events, idempotency,
+    named::Named,
     numbers::{from_sql, time, to_sql},
 };
 
@@ -110,7 +111,7 @@ impl AccountScope {
                 .fetch_optional(tx.sql())
                 .await
                 .map_err(cannot(doing))?;
-            found.map(drop).ok_or_else(|| crate::alert_rules::missing(rule))?;
+            found.map(drop).ok_or_else(|| AlertRuleRow::missing(rule))?;
         }
         self.resolved(tx.sql(), &wanted.filter).await?;
         sqlx::query(

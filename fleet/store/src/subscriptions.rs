@@ -2,13 +2,14 @@
 
 use protocol_types::{GroupName, UnixSeconds};
 use serde_json::json;
-use sqlx::{AssertSqlSafe, Row, any::AnyRow};
+use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    AccountScope, EventDraft, EventSelection, Filter, RequestKey, StoreError,
-    error::{at_revision, cannot, formed},
+    AccountScope, EventSelection, Filter, RequestKey, StoreError,
+    error::{cannot, formed},
     event_selection::EventKinds,
-    events, idempotency,
+    idempotency,
+    named::Named,
     numbers::{from_sql, time, to_sql},
     transaction::Transaction,
 };
@@ -79,42 +80,45 @@ pub struct SubscriptionChange {
     pub paused: Option<bool>,
 }
 
-pub(crate) const COLUMNS: &str =
-    "s.name, s.title, s.kinds, s.filter, s.url, s.position, s.paused, s.tries, s.failures, s.next_try,
-    s.last_failure, s.former_until, s.created, s.revision,
-    (SELECT COUNT(*) FROM dead_letters x WHERE x.account = s.account AND x.subscription = s.name) AS dead";
-
 /// Why nothing is delivered after a person has said so.
 const BY_A_PERSON: &str = "somebody has paused it";
 
-pub(crate) fn read(row: &AnyRow) -> Result<SubscriptionRow, StoreError> {
-    let doing = "read a subscription";
-    let number = |column| row.try_get::<i64, _>(column).map(from_sql).map_err(cannot(doing));
-    let optional = |column| row.try_get::<Option<String>, _>(column).map_err(cannot(doing));
-    let count = |column| number(column).map(|count| u32::try_from(count).unwrap_or(u32::MAX));
-    Ok(SubscriptionRow {
-        name: formed(row, doing, ("subscriptions", "name"))?,
-        title: row.try_get("title").map_err(cannot(doing))?,
-        wanted: EventSelection {
-            kinds: formed(row, doing, ("subscriptions", "kinds"))?,
-            filter: formed(row, doing, ("subscriptions", "filter"))?,
-        },
-        url: optional("url")?,
-        position: number("position")?,
-        paused: optional("paused")?,
-        tries: count("tries")?,
-        failures: count("failures")?,
-        next_try: UnixSeconds(number("next_try")?),
-        last_failure: optional("last_failure")?,
-        dead_letters: number("dead")?,
-        former_until: UnixSeconds(number("former_until")?),
-        created: time(row.try_get("created").map_err(cannot(doing))?),
-        revision: row.try_get("revision").map_err(cannot(doing))?,
-    })
-}
+impl Named for SubscriptionRow {
+    const KIND: &'static str = "subscription";
+    const DOING: &'static str = "look after subscriptions";
+    const FROM: &'static str = "subscriptions AS s";
+    const COLUMNS: &'static str =
+        "s.name, s.title, s.kinds, s.filter, s.url, s.position, s.paused, s.tries, s.failures, s.next_try,
+        s.last_failure, s.former_until, s.created, s.revision,
+        (SELECT COUNT(*) FROM dead_letters x WHERE x.account = s.account AND x.subscription = s.name) AS dead";
+    const EVENT: &'static str = "subscription";
+    const PATH: &'static str = "subscriptions";
 
-pub(crate) fn missing(name: &GroupName) -> StoreError {
-    StoreError::NotFound { kind: "subscription", id: name.to_string() }
+    fn read(row: &AnyRow) -> Result<Self, StoreError> {
+        let doing = "read a subscription";
+        let number = |column| row.try_get::<i64, _>(column).map(from_sql).map_err(cannot(doing));
+        let optional = |column| row.try_get::<Option<String>, _>(column).map_err(cannot(doing));
+        let count = |column| number(column).map(|count| u32::try_from(count).unwrap_or(u32::MAX));
+        Ok(Self {
+            name: formed(row, doing, ("subscriptions", "name"))?,
+            title: row.try_get("title").map_err(cannot(doing))?,
+            wanted: EventSelection {
+                kinds: formed(row, doing, ("subscriptions", "kinds"))?,
+                filter: formed(row, doing, ("subscriptions", "filter"))?,
+            },
+            url: optional("url")?,
+            position: number("position")?,
+            paused: optional("paused")?,
+            tries: count("tries")?,
+            failures: count("failures")?,
+            next_try: UnixSeconds(number("next_try")?),
+            last_failure: optional("last_failure")?,
+            dead_letters: number("dead")?,
+            former_until: UnixSeconds(number("former_until")?),
+            created: time(row.try_get("created").map_err(cannot(doing))?),
+            revision: row.try_get("revision").map_err(cannot(doing))?,
+        })
+    }
 }
 
 impl AccountScope {
@@ -130,7 +134,7 @@ impl AccountScope {
         let is_new = idempotency::claim(&mut tx, self, key, wanted.name.as_str(), now).await?.is_none();
         if is_new {
             self.insert_subscription(&mut tx, wanted, now).await?;
-            self.tell_subscription(&mut tx, &wanted.name, "subscription.created", now).await?;
+            self.tell_named::<SubscriptionRow>(&mut tx, (&wanted.name, "created"), json!({}), now).await?;
         }
         tx.commit().await?;
         Ok((self.subscription(&wanted.name).await?, is_new))
@@ -143,18 +147,13 @@ impl AccountScope {
         now: UnixSeconds,
     ) -> Result<(), StoreError> {
         let doing = "make a subscription";
-        let row = sqlx::query(
-            "SELECT COUNT(*) AS n, (SELECT last_event FROM accounts WHERE name = $1) AS last
-             FROM subscriptions WHERE account = $1",
-        )
-        .bind(self.id())
-        .fetch_one(tx.sql())
-        .await
-        .map_err(cannot(doing))?;
-        if from_sql(row.try_get("n").map_err(cannot(doing))?) >= MAX_SUBSCRIPTIONS {
-            return Err(StoreError::TooMany { what: "subscriptions in an account", most: MAX_SUBSCRIPTIONS });
-        }
-        let last = from_sql(row.try_get("last").map_err(cannot(doing))?);
+        self.has_room_for::<SubscriptionRow>(tx, "subscriptions in an account", MAX_SUBSCRIPTIONS).await?;
+        let row = sqlx::query("SELECT last_event FROM accounts WHERE name = $1")
+            .bind(self.id())
+            .fetch_one(tx.sql())
+            .await
+            .map_err(cannot(doing))?;
+        let last = from_sql(row.try_get("last_event").map_err(cannot(doing))?);
         // A filter whose groups stand for too many tests is refused now and not at the first event.
         self.resolved(tx.sql(), &wanted.wanted.filter).await?;
         let (url, secret) = wanted.webhook.as_ref().map(|(url, secret)| (url.as_str(), secret.as_slice())).unzip();
@@ -175,47 +174,19 @@ impl AccountScope {
         .await
         .map_err(cannot(doing))?;
         if made.rows_affected() == 0 {
-            return Err(StoreError::Exists { kind: "subscription", id: wanted.name.to_string() });
+            return Err(SubscriptionRow::exists(&wanted.name));
         }
         Ok(())
     }
 
-    pub(crate) async fn tell_subscription(
-        &self,
-        tx: &mut Transaction,
-        name: &GroupName,
-        kind: &str,
-        now: UnixSeconds,
-    ) -> Result<(), StoreError> {
-        let draft = EventDraft { kind, subject: format!("subscriptions/{name}"), data: json!({}) };
-        events::append(tx, self, now, draft).await
-    }
-
     /// One subscription.
     pub async fn subscription(&self, name: &GroupName) -> Result<SubscriptionRow, StoreError> {
-        let sql = format!("SELECT {COLUMNS} FROM subscriptions s WHERE s.account = $1 AND s.name = $2");
-        let row = sqlx::query(AssertSqlSafe(sql))
-            .bind(self.id())
-            .bind(name.as_str())
-            .fetch_optional(self.readers())
-            .await
-            .map_err(cannot("read a subscription"))?;
-        row.as_ref().map_or_else(|| Err(missing(name)), read)
+        self.named(name).await
     }
 
     /// At most `limit` subscriptions whose name comes after `after`.
     pub async fn subscriptions_after(&self, after: &str, limit: u32) -> Result<Vec<SubscriptionRow>, StoreError> {
-        let sql = format!(
-            "SELECT {COLUMNS} FROM subscriptions s WHERE s.account = $1 AND s.name > $2 ORDER BY s.name LIMIT $3"
-        );
-        let rows = sqlx::query(AssertSqlSafe(sql))
-            .bind(self.id())
-            .bind(after)
-            .bind(i64::from(limit))
-            .fetch_all(self.readers())
-            .await
-            .map_err(cannot("list subscriptions"))?;
-        rows.iter().map(read).collect()
+        self.named_after(after, limit).await
     }
 
     /// Changes a subscription, if it is still at the revision `at`. Another address, or the end of a pause, makes it try at once.
@@ -248,10 +219,8 @@ impl AccountScope {
         .bind(i64::from(afresh))
         .fetch_optional(tx.sql())
         .await
-        .map_err(cannot(doing))?
-        .ok_or_else(|| missing(name))?;
-        let was = row.try_get::<i64, _>("revision").map_err(cannot(doing))? - 1;
-        at_revision(("subscription", name.as_str()), at, was)?;
+        .map_err(cannot(doing))?;
+        let row = SubscriptionRow::changed(row, name, at)?;
         if change.url.is_some() && row.try_get::<Option<String>, _>("url").map_err(cannot(doing))?.is_none() {
             let state = "read by its reader and sent nowhere; make another one with an address".to_owned();
             return Err(StoreError::WrongState { kind: "subscription", id: name.to_string(), state });
@@ -259,7 +228,7 @@ impl AccountScope {
         if let Some(filter) = &change.filter {
             self.resolved(tx.sql(), filter).await?;
         }
-        self.tell_subscription(&mut tx, name, "subscription.changed", now).await?;
+        self.tell_named::<SubscriptionRow>(&mut tx, (name, "changed"), json!({}), now).await?;
         tx.commit().await?;
         self.subscription(name).await
     }
@@ -271,18 +240,9 @@ impl AccountScope {
         at: Option<i64>,
         now: UnixSeconds,
     ) -> Result<(), StoreError> {
-        let doing = "forget a subscription";
         let mut tx = self.write().await?;
-        let row = sqlx::query("DELETE FROM subscriptions WHERE account = $1 AND name = $2 RETURNING revision")
-            .bind(self.id())
-            .bind(name.as_str())
-            .fetch_optional(tx.sql())
-            .await
-            .map_err(cannot(doing))?
-            .ok_or_else(|| missing(name))?;
-        let was: i64 = row.try_get("revision").map_err(cannot(doing))?;
-        at_revision(("subscription", name.as_str()), at, was)?;
-        self.tell_subscription(&mut tx, name, "subscription.deleted", now).await?;
+        self.forget_named::<SubscriptionRow>(&mut tx, name, at).await?;
+        self.tell_named::<SubscriptionRow>(&mut tx, (name, "deleted"), json!({}), now).await?;
         tx.commit().await
     }
 
@@ -307,12 +267,12 @@ impl AccountScope {
         .fetch_optional(tx.sql())
         .await
         .map_err(cannot(doing))?
-        .ok_or_else(|| missing(name))?;
+        .ok_or_else(|| SubscriptionRow::missing(name))?;
         let url: Option<String> = row.try_get("url").map_err(cannot(doing))?;
         if url.is_none_or(|url| !url.starts_with("http")) {
             return Err(no_webhook(name));
         }
-        self.tell_subscription(&mut tx, name, "subscription.secret_rotated", now).await?;
+        self.tell_named::<SubscriptionRow>(&mut tx, (name, "secret_rotated"), json!({}), now).await?;
         tx.commit().await?;
         self.subscription(name).await
     }

@@ -109,6 +109,9 @@ const DIGESTS: &[(i64, &str)] = &[
     (13, "sha256:7a8561a36c8c46170914cd81c01d041238a21c24cd86a02bc64e720f161d25fe"),
     (14, "sha256:72e9a33e7e63639e646a4e73257521baa5a1fbf85e62bc9826250aea3ae450d3"),
     (15, "sha256:ad8a2ebfdc73cde7a7d9641ca0ac96d2075c5bf2280040759083ff87e022166e"),
+    (17, "sha256:eb35f0d8e8f546f195c4f25424bfc4b7ef7c43ba9c94929e3fbbca4bbac1704e"),
+    (18, "sha256:ac08ee42e155ef96e93e7e65bfe41807de8fdc1606f5efb8510e6521212a625a"),
+    (19, "sha256:a97038fc9179e83200aaac171524ca43c22789ed5677b5a63461706689770ff5"),
 ];
 
 #[test]
@@ -365,7 +368,7 @@ pub(crate) async fn fleet(db: &Database) -> AccountScope {
 fn wanted(audience: crate::Audience) -> crate::NewRollout {
     crate::NewRollout {
         name: "first".into(),
-        release: "1.0.0".parse().unwrap(),
+        subject: crate::Subject::Release("1.0.0".parse().unwrap()),
         audience,
         threshold: crate::Threshold::Percent(10),
         max_in_flight: Some(7),
@@ -522,6 +525,7 @@ async fn the_facts_of_a_device_are_what_was_recorded() {
         at: None,
         present: Some((true, crate::Standing::Active)),
         last_seen: None,
+        meant: true,
         wish: None,
         said: Some(report),
         wave: None,

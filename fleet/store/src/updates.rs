@@ -7,7 +7,7 @@ use protocol_types::{
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    AccountScope, Change, StoreError,
+    AccountScope, Change, StoreError, Wish,
     error::cannot,
     filter::version_key,
     numbers::{from_sql, time, to_sql},
@@ -41,6 +41,12 @@ pub struct DesiredRow {
 }
 
 impl DesiredRow {
+    /// The wish as rollouts see it; `None` if nothing is wanted.
+    pub(crate) fn wish(&self) -> Option<Wish> {
+        let release = self.release.as_ref()?;
+        Some(Wish { rollout: release.rollout.clone(), attempt: release.attempt, taken: self.is_acknowledged() })
+    }
+
     /// Whether the device has taken the wish as it stands.
     pub const fn is_acknowledged(&self) -> bool {
         self.acknowledged >= self.generation

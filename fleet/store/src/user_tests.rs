@@ -3,8 +3,8 @@
 use protocol_types::{Digest, UnixSeconds};
 
 use crate::{
-    AcceptedInvitation, AccountScope, Credentials, Locked, NewBinding, NewInvitation, NewToken, NewUser, PrincipalName,
-    SecondFactor, StoreError,
+    AcceptedInvitation, AccountScope, Credentials, LetterRow, Locked, NewBinding, NewInvitation, NewToken, NewUser,
+    PrincipalName, SecondFactor, StoreError,
     tests::{Database, NOW},
 };
 
@@ -15,7 +15,7 @@ fn anna() -> PrincipalName {
 }
 
 fn invitation(hash: &str) -> NewInvitation {
-    NewInvitation { hash: hash.into(), totp: format!("sealed {hash}"), expires: LATER }
+    NewInvitation { hash: hash.into(), totp: format!("sealed {hash}"), expires: LATER, letter: None }
 }
 
 fn token(id: &str) -> NewToken {
@@ -98,7 +98,7 @@ async fn a_code_and_a_recovery_code_are_each_taken_once_and_only_while_the_secre
     begin(&now, SecondFactor::Code(12), "s4").await.unwrap();
     let old = Credentials { password: "password 0".into(), ..now };
     assert!(begin(&old, SecondFactor::Code(13), "s5").await.is_err(), "the password was changed meanwhile");
-    acme.disable_principal(&anna(), true, NOW).await.unwrap();
+    acme.disable_principal(&anna(), (true, None), NOW).await.unwrap();
     assert_eq!(acme.credentials(&anna()).await.unwrap(), None);
     assert!(acme.token("s5").await.is_err(), "what was refused has made nothing");
 }
@@ -127,10 +127,45 @@ async fn another_password_ends_all_other_sessions_and_a_reset_ends_everything() 
     assert_eq!(acme.token("s3").await.unwrap().revoked, Some(NOW));
     assert!(acme.end_session(&anna(), "s3", NOW).await.is_err());
 
-    acme.delete_principal(&anna(), NOW).await.unwrap();
+    acme.delete_principal(&anna(), None, NOW).await.unwrap();
     assert!(matches!(acme.user(&anna()).await, Err(StoreError::NotFound { .. })));
     invite(&acme, "h3").await;
     assert_eq!(acme.user(&anna()).await.unwrap().recovery_codes, 0, "nothing is left of who had the name before");
+}
+
+#[tokio::test]
+async fn a_letter_is_sent_once_while_its_invitation_is_open_and_its_secret_is_kept_no_longer() {
+    let db = Database::new().await;
+    let (acme, wide) = (db.account("acme").await, db.store.service_wide());
+    let with_letter = |hash: &str| NewInvitation { letter: Some(format!("letter {hash}")), ..invitation(hash) };
+    let user = NewUser { who: anna(), title: "Anna".into(), email: "anna@example.com".into() };
+    let row = acme.invite_user(&user, (&with_letter("h1"), None), None, NOW).await.unwrap();
+    assert_eq!(row.letter, Some(LetterRow { waits: true, sent: None, tries: 0, last_failure: None }));
+    let due = wide.due_letters(NOW, 10).await.unwrap();
+    let [first] = &due[..] else { panic!("{due:?}") };
+    assert_eq!((first.account.as_str(), &first.who, first.secret.as_str()), ("acme", &anna(), "letter h1"));
+    assert_eq!((first.email.as_str(), first.expires, first.tries), ("anna@example.com", LATER, 0));
+
+    let soon = UnixSeconds(NOW.0 + 10);
+    acme.letter_failed(first, ("the server was away", soon)).await.unwrap();
+    assert_eq!(wide.due_letters(NOW, 10).await.unwrap(), []);
+    let due = wide.due_letters(soon, 10).await.unwrap();
+    assert_eq!(due[0].tries, 1);
+    acme.disable_principal(&anna(), (true, None), NOW).await.unwrap();
+    assert_eq!(wide.due_letters(soon, 10).await.unwrap(), [], "nobody writes to those who may not act");
+    acme.disable_principal(&anna(), (false, None), NOW).await.unwrap();
+    assert_eq!(wide.due_letters(LATER, 10).await.unwrap(), [], "nor about an invitation that is over");
+
+    acme.reset_user(&anna(), &with_letter("h2"), NOW).await.unwrap();
+    acme.letter_sent(first, NOW).await.unwrap();
+    let due = wide.due_letters(NOW, 10).await.unwrap();
+    assert_eq!(due[0].secret, "letter h2", "the letter of the former invitation is another");
+    acme.letter_sent(&due[0], NOW).await.unwrap();
+    assert_eq!(wide.due_letters(soon, 10).await.unwrap(), []);
+    let sent = LetterRow { waits: false, sent: Some(NOW), tries: 0, last_failure: None };
+    assert_eq!(acme.user(&anna()).await.unwrap().letter, Some(sent));
+    accept(&acme, "h2", "s1", NOW).await.unwrap();
+    assert_eq!(acme.user(&anna()).await.unwrap().letter, None, "a letter goes away with its invitation");
 }
 
 #[tokio::test]

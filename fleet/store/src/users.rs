@@ -8,6 +8,7 @@ use crate::{
     AccountScope, EventDraft, NewBinding, NewInvitation, PrincipalName, PrincipalRow, RequestKey, StoreError,
     error::cannot,
     events, idempotency,
+    invitation_letters::{self, LetterRow},
     numbers::{from_sql, time},
     principals,
     transaction::Transaction,
@@ -39,12 +40,23 @@ pub struct UserRow {
     pub recovery_codes: u64,
     /// When the open invitation ends.
     pub invited_until: Option<UnixSeconds>,
+    /// The letter with the open invitation.
+    pub letter: Option<LetterRow>,
+    /// Since when they sign in with the identity provider of the account.
+    pub linked: Option<UnixSeconds>,
 }
 
-const SELECT: &str = "SELECT p.account, p.kind, p.name, p.title, p.created, p.disabled, u.email, u.password_set, u.last_sign_in,
+/// What every question about users begins with.
+fn select() -> String {
+    format!("{SELECT}, {} {FROM}", invitation_letters::COLUMNS)
+}
+
+const SELECT: &str = "SELECT p.account, p.kind, p.name, p.title, p.created, p.disabled, p.revision, u.email, u.password_set, u.last_sign_in,
+    (SELECT n.linked FROM user_identities n WHERE n.account = u.account AND n.name = u.name) AS linked,
     (SELECT COUNT(*) FROM recovery_codes r WHERE r.account = u.account AND r.name = u.name) AS codes,
-    (SELECT i.expires FROM invitations i WHERE i.account = u.account AND i.name = u.name) AS invited_until
-    FROM users u JOIN principals p ON p.account = u.account AND p.kind = u.kind AND p.name = u.name WHERE u.account = $1";
+    (SELECT i.expires FROM invitations i WHERE i.account = u.account AND i.name = u.name) AS invited_until";
+const FROM: &str = "FROM users u JOIN principals p ON p.account = u.account AND p.kind = u.kind AND p.name = u.name
+    LEFT JOIN invitation_letters l ON l.account = u.account AND l.name = u.name WHERE u.account = $1";
 
 fn read(row: &AnyRow) -> Result<UserRow, StoreError> {
     let doing = "read a user";
@@ -56,6 +68,8 @@ fn read(row: &AnyRow) -> Result<UserRow, StoreError> {
         last_sign_in: at("last_sign_in")?,
         recovery_codes: from_sql(row.try_get("codes").map_err(cannot(doing))?),
         invited_until: at("invited_until")?,
+        letter: invitation_letters::read(row)?,
+        linked: at("linked")?,
     })
 }
 
@@ -70,15 +84,7 @@ impl AccountScope {
     ) -> Result<UserRow, StoreError> {
         let mut tx = self.write().await?;
         if idempotency::claim(&mut tx, self, key, &user.who.to_string(), now).await?.is_none() {
-            self.insert_principal(&mut tx, (&user.who, &user.title), now).await?;
-            sqlx::query("INSERT INTO users (account, kind, name, email) VALUES ($1, $2, $3, $4)")
-                .bind(self.id())
-                .bind(user.who.kind().as_str())
-                .bind(user.who.name())
-                .bind(user.email.as_str())
-                .execute(tx.sql())
-                .await
-                .map_err(cannot("make a user"))?;
+            self.insert_user(&mut tx, user, now).await?;
             self.insert_invitation(&mut tx, &user.who, invitation, now).await?;
             self.tell_user(&mut tx, &user.who, "user.invited", now).await?;
             if let Some(role) = role {
@@ -90,9 +96,27 @@ impl AccountScope {
         self.user(&user.who).await
     }
 
+    pub(crate) async fn insert_user(
+        &self,
+        tx: &mut Transaction,
+        user: &NewUser,
+        now: UnixSeconds,
+    ) -> Result<(), StoreError> {
+        self.insert_principal(tx, (&user.who, &user.title), now).await?;
+        sqlx::query("INSERT INTO users (account, kind, name, email) VALUES ($1, $2, $3, $4)")
+            .bind(self.id())
+            .bind(user.who.kind().as_str())
+            .bind(user.who.name())
+            .bind(user.email.as_str())
+            .execute(tx.sql())
+            .await
+            .map(drop)
+            .map_err(cannot("make a user"))
+    }
+
     /// One user.
     pub async fn user(&self, who: &PrincipalName) -> Result<UserRow, StoreError> {
-        let row = sqlx::query(AssertSqlSafe(format!("{SELECT} AND u.name = $2")))
+        let row = sqlx::query(AssertSqlSafe(format!("{} AND u.name = $2", select())))
             .bind(self.id())
             .bind(who.name())
             .fetch_optional(self.readers())
@@ -103,7 +127,7 @@ impl AccountScope {
 
     /// At most `limit` users whose name comes after `after`.
     pub async fn users_after(&self, after: &str, limit: u32) -> Result<Vec<UserRow>, StoreError> {
-        let rows = sqlx::query(AssertSqlSafe(format!("{SELECT} AND u.name > $2 ORDER BY u.name LIMIT $3")))
+        let rows = sqlx::query(AssertSqlSafe(format!("{} AND u.name > $2 ORDER BY u.name LIMIT $3", select())))
             .bind(self.id())
             .bind(after)
             .bind(i64::from(limit))
@@ -113,7 +137,8 @@ impl AccountScope {
         rows.iter().map(read).collect()
     }
 
-    /// Takes password, authenticator, recovery codes and tokens away from a user, who sets new ones with the invitation.
+    /// Takes password, authenticator, recovery codes, tokens and the link to the identity provider away from a user, who sets new ones
+    /// with the invitation.
     pub async fn reset_user(
         &self,
         who: &PrincipalName,
@@ -136,6 +161,7 @@ impl AccountScope {
         for sql in [
             "DELETE FROM recovery_codes WHERE account = $1 AND name = $2",
             "DELETE FROM invitations WHERE account = $1 AND name = $2",
+            "DELETE FROM user_identities WHERE account = $1 AND name = $2",
         ] {
             sqlx::query(sql).bind(self.id()).bind(who.name()).execute(tx.sql()).await.map_err(cannot(doing))?;
         }

@@ -114,6 +114,11 @@ name!(
     InterfaceName, "the name of a network interface", "1 to 15 ASCII letters, digits, `.`, `_` or `-`, starting with a letter, and not `lo`", is_interface
 );
 
+name!(
+    /// A secret of an application, which is also the name of its file.
+    SecretName, "the name of a secret", "1 to 64 lower-case letters, digits, `.`, `_` or `-`, starting with a letter or digit", is_secret
+);
+
 impl HostName {
     /// The name of the device `endpoint` as a label that any network takes; none if nothing of it can be part of a label.
     pub fn of_endpoint(endpoint: &EndpointName) -> Option<Self> {
@@ -177,6 +182,12 @@ fn is_interface(text: &str) -> bool {
         && text.starts_with(|c: char| c.is_ascii_alphabetic())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
         && text != "lo"
+}
+
+fn is_secret(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'))
 }
 
 #[cfg(test)]

@@ -104,6 +104,8 @@ codes! {
     CertificateUnknown = "certificate_unknown", "nothing: the device bootstraps again with its factory certificate";
     /// A certificate request cannot be read, or is not signed by the key that it carries.
     BadCertificateRequest = "bad_certificate_request", "send a PKCS#10 request in DER with an ECDSA P-256 key";
+    /// The release is ready, and the hours in which the device may change its software are not now.
+    OutsideWindow = "outside_window", "nothing: the device goes on when its update window opens";
     /// A newer wish replaced this one.
     Superseded = "superseded", "nothing: the newer rollout decides";
     /// An operator stopped the rollout.
@@ -114,6 +116,8 @@ codes! {
     SuccessThreshold = "success_threshold", "find out why the devices of the wave failed, then roll out a repaired release";
     /// The device is no longer in the directory.
     DeviceDeleted = "device_deleted", "nothing: the device left the account";
+    /// Documents of configuration do not fit together, or what a device has in force is not what they come to.
+    InvalidConfiguration = "invalid_configuration", "look at the device with `mbl configuration effective` and mend the documents";
     /// The device already ran the release.
     AlreadyRunning = "already_running", "nothing: the device is where it should be";
     /// Something else went wrong; the sentence says what.

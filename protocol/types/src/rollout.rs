@@ -35,6 +35,8 @@ macro_rules! states {
     };
 }
 
+pub(crate) use states;
+
 states! {
     /// How far a rollout is.
     RolloutState {

@@ -13,6 +13,7 @@ mod fleet;
 mod identity;
 mod image;
 mod joining;
+mod metrics;
 mod monitoring;
 mod os;
 mod os_long;
@@ -25,6 +26,7 @@ mod os_tee_update;
 #[expect(clippy::expect_used, reason = "it says what is missing")]
 mod postgres;
 mod rollout_crowd;
+mod single_sign_on;
 mod site;
 mod update;
 mod users;

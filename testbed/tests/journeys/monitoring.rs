@@ -256,8 +256,8 @@ fn fleet_a_webhook_into_the_service_s_own_network_is_refused_with_the_setting_th
 }
 
 /// A mail server that takes everything; what it took.
-fn mail_server() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+pub(crate) fn mail_server(at: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind(at).unwrap();
     let (address, letters) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(Vec::new())));
     let taken = letters.clone();
     thread::spawn(move || {
@@ -303,7 +303,7 @@ fn take_letters(mut stream: &TcpStream, letters: &Mutex<Vec<String>>) -> Option<
 
 #[test]
 fn fleet_an_alert_is_raised_told_by_mail_acknowledged_and_over_and_a_silence_keeps_quiet() {
-    let (server, letters) = mail_server();
+    let (server, letters) = mail_server(SocketAddr::from(([127, 0, 0, 1], 0)));
     let mail = format!(
         "[mail]\nserver = \"127.0.0.1\"\nport = {}\ntls = \"none\"\nfrom = \"Fleet <fleet@example.com>\"\n",
         server.port()

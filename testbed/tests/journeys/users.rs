@@ -2,16 +2,19 @@
 
 use std::{
     fs,
+    net::{SocketAddr, TcpListener},
     os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::Output,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use aws_lc_rs::hmac::{HMAC_SHA1_FOR_LEGACY_USE_ONLY, Key, sign};
 use data_encoding::BASE32_NOPAD;
 use serde_json::Value;
-use testbed::{Operator, Service};
+use testbed::{Operator, Service, until};
+
+use super::monitoring::mail_server;
 
 const PASSWORD: &str = "correct horse battery staple";
 
@@ -25,8 +28,16 @@ struct Office {
 
 impl Office {
     fn new() -> Self {
+        Self::with("")
+    }
+
+    /// A service with these settings.
+    fn with(settings: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let service = Service::start(&folder.path().join("service")).unwrap();
+        let config = folder.path().join("mbl-service.toml");
+        fs::write(&config, settings).unwrap();
+        let flags = ["--config", config.to_str().unwrap()];
+        let service = Service::start_with(&folder.path().join("service"), &flags).unwrap();
         let desk = |name: &str| Operator::new(&folder.path().join(name), folder.path());
         let office = Self { admin: desk("admin"), anna: desk("anna"), service, folder };
         json(&office.admin, "service token --data-dir service");
@@ -186,4 +197,108 @@ fn fleet_guesses_lock_a_user_a_restart_does_not_help_the_guesser_and_a_reset_let
     json(&anna, &format!("{SIGN_IN} {at}"));
     json(&anna, "group list");
     drop(service);
+}
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The file that a letter brings, as a mail program would save it.
+fn attachment<'a>(letter: &'a str, name: &str) -> Vec<&'a str> {
+    let mut lines = letter.lines().skip_while(|line| !line.contains(&format!("filename=\"{name}\"")));
+    let body = lines.by_ref().skip_while(|line| !line.is_empty()).skip(1);
+    body.take_while(|line| !line.starts_with("--") || line.starts_with("-----")).collect()
+}
+
+#[test]
+fn fleet_an_invitation_comes_by_mail_although_the_mail_server_was_away_and_works_once() {
+    // An address at which nobody listens yet.
+    let server: SocketAddr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let office = Office::with(&format!(
+        "[mail]\nserver = \"127.0.0.1\"\nport = {}\ntls = \"none\"\nfrom = \"Fleet <fleet@example.com>\"\n",
+        server.port()
+    ));
+    json(&office.admin, "user invite anna --email anna@example.com --role operator --mail");
+    let letter = |wanted: fn(&Value) -> bool| {
+        until(PATIENCE, "the letter to be where it should", || {
+            let user = office.admin.json(&words("user show anna"))?;
+            Ok(Some(user["letter"].clone()).filter(wanted))
+        })
+        .unwrap()
+    };
+    let waiting = letter(|letter| letter["tries"].as_u64().unwrap_or(0) > 0);
+    assert_eq!(waiting["state"], "waiting", "{waiting}");
+    assert!(waiting["last_failure"].as_str().unwrap().contains("mail server"), "{waiting}");
+
+    let (_, letters) = mail_server(server);
+    letter(|letter| letter["state"] == "sent");
+    let taken = letters.lock().unwrap().clone();
+    let text = taken.first().unwrap();
+    assert!(text.contains("RCPT TO:<anna@example.com>") && text.contains("mbl user accept anna.invitation"), "{text}");
+    office.write("invitation", &attachment(text, "anna.invitation").join("\n"));
+    let secret = text.split("mbli_").nth(1).unwrap().chars().take(52).collect::<String>();
+    assert!(!office.service.log().unwrap().contains(&secret), "no secret stands in the log");
+    for file in ["service/mbl.db", "service/mbl.db-wal"] {
+        let bytes = fs::read(office.path(file)).unwrap();
+        assert!(!bytes.windows(secret.len()).any(|part| part == secret.as_bytes()), "nor in {file}");
+    }
+
+    let told = json(&office.anna, "user invitation invitation --output address");
+    assert_eq!((told["account"].as_str(), told["name"].as_str()), (Some("default"), Some("anna")));
+    let address = office.read("address");
+    let key = address.split("secret=").nth(1).unwrap().split('&').next().unwrap();
+    let phone = Key::new(HMAC_SHA1_FOR_LEGACY_USE_ONLY, &BASE32_NOPAD.decode(key.as_bytes()).unwrap());
+    office.write("code", &code(&phone, step_now()));
+    let accept = "user accept invitation --password-file password --code-file code --recovery-output recovery";
+    json(&office.anna, accept);
+    json(&office.anna, "group create doors");
+    assert!(refused(&office.anna, accept).contains("invitation_refused"));
+    assert_eq!(json(&office.admin, "user show anna")["letter"], Value::Null, "a letter goes away with its invitation");
+    assert_eq!(letters.lock().unwrap().len(), 1, "one letter was enough");
+}
+
+#[test]
+fn fleet_an_address_whose_guesses_fail_waits_a_little_and_whoever_has_a_token_does_not() {
+    let office = Office::with("[limits]\nopen_burst = 12\nopen_requests_per_minute = 60\n");
+    let api = office.service.addresses().api;
+    office.write("code", "000000");
+    let guess = |name: &str| {
+        let at = format!("--service https://{api} --authority service/service-authority.pem");
+        refused(
+            &office.anna,
+            &format!("user sign-in {name} --account default --password-file password --code-file code {at}"),
+        )
+    };
+    assert!(guess("one").contains("sign_in_refused") && guess("two").contains("sign_in_refused"));
+    assert!(guess("three").contains("address_locked"), "each name alone would have had five tries");
+    json(&office.admin, "group create doors");
+    until(PATIENCE, "the next try", || Ok(Some(()).filter(|()| guess("four").contains("sign_in_refused")))).unwrap();
+}
+
+/// A provider that is never asked: what it takes to see who may do without it.
+#[test]
+fn fleet_where_the_identity_provider_is_required_one_user_breaks_the_glass_and_nobody_else() {
+    let office = Office::with("[single_sign_on]\nallow = [\"127.0.0.1\"]\n");
+    let (phone, step) = office.join("administrator");
+    let provider = super::single_sign_on::Provider::start(office.folder.path(), "https://127.0.0.1:1/");
+    let save = format!(
+        "identity-provider save {} --client-id mbl --user-claim preferred_username --required --break-glass",
+        provider.address
+    );
+    assert!(refused(&office.admin, &format!("{save} bert")).contains("who has a password"), "somebody must be able to");
+    json(&office.admin, "user invite bert --email bert@example.com --role viewer --output berts");
+    json(&office.admin, &format!("{save} anna"));
+
+    let bert = Operator::new(&office.path("bert"), office.folder.path());
+    json(&bert, "user invitation berts --output berts-address");
+    let address = office.read("berts-address");
+    let key = address.split("secret=").nth(1).unwrap().split('&').next().unwrap();
+    let berts = Key::new(HMAC_SHA1_FOR_LEGACY_USE_ONLY, &BASE32_NOPAD.decode(key.as_bytes()).unwrap());
+    office.write("berts-code", &code(&berts, step_now()));
+    let accept = "user accept berts --password-file password --code-file berts-code --recovery-output berts-recovery";
+    assert!(refused(&bert, accept).contains("single_sign_on_required"));
+
+    drop(provider);
+    office.write("code", &code(&phone, step + 1));
+    json(&office.anna, SIGN_IN);
+    json(&office.anna, "identity-provider delete");
+    json(&bert, accept);
 }

@@ -2,14 +2,15 @@
 
 use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
-use protocol_types::LogLevel;
+use protocol_types::{AccountName, DeviceConfiguration, EndpointName, LogLevel, Reason, ReasonCode};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Kept, Told,
+    InForce, Kept, Scope, SealingKey, Told,
     machine::{Fact, Machine, Step},
     place::{Place, source_address},
+    sealing::OpenSecrets,
 };
 use crate::{
     cause::Chain,
@@ -29,6 +30,9 @@ pub struct Keeper {
     place: Place,
     state: StateFolder,
     facts: Arc<Facts>,
+    owner: (AccountName, EndpointName),
+    scope: Scope,
+    sealing_key: Option<SealingKey>,
     log_levels: LogLevels,
     started: Instant,
     /// The number of the dialing anew after which a registration counts.
@@ -42,10 +46,17 @@ impl fmt::Debug for Keeper {
 }
 
 impl Keeper {
-    /// Brings what was kept into force, before anybody dials.
-    pub fn start(kept: Kept, (place, state): (Place, StateFolder), facts: Arc<Facts>, log_levels: LogLevels) -> Self {
-        let machine = Machine::new(kept);
-        let mut keeper = Self { machine, place, state, facts, log_levels, started: Instant::now(), wanted: 0 };
+    /// Brings what was kept into force on the device `owner`, before anybody dials.
+    pub fn start(
+        kept: Kept,
+        (place, state): (Place, StateFolder),
+        facts: Arc<Facts>,
+        (owner, scope): ((AccountName, EndpointName), Scope),
+        log_levels: LogLevels,
+    ) -> Self {
+        let (machine, sealing_key, started) = (Machine::new(kept), sealing_key(&state), Instant::now());
+        let mut keeper =
+            Self { machine, place, state, facts, owner, scope, sealing_key, log_levels, started, wanted: 0 };
         keeper.tell(Fact::Started);
         keeper
     }
@@ -105,14 +116,28 @@ impl Keeper {
     fn perform(&mut self, step: Step) -> Option<Fact> {
         match step {
             Step::Apply(wish) => {
+                let secrets = match self.open(wish.as_ref()) {
+                    Ok(secrets) => secrets,
+                    Err(why) if self.machine.is_trying() => {
+                        tracing::error!(why, "a configuration is refused");
+                        return Some(Fact::NotApplied { reason: Reason::new(ReasonCode::InvalidConfiguration, why) });
+                    }
+                    // A device whose key was lost needs its network to hear that its secrets were sealed anew.
+                    Err(why) => {
+                        tracing::error!(why, "the settings are in force without their secrets");
+                        OpenSecrets::new()
+                    }
+                };
                 if let Err(error) = self.place.apply(wish.as_ref()) {
                     tracing::error!(error = %Chain(&error), "a configuration could not be brought into force");
-                    return Some(Fact::NotApplied { why: Chain(&error).to_string() });
+                    let why = Chain(&error).to_string();
+                    return Some(Fact::NotApplied { reason: Reason::new(ReasonCode::StorageFailed, why) });
                 }
                 let generation = wish.as_ref().map(super::Wish::generation);
                 let settings = wish.map(|wish| wish.settings()).unwrap_or_default();
                 (self.log_levels)(settings.log_levels.and_then(|levels| levels.agent));
                 set(&self.facts.source_address, source_address(&settings));
+                set(&self.facts.settings, Some(InForce { settings, secrets }));
                 tracing::info!(generation, "configuration in force");
                 Some(Fact::Applied { now: self.now() })
             }
@@ -124,12 +149,50 @@ impl Keeper {
         }
     }
 
+    /// The secrets of a document in the clear, if this board can have the document in force.
+    fn open(&self, wish: Option<&super::Wish>) -> Result<OpenSecrets, String> {
+        let DeviceConfiguration { settings, secrets } = wish.map(super::Wish::read).unwrap_or_default();
+        self.scope.check(&settings)?;
+        if secrets.is_empty() {
+            return Ok(OpenSecrets::new());
+        }
+        let key = self.sealing_key.as_ref().ok_or("this device has no key for secrets")?;
+        key.open((&self.owner.0, &self.owner.1), &secrets).map_err(|error| error.to_string())
+    }
+
     fn report(&self) {
         let (state, generation, reason) = self.machine.told();
         let digest = self.place.digest().unwrap_or_else(|error| {
             tracing::error!(error = %Chain(&error), "the configuration in force cannot be read");
             None
         });
-        set(&self.facts.told, Some(Told { state, generation, digest, reason }));
+        let sealing_key = self.sealing_key.as_ref().map(SealingKey::public);
+        set(&self.facts.told, Some(Told { state, generation, digest, reason, sealing_key }));
+    }
+}
+
+/// The key pair for secrets that was kept, or a new one. What was sealed to one that is damaged opens no more; the service hears of the new
+/// one and seals anew.
+fn sealing_key(state: &StateFolder) -> Option<SealingKey> {
+    match state.sealing_key() {
+        Ok(Some(key)) => return Some(key),
+        Ok(None) => {}
+        Err(error) => {
+            tracing::error!(error = %Chain(&error), "the key for secrets cannot be read; another one is made")
+        }
+    }
+    let key = match SealingKey::generate() {
+        Ok(key) => key,
+        Err(error) => {
+            tracing::error!(error = %Chain(&error), "this device takes no secrets");
+            return None;
+        }
+    };
+    match state.keep_sealing_key(&key) {
+        Ok(()) => Some(key),
+        Err(error) => {
+            tracing::error!(error = %Chain(&error), "the key for secrets cannot be kept, so this device takes none");
+            None
+        }
     }
 }

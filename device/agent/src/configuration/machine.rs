@@ -58,7 +58,7 @@ pub(super) enum Fact {
     /// What was to be brought into force is.
     Applied { now: Duration },
     /// It could not be.
-    NotApplied { why: String },
+    NotApplied { reason: Reason },
     /// The device is registered with the service, with what was brought into force last.
     Reached,
     /// Time has passed.
@@ -94,6 +94,11 @@ impl Machine {
         &self.kept
     }
 
+    /// Whether something is in force that is not confirmed.
+    pub(super) const fn is_trying(&self) -> bool {
+        self.kept.trial.is_some()
+    }
+
     /// When time that passed matters next.
     pub(super) const fn deadline(&self) -> Option<Duration> {
         self.deadline
@@ -105,11 +110,8 @@ impl Machine {
             Fact::Started => self.started(),
             Fact::Wished(wish) => self.wished(wish),
             Fact::Applied { now } => self.applied(now),
-            Fact::NotApplied { why } => match self.kept.trial.take() {
-                Some(trial) => {
-                    let reason = Reason::new(ReasonCode::StorageFailed, why);
-                    self.take_back(&trial.wish, End::Refused, reason)
-                }
+            Fact::NotApplied { reason } => match self.kept.trial.take() {
+                Some(trial) => self.take_back(&trial.wish, End::Refused, reason),
                 // What was in force before is what there is; the next start tries again.
                 None => Vec::new(),
             },
@@ -280,10 +282,14 @@ mod tests {
     fn a_configuration_that_cannot_be_brought_into_force_is_refused() {
         let mut machine = settled();
         machine.on(Fact::Wished(wish(2, NETWORK)));
-        let steps = machine.on(Fact::NotApplied { why: "the disk is full".to_owned() });
+        let steps = machine.on(Fact::NotApplied { reason: Reason::new(ReasonCode::StorageFailed, "the disk is full") });
         assert_eq!(steps, [Step::Apply(Some(wish(1, PLAIN)))]);
         assert_eq!(machine.told().0, ConfigurationState::Refused);
-        assert_eq!(machine.on(Fact::NotApplied { why: "it still is".to_owned() }), [], "no endless turn");
+        assert_eq!(
+            machine.on(Fact::NotApplied { reason: Reason::new(ReasonCode::StorageFailed, "it still is") }),
+            [],
+            "no endless turn"
+        );
     }
 
     #[test]
@@ -311,7 +317,7 @@ mod tests {
                     2 => { now += 6; Fact::TimePassed { now: at(now) } }
                     3 => { machine = Machine::new(machine.kept().clone()); connects = true; Fact::Started }
                     _ => match queue.pop() {
-                        Some(Step::Apply(_)) if kind == 6 && flag => Fact::NotApplied { why: "full".to_owned() },
+                        Some(Step::Apply(_)) if kind == 6 && flag => Fact::NotApplied { reason: Reason::new(ReasonCode::StorageFailed, "full") },
                         Some(Step::Apply(what)) => { placed = what; connects = false; Fact::Applied { now: at(now) } }
                         Some(Step::Reconnect) | None => { connects = true; Fact::TimePassed { now: at(now) } }
                     },

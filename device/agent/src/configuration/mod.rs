@@ -5,19 +5,27 @@
 //! objects   the service writes a wish, which is kept before it hears that it was taken
 //!   keeper  performs what the machine decides: writes files, has the session dial anew, tells what became of it
 //!     machine   trial → confirmed, or undone after a limit without the service; pure
+//!     sealing   opens the secrets in a document
 //!     place     the files of the board `host`, which stand for its operating system
 //! ```
 
 mod keeper;
 mod machine;
 mod place;
+mod scope;
+mod sealing;
+mod share;
 
-use protocol_types::{Configuration, ConfigurationState, Digest, Reason};
+use protocol_types::{Configuration, ConfigurationState, DeviceConfiguration, Digest, Reason, recovery::RecoveryKey};
 use serde::{Deserialize, Serialize};
 
 pub use keeper::{Keeper, LogLevels};
 pub use machine::Kept;
 pub use place::Place;
+pub use scope::Scope;
+pub use sealing::{NoKey, NotForUs, SealingKey};
+pub use share::InForce;
+pub(crate) use share::{for_apps, for_updater};
 
 /// What the service wants as the configuration of this device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +50,7 @@ impl Wish {
     /// With a sentence about the first rule that the document breaks.
     pub fn new(generation: u64, document: impl Into<String>) -> Result<Self, String> {
         let document = document.into();
-        match Configuration::parse(document.as_bytes()) {
+        match DeviceConfiguration::parse(document.as_bytes()) {
             Ok(_) => Ok(Self { generation, document }),
             Err(error) => Err(error.to_string()),
         }
@@ -65,8 +73,13 @@ impl Wish {
 
     /// What the document says.
     fn settings(&self) -> Configuration {
+        self.read().settings
+    }
+
+    /// The whole document.
+    fn read(&self) -> DeviceConfiguration {
         // It was read when the wish was made.
-        Configuration::parse(self.document.as_bytes()).unwrap_or_default()
+        DeviceConfiguration::parse(self.document.as_bytes()).unwrap_or_default()
     }
 }
 
@@ -94,4 +107,6 @@ pub struct Told {
     pub digest: Option<Digest>,
     /// Why, where that needs saying.
     pub reason: Option<Reason>,
+    /// The key to which secrets of this device are sealed; none if it has none.
+    pub sealing_key: Option<RecoveryKey>,
 }

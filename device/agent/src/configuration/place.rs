@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use protocol_types::{Configuration, Digest, LogLevel};
+use protocol_types::{Configuration, DeviceConfiguration, Digest, LogLevel};
 use serde_json::Value;
 
 use super::Wish;
@@ -61,7 +61,7 @@ impl Place {
     /// If a file cannot be read.
     pub fn digest(&self) -> Result<Option<Digest>, DurableError> {
         let Some(document) = durable::read(&self.folder.join(DOCUMENT), MAX_BYTES)? else { return Ok(None) };
-        let wanted = Configuration::parse(&document).map(|settings| files(&settings)).unwrap_or_default();
+        let wanted = DeviceConfiguration::parse(&document).map(|read| files(&read.settings)).unwrap_or_default();
         let mut found = BTreeMap::new();
         for name in self.present() {
             let bytes = durable::read(&self.folder.join(&name), MAX_BYTES)?.unwrap_or_default();

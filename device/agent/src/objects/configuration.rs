@@ -20,6 +20,7 @@ pub(super) fn read(wish: Option<&Wish>, told: Option<&Told>, wanted: u16) -> Res
         resource::DIGEST => text(told.digest.map(|digest| digest.to_string()).unwrap_or_default()),
         resource::REASON_CODE => text(told.reason.as_ref().map(|reason| reason.code.as_str()).unwrap_or_default()),
         resource::REASON => text(told.reason.as_ref().map(|reason| reason.text.as_str()).unwrap_or_default()),
+        resource::SEALING_KEY => text(told.sealing_key.map(|key| key.to_string()).unwrap_or_default()),
         _ => return Err(ObjectError::NotFound),
     })
 }

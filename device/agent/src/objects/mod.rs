@@ -5,6 +5,7 @@ mod configuration;
 mod connectivity;
 mod device;
 mod firmware;
+mod metrics;
 mod release;
 mod software;
 
@@ -178,7 +179,9 @@ impl DeviceObjects {
 impl Objects for DeviceObjects {
     fn objects(&self) -> Vec<u16> {
         let all = [ids::DEVICE, ids::CONNECTIVITY, ids::FIRMWARE, ids::SOFTWARE, ids::RELEASE];
-        all.into_iter().chain(self.told.as_ref().map(|_| ids::CONFIGURATION)).collect()
+        let told = self.told.as_ref().map(|_| ids::CONFIGURATION);
+        let measured = self.facts.metrics.is_there().then_some(ids::METRICS);
+        all.into_iter().chain(told).chain(measured).collect()
     }
 
     fn instances(&self, object: u16) -> Vec<u16> {
@@ -186,6 +189,7 @@ impl Objects for DeviceObjects {
             ids::SOFTWARE => self.installed.instances(),
             ids::DEVICE | ids::CONNECTIVITY | ids::FIRMWARE | ids::RELEASE => vec![0],
             ids::CONFIGURATION if self.told.is_some() => vec![0],
+            ids::METRICS if self.facts.metrics.is_there() => vec![0],
             _ => Vec::new(),
         }
     }
@@ -201,6 +205,7 @@ impl Objects for DeviceObjects {
                 self.about.recovery_key.as_ref().map(|key| text(key.to_json())).ok_or(ObjectError::NotFound)
             }
             ids::CONFIGURATION => configuration::read(self.facts.wish.borrow().as_ref(), self.told.as_ref(), resource),
+            ids::METRICS => metrics::read(&self.facts.metrics, resource),
             ids::RELEASE => release::read(&self.facts.orders.borrow(), status, &self.installed, resource),
             _ => Err(ObjectError::NotFound),
         }
@@ -214,6 +219,7 @@ impl Objects for DeviceObjects {
                 self.write_release(&orders, entries)
             }
             ([ids::CONFIGURATION, ..], _) if self.told.is_some() => self.write_configuration(entries),
+            ([ids::METRICS, ..], _) if self.facts.metrics.is_there() => metrics::write(&self.facts.metrics, entries),
             // Releases are the only way to change software, and the clock is set by the device itself.
             _ => Err(ObjectError::NotAllowed),
         }

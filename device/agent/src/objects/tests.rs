@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use protocol_types::{
     Digest, Phase, Reason, ReasonCode, RunningFirmware, RunningRelease, SecurityVersion, Slot, UnixSeconds,
+    metrics::{Batch, Metric, Readings},
     socket::{ApplicationState, ApplicationStatus},
     update::RunningApplication,
 };
@@ -386,4 +387,40 @@ fn a_configuration_is_kept_before_it_is_taken_and_one_that_breaks_a_rule_changes
     assert_eq!(*facts.wish.borrow(), Some(kept), "what was not kept was not taken");
     let generation = objects.read(ids::CONFIGURATION, 0, ids::configuration::GENERATION).unwrap();
     assert_eq!(generation, Reading::Single(Value::Integer(1)));
+}
+
+#[test]
+fn what_was_measured_is_shown_until_it_is_acknowledged_by_a_device_that_measures() {
+    use ids::metrics as resource;
+    let Bench { facts, mut objects, .. } = bench();
+    let target = Path::instance(ids::METRICS, 0);
+    let write = |resource, number| vec![Entry::new(Path::resource(ids::METRICS, 0, resource), Value::Integer(number))];
+    assert!(!objects.objects().contains(&ids::METRICS));
+    let refused = objects.write(&target, WriteMode::Partial, &write(resource::BUDGET, 1));
+    assert_eq!(refused, Err(ObjectError::NotAllowed), "a simulated device");
+    facts.metrics.begin();
+    assert!(objects.objects().contains(&ids::METRICS));
+
+    let batch = |objects: &DeviceObjects| match objects.read(ids::METRICS, 0, resource::SAMPLES) {
+        Ok(Reading::Single(Value::Opaque(bytes))) => Batch::decode(&bytes).unwrap(),
+        other => panic!("the samples are {other:?}"),
+    };
+    assert!(batch(&objects).samples.is_empty());
+    facts.metrics.sampled(Readings::default().with(Metric::CpuLoad, 250).with(Metric::Boots, 3));
+    let read = |objects: &DeviceObjects, resource| objects.read(ids::METRICS, 0, resource);
+    assert_eq!(read(&objects, 10), Ok(Reading::Single(Value::Float(0.25))));
+    assert_eq!(read(&objects, 16), Ok(Reading::Single(Value::Float(3.0))));
+    assert_eq!(read(&objects, 13), Err(ObjectError::NotFound), "no thermal zone");
+    let sample = batch(&objects).samples[0];
+    assert_eq!((sample.readings.get(Metric::CpuLoad), sample.age_s), (Some(250), 0));
+    let number = i64::try_from(sample.number).unwrap();
+    for bad in [write(resource::ACKNOWLEDGED, -1), write(resource::BUDGET, -5), write(resource::DROPPED, 1)] {
+        let refused = objects.write(&target, WriteMode::Partial, &bad);
+        assert!(matches!(refused, Err(ObjectError::BadValue(_))), "{refused:?}");
+    }
+    assert_eq!(read(&objects, resource::BUDGET), Ok(Reading::Single(Value::Integer(128 * 1024))));
+    objects.write(&target, WriteMode::Partial, &write(resource::ACKNOWLEDGED, number)).unwrap();
+    assert!(batch(&objects).samples.is_empty());
+    objects.write(&target, WriteMode::Partial, &write(resource::BUDGET, 5000)).unwrap();
+    assert_eq!(read(&objects, resource::BUDGET), Ok(Reading::Single(Value::Integer(5000))));
 }

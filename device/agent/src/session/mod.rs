@@ -107,6 +107,7 @@ struct Heard {
     orders: watch::Receiver<Orders>,
     restarting: watch::Receiver<bool>,
     told: watch::Receiver<Option<Told>>,
+    metrics: watch::Receiver<u64>,
     reconnect: watch::Receiver<u64>,
     /// The number in `reconnect` that the line has followed.
     followed: u64,
@@ -122,6 +123,7 @@ enum Event {
     Received(Result<Message, ConnectionError>),
     TimePassed,
     Reported,
+    Measured,
     Ordered,
     Reconnect,
     LookAtCertificate,
@@ -154,6 +156,7 @@ impl Session {
             orders: facts.orders.subscribe(),
             restarting: facts.restarting.subscribe(),
             told: facts.told.subscribe(),
+            metrics: facts.metrics.due(),
             followed: *facts.reconnect.borrow(),
             reconnect: facts.reconnect.subscribe(),
             next_report: Instant::now(),
@@ -249,6 +252,7 @@ impl Session {
             Ok(()) = not_before(heard.next_report, heard.status.changed()) => Event::Reported,
             Ok(()) = not_before(heard.next_report, heard.applications.changed()) => Event::Reported,
             Ok(()) = not_before(heard.next_report, heard.told.changed()) => Event::Reported,
+            Ok(()) = heard.metrics.changed() => Event::Measured,
             Ok(()) = heard.orders.changed() => Event::Ordered,
             Ok(()) = heard.reconnect.changed() => Event::Reconnect,
             time = pending(asking) => Event::Time(time),
@@ -278,6 +282,7 @@ impl Session {
                 self.heard.told.mark_unchanged();
                 changed(self.objects.refresh())
             }
+            Event::Measured => vec![Fact::Changed(Path::resource(ids::METRICS, 0, ids::metrics::SAMPLES))],
             Event::Ordered => {
                 self.heard.orders.mark_unchanged();
                 self.point_source();

@@ -4,9 +4,9 @@
 //! own folders may be closed to it.
 
 use std::{
-    fs::{self, DirBuilder},
-    io,
-    os::unix::fs::DirBuilderExt,
+    fs::{self, DirBuilder, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, fchown},
     path::{Path, PathBuf},
 };
 
@@ -14,9 +14,9 @@ use oci_spec::{
     OciSpecError,
     runtime::{Process, Spec},
 };
-use protocol_types::ReasonCode;
+use protocol_types::{ReasonCode, socket::GivenToApplication};
 
-use super::mounts::{bind_read_only, unbind};
+use super::mounts::{bind_read_only, in_memory, unbind};
 use crate::refusal::{Coded, storage_code};
 
 /// A bundle that could not be made or removed.
@@ -85,8 +85,23 @@ impl Bundle {
         self.dir.join("ready.json")
     }
 
+    /// The folder that the container sees as `/run/mbl`, if it is given anything.
+    pub fn settings(&self) -> PathBuf {
+        self.dir.join("settings")
+    }
+
+    /// The folder in memory that the container sees as `/run/mbl/secrets`, if it has any.
+    pub fn secrets(&self) -> PathBuf {
+        self.dir.join("secrets")
+    }
+
     /// Makes the bundle anew.
-    pub fn write(&self, image: &Path, spec: &Spec, ready: Option<&Process>) -> Result<(), BundleError> {
+    pub fn write(
+        &self,
+        image: &Path,
+        (spec, ready): (&Spec, Option<&Process>),
+        given: Option<(&GivenToApplication, (u32, u32))>,
+    ) -> Result<(), BundleError> {
         self.remove()?;
         let rootfs = self.rootfs();
         // Passable for everybody, readable for nobody but us.
@@ -94,14 +109,45 @@ impl Bundle {
         made.map_err(failed("make the folder", &rootfs))?;
         bind_read_only(image, &rootfs).map_err(failed("show the image at", &rootfs))?;
         self.put("config.json", &serde_json::to_vec(spec)?)?;
+        if let Some((given, owner)) = given {
+            self.give(given, owner)?;
+        }
         match ready {
             Some(process) => self.put("ready.json", &serde_json::to_vec(process)?),
             None => Ok(()),
         }
     }
 
+    /// Writes what the application is given; its secrets only into memory, and readable for its user alone, who is `owner` outside.
+    fn give(&self, given: &GivenToApplication, owner: (u32, u32)) -> Result<(), BundleError> {
+        let folder = self.settings();
+        DirBuilder::new().mode(0o755).create(&folder).map_err(failed("make the folder", &folder))?;
+        if let Some(settings) = &given.settings {
+            self.put("settings/settings.json", settings.as_bytes())?;
+        }
+        if given.secrets.is_empty() {
+            return Ok(());
+        }
+        // Beside the settings and not in them: a container may not bind a folder without what is mounted below it.
+        let (place, folder) = (folder.join("secrets"), self.secrets());
+        for folder in [&place, &folder] {
+            DirBuilder::new().mode(0o755).create(folder).map_err(failed("make the folder", folder))?;
+        }
+        in_memory(&folder).map_err(failed("make a file system in memory at", &folder))?;
+        for (name, secret) in &given.secrets {
+            let path = folder.join(name.as_str());
+            let made = OpenOptions::new().write(true).create_new(true).mode(0o400).open(&path);
+            let mut file = made.map_err(failed("make", &path))?;
+            let written = file.write_all(secret.as_bytes()).and_then(|()| fchown(&file, Some(owner.0), Some(owner.1)));
+            written.map_err(failed("write", &path))?;
+        }
+        Ok(())
+    }
+
     /// Removes the bundle, if it is there.
     pub fn remove(&self) -> Result<(), BundleError> {
+        let secrets = self.secrets();
+        unbind(&secrets).map_err(failed("take away", &secrets))?;
         let rootfs = self.rootfs();
         unbind(&rootfs).map_err(failed("take away the image from", &rootfs))?;
         match fs::remove_dir(&rootfs) {

@@ -5,7 +5,7 @@ use std::{io, path::Path};
 
 use rustix::{
     io::Errno,
-    mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount_bind, mount_change, mount_remount, unmount},
+    mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, mount_remount, unmount},
 };
 
 use crate::sys;
@@ -22,6 +22,12 @@ pub(super) fn bind_read_only(from: &Path, to: &Path) -> io::Result<()> {
     mount_bind(from, to)?;
     let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
     Ok(mount_remount(to, flags, "")?)
+}
+
+/// Makes a file system in memory at `at`, for a few small files that nobody but their owner reads.
+pub(super) fn in_memory(at: &Path) -> io::Result<()> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    Ok(mount("tmpfs", at, "tmpfs", flags, c"size=131072,mode=755")?)
 }
 
 /// Takes away what is mounted at `at`, if anything is.

@@ -30,6 +30,10 @@ pub struct Confinement {
     pub cgroup: String,
     /// Whether the kernel can count swap against the memory limit.
     pub counts_swap: bool,
+    /// The folder with what the application is given, if it is given anything and its image has a folder `/run`.
+    pub settings: Option<PathBuf>,
+    /// The folder with its secrets, if it also has any.
+    pub secrets: Option<PathBuf>,
     /// The device's `resolv.conf`, for applications on the device's network whose image has a place for it.
     pub resolv_conf: Option<PathBuf>,
 }
@@ -167,6 +171,16 @@ fn mounts(confinement: &Confinement, run: &RunSettings) -> Result<Vec<Mount>, Bu
         bind.set_source(Some(file.clone()));
         mounts.push(bind);
     }
+    if let Some(folder) = &confinement.settings {
+        // The root is read-only, so the place for the settings is made in a file system of its own.
+        mounts.push(mount("/run", "tmpfs", "tmpfs", &["nosuid", "noexec", "nodev", "mode=755", "size=65536"])?);
+        let secrets = confinement.secrets.iter().map(|secrets| ("/run/mbl/secrets", secrets));
+        for (at, folder) in [("/run/mbl", folder)].into_iter().chain(secrets) {
+            let mut bind = mount(at, "bind", "", &["bind", "ro", "nosuid", "nodev", "noexec"])?;
+            bind.set_source(Some(folder.clone()));
+            mounts.push(bind);
+        }
+    }
     Ok(mounts)
 }
 
@@ -190,6 +204,8 @@ mod tests {
             first_uid: 1_000_000,
             cgroup: "/mbl-x-hello".into(),
             counts_swap: true,
+            settings: None,
+            secrets: None,
             resolv_conf: Some("/etc/resolv.conf".into()),
         };
         let process = ImageProcess { args: vec!["/a".into()], env: vec![], working_dir: "/".into(), user: "".into() };

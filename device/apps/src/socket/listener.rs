@@ -43,7 +43,7 @@ pub enum Heard {
     /// Somebody who brings artifacts connected.
     BringerConnected(Bringer, Outbox),
     /// They said something.
-    Bringer(AgentToApps),
+    Bringer(Bringer, AgentToApps),
     /// Their connection of this number ended.
     BringerGone(Bringer, u64),
     /// The updater connected.
@@ -176,7 +176,7 @@ fn converse(mut stream: UnixStream, connection: u64, peers: Peers, hear: &impl F
         }
     };
     hear(Heard::BringerConnected(bringer, outbox));
-    let ended = listen(&mut stream, &mut reader, |message| hear(Heard::Bringer(message)));
+    let ended = listen(&mut stream, &mut reader, |message| hear(Heard::Bringer(bringer, message)));
     hear(Heard::BringerGone(bringer, connection));
     ended
 }

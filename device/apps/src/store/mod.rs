@@ -7,6 +7,7 @@
 //! ├── images/HEX-BASE/rootfs    the layers of the manifest HEX, owners shifted to the range that starts at BASE
 //! ├── images/unpacking          at work; removed at start
 //! ├── sets/HEX.json             the applications of the release HEX; written when all of it is in place
+//! ├── settings.json             what the configuration says about applications, as the agent handed it on last
 //! ├── ranges.json               which application has which range of user ids
 //! └── logs/NAME.log             what an application wrote
 //! ```
@@ -19,12 +20,14 @@ mod error;
 mod images;
 mod ranges;
 mod sets;
+mod settings;
 
 pub use blobs::{Blobs, Partial};
 pub use error::StoreError;
 pub use images::{ImageKey, Images};
 pub use ranges::Ranges;
 pub use sets::{Sets, StoredApplication, StoredSet};
+pub use settings::KeptSettings;
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -41,6 +44,8 @@ pub struct Store {
     pub sets: Sets,
     /// Ranges of user ids.
     pub ranges: Ranges,
+    /// Settings of applications.
+    pub settings: KeptSettings,
 }
 
 impl Store {
@@ -52,6 +57,7 @@ impl Store {
             images: Images::open(&dir.join("images"))?,
             sets: Sets::open(&dir.join("sets"))?,
             ranges: Ranges::open(dir, first_uid)?,
+            settings: KeptSettings::open(dir),
         })
     }
 

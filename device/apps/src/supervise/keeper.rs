@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use protocol_types::{AppName, Reason, ReasonCode, socket::ApplicationState};
+use protocol_types::{
+    AppName, Reason, ReasonCode,
+    socket::{ApplicationState, GivenToApplication},
+};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use tracing::{info, warn};
 
@@ -79,11 +82,12 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Starts to keep `application`, whose image is unpacked in `rootfs`, and tells `report` what becomes of it.
+    /// Starts to keep `application`, whose image is unpacked in `rootfs`, with what it is given, and tells `report` what becomes
+    /// of it.
     pub fn start(
         workshop: Workshop,
         application: StoredApplication,
-        rootfs: PathBuf,
+        (rootfs, given): (PathBuf, Option<GivenToApplication>),
         report: impl Fn(Report) + Send + 'static,
     ) -> io::Result<Self> {
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
@@ -96,6 +100,7 @@ impl Keeper {
             workshop,
             application,
             rootfs,
+            given,
             bundle,
             log,
             wake: Arc::clone(&wake),
@@ -131,6 +136,8 @@ struct Bench {
     workshop: Workshop,
     application: StoredApplication,
     rootfs: PathBuf,
+    /// Its settings and secrets.
+    given: Option<GivenToApplication>,
     bundle: Bundle,
     /// None if it could not be opened: an application does not depend on its log.
     log: Option<CappedLog>,
@@ -271,8 +278,12 @@ impl Bench {
         let runtime = &self.workshop.runtime;
         let id = &self.application.spec.name;
         runtime.delete(id).map_err(|error| reason(&error))?;
-        let (spec, ready) = self.describe().map_err(|error| reason(&error))?;
-        self.bundle.write(&self.rootfs, &spec, ready.as_ref()).map_err(|error| reason(&error))?;
+        let user = self.user().map_err(|error| reason(&error))?;
+        let (spec, ready) = self.describe(user).map_err(|error| reason(&error))?;
+        let first = self.application.image.first_uid;
+        let owner = (first.saturating_add(user.uid), first.saturating_add(user.gid));
+        let given = self.given.as_ref().map(|given| (given, owner));
+        self.bundle.write(&self.rootfs, (&spec, ready.as_ref()), given).map_err(|error| reason(&error))?;
         let (output, input) = io::pipe().map_err(|error| Reason::new(ReasonCode::Internal, error.to_string()))?;
         self.output = Some(output);
         let container = runtime.create(id, &self.bundle, self.application.spec.run.network, &input);
@@ -296,17 +307,31 @@ impl Bench {
         Reason::new(error.code(), crate::refusal::sentence(error))
     }
 
-    fn describe(&self) -> Result<(oci_spec::runtime::Spec, Option<oci_spec::runtime::Process>), BundleError> {
-        let StoredApplication { spec, image, process, .. } = &self.application;
+    /// The user that the application runs as, by the ids inside of its container.
+    fn user(&self) -> Result<UserIds, BundleError> {
         let text = |path: &str| self.small_text(path);
-        let user: UserIds = resolve_user(&process.user, &text("etc/passwd"), &text("etc/group"))?;
+        Ok(resolve_user(&self.application.process.user, &text("etc/passwd"), &text("etc/group"))?)
+    }
+
+    fn describe(
+        &self,
+        user: UserIds,
+    ) -> Result<(oci_spec::runtime::Spec, Option<oci_spec::runtime::Process>), BundleError> {
+        let StoredApplication { spec, image, process, .. } = &self.application;
         let has_resolv_conf = self.open_inside("etc/resolv.conf").is_some();
+        let has_run = fs::symlink_metadata(self.rootfs.join("run")).is_ok_and(|meta| meta.is_dir());
+        if self.given.is_some() && !has_run {
+            warn!(application = %spec.name, "the image has no folder /run, so the application does not see its settings");
+        }
+        let has_secrets = self.given.as_ref().is_some_and(|given| !given.secrets.is_empty());
         let confinement = Confinement {
             rootfs: self.bundle.rootfs(),
             hostname: spec.name.to_string(),
             first_uid: image.first_uid,
             cgroup: format!("/{}-{}", self.workshop.cgroup_prefix, spec.name),
             counts_swap: self.workshop.counts_swap,
+            settings: self.given.is_some().then(|| self.bundle.settings()).filter(|_| has_run),
+            secrets: has_secrets.then(|| self.bundle.secrets()),
             resolv_conf: fs::canonicalize("/etc/resolv.conf").ok().filter(|_| has_resolv_conf),
         };
         let ready = spec.run.ready.as_ref().map(|ready| ready_process(process, user, &ready.command)).transpose()?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol_types::{AppName, Digest};
+use protocol_types::{AppName, Digest, socket::GivenToApplication};
 
 use crate::store::{StoredApplication, StoredSet};
 
@@ -18,6 +18,8 @@ pub enum Change {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Live {
     application: StoredApplication,
+    /// What it was given when it was started.
+    given: Option<GivenToApplication>,
     stopping: bool,
 }
 
@@ -26,6 +28,7 @@ struct Live {
 pub struct Roster {
     release: Option<Digest>,
     wanted: BTreeMap<AppName, StoredApplication>,
+    given: BTreeMap<AppName, GivenToApplication>,
     live: BTreeMap<AppName, Live>,
 }
 
@@ -53,6 +56,12 @@ impl Roster {
         self.close_the_gap()
     }
 
+    /// Wants each application to run with these settings and secrets of its own. One that runs with others is stopped first.
+    pub fn configure(&mut self, given: &BTreeMap<AppName, GivenToApplication>) -> Vec<Change> {
+        self.given.clone_from(given);
+        self.close_the_gap()
+    }
+
     /// Wants nothing to run any more.
     pub fn stop_all(&mut self) -> Vec<Change> {
         self.wanted.clear();
@@ -68,7 +77,8 @@ impl Roster {
     fn close_the_gap(&mut self) -> Vec<Change> {
         let mut changes = Vec::new();
         for (name, live) in &mut self.live {
-            let unchanged = self.wanted.get(name).is_some_and(|wanted| is_same(wanted, &live.application));
+            let unchanged = self.wanted.get(name).is_some_and(|wanted| is_same(wanted, &live.application))
+                && self.given.get(name) == live.given.as_ref();
             if !unchanged && !live.stopping {
                 live.stopping = true;
                 changes.push(Change::Stop(name.clone()));
@@ -79,7 +89,8 @@ impl Roster {
         }
         for (name, application) in &self.wanted {
             if !self.live.contains_key(name) {
-                self.live.insert(name.clone(), Live { application: application.clone(), stopping: false });
+                let given = self.given.get(name).cloned();
+                self.live.insert(name.clone(), Live { application: application.clone(), given, stopping: false });
                 changes.push(Change::Start(Box::new(application.clone())));
             }
         }
@@ -155,6 +166,20 @@ mod tests {
         assert_eq!(world.starts, 2);
         let changes = roster.run(set(2, &BTreeMap::from([(1, 1), (2, 2)])));
         assert_eq!(changes, [Change::Stop(AppName::new("app2").unwrap())]);
+    }
+
+    #[test]
+    fn an_application_is_started_anew_for_settings_of_its_own_and_for_no_others() {
+        let (mut roster, mut world) = (Roster::default(), World::default());
+        let app = |number: u8| AppName::new(format!("app{number}")).unwrap();
+        world.apply(roster.run(set(1, &BTreeMap::from([(1, 1), (2, 1)]))));
+        let given = |text: &str| GivenToApplication { settings: Some(text.to_owned()), ..Default::default() };
+        let settings = BTreeMap::from([(app(2), given("{\"a\":1}")), (app(9), given("{}"))]);
+        assert_eq!(roster.configure(&settings), [Change::Stop(app(2))]);
+        assert_eq!(roster.configure(&settings), [], "asked once");
+        let [Change::Start(started)] = &roster.stopped(&app(2))[..] else { panic!("it is not started again") };
+        assert_eq!(started.spec.name, app(2));
+        assert_eq!(roster.configure(&settings), []);
     }
 
     proptest! {

@@ -21,8 +21,8 @@ use std::{
 use protocol_types::{
     Digest, Reason,
     socket::{
-        AgentToApps, ApplicationState, ApplicationStatus, AppsToAgent, AppsToUpdater, Fetch, FetchError, Fetched,
-        FrameReader, Greeting, MAX_FETCH, PROTOCOL, Role, UpdaterToApps, encode,
+        AgentToApps, ApplicationState, ApplicationStatus, AppsSettings, AppsToAgent, AppsToUpdater, Fetch, FetchError,
+        Fetched, FrameReader, GivenToApplication, Greeting, MAX_FETCH, PROTOCOL, Role, UpdaterToApps, encode,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -72,6 +72,7 @@ pub struct Device {
     child: Option<Child>,
     from_apps: Option<(UnixStream, Receiver<AppsToUpdater>)>,
     from_agent_side: Option<Receiver<Vec<ApplicationStatus>>>,
+    agent: Option<UnixStream>,
 }
 
 impl Device {
@@ -89,6 +90,7 @@ impl Device {
             child: None,
             from_apps: None,
             from_agent_side: None,
+            agent: None,
         }
     }
 
@@ -127,6 +129,7 @@ impl Device {
         let (agent, mut reader) = dial(&self.socket(), Role::Agent);
         let shelf = Arc::clone(&self.shelf);
         let (tell, statuses) = channel();
+        self.agent = Some(agent.try_clone().unwrap());
         thread::spawn(move || {
             let mut agent = agent;
             while let Some(message) = receive::<AppsToAgent>(&mut agent, &mut reader) {
@@ -164,6 +167,19 @@ impl Device {
     /// Puts the blobs of `image` where the agent finds them.
     pub fn offer(&self, image: &Image) {
         self.shelf.lock().unwrap().blobs.extend(image.blobs.clone());
+    }
+
+    /// The agent hands on the settings of applications.
+    pub fn configure(&mut self, applications: &[(&str, &str)]) {
+        let given = |text: &str| GivenToApplication { settings: Some(text.to_owned()), ..Default::default() };
+        self.give(applications.iter().map(|(name, text)| (*name, given(text))));
+    }
+
+    /// The agent hands on what applications are given.
+    pub fn give<'a>(&mut self, applications: impl IntoIterator<Item = (&'a str, GivenToApplication)>) {
+        let applications = applications.into_iter().map(|(name, given)| (name.parse().unwrap(), given)).collect();
+        let settings = AppsSettings { log_level: None, applications };
+        say(self.agent.as_mut().unwrap(), &AgentToApps::Settings(settings));
     }
 
     pub fn send(&mut self, message: UpdaterToApps) {

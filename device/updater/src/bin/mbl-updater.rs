@@ -17,12 +17,12 @@ use device_updater::{
     key_store,
     reset::{self, ResetError},
     restart,
-    serve::{self, Config, Hardware},
+    serve::{self, Config, Hardware, Surroundings},
     settings::{self, SettingsError},
     tpm, trust,
 };
-use protocol_types::{BoardName, UnixSeconds, UpdateStatus};
-use tracing_subscriber::filter::LevelFilter;
+use protocol_types::{BoardName, LogLevel, UnixSeconds, UpdateStatus};
+use tracing_subscriber::{filter::LevelFilter, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _};
 
 /// How long an updater that cannot start stays, in a system that was confirmed.
 const HOLD: Duration = Duration::from_secs(60);
@@ -131,8 +131,15 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    tracing_subscriber::fmt().with_max_level(cli.log_level).with_ansi(false).with_writer(std::io::stderr).init();
-    match run(cli.command) {
+    let started = cli.log_level;
+    let (filter, level) = reload::Layer::new(started);
+    tracing_subscriber::registry().with(filter).with(fmt::layer().with_ansi(false).with_writer(std::io::stderr)).init();
+    let log_level = move |wanted: Option<LogLevel>| {
+        let wanted = wanted.and_then(|wanted| wanted.as_str().parse().ok());
+        // The only way to fail is a subscriber that is gone, and nobody would hear of that.
+        drop(level.reload(wanted.unwrap_or(started)));
+    };
+    match run(cli.command, Surroundings { now: &now, log_level: &log_level }) {
         Ok(status) => status,
         Err(e) => {
             say(&format!("error: {e:#}"));
@@ -144,7 +151,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<ExitCode> {
+fn run(command: Command, around: Surroundings<'_>) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run { device_dir, board, tpm, tee, root, agent_uid } => {
             let agent_uid = agent_uid.unwrap_or_else(|| rustix::process::geteuid().as_raw());
@@ -152,10 +159,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let config =
                 |hardware| Config { device_dir: device_dir.clone(), board: board.clone(), agent_uid, spread, hardware };
             if board.as_str() == HOST {
-                serve::serve(&config(Hardware::Files), now)?;
+                serve::serve(&config(Hardware::Files), around)?;
             } else {
                 let key_store = key_store::Hardware::of(&tpm, tee.as_deref());
-                serve_on_devices(&config(Hardware::Devices { root: root.clone(), key_store }), &root)?;
+                serve_on_devices(&config(Hardware::Devices { root: root.clone(), key_store }), &root, around)?;
             }
             return Ok(ExitCode::from(REBOOT_STATUS));
         }
@@ -193,8 +200,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
 
 /// Serves, and has the system restarted when that is due. A system on trial whose updater cannot even start has failed it: the
 /// restart uses up one of its tries.
-fn serve_on_devices(config: &Config, root: &Path) -> anyhow::Result<()> {
-    match serve::serve(config, now) {
+fn serve_on_devices(config: &Config, root: &Path, around: Surroundings<'_>) -> anyhow::Result<()> {
+    match serve::serve(config, around) {
         Ok(()) => {}
         Err(e) if serve::is_on_trial(&config.device_dir) => {
             say(&format!("error: {:#}", anyhow::Error::from(e)));

@@ -166,6 +166,11 @@ impl<D: Disk, P: Peers> Updater<D, P> {
         }
     }
 
+    /// The present, as far as the device knows it.
+    pub fn now(&self) -> UnixSeconds {
+        self.clock.now()
+    }
+
     /// Takes a fact from outside.
     pub fn tell(&mut self, fact: Fact) {
         if let Fact::TrustedTime(time) = fact {

@@ -27,6 +27,8 @@ pub enum Fact {
     Contact(Option<Contact>),
     /// The service's time key vouched for this time.
     TrustedTime(UnixSeconds),
+    /// Whether the device may change its software for the service now; it may until the first of these.
+    Window(bool),
     /// The service asks for a restart.
     RestartAsked,
     /// Somebody who may asks for a factory reset.

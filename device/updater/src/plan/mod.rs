@@ -1,8 +1,8 @@
 //! Decides what the updater does next: facts go in, steps come out. Never touches a disk, a clock or a socket.
 //!
 //! ```text
-//! Resting → Checking → Writing → ReadingBack → Preparing → Arming → Rebooting ⟲ OnTrial → Confirming → Resting
-//!               └──────── nothing new in the OS ────↗         └── applications only ──↗    └→ Rebooting (go back)
+//! Resting → Checking → Writing → ReadingBack → Preparing (→ Held) → Arming → Rebooting ⟲ OnTrial → Confirming → Resting
+//!               └──────── nothing new in the OS ────↗                 └── applications only ──↗    └→ Rebooting (go back)
 //! ```
 //!
 //! Every stage before `Arming` leaves the running system and its boot entry alone, so it may be dropped at any moment: for a newer
@@ -45,6 +45,8 @@ pub struct Plan {
     generation: u32,
     errand: Errand,
     told_to_rest: bool,
+    /// Whether the device may change its software for the service now.
+    is_window_open: bool,
 }
 
 /// What the device is to go down for, besides its own updates. The larger one includes the smaller.
@@ -68,6 +70,8 @@ enum Stage {
     ReadingBack { job: Job },
     /// `mbl-apps` brings and unpacks the applications; `until` is how long it may be silent.
     Preparing { job: Job, until: Duration, done: u64, total: u64 },
+    /// Everything is in place; the hours in which the device may change its software are awaited.
+    Held { job: Job },
     /// The trial is made durable.
     Arming { pending: Box<Pending> },
     /// The wish for a new state is made durable.
@@ -118,6 +122,7 @@ impl Plan {
             Fact::Rest(origin) => self.rest(origin, &mut steps),
             Fact::Contact(contact) => self.in_contact(contact, &mut steps),
             Fact::TrustedTime(time) => self.trusted_time(time, &mut steps),
+            Fact::Window(is_open) => self.window(is_open, &mut steps),
             Fact::RestartAsked => self.errand = self.errand.max(Errand::Restart),
             Fact::ResetAsked => self.errand = Errand::FactoryReset,
             Fact::AppsConnected => self.repeat_to_apps(&mut steps),
@@ -136,7 +141,7 @@ impl Plan {
             Fact::Hindered(reason) => self.hindered(reason, &mut steps),
         }
         self.time_passed(&mut steps);
-        let is_free = matches!(self.stage, Stage::Resting | Stage::Waiting { .. });
+        let is_free = matches!(self.stage, Stage::Resting | Stage::Held { .. } | Stage::Waiting { .. });
         match self.errand {
             Errand::FactoryReset if is_free || self.droppable().is_some() => self.forget_state(&mut steps),
             Errand::Restart if is_free => self.reboot(&mut steps),
@@ -161,6 +166,7 @@ impl Plan {
             | Stage::Checking { .. }
             | Stage::Writing { .. }
             | Stage::ReadingBack { .. }
+            | Stage::Held { .. }
             | Stage::Arming { .. }
             | Stage::Forgetting
             | Stage::Rebooting => None,
@@ -180,6 +186,7 @@ impl Plan {
                 Some(job.wish.origin)
             }
             Stage::Resting
+            | Stage::Held { .. }
             | Stage::Arming { .. }
             | Stage::Forgetting
             | Stage::Rebooting
@@ -202,7 +209,10 @@ impl Plan {
     fn droppable(&self) -> Option<&Wish> {
         match &self.stage {
             Stage::Checking { wish } | Stage::Waiting { wish, .. } => Some(wish),
-            Stage::Writing { job, .. } | Stage::ReadingBack { job } | Stage::Preparing { job, .. } => Some(&job.wish),
+            Stage::Writing { job, .. }
+            | Stage::ReadingBack { job }
+            | Stage::Preparing { job, .. }
+            | Stage::Held { job } => Some(&job.wish),
             Stage::Resting
             | Stage::Arming { .. }
             | Stage::Forgetting
@@ -215,7 +225,10 @@ impl Plan {
     /// The verified wish under way.
     const fn job(&self) -> Option<&Job> {
         match &self.stage {
-            Stage::Writing { job, .. } | Stage::ReadingBack { job } | Stage::Preparing { job, .. } => Some(job),
+            Stage::Writing { job, .. }
+            | Stage::ReadingBack { job }
+            | Stage::Preparing { job, .. }
+            | Stage::Held { job } => Some(job),
             Stage::Resting
             | Stage::Checking { .. }
             | Stage::Arming { .. }
@@ -247,6 +260,7 @@ impl Plan {
             | Stage::Writing { .. }
             | Stage::ReadingBack { .. }
             | Stage::Preparing { .. }
+            | Stage::Held { .. }
             | Stage::Arming { .. }
             | Stage::Forgetting
             | Stage::Waiting { .. } => self.confirmed(),
@@ -291,6 +305,7 @@ impl Plan {
             | Stage::Checking { .. }
             | Stage::Writing { .. }
             | Stage::ReadingBack { .. }
+            | Stage::Held { .. }
             | Stage::OnTrial { .. }
             | Stage::Confirming { .. }
             | Stage::Waiting { .. } => self.retain(steps),

@@ -115,10 +115,19 @@ impl Plan {
             | Stage::Writing { .. }
             | Stage::ReadingBack { .. }
             | Stage::Preparing { .. }
+            | Stage::Held { .. }
             | Stage::Arming { .. }
             | Stage::Forgetting
             | Stage::Rebooting
             | Stage::Confirming { .. } => {}
+        }
+    }
+
+    /// The hours in which the device may change its software for the service have begun or ended.
+    pub(super) fn window(&mut self, is_open: bool, steps: &mut Vec<Step>) {
+        self.is_window_open = is_open;
+        if let Stage::Held { job } = &self.stage {
+            self.arm(job.clone(), steps);
         }
     }
 
@@ -203,8 +212,13 @@ impl Plan {
     }
 
     /// Makes the trial durable: first what is going on, then the entry that the loader will try, then the firmware. After a cut
-    /// before the last, the new system finds that it was not started by its firmware, and goes back.
+    /// before the last, the new system finds that it was not started by its firmware, and goes back. What the service wishes waits for
+    /// the update window; a person at the device does not.
     fn arm(&mut self, job: Job, steps: &mut Vec<Step>) {
+        if !self.is_window_open && job.wish.origin == Origin::Service {
+            self.stage = Stage::Held { job };
+            return;
+        }
         let Job { wish, goal } = job;
         let new_os = goal.os.as_ref().filter(|_| !self.running.is_os(&goal));
         let new_root = new_os.and_then(OsIndex::root_digest);
@@ -257,7 +271,7 @@ impl Plan {
             Stage::Rebooting => steps.push(Step::Reboot),
             Stage::Confirming { .. } => self.confirm_failed(reason, steps),
             // What could not be saved is saved with the next change.
-            Stage::Resting | Stage::OnTrial { .. } | Stage::Waiting { .. } => {}
+            Stage::Resting | Stage::Held { .. } | Stage::OnTrial { .. } | Stage::Waiting { .. } => {}
         }
     }
 
@@ -301,6 +315,7 @@ impl Plan {
             | Stage::Checking { .. }
             | Stage::Writing { .. }
             | Stage::ReadingBack { .. }
+            | Stage::Held { .. }
             | Stage::Arming { .. }
             | Stage::Forgetting
             | Stage::Rebooting => {}

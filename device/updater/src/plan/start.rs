@@ -39,6 +39,7 @@ impl Plan {
             generation: known.max(promised),
             errand: Errand::Nothing,
             told_to_rest: false,
+            is_window_open: true,
         };
         let mut steps = Vec::new();
         let entry_of = |generation| entries.iter().find(|entry| entry.generation == generation).copied();

@@ -41,6 +41,10 @@ impl Plan {
             Stage::Preparing { job, done, total, .. } => {
                 (Phase::Downloading, Some(&job.wish), None, (*total > 0).then_some((*done, *total)))
             }
+            Stage::Held { job } => {
+                let text = "everything is in place and waits for the update window";
+                (Phase::Verifying, Some(&job.wish), Some(Reason::new(ReasonCode::OutsideWindow, text)), None)
+            }
             Stage::Arming { pending } => (Phase::Installing, Some(&pending.wish), None, None),
             Stage::Rebooting => match &self.record.pending {
                 Some(pending) if pending.verdict.is_none() => (Phase::Installing, Some(&pending.wish), None, None),

@@ -242,6 +242,7 @@ enum Act {
     Contact(u8),
     Apps(u8),
     Pass(u64),
+    Window(bool),
     Crash,
     PowerCut,
     RestartAsked,
@@ -258,6 +259,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         3 => (0u8..3).prop_map(Act::Contact),
         3 => (0u8..3).prop_map(Act::Apps),
         4 => (1u64..200).prop_map(Act::Pass),
+        1 => any::<bool>().prop_map(Act::Window),
         1 => Just(Act::Crash),
         1 => Just(Act::PowerCut),
         1 => Just(Act::RestartAsked),
@@ -295,6 +297,7 @@ proptest! {
                     world.tell(ready(&version, state[usize::from(how)]));
                 }
                 Act::Pass(seconds) => world.pass(seconds),
+                Act::Window(is_open) => world.tell(Fact::Window(is_open)),
                 Act::Crash => {
                     let generation = world.plan.running.generation;
                     let entry = world.entries.iter().find(|entry| entry.generation == generation).copied();
@@ -307,6 +310,7 @@ proptest! {
             let _ = world.plan.status(SecurityVersion(0));
         }
         // Whatever happened: once things go well, the newest wish comes to its end.
+        world.tell(Fact::Window(true));
         world.tell(Fact::Rest(Origin::Folder));
         world.tell(Fact::Desired(wish("1.5.0", "last")));
         for _ in 0..200 {
@@ -380,6 +384,37 @@ fn a_healthy_release_is_kept_and_the_old_slot_stays_bootable() {
     let mut entries: Vec<_> = world.entries.iter().map(ToString::to_string).collect();
     entries.sort();
     assert_eq!(entries, ["mbl-1-a.efi", "mbl-2-b.efi"]);
+}
+
+#[test]
+fn outside_of_its_hours_a_release_is_brought_but_nothing_changes() {
+    let mut world = World::new();
+    world.tell(Fact::Window(false));
+    bring_to_trial(&mut world, 2, "r1");
+    let status = world.plan.status(SecurityVersion(0));
+    assert_eq!((status.phase, status.reason.unwrap().code), (Phase::Verifying, ReasonCode::OutsideWindow));
+    assert!(world.armed.is_empty());
+    // The service may think better of it until then.
+    world.tell(Fact::Rest(Origin::Service));
+    world.tell(Fact::Window(true));
+    assert!(world.armed.is_empty());
+    world.tell(Fact::Window(false));
+    bring_to_trial(&mut world, 2, "r2");
+    world.tell(Fact::Window(true));
+    assert_eq!(world.armed, [wish("1.2.0", "r2")]);
+    assert_eq!(phase(&world), Phase::Trial);
+}
+
+#[test]
+fn a_person_at_the_device_need_not_wait_for_its_hours() {
+    let mut world = World::new();
+    world.tell(Fact::Window(false));
+    let by_hand = Wish { rollout: None, origin: Origin::Folder, ..wish("1.2.0", "none") };
+    world.tell(Fact::Desired(by_hand.clone()));
+    while world.asked.is_some() {
+        world.answer(9);
+    }
+    assert_eq!(world.armed, [by_hand]);
 }
 
 #[test]

@@ -39,6 +39,7 @@ impl Plan {
             | Stage::Writing { .. }
             | Stage::ReadingBack { .. }
             | Stage::Preparing { .. }
+            | Stage::Held { .. }
             | Stage::Rebooting
             | Stage::OnTrial { .. }
             | Stage::Waiting { .. } => {}
@@ -71,6 +72,7 @@ impl Plan {
             | Stage::Writing { .. }
             | Stage::ReadingBack { .. }
             | Stage::Preparing { .. }
+            | Stage::Held { .. }
             | Stage::Arming { .. }
             | Stage::Forgetting
             | Stage::Rebooting

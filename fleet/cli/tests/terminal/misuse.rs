@@ -67,6 +67,20 @@ fn a_webhook_without_a_place_for_its_secret_and_a_rule_that_looks_for_nothing_ar
 }
 
 #[test]
+fn an_invitation_that_reaches_nobody_and_a_sign_in_of_nobody_are_misuse() {
+    for line in ["user invite anna --email anna@example.com", "user reset anna"] {
+        let seen = Desk::new().see(line);
+        assert!(seen.starts_with("exit 2\n") && seen.contains("--output <FILE>") && seen.contains("--mail"), "{seen}");
+    }
+    let seen = Desk::new().see("user sign-in --account acme");
+    assert!(seen.starts_with("exit 2\n") && seen.contains("<NAME>"), "{seen}");
+    let seen = Desk::new().see("user sign-in anna --account acme --sso");
+    assert!(seen.starts_with("exit 2\n") && seen.contains("cannot be used with"), "{seen}");
+    let seen = Desk::new().see("identity-provider save https://login.example --client-id mbl --required");
+    assert!(seen.starts_with("exit 2\n") && seen.contains("--break-glass <NAME>"), "{seen}");
+}
+
+#[test]
 fn a_name_that_breaks_the_rules_is_misuse_before_anything_is_asked() {
     assert_snapshot!(Desk::new().see("device show ../etc/passwd"), @r"
     exit 2

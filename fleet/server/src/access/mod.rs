@@ -5,7 +5,7 @@
 //! - `schema`: what policies may speak of; `policies`: reading and checking them
 //! - `decide`: the decision itself, from facts alone
 //! - `facts`: brings the facts of a request together
-//! - `rate`: how often an account may ask
+//! - `rate`: how often an account may ask; `strangers`: how often an address may without a token
 //!
 //! The decision never reads a request, a clock or the database; `rest/gate.rs` asks it before any handler runs.
 
@@ -16,6 +16,7 @@ mod rate;
 mod roles;
 mod routes;
 mod schema;
+mod strangers;
 
 #[cfg(test)]
 mod tests;
@@ -23,9 +24,10 @@ mod tests;
 pub(crate) use decide::{Decision, DeviceFacts, Question, Resource, Subject, decide};
 pub(crate) use facts::{Asked, Caller, Held, Verdict};
 pub(crate) use policies::{Fault, PolicyBook, PolicyText};
-pub(crate) use rate::{Allowance, RateLimits};
+pub(crate) use rate::{Allowance, RateLimits, whole_seconds};
 pub(crate) use roles::{ROLES, Role};
 pub(crate) use routes::{Action, Routes};
+pub(crate) use strangers::Strangers;
 
 use cedar_policy::Schema;
 use utoipa::openapi::OpenApi;

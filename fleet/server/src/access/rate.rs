@@ -65,7 +65,7 @@ impl RateLimits {
 }
 
 /// Rounded up, and never zero: a client that waits as long is not too early.
-fn whole_seconds(wait: Duration) -> u64 {
+pub(crate) fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1)
 }
 

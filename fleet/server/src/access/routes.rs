@@ -9,7 +9,7 @@ use utoipa::openapi::{OpenApi, path::Operation};
 
 /// Actions on the account whose answer holds only devices that the caller may see: a role that is bound to some devices allows them
 /// for these devices. The store narrows what they read.
-const NARROWED: &[&str] = &["list_devices", "count_devices", "export_devices"];
+const NARROWED: &[&str] = &["list_devices", "count_devices", "export_devices", "summarise_metric"];
 /// The part of a path that names a device.
 const DEVICE: &str = "/devices/{endpoint}";
 

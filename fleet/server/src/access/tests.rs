@@ -226,5 +226,5 @@ fn the_actions_on_devices_are_those_whose_path_names_one() {
     assert!(!on_devices.contains("list_devices") && !on_devices.contains("list_rollout_devices"));
     let narrowed: BTreeSet<&str> =
         access.routes.actions().filter(|action| action.narrowed).map(|action| action.name.as_str()).collect();
-    assert_eq!(narrowed, ["count_devices", "export_devices", "list_devices"].into());
+    assert_eq!(narrowed, ["count_devices", "export_devices", "list_devices", "summarise_metric"].into());
 }

@@ -85,6 +85,12 @@ async fn what_no_rule_can_look_for_is_refused_with_the_field_that_is_to_blame() 
         (rate(json!(["device.*"]), 0, 60), "condition"),
         (rate(json!(["device.*"]), 3, 0), "condition"),
         (json!({"kind": "rate", "types": ["device.*"], "events": 3, "within_s": 9, "clear_below": 4}), "condition"),
+        (json!({"kind": "threshold", "metric": "temperature"}), "condition"),
+        (json!({"kind": "threshold", "metric": "temperature", "above": 80, "below": 10}), "condition"),
+        (json!({"kind": "threshold", "metric": "temperature", "above": 80, "clear": 80.1}), "condition"),
+        (json!({"kind": "threshold", "metric": "cpu.load", "below": 0.1, "clear": 0.0}), "condition"),
+        (json!({"kind": "threshold", "metric": "cpu.load", "above": 1e300}), "condition"),
+        (json!({"kind": "threshold", "metric": "cpu.load", "above": 0.9, "fresh_s": 5}), "condition"),
     ] {
         let rule = json!({"name": "x", "severity": "info", "condition": condition});
         let (status, refused) = caller.post("/alert-rules", &rule).await;
@@ -96,4 +102,19 @@ async fn what_no_rule_can_look_for_is_refused_with_the_field_that_is_to_blame() 
     let past = json!({"until": 1, "reason": "x"});
     assert_eq!(caller.post("/silences", &past).await.1["field"], "until");
     assert!(caller.get("/alert-rules").await.1["items"].as_array().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_rule_with_a_threshold_reads_back_as_it_was_made() {
+    let service = TestService::start().await;
+    let caller = service.caller("default").await;
+    let hot = json!({"kind": "threshold", "metric": "temperature", "above": 80.5, "clear": 75.0});
+    let rule = json!({"name": "hot", "severity": "warning", "condition": hot, "for_s": 600});
+    let (status, made) = caller.post("/alert-rules", &rule).await;
+    assert_eq!(status, StatusCode::CREATED, "{made}");
+    let whole = json!({"kind": "threshold", "metric": "temperature", "above": 80.5, "clear": 75.0, "fresh_s": 3600});
+    assert_eq!((&made["condition"], &made["for_s"]), (&whole, &json!(600)));
+    let empty = json!({"name": "idle", "severity": "info", "condition": {"kind": "threshold", "metric": "cpu.load", "below": 0.01}});
+    let (_, made) = caller.post("/alert-rules", &empty).await;
+    assert_eq!((&made["condition"]["below"], &made["condition"]["clear"]), (&json!(0.01), &json!(0.01)));
 }

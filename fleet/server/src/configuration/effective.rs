@@ -1,7 +1,7 @@
 //! What the documents of all levels come to for one device.
 
 use fleet_store::ConfigurationRow;
-use protocol_types::{Configuration, Digest};
+use protocol_types::{Configuration, DeviceConfiguration, Digest};
 use serde_json::{Map, Value};
 
 use super::{diff::settings, merge::merge};
@@ -20,6 +20,18 @@ pub(crate) struct Effective {
 }
 
 impl Effective {
+    /// The same with secrets, which are sealed to the device.
+    pub(crate) fn with_secrets(mut self, secrets: Map<String, Value>) -> Self {
+        if !secrets.is_empty() {
+            let mut document = self.document.clone();
+            document.insert(DeviceConfiguration::SECRETS.to_owned(), Value::Object(secrets));
+            self.text = in_order(&document);
+            let invalid = || DeviceConfiguration::parse(self.text.as_bytes()).err().map(|error| error.to_string());
+            self.invalid = self.invalid.take().or_else(invalid);
+        }
+        self
+    }
+
     /// Digest of the text.
     pub(crate) fn digest(&self) -> Digest {
         Digest::of(self.text.as_bytes())

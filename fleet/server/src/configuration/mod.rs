@@ -5,10 +5,14 @@ mod diff;
 mod effective;
 mod given;
 mod merge;
+mod secrets;
 
+#[cfg(test)]
+mod secret_tests;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use diff::changes;
 pub(crate) use effective::{Effective, effective, replaced};
 pub(crate) use given::status;
+pub(crate) use secrets::{DeviceSecrets, sealed_for};

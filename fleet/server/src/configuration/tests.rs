@@ -1,7 +1,7 @@
 //! Claims about merging documents, the origin of settings, differences, and how a device stands.
 
 use fleet_api::ConfigurationStatus;
-use fleet_store::{ConfigurationLevel, ConfigurationReport, ConfigurationRow, GivenConfiguration};
+use fleet_store::{ConfigurationLevel, ConfigurationReport, ConfigurationRow, GivenConfiguration, RevisionStanding};
 use proptest::prelude::*;
 use protocol_types::{ConfigurationState, Digest, UnixSeconds};
 use serde_json::{Map, Value, json};
@@ -82,7 +82,8 @@ proptest! {
 }
 
 fn row(level: ConfigurationLevel, priority: u32, document: Value) -> ConfigurationRow {
-    ConfigurationRow { level, priority, document: map(document), revision: 1, changed: UnixSeconds(1) }
+    let (standing, changed) = (RevisionStanding::InForce, UnixSeconds(1));
+    ConfigurationRow { level, priority, document: map(document), revision: 1, changed, standing, released: None }
 }
 
 fn group(name: &str, priority: u32, document: Value) -> ConfigurationRow {

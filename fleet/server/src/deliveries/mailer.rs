@@ -5,7 +5,7 @@ use std::{fs, time::Duration};
 use fleet_store::EventRow;
 use lettre::{
     Address, AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor,
-    message::{Mailbox, header::ContentType},
+    message::{Mailbox, MessageBuilder, header::ContentType},
     transport::smtp::{
         authentication::Credentials,
         client::{Tls, TlsParameters},
@@ -61,20 +61,28 @@ impl Mailer {
         Ok(Self { transport: transport.build(), from })
     }
 
-    /// Sends events to a mailbox. That the server has taken the message means that it was accepted.
+    /// Sends events to a mailbox.
     pub(super) async fn send(&self, to: &str, account: &AccountName, events: &[EventRow]) -> Result<(), String> {
         let Some(first) = events.first() else { return Ok(()) };
-        let to: Address = to.parse().map_err(|_| "the address is no mailbox".to_owned())?;
         // The same for each try, so that a mailbox that got it twice can tell.
-        let id = format!("<evt_{account}_{}.{}@{}>", first.id, events.len(), self.from.email.domain());
-        let message = Message::builder()
-            .from(self.from.clone())
-            .to(Mailbox::new(None, to))
-            .subject(subject(account, first, events.len()))
-            .message_id(Some(id))
+        let id = format!("evt_{account}_{}.{}", first.id, events.len());
+        let message = self
+            .message(to, &subject(account, first, events.len()), &id)?
             .header(ContentType::TEXT_PLAIN)
             .body(body(account, events))
             .map_err(|error| format!("the message cannot be written: {}", crate::Chain(&error)))?;
+        self.hand_over(message).await
+    }
+
+    /// The head of a message to a mailbox; `id` is the part of its id before the domain.
+    pub(super) fn message(&self, to: &str, subject: &str, id: &str) -> Result<MessageBuilder, String> {
+        let to: Address = to.parse().map_err(|_| "the address is no mailbox".to_owned())?;
+        let head = Message::builder().from(self.from.clone()).to(Mailbox::new(None, to)).subject(subject);
+        Ok(head.message_id(Some(format!("<{id}@{}>", self.from.email.domain()))))
+    }
+
+    /// Gives a message to the mail server. That the server has taken it means that it was accepted.
+    pub(super) async fn hand_over(&self, message: Message) -> Result<(), String> {
         let sent = self.transport.send(message).await;
         sent.map(drop).map_err(|error| format!("the mail server did not take it: {}", crate::Chain(&error)))
     }

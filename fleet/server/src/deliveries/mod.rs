@@ -3,16 +3,16 @@
 //! ```text
 //! work           finds what is due and starts a turn for it, so many at once
 //!   └ turn       one subscription: event after event, until there is no more, its time is over, or a try fails
-//!       ├ sender     one try: connects to addresses that are allowed, and to no others
-//!       │   ├ address    which addresses these are
+//!       ├ sender     one try, over the connections of `outgoing`
 //!       │   ├ signature  proves to the receiver who sent it, and when
 //!       │   └ mailer     the way to a mailbox instead
 //!       └ retry      what becomes of a try that failed
+//! letters        invitations, which are no events
 //! ```
 //!
 //! The store knows every position; what is remembered here only saves looking twice.
 
-mod address;
+mod letters;
 mod mailer;
 mod retry;
 mod sender;
@@ -35,8 +35,7 @@ use tokio::{
     time::sleep,
 };
 
-pub use address::Network;
-pub(crate) use address::{AddressPolicy, Target, TargetError};
+pub(crate) use letters::send_invitations;
 pub(crate) use mailer::{SCHEME as MAIL_SCHEME, is_address as is_mail_address};
 use sender::Sender;
 pub(crate) use signature::WebhookSecret;

@@ -1,39 +1,33 @@
-//! One try to deliver: an HTTP request with a limit for everything, to addresses that the policy allows. Follows no redirection
-//! and uses no proxy, so that the address that was checked is the one that is asked.
+//! One try to deliver: an HTTP request to a webhook, or a message to a mailbox.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use fleet_store::EventRow;
 use protocol_types::{AccountName, UnixSeconds};
 use reqwest::{
-    Client, StatusCode,
-    dns::{Addrs, Name, Resolve, Resolving},
+    StatusCode,
     header::{CONTENT_TYPE, RETRY_AFTER},
-    redirect,
 };
 
 use super::{
-    address::{AddressPolicy, Target, TargetError},
     mailer::{Mailer, SCHEME},
     retry::Failure,
     signature::signature,
 };
-use crate::{cloud_event::cloud_event, config::Config};
+use crate::{
+    cloud_event::cloud_event,
+    config::Config,
+    outgoing::{AddressPolicy, Outgoing, Target},
+};
 
-const CONNECT: Duration = Duration::from_secs(5);
-/// How long a connection may rest before it is no longer used.
-const IDLE: Duration = Duration::from_secs(20);
 /// What a receiver may say in its answer; the rest is not read.
 const ANSWER_BYTES: usize = 16 * 1024;
 /// Longest reason that is kept, in characters.
 const REASON_CHARACTERS: usize = 300;
 
-/// The clients for receivers over TLS and for those that the settings list.
+/// The ways to receivers.
 pub(super) struct Sender {
-    policy: AddressPolicy,
-    /// Without the certificates of the system there is none; the text says why.
-    encrypted: Result<Client, String>,
-    plain: Result<Client, String>,
+    outgoing: Outgoing,
     mailer: Result<Mailer, String>,
 }
 
@@ -47,44 +41,13 @@ pub(super) struct Message<'a> {
     pub(super) now: UnixSeconds,
 }
 
-/// Resolves names once, to addresses that may be reached.
-struct Checked {
-    policy: AddressPolicy,
-    encrypted: bool,
-}
-
-impl Resolve for Checked {
-    fn resolve(&self, name: Name) -> Resolving {
-        let (policy, encrypted) = (self.policy.clone(), self.encrypted);
-        Box::pin(async move {
-            let allowed = policy.resolve(name.as_str(), encrypted).await?;
-            let addresses: Addrs = Box::new(allowed.into_iter().map(|address| SocketAddr::new(address, 0)));
-            Ok(addresses)
-        })
-    }
-}
-
 impl Sender {
     pub(super) fn new(config: &Config) -> Self {
         let settings = &config.webhooks;
         let patience = Duration::from_secs(settings.answer_s);
-        let policy = AddressPolicy::new(&settings.allow);
-        let client = |encrypted| {
-            let made = Client::builder()
-                .user_agent(concat!("mbl-service/", env!("CARGO_PKG_VERSION")))
-                .redirect(redirect::Policy::none())
-                .no_proxy()
-                .referer(false)
-                .dns_resolver(Arc::new(Checked { policy: policy.clone(), encrypted }))
-                .connect_timeout(CONNECT)
-                .timeout(patience)
-                .pool_idle_timeout(IDLE)
-                .pool_max_idle_per_host(8)
-                .build();
-            made.map_err(|error| format!("no connection can be made: {}", crate::Chain(&error)))
-        };
+        let policy = AddressPolicy::new("webhooks.allow", &settings.allow);
         let mailer = Mailer::new(config.mail.as_ref(), patience);
-        Self { encrypted: client(true), plain: client(false), mailer, policy }
+        Self { outgoing: Outgoing::new(policy, patience), mailer }
     }
 
     /// Sends what there is to wherever it is sent.
@@ -106,9 +69,7 @@ impl Sender {
     /// Sends an event. That it was accepted means an answer with a status of 200 to 299.
     async fn post(&self, url: &str, message: Message<'_>, event: &EventRow) -> Result<(), Failure> {
         let target = Target::parse(url).map_err(|error| failed(&error))?;
-        self.policy.check_literal(&target).map_err(|error| failed(&TargetError::from(error)))?;
-        let client = if target.encrypted { &self.encrypted } else { &self.plain };
-        let client = client.as_ref().map_err(|reason| failure(reason.clone()))?;
+        let client = self.outgoing.client_for(&target).map_err(|error| failed(&error))?;
         let Message { account, secrets, now, .. } = message;
         let id = format!("evt_{account}_{}", event.id);
         let body = serde_json::to_vec(&cloud_event(account, event.clone())).map_err(|error| failed(&error))?;

@@ -8,7 +8,7 @@ use protocol_lwm2m::{
     object::{Path, ids, ids::configuration as resource},
     server::Operation,
 };
-use protocol_types::{ConfigurationState, Reason, ReasonCode};
+use protocol_types::{ConfigurationState, Reason, ReasonCode, recovery::RecoveryKey};
 
 /// `/26242/0`
 pub(super) const CONFIGURATION: Path = Path::instance(ids::CONFIGURATION, 0);
@@ -52,6 +52,12 @@ pub(super) fn report(entries: &[Entry]) -> Option<ConfigurationReport> {
         digest: text(resource::DIGEST).and_then(|digest| digest.parse().ok()),
         reason,
     })
+}
+
+/// The key to which secrets of the device are sealed, if it says one.
+pub(super) fn sealing_key(entries: &[Entry]) -> Option<RecoveryKey> {
+    let path = [ids::CONFIGURATION, 0, resource::SEALING_KEY];
+    entries.iter().find(|entry| entry.path.ids() == path)?.value.as_str()?.parse().ok()
 }
 
 /// What a device that did not take the configuration of this generation has thereby said.

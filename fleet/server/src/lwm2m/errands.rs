@@ -29,6 +29,12 @@ pub(super) enum Errand {
     WriteConfiguration,
     /// Hear at once and from then on what it says about its configuration.
     ObserveConfiguration,
+    /// Tell it how much it may send to say how it is.
+    WriteMetricsBudget,
+    /// Hear at once and from then on how it is.
+    ObserveMetrics,
+    /// Tell it what it need not send again.
+    AcknowledgeMetrics,
     /// See whether it still answers although it has registered elsewhere.
     Probe,
 }
@@ -36,7 +42,14 @@ pub(super) enum Errand {
 impl Errand {
     /// Whether it tells the device to do something; a quarantined one is only listened to.
     const fn is_order(self) -> bool {
-        matches!(self, Self::FactoryReset | Self::NameArtifactServer | Self::WriteWish | Self::WriteConfiguration)
+        matches!(
+            self,
+            Self::FactoryReset
+                | Self::NameArtifactServer
+                | Self::WriteWish
+                | Self::WriteConfiguration
+                | Self::WriteMetricsBudget
+        )
     }
 }
 

@@ -23,6 +23,7 @@ use super::{
     errands::{self, Errand, Errands, RELEASE},
     est::{self, EstRequest},
     live::Live,
+    metrics::{self, Measures},
     report,
     wire::Wire,
 };
@@ -44,7 +45,7 @@ pub(super) struct Visit {
     /// Tells this connection from every other one of the device.
     session: u64,
     pub(super) devices: Devices,
-    live: Arc<Live>,
+    pub(super) live: Arc<Live>,
     /// What the device has promised when it registered.
     promise: Promise,
     /// Whether the device tells of its configuration on this registration.
@@ -52,6 +53,7 @@ pub(super) struct Visit {
     /// How the device stands while it is registered here.
     registered: Option<Standing>,
     pub(super) errands: Errands,
+    pub(super) measures: Measures,
     heard: Instant,
     /// When the next registration and the next report are due at the earliest.
     next_registration: Instant,
@@ -117,6 +119,7 @@ impl Visit {
             tells_configuration: false,
             registered: None,
             errands: Errands::default(),
+            measures: Measures::new(),
             heard: Instant::now(),
             next_registration: Instant::now(),
             next_report: Instant::now(),
@@ -136,6 +139,7 @@ impl Visit {
             Step::Notified { path, entries, .. } if path == configuration::CONFIGURATION => {
                 self.configuration_reported(&entries).await;
             }
+            Step::Notified { path, entries, .. } if path == metrics::SAMPLES => self.measured(&entries).await,
             Step::ObservationEnded { error, .. } => {
                 let (identity, error) = (&self.facts.identity, crate::Chain(&error));
                 tracing::warn!(account = %identity.account, device = %identity.endpoint, %error, "device ended its reports");
@@ -246,6 +250,7 @@ impl Visit {
         tracing::info!(
             account = %identity.account, device = %identity.endpoint, lifetime = registration.lifetime, "device registered"
         );
+        self.measures_from_now_on(registration);
         // What changed between the decision and the entry was told to nobody.
         self.look_at(Attention::STANDING).await;
     }
@@ -271,6 +276,9 @@ impl Visit {
             Errand::ReadNameplate => (errands::read_nameplate(), 0),
             Errand::WriteConfiguration => return self.configuration().await,
             Errand::ObserveConfiguration => (configuration::observe(), 0),
+            Errand::WriteMetricsBudget => (metrics::write_budget(self.devices.fleet.config.metrics.bytes_per_day), 0),
+            Errand::ObserveMetrics => (metrics::observe(), 0),
+            Errand::AcknowledgeMetrics => (metrics::acknowledge(self.measures.kept_until), 0),
             Errand::Probe => (errands::probe(), 0),
         })
     }
@@ -332,9 +340,16 @@ impl Visit {
             }
             (Errand::WriteConfiguration, _) => self.configuration_taken(under_way.generation).await,
             (Errand::ObserveConfiguration, Content::Entries(entries)) => self.configuration_reported(&entries).await,
+            (Errand::ObserveMetrics, Content::Entries(entries)) => self.measured(&entries).await,
             (Errand::Probe, _) => self.seen_twice().await,
             (
-                Errand::NameArtifactServer | Errand::Observe | Errand::ReadNameplate | Errand::ObserveConfiguration,
+                Errand::NameArtifactServer
+                | Errand::Observe
+                | Errand::ReadNameplate
+                | Errand::ObserveConfiguration
+                | Errand::WriteMetricsBudget
+                | Errand::ObserveMetrics
+                | Errand::AcknowledgeMetrics,
                 _,
             ) => {}
         }
@@ -473,6 +488,7 @@ impl Visit {
                 }
                 if was_held && device.standing == Standing::Active {
                     self.errands.give_orders();
+                    self.write_metrics_budget();
                 }
             }
             Err(StoreError::NotFound { .. }) => self.is_over = true,

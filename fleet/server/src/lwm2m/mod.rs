@@ -7,6 +7,7 @@
 //!       └ management    decides on the management port: register, take reports, renew certificates
 //!           └ errands   what the service wants of a registered device, in order
 //! configuration  object 26242: what the service writes of a device's configuration and reads of it
+//! metrics      object 26243: the budget, what devices measured, what of it is on disk
 //! presence     writes many registrations in one transaction
 //! live         which devices are connected here, and what their connections must look at again
 //! report       what a device says about its software, read from object 26241
@@ -22,6 +23,7 @@ mod errands;
 mod est;
 mod live;
 mod management;
+mod metrics;
 mod overdue;
 mod port;
 mod presence;
@@ -36,6 +38,7 @@ use fleet_store::Change;
 use tokio::sync::broadcast::error::RecvError;
 
 pub(crate) use live::{Attention, LiveDevices};
+pub(crate) use metrics::MetricsRecorder;
 pub(crate) use overdue::{tell_overdue, tell_overdue_every};
 pub(crate) use port::{Door, Port, serve};
 pub(crate) use presence::PresenceRecorder;
@@ -47,6 +50,7 @@ use crate::fleet::Fleet;
 pub(crate) struct Devices {
     pub(crate) fleet: Fleet,
     pub(crate) presence: PresenceRecorder,
+    pub(crate) metrics: MetricsRecorder,
     pub(crate) live: Arc<LiveDevices>,
 }
 
@@ -81,7 +85,7 @@ pub(crate) async fn pass_on_changes(devices: Devices) {
             Ok(Change::Desired(account, endpoint)) => devices.live.call(&account, &endpoint, Attention::WISH),
             Ok(Change::Standing(account, endpoint)) => devices.live.call(&account, &endpoint, Attention::STANDING),
             Ok(Change::Configuration(account)) => devices.live.call_account(&account, Attention::CONFIGURATION),
-            Ok(Change::Labels(account, endpoint)) => {
+            Ok(Change::Labels(account, endpoint) | Change::Released(account, endpoint)) => {
                 devices.live.call(&account, &endpoint, Attention::CONFIGURATION);
             }
             Ok(Change::Event(_) | Change::Device(..) | Change::Rollouts(_) | Change::Operations(_)) => {}

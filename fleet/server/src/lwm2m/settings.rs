@@ -1,11 +1,11 @@
 //! The part of a visit that is about configuration: gives the device what the documents come to now, and keeps what it says of it.
 
-use fleet_store::StoreError;
+use fleet_store::{Released, StoreError};
 use protocol_lwm2m::{formats::Entry, server::Operation};
 use protocol_types::Reason;
 
 use super::{configuration, errands::Errand, management::Visit};
-use crate::configuration::effective;
+use crate::configuration::{DeviceSecrets, effective};
 
 impl Visit {
     /// What the device should have, as the documents come to it at this moment. It is on record before the device hears of it.
@@ -17,17 +17,29 @@ impl Visit {
             let endpoint = std::slice::from_ref(&identity.endpoint);
             let layers = account.configuration_layers(endpoint, now).await?;
             let layers = layers.get(&identity.endpoint).map_or(&[][..], Vec::as_slice);
-            if layers.is_empty() && account.given_configuration(&identity.endpoint).await?.is_none() {
+            let mut secrets = DeviceSecrets::read(&account, &identity.endpoint, now).await?;
+            let is_unset = layers.is_empty() && secrets.wanted.is_empty();
+            if is_unset && account.given_configuration(&identity.endpoint).await?.is_none() {
                 return Ok(None);
             }
-            let wanted = effective(layers);
+            match secrets.seal(&self.devices.fleet.authority.sealing, (&identity.account, &identity.endpoint)) {
+                Ok(Some(news)) => account.keep_sent_secrets(&identity.endpoint, news).await?,
+                Ok(None) => {}
+                Err(error) => tracing::error!(
+                    account = %identity.account, device = %identity.endpoint, error = %crate::Chain(&error),
+                    "secrets could not be sealed to a device"
+                ),
+            }
+            let released: Vec<Released> = layers.iter().filter_map(|layer| layer.released.clone()).collect();
+            let wanted = effective(layers).with_secrets(secrets.document());
             if let Some(why) = wanted.invalid {
                 tracing::warn!(
                     account = %identity.account, device = %identity.endpoint, why, "a configuration does not fit together"
                 );
+                account.refuse_released(&identity.endpoint, &released, &why).await?;
                 return Ok(None);
             }
-            account.give_configuration(&identity.endpoint, &wanted.text, now).await
+            account.give_configuration(&identity.endpoint, &wanted.text, &released, now).await
         };
         match looked.await {
             Ok(given) => given.map(|given| (configuration::write(&given), given.generation)),
@@ -77,7 +89,13 @@ impl Visit {
             return;
         };
         let account = self.devices.fleet.store.account(&identity.account);
-        let recorded = account.record_configuration(&identity.endpoint, &said, self.devices.fleet.clock.now()).await;
+        let now = self.devices.fleet.clock.now();
+        if let Some(key) = configuration::sealing_key(entries)
+            && let Err(error) = account.record_sealing_key(&identity.endpoint, &key, now).await
+        {
+            self.store_failed("the key for secrets of a device was not recorded", &error);
+        }
+        let recorded = account.record_configuration(&identity.endpoint, &said, now).await;
         match recorded {
             Ok(()) => tracing::info!(
                 account = %identity.account, device = %identity.endpoint, state = %said.state,

@@ -304,3 +304,39 @@ async fn an_entry_that_is_changed_or_taken_out_breaks_the_log() {
     let without: Vec<&str> = whole.lines().filter(|line| !line.contains("groups/two")).collect();
     verify(&without.join("\n")).unwrap_err();
 }
+
+#[tokio::test]
+async fn accounts_service_accounts_and_users_are_changed_only_as_somebody_has_seen_them() {
+    let service = TestService::start().await;
+    let admin = service.caller("default").await;
+    assert_eq!(admin.post("/accounts", &json!({"name": "site"})).await.0, StatusCode::CREATED);
+    assert_eq!(admin.post("/service-accounts", &json!({"name": "ci"})).await.0, StatusCode::CREATED);
+    let anna = json!({"name": "anna", "email": "anna@example.com"});
+    assert_eq!(admin.post("/users", &anna).await.0, StatusCode::CREATED);
+    let request = |method: &str, path: &str, at: Option<&str>, body: &Value| {
+        let mut request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, "application/json");
+        if let Some(at) = at {
+            request = request.header(header::IF_MATCH, at);
+        }
+        request.body(Body::from(body.to_string())).unwrap()
+    };
+    for (path, body) in [
+        ("/accounts/site", json!({"parent": "default"})),
+        ("/service-accounts/ci", json!({"disabled": true})),
+        ("/users/anna", json!({"disabled": true})),
+    ] {
+        let shown = admin.raw(Request::get(path).body(Body::empty()).unwrap()).await;
+        let tag = shown.headers()[header::ETAG].to_str().unwrap().to_owned();
+        assert_eq!(admin.send(request("PATCH", path, None, &body)).await.0.as_u16(), 428, "{path}");
+        let changed = admin.raw(request("PATCH", path, Some(&tag), &body)).await;
+        assert_eq!(changed.status(), StatusCode::OK, "{path}");
+        assert_ne!(changed.headers()[header::ETAG].to_str().unwrap(), tag, "{path}");
+        let (status, answer) = admin.send(request("PATCH", path, Some(&tag), &body)).await;
+        assert_eq!((status, &answer["code"]), (StatusCode::PRECONDITION_FAILED, &json!("stale")), "{path}");
+        if path != "/accounts/site" {
+            assert_eq!(admin.send(request("DELETE", path, None, &body)).await.0.as_u16(), 428, "{path}");
+            assert_eq!(admin.send(request("DELETE", path, Some(&tag), &body)).await.0.as_u16(), 412, "{path}");
+            assert_eq!(admin.send(request("DELETE", path, Some("*"), &body)).await.0, StatusCode::NO_CONTENT, "{path}");
+        }
+    }
+}

@@ -1,6 +1,10 @@
 //! `/accounts`: the tree of accounts. Everybody sees their own account and those below; administrators of `default` see and make all.
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderName, StatusCode},
+};
 use fleet_api::{
     Account, ChangeAccount, CreateAccount, CreateToken, CreatedAccount, Page, PageQuery, ProblemCode, TokenScope, forms,
 };
@@ -10,19 +14,26 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Refusal, Reply,
-    body::{Body, Parameters, Segments, titled},
+    body::{Body, IfMatch, Parameters, Segments, etag, titled},
     caller::{Caller, need},
     paging::Paging,
     tokens,
 };
 use crate::fleet::Fleet;
 
+type Tagged<T> = ([(HeaderName, String); 1], Json<T>);
+
 pub(super) fn router() -> OpenApiRouter<Fleet> {
     OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(show, change))
 }
 
 fn view(row: AccountRow) -> Account {
-    Account { name: row.name, title: row.title, parent: row.parent, created: row.created }
+    let AccountRow { name, title, parent, created, revision } = row;
+    Account { name, title, parent, created, revision }
+}
+
+fn tagged(row: AccountRow) -> Tagged<Account> {
+    (etag(row.revision), Json(view(row)))
 }
 
 pub(super) fn governs_all(account: &AccountScope) -> bool {
@@ -62,9 +73,9 @@ async fn show(
     State(fleet): State<Fleet>,
     who: Caller<need::Read>,
     Segments(name): Segments<AccountName>,
-) -> Reply<Json<Account>> {
+) -> Reply<Tagged<Account>> {
     in_sight(&fleet, &who.account, &name).await?;
-    Ok(Json(view(fleet.store.account(&name).account_row().await?)))
+    Ok(tagged(fleet.store.account(&name).account_row().await?))
 }
 
 /// Makes an account below the caller's or below one that is, with an administrator's token in it. Administrators of the account
@@ -77,7 +88,7 @@ async fn create(
     State(fleet): State<Fleet>,
     who: Caller<need::Admin>,
     body: Body<CreateAccount>,
-) -> Reply<(StatusCode, Json<CreatedAccount>)> {
+) -> Reply<(StatusCode, Tagged<CreatedAccount>)> {
     let CreateAccount { name, title, parent } = body.value;
     match &parent {
         Some(parent) => in_sight(&fleet, &who.account, parent).await?,
@@ -94,20 +105,23 @@ async fn create(
         CreateToken { name: "first token".to_owned(), scopes: vec![TokenScope::Admin], principal: None, expires: None };
     let scope = fleet.store.account_by(&row.name, &who.account);
     let token = tokens::make(&fleet, &scope, first, body.key.as_ref()).await?;
-    Ok((StatusCode::CREATED, Json(CreatedAccount { account: view(row), token })))
+    Ok((StatusCode::CREATED, (etag(row.revision), Json(CreatedAccount { account: view(row), token }))))
 }
 
 /// Moves an account in the tree: one below the caller's own, to below the caller's own or one below that. Only administrators of
 /// the account `default` put an account below none.
 #[utoipa::path(patch, path = "/accounts/{name}", tag = "accounts", operation_id = "change_account",
-    params(("name" = String, Path, description = "The account")), request_body = ChangeAccount,
+    params(("name" = String, Path, description = "The account"),
+           ("if-match" = String, Header, description = "`ETag` that the account must still have, or `*`")),
+    request_body = ChangeAccount,
     security(("token" = ["admin"])), responses((status = 200, description = "The account", body = Account)))]
 async fn change(
     State(fleet): State<Fleet>,
     who: Caller<need::Admin>,
     Segments(name): Segments<AccountName>,
+    IfMatch(at): IfMatch,
     body: Body<ChangeAccount>,
-) -> Reply<Json<Account>> {
+) -> Reply<Tagged<Account>> {
     in_sight(&fleet, &who.account, &name).await?;
     let parent = body.value.parent;
     let may_move = name != *who.account.name() && parent.is_some();
@@ -118,6 +132,6 @@ async fn change(
     if let Some(parent) = &parent {
         in_sight(&fleet, &who.account, parent).await?;
     }
-    let row = fleet.store.account(&name).move_account(&who.account, parent.as_ref(), fleet.clock.now()).await?;
-    Ok(Json(view(row)))
+    let row = fleet.store.account(&name).move_account(&who.account, parent.as_ref(), at, fleet.clock.now()).await?;
+    Ok(tagged(row))
 }

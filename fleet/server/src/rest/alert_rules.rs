@@ -6,7 +6,7 @@ use axum::{
     http::{HeaderName, StatusCode},
 };
 use fleet_api::{AlertCondition, AlertRule, ChangeAlertRule, CreateAlertRule, Page, PageQuery, Severity, forms};
-use fleet_store::{AlertRuleChange, AlertRuleRow, EventKinds, NewAlertRule, Patience};
+use fleet_store::{AlertRuleChange, AlertRuleRow, EventKinds, NewAlertRule, Patience, Side};
 use protocol_types::GroupName;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -85,6 +85,28 @@ fn condition(wanted: AlertCondition) -> Reply<fleet_store::AlertCondition> {
             let kinds = kinds.as_slice().to_vec();
             Ok(fleet_store::AlertCondition::Rate { kinds, events, clear_below, within_s, whole_account })
         }
+        AlertCondition::Threshold { metric, above, below, clear, fresh_s } => {
+            let (side, raise) = match (above, below) {
+                (Some(above), None) => (Side::Above, above),
+                (None, Some(below)) => (Side::Below, below),
+                (Some(_), Some(_)) | (None, None) => return wrong("name either `above` or `below`".to_owned()),
+            };
+            let steps = (metric.steps(raise), metric.steps(clear.unwrap_or(raise)));
+            let (Some(raise), Some(clear)) = steps else {
+                return wrong(format!("there is no such value of `{metric}`"));
+            };
+            let is_good_side = match side {
+                Side::Above => clear <= raise,
+                Side::Below => clear >= raise,
+            };
+            if !is_good_side {
+                return wrong("`clear` is on the good side of the threshold".to_owned());
+            }
+            if !(60..=LONGEST_S).contains(&fresh_s) {
+                return wrong(format!("`fresh_s` is 60 to {LONGEST_S} s"));
+            }
+            Ok(fleet_store::AlertCondition::Threshold { metric, side, raise, clear, fresh_s })
+        }
     }
 }
 
@@ -94,6 +116,14 @@ fn shown(condition: fleet_store::AlertCondition) -> AlertCondition {
         fleet_store::AlertCondition::State { filter } => AlertCondition::State { filter: filter.to_string() },
         fleet_store::AlertCondition::Rate { kinds, events, clear_below, within_s, whole_account } => {
             AlertCondition::Rate { types: kinds, events, clear_below: Some(clear_below), within_s, whole_account }
+        }
+        fleet_store::AlertCondition::Threshold { metric, side, raise, clear, fresh_s } => {
+            let raise = metric.real(raise);
+            let (above, below) = match side {
+                Side::Above => (Some(raise), None),
+                Side::Below => (None, Some(raise)),
+            };
+            AlertCondition::Threshold { metric, above, below, clear: Some(metric.real(clear)), fresh_s }
         }
     }
 }

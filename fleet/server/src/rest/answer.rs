@@ -15,18 +15,24 @@ use crate::users::NotVerified;
 /// What a handler answers.
 pub(crate) type Reply<T> = Result<T, Refusal>;
 
-/// A problem on its way to the caller.
+/// A problem on its way to the caller, and in how many seconds it is worth to ask again, if that is known.
 #[derive(Debug)]
-pub(crate) struct Refusal(pub(crate) Box<Problem>);
+pub(crate) struct Refusal(pub(crate) Box<Problem>, pub(crate) Option<u64>);
 
 impl Refusal {
     pub(crate) fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
-        Self(Box::new(Problem::new(code, detail)))
+        Problem::new(code, detail).into()
+    }
+
+    /// The same refusal, which says in how many seconds it is worth to ask again.
+    #[must_use]
+    pub(crate) fn again_after(self, seconds: u64) -> Self {
+        Self(self.0, Some(seconds))
     }
 
     /// A value of the request that is not allowed.
     pub(crate) fn value(field: &str, detail: impl Into<String>) -> Self {
-        Self(Box::new(Problem::new(ProblemCode::InvalidValue, detail).in_field(field)))
+        Problem::new(ProblemCode::InvalidValue, detail).in_field(field).into()
     }
 
     /// Something inside failed: the log has the whole story, the caller hears that it happened.
@@ -38,7 +44,7 @@ impl Refusal {
 
 impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Self {
-        Self(Box::new(problem))
+        Self(Box::new(problem), None)
     }
 }
 
@@ -87,6 +93,9 @@ impl IntoResponse for Refusal {
         response.extensions_mut().insert(RefusedBecause(self.0.code.clone()));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = self.1 {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }

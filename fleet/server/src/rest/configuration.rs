@@ -1,9 +1,13 @@
 //! `/configuration`, and the same below groups and devices: documents of each level, their revisions, and what a document would change.
 
-use axum::{Json, extract::State, http::HeaderName};
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderName, StatusCode},
+};
 use fleet_api::{
     CONFIGURATION_SCHEMA, ConfigurationDocument, ConfigurationPreview, DevicePreview, Page, PageQuery, RevisionQuery,
-    SaveConfiguration, forms,
+    RevisionStanding, SaveConfiguration, forms,
 };
 use fleet_store::{AccountScope, ConfigurationLevel, ConfigurationRow, Filter};
 use protocol_types::{Configuration, EndpointName, GroupName};
@@ -34,20 +38,25 @@ pub(super) fn router() -> OpenApiRouter<Fleet> {
     OpenApiRouter::new()
         .routes(routes!(schema))
         .routes(routes!(show_account, save_account))
-        .routes(routes!(account_revisions))
+        .routes(routes!(account_revisions, stage_account))
         .routes(routes!(preview_account))
         .routes(routes!(show_group, save_group))
-        .routes(routes!(group_revisions))
+        .routes(routes!(group_revisions, stage_group))
         .routes(routes!(preview_group))
         .routes(routes!(show_device, save_device))
-        .routes(routes!(device_revisions))
+        .routes(routes!(device_revisions, stage_device))
         .routes(routes!(preview_device))
 }
 
 fn view(row: ConfigurationRow) -> ConfigurationDocument {
-    let ConfigurationRow { level, priority, document, revision, changed } = row;
+    let ConfigurationRow { level, priority, document, revision, changed, standing, released: _ } = row;
     let (level, name) = (api_level(&level), level.name().to_owned());
-    ConfigurationDocument { level, name, priority, document, revision, changed }
+    let standing = match standing {
+        fleet_store::RevisionStanding::Past => RevisionStanding::Past,
+        fleet_store::RevisionStanding::InForce => RevisionStanding::InForce,
+        fleet_store::RevisionStanding::Staged => RevisionStanding::Staged,
+    };
+    ConfigurationDocument { level, name, priority, document, revision, changed, standing }
 }
 
 fn tagged(row: ConfigurationRow) -> Tagged {
@@ -87,6 +96,17 @@ async fn saved(
     check(&level, wanted)?;
     let what = (&wanted.document, wanted.priority);
     Ok(tagged(account.save_configuration(&level, what, at, fleet.clock.now()).await?))
+}
+
+async fn staged(
+    (fleet, account): (&Fleet, &AccountScope),
+    level: ConfigurationLevel,
+    wanted: &SaveConfiguration,
+) -> Reply<(StatusCode, Json<ConfigurationDocument>)> {
+    check(&level, wanted)?;
+    let what = (&wanted.document, wanted.priority);
+    let row = account.stage_configuration(&level, what, fleet.clock.now()).await?;
+    Ok((StatusCode::CREATED, Json(view(row))))
 }
 
 async fn revisions(
@@ -148,7 +168,8 @@ async fn show_account(who: Caller<need::Read>, Parameters(query): Query) -> Repl
     shown(&who.account, ConfigurationLevel::Account, &query).await
 }
 
-/// Saves the configuration of the account. Devices are given what it comes to for them as soon as they are there.
+/// Saves the configuration of the account. Devices are given what it comes to for them as soon as they are there. Refused while a
+/// rollout of it goes on.
 #[utoipa::path(put, path = "/configuration", tag = "configuration", operation_id = "save_account_configuration",
     request_body = SaveConfiguration,
     params(("if-match" = String, Header, description = "`ETag` that the document must still have, or `*`")),
@@ -171,6 +192,19 @@ async fn account_revisions(
     Parameters(query): Parameters<PageQuery>,
 ) -> Reply<Json<Page<ConfigurationDocument>>> {
     revisions(&who.account, ConfigurationLevel::Account, &query).await
+}
+
+/// Keeps a document as a revision of the configuration of the account that is in force nowhere: a rollout brings it to devices. The
+/// newest one again makes none.
+#[utoipa::path(post, path = "/configuration/revisions", tag = "configuration", operation_id = "stage_account_configuration",
+    request_body = SaveConfiguration, security(("token" = ["operate"])),
+    responses((status = 201, description = "The revision", body = ConfigurationDocument)))]
+async fn stage_account(
+    State(fleet): State<Fleet>,
+    who: Caller<need::Operate>,
+    body: Body<SaveConfiguration>,
+) -> Reply<(StatusCode, Json<ConfigurationDocument>)> {
+    staged((&fleet, &who.account), ConfigurationLevel::Account, &body.value).await
 }
 
 /// What a document would change, device by device, if it were saved as that of the account.
@@ -225,6 +259,21 @@ async fn group_revisions(
     Parameters(query): Parameters<PageQuery>,
 ) -> Reply<Json<Page<ConfigurationDocument>>> {
     revisions(&who.account, ConfigurationLevel::Group(name), &query).await
+}
+
+/// Keeps a document as a revision of the configuration of a group that is in force nowhere: a rollout brings it to devices. The newest
+/// one again makes none.
+#[utoipa::path(post, path = "/groups/{name}/configuration/revisions", tag = "configuration",
+    operation_id = "stage_group_configuration", params(("name" = String, Path, description = "The group")),
+    request_body = SaveConfiguration, security(("token" = ["operate"])),
+    responses((status = 201, description = "The revision", body = ConfigurationDocument)))]
+async fn stage_group(
+    State(fleet): State<Fleet>,
+    who: Caller<need::Operate>,
+    Segments(name): Segments<GroupName>,
+    body: Body<SaveConfiguration>,
+) -> Reply<(StatusCode, Json<ConfigurationDocument>)> {
+    staged((&fleet, &who.account), ConfigurationLevel::Group(name), &body.value).await
 }
 
 /// What a document would change, device by device, if it were saved as that of the group.
@@ -282,6 +331,21 @@ async fn device_revisions(
     Parameters(query): Parameters<PageQuery>,
 ) -> Reply<Json<Page<ConfigurationDocument>>> {
     revisions(&who.account, ConfigurationLevel::Device(endpoint), &query).await
+}
+
+/// Keeps a document as a revision of the configuration of a device alone that is not in force: a rollout brings it there. The newest one
+/// again makes none.
+#[utoipa::path(post, path = "/devices/{endpoint}/configuration/revisions", tag = "configuration",
+    operation_id = "stage_device_configuration", params(("endpoint" = String, Path, description = "The device")),
+    request_body = SaveConfiguration, security(("token" = ["operate"])),
+    responses((status = 201, description = "The revision", body = ConfigurationDocument)))]
+async fn stage_device(
+    State(fleet): State<Fleet>,
+    who: Caller<need::Operate>,
+    Segments(endpoint): Segments<EndpointName>,
+    body: Body<SaveConfiguration>,
+) -> Reply<(StatusCode, Json<ConfigurationDocument>)> {
+    staged((&fleet, &who.account), ConfigurationLevel::Device(endpoint), &body.value).await
 }
 
 /// What a document would change if it were saved as that of the device alone.

@@ -82,6 +82,43 @@ async fn revisions_are_kept_and_a_save_on_top_of_an_older_one_is_refused() {
 }
 
 #[tokio::test]
+async fn a_staged_revision_is_shown_as_that_and_is_what_a_rollout_may_bring() {
+    let service = TestService::start().await;
+    let caller = service.caller("default").await;
+    service.device("default", "gate-1").await;
+    save(&caller, "/configuration", json!({ "hostname": "a" })).await;
+    let wanted = json!({ "document": { "hostname": "b" } });
+    let (status, staged) = caller.post("/configuration/revisions", &wanted).await;
+    assert_eq!((status, &staged["revision"], &staged["standing"]), (StatusCode::CREATED, &json!(2), &json!("staged")));
+    assert_eq!(caller.get("/configuration").await.1["document"], json!({ "hostname": "a" }));
+    let (_, revisions) = caller.get("/configuration/revisions").await;
+    let standing: Vec<&Value> = revisions["items"].as_array().unwrap().iter().map(|row| &row["standing"]).collect();
+    assert_eq!(standing, ["in_force", "staged"]);
+
+    let brings =
+        |revision: i64| json!({ "configuration": { "level": "account", "revision": revision }, "audience": "all" });
+    let (status, dry) = caller.post("/rollouts/dry-run", &brings(2)).await;
+    assert_eq!((status, &dry["devices"], &dry["ready"]), (StatusCode::OK, &json!(1), &json!(1)), "{dry}");
+    assert_eq!(dry["bytes_per_device"], json!(r#"{"hostname":"b"}"#.len()));
+    let (status, made) = caller.post("/rollouts", &brings(2)).await;
+    assert_eq!((status, &made["configuration"]["revision"]), (StatusCode::CREATED, &json!(2)), "{made}");
+    assert_eq!(made.get("release"), None);
+    for (body, status, code) in [
+        (brings(1), StatusCode::CONFLICT, "wrong_state"),
+        (brings(9), StatusCode::NOT_FOUND, "not_found"),
+        (json!({ "audience": "all" }), StatusCode::UNPROCESSABLE_ENTITY, "invalid_value"),
+        (
+            json!({ "configuration": { "level": "group", "revision": 1 }, "audience": "all" }),
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "invalid_value",
+        ),
+    ] {
+        let (found, refused) = caller.post("/rollouts", &body).await;
+        assert_eq!((found, &refused["code"]), (status, &json!(code)), "{body}: {refused}");
+    }
+}
+
+#[tokio::test]
 async fn a_document_that_breaks_the_schema_is_refused_by_the_name_of_its_setting() {
     let service = TestService::start().await;
     let caller = service.caller("default").await;

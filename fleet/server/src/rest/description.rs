@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use fleet_api::{Problem, ProblemCode};
+use fleet_api::{BASE_PATH, Problem, ProblemCode};
 use utoipa::openapi::{
     ContentBuilder, HeaderBuilder, ObjectBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder, Type,
     path::{Operation, Parameter, ParameterIn, PathItem},
@@ -23,11 +23,16 @@ pub(super) fn complete(description: &mut OpenApi) {
     }
     let any = ResponseBuilder::new().description("Refused; nothing was changed");
     let any: RefOr<Response> = any.content("application/problem+json", problem().build()).build().into();
-    let examples = Examples::read();
-    for item in description.paths.paths.values_mut() {
+    let examples = Examples::read(serde_json::to_value(&components.schemas).unwrap_or_default());
+    for (path, item) in &mut description.paths.paths {
         for (changes, operation) in operations(item) {
             examples.add(operation);
-            for status in statuses(changes, operation) {
+            let mut given = statuses(changes, operation);
+            if operation.security.is_none() && path.starts_with(BASE_PATH) {
+                // Whatever needs no token is counted by address.
+                given.insert(429);
+            }
+            for status in given {
                 let known = Ref::from_response_name(name(status)).into();
                 operation.responses.responses.entry(status.to_string()).or_insert(known);
             }
@@ -55,8 +60,9 @@ fn statuses(changes: bool, operation: &Operation) -> BTreeSet<u16> {
             RefOr::Ref(_) => None,
         })
         .collect();
-    // What is open and reads a body lets somebody in, or not.
-    if operation.security.is_some() || operation.request_body.is_some() {
+    let reads_query = parameters.iter().any(|parameter| parameter.parameter_in == ParameterIn::Query);
+    // What is open and reads something lets somebody in, or not.
+    if operation.security.is_some() || operation.request_body.is_some() || reads_query {
         // The account that the request names may be missing, whatever the path says.
         statuses.extend([401, 403, 404, 429]);
     }

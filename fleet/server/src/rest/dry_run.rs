@@ -2,8 +2,10 @@
 
 use axum::{Json, extract::State};
 use fleet_api::{CreateRollout, DryRun, HeldDevices};
-use fleet_store::RolloutRow;
+use fleet_store::{RolloutRow, Subject};
 use protocol_release::document::Release;
+use protocol_types::Digest;
+use serde_json::Value;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -48,11 +50,22 @@ async fn dry_run(
         who.account.group(group).await?;
     }
     let now = fleet.clock.now();
-    let release = who.account.release(&wanted.release).await?;
-    let classes = who.account.audience_in_classes(&wanted, &release.digest, now).await?;
-    let document = Release::parse(release.document.as_bytes()).map_err(|error| Refusal::internal(&error))?;
-    let bytes_per_device = weight(&fleet, &who.account, &document).await?;
-    let rollout = RolloutRow::imagined(wanted, &release, now)?;
+    let (target, bytes_per_device) = match &wanted.subject {
+        Subject::Release(version) => {
+            let release = who.account.release(version).await?;
+            let document = Release::parse(release.document.as_bytes()).map_err(|error| Refusal::internal(&error))?;
+            let bytes = weight(&fleet, &who.account, &document).await?;
+            ((Some(release.path), release.digest), bytes)
+        }
+        // A device is given one document for all its levels; this one stands for its length.
+        Subject::Configuration { level, revision } => {
+            let row = who.account.configuration_revision(level, *revision).await?;
+            let text = Value::Object(row.document).to_string();
+            ((None, Digest::of(text.as_bytes())), u64::try_from(text.len()).unwrap_or(u64::MAX))
+        }
+    };
+    let classes = who.account.audience_in_classes(&wanted, &target.1, now).await?;
+    let rollout = RolloutRow::imagined(wanted, target, now)?;
     let Preview { devices, already, ready, at_once, offers_take_s, waves, held: others } =
         preview(&rollout, &classes, now);
     Ok(Json(DryRun {

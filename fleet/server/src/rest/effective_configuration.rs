@@ -2,20 +2,22 @@
 
 use axum::{Json, extract::State};
 use fleet_api::{
-    ConfigurationChange, ConfigurationLayer, ConfigurationLevel as Level, EffectiveConfiguration, EffectiveSetting,
-    ReportedConfiguration,
+    ConfigurationChange, ConfigurationLayer, ConfigurationLevel as Level, ConfigurationStatus, EffectiveConfiguration,
+    EffectiveSetting, ReportedConfiguration,
 };
 use fleet_store::{ConfigurationLevel, ConfigurationReport, ConfigurationRow, GivenConfiguration};
-use protocol_types::{EndpointName, UnixSeconds};
+use protocol_types::{DeviceConfiguration, EndpointName, UnixSeconds};
+use serde_json::{Map, Value};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Reply,
     body::Segments,
     caller::{Caller, need},
+    secrets,
 };
 use crate::{
-    configuration::{Effective, changes, effective, status},
+    configuration::{DeviceSecrets, Effective, changes, effective, status},
     fleet::Fleet,
 };
 
@@ -37,6 +39,7 @@ fn layer(row: &ConfigurationRow) -> ConfigurationLayer {
         name: row.level.name().to_owned(),
         priority: row.priority,
         revision: row.revision,
+        rollout: row.released.as_ref().map(|released| released.rollout.clone()),
     }
 }
 
@@ -54,7 +57,10 @@ fn reported((report, received): &(ConfigurationReport, UnixSeconds)) -> Reported
 /// What the device last confirmed and should have otherwise.
 fn drift(wanted: &Effective, given: Option<&GivenConfiguration>) -> Vec<ConfigurationChange> {
     let confirmed = given.and_then(|given| given.confirmed.as_deref());
-    let confirmed = confirmed.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let mut confirmed: Map<String, Value> =
+        confirmed.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    // A sealed text says nothing to anybody but the device.
+    confirmed.remove(DeviceConfiguration::SECRETS);
     changes(&confirmed, &wanted.document)
 }
 
@@ -72,17 +78,26 @@ async fn show(
     let mut all = who.account.configuration_layers(std::slice::from_ref(&endpoint), fleet.clock.now()).await?;
     let layers = all.remove(&endpoint).unwrap_or_default();
     let given = who.account.given_configuration(&endpoint).await?;
-    let wanted = effective(&layers);
+    let sealed = DeviceSecrets::read(&who.account, &endpoint, fleet.clock.now()).await?;
+    let wanted = effective(&layers).with_secrets(sealed.document());
     let from = |(path, value, index): &(String, serde_json::Value, usize)| {
         let level = &layers.get(*index)?.level;
         let (level, name) = (api_level(level), level.name().to_owned());
         Some(EffectiveSetting { path: path.clone(), value: value.clone(), level, name })
     };
     Ok(Json(EffectiveConfiguration {
-        status: status(&wanted, given.as_ref()),
+        status: match status(&wanted, given.as_ref()) {
+            // What it has so far may be in force; what it should have is more.
+            ConfigurationStatus::InForce | ConfigurationStatus::Unset if !sealed.is_complete() => {
+                ConfigurationStatus::Waiting
+            }
+            other => other,
+        },
         digest: wanted.digest(),
         layers: layers.iter().map(layer).collect(),
         settings: wanted.settings.iter().filter_map(from).collect(),
+        takes_secrets: sealed.key.is_some() || who.account.sealing_key(&endpoint).await?.is_some(),
+        secrets: sealed.wanted.into_iter().map(|row| secrets::view(row.secret)).collect(),
         generation: given.as_ref().map_or(0, |given| given.generation),
         reported: given.as_ref().and_then(|given| given.report.as_ref()).map(reported),
         drift: drift(&wanted, given.as_ref()),

@@ -1,15 +1,18 @@
 //! The one gate of the API: before a handler runs it is decided who asks, for which account, and whether they may. What was refused
 //! to somebody known stands in the audit log, as what was done does.
 
-use std::net::SocketAddr;
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
 
 use axum::{
     extract::{FromRequestParts, MatchedPath, RawPathParams, Request, State},
-    http::{HeaderMap, HeaderValue, Method, header, request::Parts},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use fleet_api::{ACCOUNT_HEADER, ProblemCode, TokenScope};
+use fleet_api::{ACCOUNT_HEADER, BASE_PATH, ProblemCode, TokenScope};
 use fleet_store::{AccountScope, Acting, StoreError, TokenRow};
 use protocol_types::AccountName;
 
@@ -18,11 +21,16 @@ use crate::{
     access::{self, Action, Allowance, Asked, Subject, Verdict},
     durable,
     fleet::Fleet,
+    proxies::client_address,
 };
 
 /// The other end of the connection that a request came on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer(pub(crate) SocketAddr);
+
+/// Where a request came from, as far as the settings trust who says so.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClientAddress(pub(crate) IpAddr);
 
 /// The id of a request, as its answer names it.
 #[derive(Clone, Debug)]
@@ -48,9 +56,15 @@ pub(crate) struct Admitted {
 /// Lets requests through that may reach their handler, and those to paths that are open to everybody.
 pub(crate) async fn admit(State(fleet): State<Fleet>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
+    if let Some(Peer(peer)) = parts.extensions.get() {
+        let address = client_address(peer.ip(), &parts.headers, &fleet.config.proxies);
+        parts.extensions.insert(ClientAddress(address));
+    }
     let path = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
     let Some(action) = fleet.access.routes.action(&parts.method, path).cloned() else {
-        return next.run(Request::from_parts(parts, body)).await;
+        let is_counted = path.starts_with(BASE_PATH);
+        let request = Request::from_parts(parts, body);
+        return if is_counted { open(&fleet, request, next).await } else { next.run(request).await };
     };
     let shown = match Box::pin(authenticate(&fleet, &parts)).await {
         Ok(shown) => shown,
@@ -84,6 +98,21 @@ pub(crate) async fn admit(State(fleet): State<Fleet>, request: Request, next: Ne
         }
     }
     told(answer, allowance)
+}
+
+/// Lets a request of anybody through, unless too many came from its address.
+async fn open(fleet: &Fleet, request: Request, next: Next) -> Response {
+    let Some(&ClientAddress(address)) = request.extensions().get() else { return next.run(request).await };
+    if let Err(early) = fleet.strangers.ask(address, Instant::now()) {
+        let seconds = access::whole_seconds(early);
+        let detail = format!("too many requests without a token came from {address}; the next may come in {seconds} s");
+        return Refusal::new(ProblemCode::AddressLocked, detail).again_after(seconds).into_response();
+    }
+    let answer = next.run(request).await;
+    if answer.status() != StatusCode::UNAUTHORIZED {
+        fleet.strangers.welcome(address, Instant::now());
+    }
+    answer
 }
 
 fn too_often(seconds: u64) -> Refusal {
@@ -139,7 +168,7 @@ async fn authenticate(fleet: &Fleet, parts: &Parts) -> Reply<Shown> {
         subject,
         scopes: token.scopes.split(' ').map(str::to_owned).collect(),
         second_factor: token.second_factor,
-        address: parts.extensions.get::<Peer>().map(|peer| peer.0.ip().to_string()).unwrap_or_default(),
+        address: parts.extensions.get::<ClientAddress>().map(|address| address.0.to_string()).unwrap_or_default(),
     };
     Ok(Shown { caller, token })
 }

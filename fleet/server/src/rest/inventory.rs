@@ -30,7 +30,8 @@ pub(super) fn router() -> OpenApiRouter<Fleet> {
     OpenApiRouter::new().routes(routes!(count)).routes(routes!(export))
 }
 
-fn wanted(filter: Option<&str>) -> Reply<Filter> {
+/// The filter of a query; every device without one.
+pub(super) fn wanted(filter: Option<&str>) -> Reply<Filter> {
     filter.map_or_else(|| Ok(Filter::every_device()), |text| filters::read("filter", text))
 }
 

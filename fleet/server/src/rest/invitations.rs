@@ -60,6 +60,7 @@ async fn accept(
     }
     let wrong = || Refusal::value("code", "this is not the code that the authenticator shows now");
     let step = totp.step_of(code.trim(), now).ok_or_else(wrong)?;
+    sessions::with_password(&fleet.store.account(&account), &who).await?;
     let password = fleet.passwords.turn().await?.hash(password, &fleet.random).await?;
     let mut codes = Vec::with_capacity(RecoveryCode::HOW_MANY);
     for _ in 0..RecoveryCode::HOW_MANY {

@@ -25,9 +25,11 @@ mod follower;
 pub(crate) mod gate;
 mod groups;
 mod health;
+mod identity_provider;
 mod inventory;
 mod invitations;
 mod listed_certificates;
+mod metrics;
 mod observe;
 mod operations;
 mod outsider;
@@ -38,10 +40,12 @@ mod role_bindings;
 mod rollout_form;
 mod rollouts;
 pub(crate) mod secret;
+mod secrets;
 mod service;
 mod service_accounts;
 mod sessions;
 mod silences;
+mod single_sign_on;
 mod subscriptions;
 mod tokens;
 mod unread;
@@ -81,15 +85,19 @@ fn resources() -> OpenApiRouter<Fleet> {
         .merge(sessions::router())
         .merge(users::router())
         .merge(silences::router())
+        .merge(single_sign_on::router())
         .merge(subscriptions::router())
         .merge(artifacts::router())
         .merge(configuration::router())
         .merge(effective_configuration::router())
+        .merge(secrets::router())
         .merge(events::router())
         .merge(event_socket::router())
         .merge(filters::router())
         .merge(groups::router())
+        .merge(identity_provider::router())
         .merge(inventory::router())
+        .merge(metrics::router())
         .merge(invitations::router())
         .merge(operations::router())
         .merge(device_edits::router())
@@ -146,5 +154,9 @@ mod quota_tests;
 mod rollout_tests;
 #[cfg(test)]
 mod route_tests;
+#[cfg(test)]
+mod single_sign_on_tests;
+#[cfg(test)]
+mod stranger_tests;
 #[cfg(test)]
 mod user_tests;

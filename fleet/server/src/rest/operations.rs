@@ -7,8 +7,8 @@ use axum::{
     http::{HeaderName, header},
 };
 use fleet_api::{
-    ExportFormat, Operation, OperationKind, OperationRow, OperationState, Page, PageQuery, ReportFileQuery,
-    ReportQuery, RowOutcome, forms,
+    ExportFormat, Operation, OperationKind, OperationRow, Page, PageQuery, ReportFileQuery, ReportQuery, RowOutcome,
+    forms,
 };
 use fleet_store::{AccountScope, OperationRequest, RowReport, StoreError};
 use futures_util::{Stream, TryStreamExt as _, stream};
@@ -46,7 +46,7 @@ pub(super) fn view(row: fleet_store::OperationRow) -> Operation {
     Operation {
         id,
         kind,
-        state: state_view(row.state),
+        state: row.state,
         total: row.total,
         done: row.done,
         unchanged: row.unchanged,
@@ -57,16 +57,6 @@ pub(super) fn view(row: fleet_store::OperationRow) -> Operation {
         created: row.created,
         started: row.started,
         ended: row.ended,
-    }
-}
-
-const fn state_view(state: fleet_store::OperationState) -> OperationState {
-    match state {
-        fleet_store::OperationState::Waiting => OperationState::Waiting,
-        fleet_store::OperationState::Running => OperationState::Running,
-        fleet_store::OperationState::Finished => OperationState::Finished,
-        fleet_store::OperationState::Cancelled => OperationState::Cancelled,
-        fleet_store::OperationState::Failed => OperationState::Failed,
     }
 }
 

@@ -6,7 +6,7 @@ use protocol_types::UnixSeconds;
 
 use super::{
     Reply,
-    gate::{Peer, RequestId},
+    gate::{ClientAddress, RequestId},
 };
 use crate::fleet::Fleet;
 
@@ -22,7 +22,7 @@ impl FromRequestParts<Fleet> for Outsider {
 
     async fn from_request_parts(parts: &mut Parts, _: &Fleet) -> Reply<Self> {
         Ok(Self {
-            address: parts.extensions.get::<Peer>().map(|peer| peer.0.ip().to_string()).unwrap_or_default(),
+            address: parts.extensions.get::<ClientAddress>().map(|address| address.0.to_string()).unwrap_or_default(),
             request: parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default(),
         })
     }

@@ -1,11 +1,13 @@
 //! Rollouts as the API writes them and as the store keeps them. Never asks the store.
 
 use fleet_api::{
-    Audience, Consent, CreateRollout, FailureThreshold, Growth, OnFailure, Rate, Retries, Rollout, Wave, Window,
+    Audience, ConfigurationLevel as Level, Consent, CreateRollout, FailureThreshold, Growth, OnFailure, Rate, Retries,
+    Rollout, StagedConfiguration, Wave, Window,
 };
-use fleet_store::{Counts, DailyWindow, NewRollout, Policy, RolloutRow, Threshold, Zone};
+use fleet_store::{ConfigurationLevel, Counts, DailyWindow, NewRollout, Policy, RolloutRow, Subject, Threshold, Zone};
+use protocol_types::ReleaseVersion;
 
-use super::{Refusal, Reply, filters};
+use super::{Refusal, Reply, effective_configuration::api_level, filters};
 use crate::rollouts::is_zone;
 
 const NAME_CHARACTERS: usize = 100;
@@ -41,7 +43,7 @@ pub(super) fn understand(wanted: CreateRollout) -> Reply<NewRollout> {
     }
     Ok(NewRollout {
         name,
-        release: wanted.release,
+        subject: subject(wanted.release, wanted.configuration)?,
         audience: audience(wanted.audience)?,
         threshold: threshold(wanted.failure_threshold)?,
         on_failure: match wanted.on_failure {
@@ -67,6 +69,37 @@ pub(super) fn understand(wanted: CreateRollout) -> Reply<NewRollout> {
             approval: wanted.approval,
         },
     })
+}
+
+fn subject(release: Option<ReleaseVersion>, configuration: Option<StagedConfiguration>) -> Reply<Subject> {
+    let StagedConfiguration { level, name, revision } = match (release, configuration) {
+        (Some(release), None) => return Ok(Subject::Release(release)),
+        (None, Some(configuration)) => configuration,
+        (None, None) => return Err(Refusal::value("release", "a rollout brings a release or a configuration")),
+        (Some(_), Some(_)) => {
+            return Err(Refusal::value("configuration", "a rollout brings a release or a configuration, not both"));
+        }
+    };
+    let wrong =
+        || Refusal::value("configuration", "`name` is that of a group or of a device, and empty for the account");
+    let level = match level {
+        Level::Account if name.is_empty() => ConfigurationLevel::Account,
+        Level::Account => return Err(wrong()),
+        Level::Group => ConfigurationLevel::Group(name.parse().map_err(|_| wrong())?),
+        Level::Device => ConfigurationLevel::Device(name.parse().map_err(|_| wrong())?),
+    };
+    Ok(Subject::Configuration { level, revision })
+}
+
+/// What a rollout brings, as the API writes it.
+pub(super) fn brought(subject: Subject) -> (Option<ReleaseVersion>, Option<StagedConfiguration>) {
+    match subject {
+        Subject::Release(release) => (Some(release), None),
+        Subject::Configuration { level, revision } => {
+            let (level, name) = (api_level(&level), level.name().to_owned());
+            (None, Some(StagedConfiguration { level, name, revision }))
+        }
+    }
 }
 
 fn audience(wanted: Audience) -> Reply<fleet_store::Audience> {
@@ -183,12 +216,14 @@ fn wave_view(wave: fleet_store::Wave) -> Wave {
 
 /// A rollout as the API shows it.
 pub(super) fn view(row: RolloutRow, counts: Counts) -> Rollout {
-    let NewRollout { name, release, audience, threshold, on_failure, max_in_flight, window, consent, priority, policy } =
+    let NewRollout { name, subject, audience, threshold, on_failure, max_in_flight, window, consent, priority, policy } =
         row.wanted;
+    let (release, configuration) = brought(subject);
     Rollout {
         id: row.id,
         name,
         release,
+        configuration,
         digest: row.digest,
         audience: match audience {
             fleet_store::Audience::All => Audience::All,

@@ -23,6 +23,9 @@ const OPEN: &[&str] = &[
     "/api/v1/sessions",
     "/api/v1/invitation",
     "/api/v1/invitation/accept",
+    "/api/v1/single-sign-on",
+    "/api/v1/single-sign-on/callback",
+    "/api/v1/single-sign-on/session",
 ];
 
 #[test]

@@ -19,14 +19,10 @@ pub(super) fn router() -> OpenApiRouter<Fleet> {
     security(("token" = ["read"])), responses((status = 200, description = "The service", body = ServiceFacts)))]
 async fn show(State(fleet): State<Fleet>, who: Caller<need::Read>) -> Reply<Json<ServiceFacts>> {
     let addresses = &fleet.addresses;
-    // The configuration refuses an empty list of hosts.
-    let host = addresses.public_hosts.first().map(String::as_str).unwrap_or_default();
-    // An IPv6 address stands in brackets (RFC 3986, section 3.2.2).
-    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     Ok(Json(ServiceFacts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         account: who.account.name().clone(),
-        bootstrap_uri: format!("coaps+tcp://{host}:{}", addresses.bootstrap.port()),
+        bootstrap_uri: format!("coaps+tcp://{}:{}", addresses.public_host(), addresses.bootstrap.port()),
         authority: fleet.authority.service.certificate_pem().to_owned(),
         time_key: fleet.authority.time.public_key_pem(),
     }))

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::{Json, extract::State, http::StatusCode};
 use fleet_api::{ChangePassword, CreatedToken, ProblemCode, SignIn, TokenScope};
-use fleet_store::{AccountScope, NewToken, PrincipalKind, PrincipalName, TokenRow};
+use fleet_store::{AccountScope, NewToken, PrincipalKind, PrincipalName, ProviderSettings, TokenRow};
 use protocol_types::UnixSeconds;
 use tokio::time::{Instant, sleep_until};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -46,12 +46,27 @@ impl From<NotVerified> for Refusal {
     fn from(error: NotVerified) -> Self {
         match error {
             NotVerified::Wrong(_) => Self::new(ProblemCode::SignInRefused, error.to_string()),
-            NotVerified::Locked { .. } => Self::new(ProblemCode::SignInLocked, error.to_string()),
+            NotVerified::Locked { seconds } => {
+                Self::new(ProblemCode::SignInLocked, error.to_string()).again_after(seconds)
+            }
             NotVerified::Password(error) => error.into(),
             NotVerified::Store(error) => error.into(),
             NotVerified::Sealed(error) => Self::internal(&error),
         }
     }
+}
+
+/// Refuses a user who has to sign in with the identity provider of the account. It is asked of those alone who have shown password and
+/// code: nobody else learns whom it is asked of.
+pub(super) async fn with_password(account: &AccountScope, who: &PrincipalName) -> Reply<()> {
+    let provider = account.identity_provider().await?.map(|provider| provider.settings);
+    let is_bound =
+        |settings: &ProviderSettings| settings.required && settings.break_glass.as_deref() != Some(who.name());
+    if provider.as_ref().is_some_and(is_bound) {
+        let detail = format!("account `{}` signs in with its identity provider", account.name());
+        return Err(Refusal::new(ProblemCode::SingleSignOnRequired, detail));
+    }
+    Ok(())
 }
 
 /// A session to make, and its secret.
@@ -118,6 +133,7 @@ async fn begin(fleet: &Fleet, outsider: &Outsider, shown: SignIn) -> Reply<Creat
             return Err(error.into());
         }
     };
+    with_password(&account, &verified.who).await?;
     let (token, secret) = session(fleet, &verified.who, scopes, now)?;
     let acting = outsider.acting((&account, &verified.who), ("sign_in", &token.id), now);
     let known = (&verified.who, &verified.known);

@@ -24,8 +24,9 @@ use super::{
     paging::Paging,
 };
 use crate::{
-    deliveries::{AddressPolicy, MAIL_SCHEME, Target, WebhookSecret, is_mail_address},
+    deliveries::{MAIL_SCHEME, WebhookSecret, is_mail_address},
     fleet::Fleet,
+    outgoing::{AddressPolicy, Target, TargetError},
 };
 
 type Tagged = ([(HeaderName, String); 1], Json<Subscription>);
@@ -52,9 +53,9 @@ fn kinds(types: Vec<String>) -> Reply<EventKinds> {
 
 /// The address of a webhook, if the service may send something there.
 async fn target(fleet: &Fleet, text: &str) -> Reply<String> {
-    let wrong = |error: crate::deliveries::TargetError| Refusal::value("webhook", error.to_string());
+    let wrong = |error: TargetError| Refusal::value("webhook", error.to_string());
     let target = Target::parse(text).map_err(wrong)?;
-    AddressPolicy::new(&fleet.config.webhooks.allow).check(&target).await.map_err(wrong)?;
+    AddressPolicy::new("webhooks.allow", &fleet.config.webhooks.allow).check(&target).await.map_err(wrong)?;
     Ok(target.url.into())
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use axum::{
     body::Body,
-    http::{Request, StatusCode},
+    http::{Request, StatusCode, header},
 };
 use data_encoding::BASE32_NOPAD;
 use protocol_types::UnixSeconds;
@@ -212,7 +212,7 @@ async fn a_disabled_user_neither_signs_in_nor_goes_on_nor_accepts() {
     assert_eq!(answer["code"], "sign_in_refused");
     set(false).await;
     assert_eq!(anna.get("/groups").await.0, StatusCode::OK);
-    let gone = Request::delete("/users/anna").body(Body::empty()).unwrap();
+    let gone = Request::delete("/users/anna").header(header::IF_MATCH, "*").body(Body::empty()).unwrap();
     assert_eq!(admin.send(gone).await.0, StatusCode::NO_CONTENT);
     assert_eq!(anna.get("/groups").await.1["code"], "token_revoked");
 }
@@ -267,11 +267,14 @@ async fn an_invitation_ends_and_asks_for_a_good_password_and_the_right_code() {
         let wanted = json!({"name": "bert", "email": "bert@example.com", "expires": expires});
         assert_eq!(admin.post("/users", &wanted).await.1["field"], "expires");
     }
+    let by_mail = json!({"name": "bert", "email": "bert@example.com", "mail": true});
+    assert_eq!(admin.post("/users", &by_mail).await.1["field"], "mail", "this service has no mail server");
     for (name, email, field) in [("Bert", "bert@example.com", "name"), ("bert", "bert", "email")] {
         assert_eq!(admin.post("/users", &json!({"name": name, "email": email})).await.1["field"], field);
     }
     let who = "user/anna".parse().unwrap();
-    let past = fleet_store::NewInvitation { hash: "h".into(), totp: "t".into(), expires: UnixSeconds(now - 1) };
+    let past =
+        fleet_store::NewInvitation { hash: "h".into(), totp: "t".into(), expires: UnixSeconds(now - 1), letter: None };
     service.account("acme").await.reset_user(&who, &past, service.now()).await.unwrap();
     let (status, answer) = nobody(&service).post("/invitation", &json!({"invitation": secret})).await;
     assert_eq!((status, &answer["code"]), (StatusCode::UNAUTHORIZED, &json!("invitation_refused")));

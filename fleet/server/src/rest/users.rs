@@ -1,16 +1,23 @@
 //! `/users`: people who hold roles, as administrators see them. Nobody sets a password for somebody else.
 
-use axum::{Json, extract::State, http::StatusCode};
-use fleet_api::{ChangeUser, InviteUser, InvitedUser, Page, PageQuery, User, UserState, forms};
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderName, StatusCode},
+};
+use fleet_api::{
+    ChangeUser, InvitationLetter, InviteUser, InvitedUser, LetterState, Page, PageQuery, ResetUserQuery, User,
+    UserState, forms,
+};
 use fleet_store::{
-    NewBinding, NewInvitation, NewUser, NotAPrincipal, PrincipalKind, PrincipalName, StoreError, UserRow,
+    LetterRow, NewBinding, NewInvitation, NewUser, NotAPrincipal, PrincipalKind, PrincipalName, StoreError, UserRow,
 };
 use protocol_types::{AccountName, UnixSeconds};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Refusal, Reply,
-    body::{Body, Parameters, Segments, titled},
+    body::{Body, IfMatch, Parameters, Segments, etag, titled},
     caller::{Caller, need},
     filters,
     paging::Paging,
@@ -18,6 +25,7 @@ use super::{
 };
 use crate::{
     access::Role,
+    deliveries::is_mail_address,
     fleet::Fleet,
     users::{self, TotpSecret},
 };
@@ -29,15 +37,23 @@ const LONGEST_INVITED_S: u64 = 30 * DAY_S;
 /// Longest address for mail (RFC 5321, section 4.5.3.1.3).
 const EMAIL_BYTES: usize = 254;
 
+type Tagged<T> = ([(HeaderName, String); 1], Json<T>);
+
 pub(super) fn router() -> OpenApiRouter<Fleet> {
     OpenApiRouter::new().routes(routes!(list, invite)).routes(routes!(show, change, delete)).routes(routes!(reset))
 }
 
 fn view(row: UserRow) -> User {
-    let state = match (row.principal.disabled, row.password_set) {
+    let state = match (row.principal.disabled, row.password_set.or(row.linked)) {
         (Some(_), _) => UserState::Disabled,
         (None, Some(_)) => UserState::Active,
         (None, None) => UserState::Invited,
+    };
+    let letter = |LetterRow { waits, sent, tries, last_failure }| InvitationLetter {
+        state: if waits { LetterState::Waiting } else { LetterState::Sent },
+        sent,
+        tries,
+        last_failure,
     };
     User {
         name: row.principal.who.name().to_owned(),
@@ -47,9 +63,35 @@ fn view(row: UserRow) -> User {
         created: row.principal.created,
         disabled: row.principal.disabled,
         invited_until: row.invited_until,
+        letter: row.letter.map(letter),
+        linked: row.linked,
         password_set: row.password_set,
         last_sign_in: row.last_sign_in,
         recovery_codes: row.recovery_codes,
+        revision: row.principal.revision,
+    }
+}
+
+fn tagged(row: UserRow) -> Tagged<User> {
+    (etag(row.principal.revision), Json(view(row)))
+}
+
+fn invited(row: UserRow, invitation: Option<String>) -> Tagged<InvitedUser> {
+    (etag(row.principal.revision), Json(InvitedUser { user: view(row), invitation }))
+}
+
+/// Whether an invitation is sent by mail: if it is asked for, and without a word where it can be.
+fn by_mail(fleet: &Fleet, email: &str, asked: Option<bool>) -> Reply<bool> {
+    let fault = if fleet.config.mail.is_none() {
+        Some("this service has no mail server; the setting `mail.server` names one")
+    } else if is_mail_address(email) {
+        None
+    } else {
+        Some("the user has no address that mail can be sent to")
+    };
+    match (asked, fault) {
+        (Some(true), Some(fault)) => Err(Refusal::value("mail", fault)),
+        (asked, fault) => Ok(asked.unwrap_or(true) && fault.is_none()),
     }
 }
 
@@ -72,13 +114,16 @@ fn is_email(text: &str) -> bool {
 fn invitation(
     fleet: &Fleet,
     (account, who): (&AccountName, &PrincipalName),
-    expires: UnixSeconds,
+    (expires, mailed): (UnixSeconds, bool),
 ) -> Reply<(NewInvitation, InvitationSecret)> {
     let secret = InvitationSecret::new(&fleet.random)?;
     let totp = TotpSecret::new(&fleet.random)?;
     let sealed = fleet.authority.sealing.seal(&users::sealed_for(account, who.name()), totp.bytes());
     let totp = sealed.map_err(|error| Refusal::internal(&error))?;
-    Ok((NewInvitation { hash: secret.hash(), totp, expires }, secret))
+    let sealed_for = users::letter_sealed_for(account, who.name());
+    let letter = mailed.then(|| fleet.authority.sealing.seal(&sealed_for, secret.reveal().as_bytes()));
+    let letter = letter.transpose().map_err(|error| Refusal::internal(&error))?;
+    Ok((NewInvitation { hash: secret.hash(), totp, expires, letter }, secret))
 }
 
 /// The users of the account.
@@ -90,22 +135,24 @@ async fn list(who: Caller<need::Admin>, Parameters(query): Parameters<PageQuery>
     Ok(Json(paging.page(rows, |row| row.principal.who.name().to_owned(), view)))
 }
 
-/// Makes a user with an invitation and, if one is asked for, a role. Whoever has the secret of the invitation becomes the user.
+/// Makes a user with an invitation and, if one is asked for, a role. Whoever has the secret of the invitation becomes the user. Where the
+/// service has a mail server the invitation is also sent to the user's address, unless the request says otherwise.
 #[utoipa::path(post, path = "/users", tag = "users", operation_id = "invite_user", request_body = InviteUser,
     security(("token" = ["admin"])), responses((status = 201, description = "The user and the invitation", body = InvitedUser)))]
 async fn invite(
     State(fleet): State<Fleet>,
     who: Caller<need::Admin>,
     body: Body<InviteUser>,
-) -> Reply<(StatusCode, Json<InvitedUser>)> {
+) -> Reply<(StatusCode, Tagged<InvitedUser>)> {
     let now = fleet.clock.now();
-    let InviteUser { name, email, title, role, filter, expires } = body.value;
+    let InviteUser { name, email, title, role, filter, expires, mail } = body.value;
     let refused = |error: NotAPrincipal| Refusal::value("name", error.to_string());
     let user = PrincipalName::new(PrincipalKind::User, &name).map_err(refused)?;
     titled(&title)?;
     if !is_email(&email) {
         return Err(Refusal::value("email", format!("an address has one `@` and at most {EMAIL_BYTES} characters")));
     }
+    let mailed = by_mail(&fleet, &email, mail)?;
     let latest = UnixSeconds(now.0.saturating_add(LONGEST_INVITED_S));
     let expires = expires.unwrap_or(UnixSeconds(now.0.saturating_add(INVITED_S)));
     if expires <= now || expires > latest {
@@ -117,13 +164,13 @@ async fn invite(
         return Err(Refusal::value("filter", "a filter needs a role"));
     }
     let role = role.transpose()?;
-    let (invitation, secret) = invitation(&fleet, (home, &user), expires)?;
+    let (invitation, secret) = invitation(&fleet, (home, &user), (expires, mailed))?;
     let wanted = NewUser { who: user, title, email };
     let row = who.account.invite_user(&wanted, (&invitation, role.as_ref()), body.key.as_ref(), now).await?;
     // A repetition has made nothing, so its secret is none.
     let is_new = fleet.store.service_wide().invitation_by_hash(&invitation.hash).await?.is_some();
     let invitation = is_new.then(|| secret.reveal().to_owned());
-    Ok((StatusCode::CREATED, Json(InvitedUser { user: view(row), invitation })))
+    Ok((StatusCode::CREATED, invited(row, invitation)))
 }
 
 fn bound(home: &AccountName, who: &PrincipalName, role: &str, filter: Option<&str>) -> Reply<NewBinding> {
@@ -138,57 +185,65 @@ fn bound(home: &AccountName, who: &PrincipalName, role: &str, filter: Option<&st
 #[utoipa::path(get, path = "/users/{name}", tag = "users", operation_id = "show_user",
     params(("name" = String, Path, description = "The user")),
     security(("token" = ["admin"])), responses((status = 200, description = "The user", body = User)))]
-async fn show(who: Caller<need::Admin>, Segments(name): Segments<String>) -> Reply<Json<User>> {
-    Ok(Json(view(who.account.user(&named(name)?).await?)))
+async fn show(who: Caller<need::Admin>, Segments(name): Segments<String>) -> Reply<Tagged<User>> {
+    Ok(tagged(who.account.user(&named(name)?).await?))
 }
 
 /// Takes away a user's right to act, or gives it back. Their roles stay, and so do sessions, which are refused until then.
 #[utoipa::path(patch, path = "/users/{name}", tag = "users", operation_id = "change_user",
-    params(("name" = String, Path, description = "The user")), request_body = ChangeUser,
+    params(("name" = String, Path, description = "The user"),
+           ("if-match" = String, Header, description = "`ETag` that the user must still have, or `*`")),
+    request_body = ChangeUser,
     security(("token" = ["admin"])), responses((status = 200, description = "The user", body = User)))]
 async fn change(
     State(fleet): State<Fleet>,
     who: Caller<need::Admin>,
     Segments(name): Segments<String>,
+    IfMatch(at): IfMatch,
     body: Body<ChangeUser>,
-) -> Reply<Json<User>> {
+) -> Reply<Tagged<User>> {
     let name = named(name)?;
     who.account.user(&name).await?;
-    who.account.disable_principal(&name, body.value.disabled, fleet.clock.now()).await?;
-    Ok(Json(view(who.account.user(&name).await?)))
+    who.account.disable_principal(&name, (body.value.disabled, at), fleet.clock.now()).await?;
+    Ok(tagged(who.account.user(&name).await?))
 }
 
 /// Takes away what a user signs in with, ends their sessions and tokens, and invites them anew for 7 days: for somebody who has lost the
 /// password, the authenticator, or the invitation. Roles stay.
 #[utoipa::path(post, path = "/users/{name}/reset", tag = "users", operation_id = "reset_user",
-    params(("name" = String, Path, description = "The user")),
+    params(("name" = String, Path, description = "The user"), ResetUserQuery),
     security(("token" = ["admin"])), responses((status = 200, description = "The user and the invitation", body = InvitedUser)))]
 async fn reset(
     State(fleet): State<Fleet>,
     who: Caller<need::Admin>,
     Segments(name): Segments<String>,
-) -> Reply<Json<InvitedUser>> {
+    Parameters(query): Parameters<ResetUserQuery>,
+) -> Reply<Tagged<InvitedUser>> {
     let now = fleet.clock.now();
     let name = named(name)?;
     let home = who.account.name();
-    let (invitation, secret) = invitation(&fleet, (home, &name), UnixSeconds(now.0.saturating_add(INVITED_S)))?;
+    let mailed = by_mail(&fleet, &who.account.user(&name).await?.email, query.mail)?;
+    let expires = UnixSeconds(now.0.saturating_add(INVITED_S));
+    let (invitation, secret) = invitation(&fleet, (home, &name), (expires, mailed))?;
     let row = who.account.reset_user(&name, &invitation, now).await?;
     fleet.store.service_wide().end_tries(&users::subject(home, name.name())).await?;
-    Ok(Json(InvitedUser { user: view(row), invitation: Some(secret.reveal().to_owned()) }))
+    Ok(invited(row, Some(secret.reveal().to_owned())))
 }
 
 /// Forgets a user with their roles, and revokes their sessions and tokens.
 #[utoipa::path(delete, path = "/users/{name}", tag = "users", operation_id = "delete_user",
-    params(("name" = String, Path, description = "The user")),
+    params(("name" = String, Path, description = "The user"),
+           ("if-match" = String, Header, description = "`ETag` that the user must still have, or `*`")),
     security(("token" = ["admin"])), responses((status = 204, description = "They are forgotten")))]
 async fn delete(
     State(fleet): State<Fleet>,
     who: Caller<need::Admin>,
     Segments(name): Segments<String>,
+    IfMatch(at): IfMatch,
 ) -> Reply<StatusCode> {
     let name = named(name)?;
     who.account.user(&name).await?;
-    who.account.delete_principal(&name, fleet.clock.now()).await?;
+    who.account.delete_principal(&name, at, fleet.clock.now()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

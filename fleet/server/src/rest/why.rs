@@ -13,6 +13,7 @@ use super::{
     body::{Parameters, Segments},
     caller::{Caller, need},
     paging::Paging,
+    rollout_form::brought,
 };
 use crate::{
     fleet::Fleet,
@@ -25,10 +26,12 @@ pub(super) fn router() -> OpenApiRouter<Fleet> {
 
 fn view(rollout: &RolloutRow, why: Why) -> WhyNot {
     let Why { endpoint, state, rule, evidence, text, next, hint } = why;
+    let (release, configuration) = brought(rollout.wanted.subject.clone());
     WhyNot {
         endpoint,
         rollout: rollout.id.clone(),
-        release: rollout.wanted.release.clone(),
+        release,
+        configuration,
         state,
         rule: rule.to_owned(),
         text,

@@ -1,5 +1,6 @@
-//! Moves devices from one release to the next: `plan` decides, `reconcile` carries out, `why` answers questions about it.
+//! Moves devices from one release, or configuration, to the next: `plan` decides, `reconcile` carries out, `why` answers questions about it.
 
+mod end;
 mod hold;
 mod pace;
 mod place;

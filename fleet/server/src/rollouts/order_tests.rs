@@ -5,7 +5,7 @@ use std::{cell::Cell, collections::BTreeMap};
 
 use fleet_store::{
     AccountScope, Audience, Consent, DesiredRelease, DeviceReport, NewRollout, OnFailure, Policy, Presence, Promise,
-    Retries, RolloutAction, RolloutRow, Threshold, Wave,
+    Retries, RolloutAction, RolloutRow, Subject, Threshold, Wave,
 };
 use proptest::{
     prelude::*,
@@ -96,7 +96,7 @@ impl<'a> World<'a> {
     async fn start(&mut self, audience: Audience, (version, priority): (usize, u8), policy: Policy) -> RolloutId {
         let wanted = NewRollout {
             name: String::new(),
-            release: VERSIONS[version].parse().unwrap(),
+            subject: Subject::Release(VERSIONS[version].parse().unwrap()),
             audience,
             threshold: Threshold::Count(2),
             on_failure: if version == 1 { OnFailure::Return } else { OnFailure::Pause },

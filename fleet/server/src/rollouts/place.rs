@@ -69,8 +69,7 @@ impl<'a> Place<'a> {
     /// Whether the wish for the device is this try of `rollout`, and whether the device has taken it.
     pub(crate) fn wished(&self, rollout: &RolloutRow) -> Option<bool> {
         let wish = self.facts.wish.as_ref()?;
-        let release = wish.release.as_ref()?;
-        (release.rollout == rollout.id && release.attempt == self.attempt).then(|| wish.is_acknowledged())
+        (wish.rollout == rollout.id && wish.attempt == self.attempt).then_some(wish.taken)
     }
 
     /// Failed tries in a row, with the one that was just told.
@@ -78,10 +77,9 @@ impl<'a> Place<'a> {
         self.facts.failures.saturating_add(u32::from(self.tally == Tally::Failure))
     }
 
-    /// Whether any try of `rollout` is what the device should run.
+    /// Whether any try of `rollout` is what is wanted of the device.
     pub(crate) fn has_wish_of(&self, rollout: &RolloutRow) -> bool {
-        let release = self.facts.wish.as_ref().and_then(|wish| wish.release.as_ref());
-        release.is_some_and(|release| release.rollout == rollout.id)
+        self.facts.wish.as_ref().is_some_and(|wish| wish.rollout == rollout.id)
     }
 
     pub(crate) const fn is_before_its_turn(&self) -> bool {
@@ -100,7 +98,7 @@ impl<'a> Place<'a> {
         !self.state.is_under_way() && !self.is_reachable() && !heard
     }
 
-    /// Whether the device lost contact on trial and tries the release again by itself.
+    /// Whether the device lost contact on trial and tries again by itself.
     pub(crate) fn is_retrying(&self, rollout: &RolloutRow) -> bool {
         let heard = report::heard(rollout, self.facts.said.as_ref(), self.attempt);
         matches!(heard, Some((DeviceState::Waiting, ..)))

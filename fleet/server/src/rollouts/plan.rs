@@ -10,6 +10,7 @@ use fleet_store::{Decision, OnFailure, RolloutFacts, RolloutRow, Tally, Threshol
 use protocol_types::{DeviceState, Reason, ReasonCode, RolloutId, RolloutState, UnixSeconds, WaitingFor};
 
 use super::{
+    end,
     hold::{Hold, hold, needs_a_person, pause, runs_already},
     pace::{Pace, pace, per_hour},
     place::Place,
@@ -17,9 +18,9 @@ use super::{
     waves::{self, Assignment, Passage, Tallies, WaveFacts, lot, passage},
 };
 
-const GOOD: &[DeviceState] = &[DeviceState::Succeeded, DeviceState::Skipped];
+pub(super) const GOOD: &[DeviceState] = &[DeviceState::Succeeded, DeviceState::Skipped];
 const FAILED: &[DeviceState] = &[DeviceState::Failed, DeviceState::RolledBack];
-const OPEN: &[DeviceState] = &[
+pub(super) const OPEN: &[DeviceState] = &[
     DeviceState::Queued,
     DeviceState::Waiting,
     DeviceState::Offered,
@@ -84,14 +85,11 @@ pub(crate) fn judge(facts: &RolloutFacts, now: UnixSeconds) -> Judgement<'_> {
         RolloutState::Stopped | RolloutState::Aborted => wind_down(rollout.state, &mut places),
         RolloutState::Draft | RolloutState::Finished => {}
     }
-    if rollout.state == RolloutState::Running && self::tallies(facts, &places).all(OPEN) == 0 {
-        let retired = facts.retired_by.as_ref().map(|by| {
-            let text = format!("rollout {by} decides for the whole audience and has brought it to an end");
-            Reason::new(ReasonCode::Superseded, text)
-        });
-        if rollout.closed || retired.is_some() {
-            rollout.state = RolloutState::Finished;
-            outcome = Some((RolloutState::Finished, retired.filter(|_| !rollout.closed)));
+    if rollout.state == RolloutState::Running {
+        let after = self::tallies(facts, &places);
+        if let Some((state, reason)) = end::ends(facts, (&rollout, &after), &mut places, now) {
+            rollout.state = state;
+            outcome = Some((state, reason));
         }
     }
     Judgement { rollout, places, outcome }
@@ -101,6 +99,10 @@ pub(crate) fn judge(facts: &RolloutFacts, now: UnixSeconds) -> Judgement<'_> {
 fn settle(rollout: &RolloutRow, place: &mut Place<'_>, now: UnixSeconds) {
     if place.facts.present.is_none() {
         let reason = Reason::new(ReasonCode::DeviceDeleted, "the device was deleted");
+        return place.go(DeviceState::Cancelled, Some(reason), WishStep::Clear);
+    }
+    if !place.facts.meant {
+        let reason = Reason::new(ReasonCode::Superseded, "the document is not for the device any more");
         return place.go(DeviceState::Cancelled, Some(reason), WishStep::Clear);
     }
     let said = heard(rollout, place.facts.said.as_ref(), place.attempt);
@@ -247,7 +249,7 @@ fn wave_facts(rollout: &RolloutRow, tallies: &Tallies, places: &[Place<'_>], now
     }
 }
 
-/// Offers the release to devices whose turn it is, and says of the others what they wait for.
+/// Offers what the rollout brings to devices whose turn it is, and says of the others what they wait for.
 fn offer(facts: &RolloutFacts, rollout: &RolloutRow, tallies: &Tallies, places: &mut [Place<'_>], now: UnixSeconds) {
     let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
     let busy = count(places.iter().filter(|place| place.is_busy(rollout)).count());

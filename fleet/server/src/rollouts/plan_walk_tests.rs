@@ -97,21 +97,21 @@ impl Model {
     fn happen(&mut self, fact: &Fact) {
         match *fact {
             Fact::Connect(n, on) => {
-                if let Some((connected, _)) = &mut self.devices[n].0.present {
+                if let Some((connected, _)) = &mut self.devices[n].present {
                     *connected = on;
                 }
             }
             Fact::Stand(n, to) => {
-                if let Some((_, standing)) = &mut self.devices[n].0.present {
+                if let Some((_, standing)) = &mut self.devices[n].present {
                     *standing = to;
                 }
             }
             Fact::Acknowledge(n) => self.acknowledge(n),
             Fact::Say(n, phase, code) => self.say(n, Phase::ALL[phase], code),
-            Fact::Outrank(n, is) => self.devices[n].0.outranked_by = is.then(|| RolloutId::new("r2").unwrap()),
-            Fact::Consent(n) => self.devices[n].0.consented = true,
-            Fact::Delete(n) => self.devices[n].0.present = None,
-            Fact::Forgive(n) => self.devices[n].0.failures = 0,
+            Fact::Outrank(n, is) => self.devices[n].outranked_by = is.then(|| RolloutId::new("r2").unwrap()),
+            Fact::Consent(n) => self.devices[n].consented = true,
+            Fact::Delete(n) => self.devices[n].present = None,
+            Fact::Forgive(n) => self.devices[n].failures = 0,
             Fact::Rollout(RolloutState::Running) if self.rollout.state == RolloutState::Paused => self.resume(),
             Fact::Rollout(to) => {
                 if !self.rollout.state.is_end() {
@@ -129,7 +129,7 @@ impl Model {
         if self.rollout.state == RolloutState::Paused {
             self.resume();
         }
-        for (device, _) in &mut self.devices {
+        for device in &mut self.devices {
             device.present = device.present.map(|_| (true, Standing::Active));
             (device.outranked_by, device.consented, device.failures) = (None, true, 0);
         }
@@ -211,7 +211,7 @@ proptest! {
                 break;
             }
             for n in 0..DEVICES {
-                let wanted = model.devices[n].0.wish.as_ref().is_some_and(|wish| wish.release.is_some());
+                let wanted = model.devices[n].wish.is_some();
                 if wanted {
                     model.acknowledge(n);
                     model.say(n, Phase::Succeeded, None);

@@ -46,6 +46,7 @@ async fn concerns(changes: &mut tokio::sync::broadcast::Receiver<Change>) {
                 Change::Event(_)
                 | Change::Desired(..)
                 | Change::Configuration(_)
+                | Change::Released(..)
                 | Change::Labels(..)
                 | Change::Operations(_),
             ) => {}

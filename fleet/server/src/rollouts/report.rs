@@ -1,6 +1,6 @@
 //! What a device's report means for a rollout. Never decides what follows from it.
 
-use fleet_store::{DeviceReport, RolloutRow};
+use fleet_store::{DeviceReport, RolloutRow, Subject};
 use protocol_types::{DeviceState, Phase, Reason, ReasonCode, WaitingFor};
 
 /// What the device said; nothing, if it is about something else or about an earlier try.
@@ -13,6 +13,7 @@ pub(crate) fn heard(
     if said.rollout.as_ref() != Some(&rollout.id) || said.digest != Some(rollout.digest) || said.attempt != attempt {
         return None;
     }
+    let is_configuration = matches!(rollout.wanted.subject, Subject::Configuration { .. });
     let code = said.reason.as_ref().map(|reason| reason.code);
     let (state, waiting_for) = match (said.phase, code) {
         (Phase::Idle, _) => return None,
@@ -21,6 +22,8 @@ pub(crate) fn heard(
         (Phase::Installing, _) => (DeviceState::Installing, None),
         (Phase::Trial, _) => (DeviceState::Trial, None),
         (Phase::Succeeded, _) => (DeviceState::Succeeded, None),
+        // Settings that cut contact are undone for good: nothing but the settings is to blame.
+        (Phase::RolledBack, Some(ReasonCode::NoContact)) if is_configuration => (DeviceState::RolledBack, None),
         // The device tries again by itself once it has contact; that is no failure of the release.
         (Phase::Failed | Phase::RolledBack, Some(ReasonCode::NoContact)) => {
             (DeviceState::Waiting, Some(WaitingFor::Asleep))

@@ -1,7 +1,7 @@
-//! Why a device is not on the release of a rollout: the rule, what shows it, when it is looked at again, and what a person can do.
+//! Why a device does not have what a rollout brings: the rule, what shows it, when it is looked at again, and what a person can do.
 //! It is the plan's own judgement that is told here, never a second one.
 
-use fleet_store::{Audience, DeviceFacts, RolloutDeviceRow, RolloutFacts, RolloutRow};
+use fleet_store::{Audience, DeviceFacts, RolloutDeviceRow, RolloutFacts, RolloutRow, Subject};
 use protocol_types::{DeviceState, EndpointName, Reason, RolloutState, UnixSeconds, WaitingFor};
 
 use super::{
@@ -137,7 +137,7 @@ fn of_place(facts: &RolloutFacts, rollout: &RolloutRow, place: &Place<'_>, now: 
         (_, DeviceState::Waiting, Some(what)) => (what.as_str(), sentence(rollout, place, what), hint(what)),
         (_, DeviceState::Queued | DeviceState::Waiting, _) => (
             OFFERED,
-            "the release is offered; the device has not taken it yet".to_owned(),
+            format!("{} is offered; the device has not taken it yet", brought(rollout)),
             "nothing: the device takes it with its next message",
         ),
         (_, state, _) => ("under_way", format!("the device is at it: {state}"), "nothing: wait for its end"),
@@ -214,6 +214,13 @@ fn shown(facts: &RolloutFacts, rollout: &RolloutRow, place: &Place<'_>) -> Vec<(
             vec![("connected", device.present.is_some_and(|(connected, _)| connected).to_string())]
         }
         None => device.said.iter().map(|said| ("phase", said.phase.to_string())).collect(),
+    }
+}
+
+const fn brought(rollout: &RolloutRow) -> &'static str {
+    match rollout.wanted.subject {
+        Subject::Release(_) => "the release",
+        Subject::Configuration { .. } => "the configuration",
     }
 }
 

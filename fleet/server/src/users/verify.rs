@@ -50,6 +50,11 @@ pub(crate) fn sealed_for(account: &AccountName, name: &str) -> String {
     format!("totp {account}/{name}")
 }
 
+/// For what the secret of an invitation is sealed as long as its letter waits.
+pub(crate) fn letter_sealed_for(account: &AccountName, name: &str) -> String {
+    format!("invitation {account}/{name}")
+}
+
 /// Under what tries for a user are counted, whether or not there is one.
 pub(crate) fn subject(account: &AccountName, name: &str) -> Digest {
     Digest::of(format!("mbl-sign-in\n{account}/{name}").as_bytes())

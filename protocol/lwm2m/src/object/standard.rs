@@ -1,4 +1,4 @@
-//! The objects that this project uses: 0, 1, 3, 4, 5 and 9 of the standard, and 26241 and 26242 of its own. Kept equal to `docs/lwm2m/*.xml`.
+//! The objects that this project uses: 0, 1, 3, 4, 5 and 9 of the standard, and 26241 to 26243 of its own. Kept equal to `docs/lwm2m/*.xml`.
 
 use super::{
     Object, Operations,
@@ -42,6 +42,25 @@ pub mod ids {
         pub const REASON_CODE: u16 = 5;
         /// The reason in a sentence.
         pub const REASON: u16 = 6;
+        /// The public key to which secrets of this device are sealed.
+        pub const SEALING_KEY: u16 = 7;
+    }
+
+    /// MBL Metrics.
+    pub const METRICS: u16 = 26_243;
+
+    /// Resources of object 26243.
+    pub mod metrics {
+        /// What was measured and not yet acknowledged: a batch.
+        pub const SAMPLES: u16 = 0;
+        /// The number of the newest sample that the service has on disk.
+        pub const ACKNOWLEDGED: u16 = 1;
+        /// Bytes that the device may send in a day to say how it is.
+        pub const BUDGET: u16 = 2;
+        /// Samples that were dropped since the agent began.
+        pub const DROPPED: u16 = 3;
+        /// The newest value of the metric with the number 0; the others follow in the order of their numbers.
+        pub const FIRST_VALUE: u16 = 10;
     }
 
     /// Resources of object 26241.
@@ -98,7 +117,7 @@ const fn multiple(mut resource: Resource) -> Resource {
 
 /// Every object that this crate knows, in the order of the ids.
 pub const OBJECTS: &[&Object] =
-    &[&SECURITY, &SERVER, &DEVICE, &CONNECTIVITY, &FIRMWARE, &SOFTWARE, &RELEASE, &CONFIGURATION];
+    &[&SECURITY, &SERVER, &DEVICE, &CONNECTIVITY, &FIRMWARE, &SOFTWARE, &RELEASE, &CONFIGURATION, &METRICS];
 
 const SECURITY: Object = Object {
     id: ids::SECURITY,
@@ -277,5 +296,30 @@ const CONFIGURATION: Object = Object {
         mandatory(resource(ids::configuration::DIGEST, "Digest", R, Type::String)),
         mandatory(resource(ids::configuration::REASON_CODE, "Reason code", R, Type::String)),
         mandatory(resource(ids::configuration::REASON, "Reason", R, Type::String)),
+        resource(ids::configuration::SEALING_KEY, "Sealing key", R, Type::String),
+    ],
+};
+
+const METRICS: Object = Object {
+    id: ids::METRICS,
+    name: "MBL Metrics",
+    version: (1, 0),
+    multiple: false,
+    mandatory: false,
+    resources: &[
+        mandatory(resource(ids::metrics::SAMPLES, "Samples", R, Type::Opaque)),
+        mandatory(resource(ids::metrics::ACKNOWLEDGED, "Acknowledged", W, Type::Integer)),
+        mandatory(resource(ids::metrics::BUDGET, "Budget", RW, Type::Integer)),
+        mandatory(resource(ids::metrics::DROPPED, "Dropped", R, Type::Integer)),
+        resource(10, "CPU load", R, Type::Float),
+        resource(11, "Memory used", R, Type::Float),
+        resource(12, "Storage used", R, Type::Float),
+        resource(13, "Temperature", R, Type::Float),
+        resource(14, "Network received", R, Type::Float),
+        resource(15, "Network sent", R, Type::Float),
+        resource(16, "Boots", R, Type::Float),
+        resource(17, "Unclean boots", R, Type::Float),
+        resource(18, "Agent crashes", R, Type::Float),
+        resource(19, "Application exits", R, Type::Float),
     ],
 };

@@ -2,6 +2,7 @@
 //! in it can change whom a device trusts or what it runs. Never merges documents and never applies one.
 
 mod check;
+mod device;
 mod state;
 mod time_of_day;
 
@@ -10,6 +11,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use device::{DeviceConfiguration, SealedSecret, SealedSecrets};
 pub use state::ConfigurationState;
 pub use time_of_day::TimeOfDay;
 
@@ -68,6 +70,15 @@ pub struct UpdateWindow {
     /// The first minute after it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<TimeOfDay>,
+}
+
+impl UpdateWindow {
+    /// Whether it is open in this minute of a day. A window that lacks an end is always open.
+    pub fn is_open(&self, minute: u16) -> bool {
+        let (Some(from), Some(to)) = (self.from, self.to) else { return true };
+        let (from, to) = (from.minutes(), to.minutes());
+        if from <= to { (from..to).contains(&minute) } else { minute >= from || minute < to }
+    }
 }
 
 /// How one wired interface joins the network.

@@ -80,3 +80,15 @@ proptest! {
         let _either = Configuration::parse(&bytes);
     }
 }
+
+#[test]
+fn an_update_window_is_open_from_its_first_minute_to_the_one_before_its_end_also_past_midnight() {
+    let window = |from: &str, to: &str| {
+        let (from, to) = (from.parse().ok(), to.parse().ok());
+        move |minute| super::UpdateWindow { from, to }.is_open(minute)
+    };
+    let day = window("09:00", "17:30");
+    assert_eq!([539, 540, 1049, 1050].map(day), [false, true, true, false]);
+    let night = window("22:00", "04:30");
+    assert_eq!([1319, 1320, 1439, 0, 269, 270].map(night), [false, true, true, true, true, false]);
+}

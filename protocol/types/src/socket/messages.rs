@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{AppsSettings, UpdaterSettings};
 use crate::{AppName, ApplicationSpec, Digest, Reason, ReasonCode, RolloutId, TargetPath, UnixSeconds, UpdateStatus};
 
 /// Version of the messages in this module; a peer of another version is told so and refused.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 
 /// The most bytes that one [`Fetch`] may ask for.
 pub const MAX_FETCH: u32 = 256 * 1024;
@@ -59,6 +60,8 @@ pub enum AgentToUpdater {
     /// The service asks for a restart (LwM2M resource 3/0/4). The updater does it once nothing is being written; it is not
     /// repeated after a lost connection.
     Restart,
+    /// What the configuration in force says about the updater; repeated on each connection before anything else.
+    Settings(UpdaterSettings),
     /// Somebody who may asks for a factory reset: the service (LwM2M resource 3/0/5), or a person at the device. What has not been
     /// tried yet is dropped; a trial comes to its end first. The agent repeats it on each connection until the state is gone.
     FactoryReset,
@@ -87,6 +90,8 @@ pub enum UpdaterToAgent {
 pub enum AgentToApps {
     /// The answer to an [`AppsToAgent::Fetch`].
     Fetched(Fetched),
+    /// What the configuration in force says about applications; repeated on each connection.
+    Settings(AppsSettings),
 }
 
 /// From `mbl-apps` to the agent.

@@ -11,9 +11,11 @@
 
 mod frame;
 mod messages;
+mod settings;
 
 pub use frame::{FrameError, FrameReader, MAX_FRAME, encode};
 pub use messages::{
     AgentToApps, AgentToUpdater, ApplicationState, ApplicationStatus, AppsToAgent, AppsToUpdater, Contact, Fetch,
     FetchError, Fetched, Greeting, MAX_FETCH, PROTOCOL, Role, UpdaterToAgent, UpdaterToApps,
 };
+pub use settings::{AppsSettings, GivenToApplication, SecretValue, UpdaterSettings};

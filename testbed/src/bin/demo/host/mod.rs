@@ -74,8 +74,7 @@ fn show(stage: &mut Stage, report: &mut Report) -> anyhow::Result<()> {
 /// Packages and trees that every run can use again.
 fn cache_folder() -> anyhow::Result<PathBuf> {
     let program = env::current_exe().context("cannot find this program")?;
-    let target =
-        program.ancestors().find(|folder| folder.ends_with("target")).context("this program is not in `target`")?;
+    let target = program.ancestors().nth(2).context("this program lies in no folder of cargo's")?;
     let cache = target.join("demo-cache");
     fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
     Ok(cache)

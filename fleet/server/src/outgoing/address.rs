@@ -1,4 +1,4 @@
-//! Which addresses a webhook may be sent to. A service that anybody could let ask any address would be a door into its own network, so
+//! Which addresses outside may be asked. A service that anybody could let ask any address would be a door into its own network, so
 //! private and loopback addresses are refused unless the settings list them. The decision is a function of address and settings.
 
 use std::{
@@ -22,6 +22,13 @@ pub struct Network(IpNet);
 #[error("`{0}` is neither an address nor a network, as in `10.0.0.0/8`")]
 pub struct NotANetwork(String);
 
+impl Network {
+    /// Whether the address is in the network.
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        self.0.contains(&address.to_canonical())
+    }
+}
+
 impl FromStr for Network {
     type Err = NotANetwork;
     fn from_str(text: &str) -> Result<Self, NotANetwork> {
@@ -37,10 +44,10 @@ impl TryFrom<String> for Network {
     }
 }
 
-/// Longest address of a webhook, in bytes.
+/// Longest address, in bytes.
 const MAX_URL_BYTES: usize = 2000;
 
-/// Where a webhook is sent: an address whose form is fine. Whether its host may be reached is asked at each connection.
+/// What is asked: an address whose form is fine. Whether its host may be reached is asked at each connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     pub(crate) url: Url,
@@ -48,16 +55,16 @@ pub(crate) struct Target {
     pub(crate) encrypted: bool,
 }
 
-/// Why an address is no place for a webhook.
+/// Why an address is not asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TargetError {
     #[error("this is no address: write one as in `https://hooks.example/in`")]
     Malformed,
     #[error("an address has at most {MAX_URL_BYTES} bytes")]
     TooLong,
-    #[error("an address begins with `https://`; `http://` is for addresses that the setting `webhooks.allow` lists")]
+    #[error("an address begins with `https://`; `http://` is for addresses that the settings list")]
     Scheme,
-    #[error("an address has neither a user name nor a password: what is sent is signed instead")]
+    #[error("an address has neither a user name nor a password")]
     Credentials,
     #[error("what stands after `#` never leaves for the receiver")]
     Fragment,
@@ -69,11 +76,11 @@ pub(crate) enum TargetError {
 
 /// A host that may not be reached.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{host}` has no address that webhooks may go to; the setting `webhooks.allow` lists private ones that they may"
-)]
+#[error("`{host}` has no address that the service may ask; the setting `{setting}` lists private ones that it may")]
 pub(crate) struct Refused {
     pub(crate) host: String,
+    /// The setting that would allow it.
+    pub(crate) setting: &'static str,
 }
 
 impl Target {
@@ -114,17 +121,23 @@ impl Target {
 #[derive(Clone, Debug)]
 pub(crate) struct AddressPolicy {
     allow: Arc<[Network]>,
+    setting: &'static str,
 }
 
 impl AddressPolicy {
-    pub(crate) fn new(allow: &[Network]) -> Self {
-        Self { allow: allow.into() }
+    /// Allows what is public, and what the setting of this name lists.
+    pub(crate) fn new(setting: &'static str, allow: &[Network]) -> Self {
+        Self { allow: allow.into(), setting }
+    }
+
+    fn refused(&self, host: impl Into<String>) -> Refused {
+        Refused { host: host.into(), setting: self.setting }
     }
 
     /// Whether an address may be reached: one that is listed always, a public one over TLS.
     pub(crate) fn allows(&self, address: IpAddr, encrypted: bool) -> bool {
         let address = address.to_canonical();
-        self.allow.iter().any(|network| network.0.contains(&address)) || (encrypted && is_public(address))
+        self.allow.iter().any(|network| network.contains(address)) || (encrypted && is_public(address))
     }
 
     /// The addresses of a host that may be reached; a name is resolved here and nowhere else, and the connection goes to one of these.
@@ -136,13 +149,13 @@ impl AddressPolicy {
             return Err(unknown());
         }
         let allowed: Vec<IpAddr> = found.into_iter().filter(|address| self.allows(*address, encrypted)).collect();
-        if allowed.is_empty() { Err(Refused { host: host.to_owned() }.into()) } else { Ok(allowed) }
+        if allowed.is_empty() { Err(self.refused(host).into()) } else { Ok(allowed) }
     }
 
     /// Refuses a target whose host is an address that may not be reached. A name passes: it is looked at when it is resolved.
     pub(crate) fn check_literal(&self, target: &Target) -> Result<(), Refused> {
         match target.literal() {
-            Some(address) if !self.allows(address, target.encrypted) => Err(Refused { host: address.to_string() }),
+            Some(address) if !self.allows(address, target.encrypted) => Err(self.refused(address.to_string())),
             Some(_) | None => Ok(()),
         }
     }
@@ -212,7 +225,7 @@ mod tests {
 
     fn policy(allow: &[&str]) -> AddressPolicy {
         let allow: Vec<Network> = allow.iter().map(|text| text.parse().unwrap()).collect();
-        AddressPolicy::new(&allow)
+        AddressPolicy::new("webhooks.allow", &allow)
     }
 
     const INSIDE: &[&str] = &[

@@ -1,0 +1,112 @@
+//! Claims about secrets: which of them a device has, what is kept of them, and when they go.
+
+use protocol_types::{AppName, SecretName, recovery::RecoveryKey};
+
+use crate::{
+    AccountScope, ConfigurationLevel, GroupChange, SentSecret, StoreError,
+    tests::{Database, NOW, fleet},
+};
+
+fn named(application: &str, name: &str) -> (AppName, SecretName) {
+    (application.parse().unwrap(), name.parse().unwrap())
+}
+
+async fn set(one: &AccountScope, level: &ConfigurationLevel, name: &str, before: u64, sealed: &str) -> u64 {
+    let (application, name) = named("hello", name);
+    one.set_secret(level, (&application, &name), (before, sealed), NOW).await.unwrap().version
+}
+
+/// Name, sealed value and level of each secret that a device has.
+async fn had(one: &AccountScope, device: &str) -> Vec<(String, String, String)> {
+    let rows = one.secrets_of_device(&device.parse().unwrap(), NOW).await.unwrap();
+    rows.into_iter().map(|row| (row.secret.name.to_string(), row.sealed, row.secret.level.source())).collect()
+}
+
+fn three(name: &str, sealed: &str, level: &str) -> (String, String, String) {
+    (name.to_owned(), sealed.to_owned(), level.to_owned())
+}
+
+#[tokio::test]
+async fn of_secrets_with_one_name_a_device_has_that_of_its_nearest_level() {
+    let db = Database::new().await;
+    let one = fleet(&db).await;
+    let members = GroupChange { add: vec!["gate-1".parse().unwrap()], ..GroupChange::default() };
+    for name in ["a-doors", "b-lab"] {
+        one.create_group(&name.parse().unwrap(), &members, None, NOW).await.unwrap();
+    }
+    let group = |name: &str| ConfigurationLevel::Group(name.parse().unwrap());
+    let device = ConfigurationLevel::Device("gate-2".parse().unwrap());
+    set(&one, &ConfigurationLevel::Account, "token", 0, "of all").await;
+    set(&one, &ConfigurationLevel::Account, "other", 0, "other").await;
+    set(&one, &group("a-doors"), "token", 0, "of doors").await;
+    set(&one, &group("b-lab"), "token", 0, "of lab").await;
+    set(&one, &device, "token", 0, "of gate-2").await;
+    let other = three("other", "other", "account/");
+    assert_eq!(had(&one, "gate-1").await, [other.clone(), three("token", "of lab", "group/b-lab")]);
+    assert_eq!(had(&one, "gate-2").await, [other, three("token", "of gate-2", "device/gate-2")]);
+    one.save_configuration(&group("a-doors"), (&serde_json::Map::new(), Some(200)), None, NOW).await.unwrap();
+    assert_eq!(had(&one, "gate-1").await[1], three("token", "of doors", "group/a-doors"), "its priority is higher now");
+    one.delete_group(&"a-doors".parse().unwrap(), None, NOW).await.unwrap();
+    one.create_group(&"a-doors".parse().unwrap(), &members, None, NOW).await.unwrap();
+    assert_eq!(had(&one, "gate-1").await[1], three("token", "of lab", "group/b-lab"), "they went with the group");
+}
+
+#[tokio::test]
+async fn each_value_of_a_secret_has_a_version_and_two_who_set_it_at_once_do_not_both_win() {
+    let db = Database::new().await;
+    let one = fleet(&db).await;
+    let level = ConfigurationLevel::Account;
+    assert_eq!(set(&one, &level, "token", 0, "first").await, 1);
+    assert_eq!(set(&one, &level, "token", 1, "second").await, 2);
+    let (application, name) = named("hello", "token");
+    for before in [0, 1] {
+        let late = one.set_secret(&level, (&application, &name), (before, "late"), NOW).await;
+        assert!(matches!(late, Err(StoreError::Stale { .. })), "{late:?}");
+    }
+    assert_eq!(one.sealed_secret(&level, (&application, &name)).await.unwrap().unwrap().sealed, "second");
+    let told = one.events_after(0, 500).await.unwrap();
+    let told: Vec<_> = told.iter().filter(|event| event.kind == "configuration.secret_set").collect();
+    assert_eq!(told.len(), 2);
+    assert!(told.iter().all(|event| !event.data.to_string().contains("first")), "{told:?}");
+    one.delete_secret(&level, (&application, &name), NOW).await.unwrap();
+    assert!(matches!(one.delete_secret(&level, (&application, &name), NOW).await, Err(StoreError::NotFound { .. })));
+    assert!(one.secrets(&level).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_level_has_so_many_secrets_and_a_foreign_account_none_of_them() {
+    let db = Database::new().await;
+    let one = fleet(&db).await;
+    let two = db.account("two").await;
+    for number in 0..ConfigurationLevel::MAX_SECRETS {
+        set(&one, &ConfigurationLevel::Account, &format!("s{number}"), 0, "x").await;
+    }
+    let (application, name) = named("hello", "one-more");
+    let refused = one.set_secret(&ConfigurationLevel::Account, (&application, &name), (0, "x"), NOW).await;
+    assert!(matches!(refused, Err(StoreError::TooMany { .. })), "{refused:?}");
+    assert!(two.secrets(&ConfigurationLevel::Account).await.unwrap().is_empty());
+    assert!(had(&two, "gate-1").await.is_empty());
+}
+
+#[tokio::test]
+async fn the_key_of_a_device_and_what_was_sealed_to_it_go_with_the_device() {
+    let db = Database::new().await;
+    let one = fleet(&db).await;
+    let gate = "gate-1".parse().unwrap();
+    let key = |byte| RecoveryKey::from_bytes([byte; 32]);
+    assert_eq!(one.sealing_key(&gate).await.unwrap(), None);
+    one.record_sealing_key(&gate, &key(1), NOW).await.unwrap();
+    let before = one.last_event().await.unwrap();
+    one.record_sealing_key(&gate, &key(1), NOW).await.unwrap();
+    assert_eq!(one.last_event().await.unwrap(), before, "the same key is no news");
+    one.record_sealing_key(&gate, &key(2), NOW).await.unwrap();
+    assert_eq!(one.sealing_key(&gate).await.unwrap(), Some(key(2)));
+    let (application, name) = named("hello", "token");
+    let source = ConfigurationLevel::Account.source();
+    let sent = SentSecret { application, name, source, version: 3, recipient: key(2), sealed: "x".to_owned() };
+    one.keep_sent_secrets(&gate, std::slice::from_ref(&sent)).await.unwrap();
+    one.keep_sent_secrets(&gate, std::slice::from_ref(&sent)).await.unwrap();
+    assert_eq!(one.sent_secrets(&gate).await.unwrap(), [sent]);
+    one.delete_device(&gate, NOW).await.unwrap();
+    assert_eq!((one.sealing_key(&gate).await.unwrap(), one.sent_secrets(&gate).await.unwrap()), (None, Vec::new()));
+}
