@@ -22,10 +22,12 @@ use crate::{
     tls::{self, Peer, TlsError},
 };
 
-/// How long the tasks rest that otherwise wait for a change. The service looks every few seconds; a simulation of months need not.
+/// How long the tasks rest that look at everything. The service looks every few seconds; a simulation of months need not.
 #[derive(Clone, Copy, Debug)]
 pub struct Rests {
-    /// Between two looks at rollouts.
+    /// Between two looks at rollouts, whatever changes: changes meanwhile share a look.
+    pub changes: Duration,
+    /// Between two looks at rollouts if nothing changes.
     pub rollouts: Duration,
     /// Between two looks for devices that are late.
     pub overdue: Duration,
@@ -97,7 +99,7 @@ impl Embedded {
             ("device metrics", Box::pin(keeping)),
             ("changes", Box::pin(lwm2m::pass_on_changes(devices.clone()))),
             ("overdue", Box::pin(lwm2m::tell_overdue_every(fleet.clone(), rests.overdue))),
-            ("rollouts", Box::pin(rollouts::reconcile_every(fleet.clone(), rests.rollouts))),
+            ("rollouts", Box::pin(rollouts::reconcile_at(fleet.clone(), rests.changes, rests.rollouts))),
             ("timestamps", Box::pin(repository::keep_fresh(fleet.clone()))),
             ("housekeeping", Box::pin(run::keep_house(fleet.clone()))),
         ];
@@ -180,7 +182,8 @@ mod tests {
 
     use super::*;
 
-    const RESTS: Rests = Rests { rollouts: Duration::from_secs(5), overdue: Duration::from_secs(5) };
+    const REST: Duration = Duration::from_secs(5);
+    const RESTS: Rests = Rests { changes: REST, rollouts: REST, overdue: REST };
 
     #[tokio::test]
     async fn a_service_without_sockets_answers_its_api_and_accepts_only_certificates_that_it_trusts() {

@@ -90,7 +90,7 @@ fn a_small_fleet_keeps_its_promises() {
             log();
             holds(run(settings(seed.parse().unwrap(), 30, 200)))
         }
-        None => holds(run(Settings { trace: None, ..settings(number("MBL_SIM_SEED", 1), 10, 20) })),
+        None => holds(run(settings(number("MBL_SIM_SEED", 1), 10, 20))),
     }
 }
 
@@ -144,7 +144,8 @@ fn the_same_seed_is_the_same_run_byte_by_byte() {
 
 /// A simulation in which something breaks a rule; the rules that were broken.
 fn broken(plant: Option<Plant>, world: Option<World>) -> Vec<Rule> {
-    let mut settings = Settings { trace: None, ..settings(3, 12, 12) };
+    log();
+    let mut settings = settings(3, 12, 12);
     (settings.plant, settings.world) = (plant, world);
     let outcome = run(settings);
     let broken = outcome.violations.iter().map(|violation| violation.rule).collect();

@@ -417,10 +417,12 @@ impl Director {
         let other = fleet.bodies.iter().find(|it| it.endpoint() == one.endpoint() && it.place() != one.place());
         let other = other.expect("a device of the same name");
         let enrolment = StateFolder::new(other.folder().state()).enrolment().expect("a sound enrolment");
+        // Two that answer at once would be quarantined, so the other one says goodbye first.
+        fleet.commands[other.place()].send(Command::Off(Duration::from_secs(4 * HOUR))).expect("the device lives");
+        sleep(Duration::from_secs(60)).await;
         fleet.switch.disguise(one.place(), Some(enrolment.expect("it is enrolled by now").chain));
         fleet.switch.cut(one.place());
-        // The two call each other away all the time; a while of that is enough.
-        sleep(Duration::from_secs(600)).await;
+        sleep(Duration::from_secs(2 * HOUR)).await;
         fleet.switch.disguise(one.place(), None);
         fleet.switch.cut(one.place());
     }

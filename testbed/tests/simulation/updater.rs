@@ -284,6 +284,8 @@ impl Process {
                 AgentToUpdater::TrustedTime(time) => Told::Fact(Fact::TrustedTime(time)),
                 AgentToUpdater::Restart => Told::Fact(Fact::RestartAsked),
                 AgentToUpdater::FactoryReset => Told::Fact(Fact::ResetAsked),
+                // Nobody configures these devices: no log level, no window of their own.
+                AgentToUpdater::Settings(_) => continue,
             };
             self.facts.push_back(told);
         }

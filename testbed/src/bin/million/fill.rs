@@ -10,9 +10,9 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
-use fleet_api::{Client, Operation, OperationState, PageQuery};
+use fleet_api::{Client, Operation, PageQuery};
 use fleet_store::{ComponentRow, FactoryIdentity, Store};
-use protocol_types::{AccountName, Digest, EndpointName, UnixSeconds};
+use protocol_types::{AccountName, Digest, EndpointName, OperationState, UnixSeconds};
 use testbed::{Service, meter};
 
 use crate::say;
