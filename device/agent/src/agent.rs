@@ -20,6 +20,7 @@ use crate::{
     durable::{self, DurableError},
     facts::Facts,
     identity::{Identity, IdentityError},
+    jobs::{Board, Worker},
     key_store::KeyStore,
     layout::DeviceFolder,
     metrics::{MetricsKeeper, Places},
@@ -118,6 +119,12 @@ pub async fn run(
     let life = or_anew("counts", state.life());
     let measuring = MetricsKeeper::start(life, Places::linux(folder.state()), state.clone(), facts.clone());
     tasks.spawn(measuring.run(stop.clone()));
+    if identity.is_some() {
+        let board = Board::of(folder, matches!(store, KeyStore::Files(_)));
+        let kept = or_anew("jobs", state.jobs());
+        let worker = Worker::new(kept, (facts.clone(), state.clone(), board), Arc::new(SystemClock::new()));
+        tasks.spawn(worker.run(stop.clone()));
+    }
     match identity {
         Some(identity) => {
             let recovery_key = recovery_key(folder);

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     identity::{ChainError, read_chain},
+    operational_key::OperationalKey,
     tls::Validities,
 };
 
@@ -14,8 +15,10 @@ use crate::{
 pub struct Enrolment {
     /// Where the device is managed.
     pub accounts: Accounts,
-    /// The operational certificate for the device key, the leaf first.
+    /// The operational certificate, the leaf first.
     pub chain: Vec<CertificateDer<'static>>,
+    /// The key that the certificate is for, if it is another than the device key.
+    pub key: Option<OperationalKey>,
 }
 
 impl Enrolment {
@@ -40,6 +43,8 @@ pub(crate) struct EnrolmentText {
     store_notifications: bool,
     binding: String,
     certificate: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
 }
 
 /// An enrolment without a server to register with, which is never kept.
@@ -70,6 +75,7 @@ impl TryFrom<&Enrolment> for EnrolmentText {
             store_notifications: server.store_notifications,
             binding: server.binding.clone(),
             certificate: certificate.collect(),
+            key: enrolment.key.as_ref().map(OperationalKey::to_pem),
         })
     }
 }
@@ -93,7 +99,8 @@ impl TryFrom<EnrolmentText> for Enrolment {
             security: [(text.security_instance, security)].into(),
             servers: [(text.server_instance, server)].into(),
         };
-        Ok(Self { accounts, chain: read_chain(&text.certificate)? })
+        let key = text.key.map(OperationalKey::read).transpose().map_err(|_| ChainError::Key)?;
+        Ok(Self { accounts, chain: read_chain(&text.certificate)?, key })
     }
 }
 
@@ -121,6 +128,7 @@ pub(crate) mod tests {
                 params.not_after = rcgen::date_time_ymd(2035, 1, 1);
                 params.self_signed(&key).unwrap().pem()
             },
+            key: None,
         };
         Enrolment::try_from(text).unwrap()
     }
@@ -136,5 +144,10 @@ pub(crate) mod tests {
             Some(("coaps+tcp://fleet.example:5685".to_owned(), 2, 300))
         );
         assert_eq!(EnrolmentText::try_from(&again).unwrap().certificate, text.certificate);
+        assert!(!kept.contains("key"), "the form is that of before as long as there is no other key");
+        let rotated = Enrolment { key: Some(OperationalKey::generate().unwrap()), ..again };
+        let kept = serde_json::to_string(&EnrolmentText::try_from(&rotated).unwrap()).unwrap();
+        let read: EnrolmentText = serde_json::from_str(&kept).unwrap();
+        assert_eq!(Enrolment::try_from(read).unwrap().key, rotated.key);
     }
 }

@@ -8,7 +8,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::{
     clock::Present,
     identity::{ChainError, Identity, check_leaf},
-    key_store::KeyStoreError,
+    key_store::{DeviceKey, KeyStoreError},
     tls::Validities,
 };
 
@@ -55,17 +55,17 @@ pub(crate) fn ask_authority() -> Message {
 
 /// The question for the first operational certificate of this enrolment.
 pub(crate) fn ask_certificate(identity: &Identity) -> Result<Message, EstError> {
-    ask(identity, "/.well-known/est/sen")
+    ask((identity, identity.key()), "/.well-known/est/sen")
 }
 
-/// The question for the next operational certificate.
-pub(crate) fn ask_renewal(identity: &Identity) -> Result<Message, EstError> {
-    ask(identity, "/.well-known/est/sren")
+/// The question for the next operational certificate, for this key.
+pub(crate) fn ask_renewal(identity: &Identity, key: &DeviceKey) -> Result<Message, EstError> {
+    ask((identity, key), "/.well-known/est/sren")
 }
 
-fn ask(identity: &Identity, path: &str) -> Result<Message, EstError> {
+fn ask((identity, key): (&Identity, &DeviceKey), path: &str) -> Result<Message, EstError> {
     let document = identity.document();
-    let request = identity.key().request(&document.account, &document.endpoint)?;
+    let request = key.request(&document.account, &document.endpoint)?;
     Ok(Message::new(Code::POST)
         .path(path)
         .content(ContentFormat::PKCS10, request.as_ref())
@@ -87,16 +87,16 @@ pub(crate) fn certificate(answer: Result<Message, ExchangeError>) -> Result<Cert
     }
 }
 
-/// Checks that an issued certificate is for this device, for now, and by `authority` where that is known.
+/// Checks that an issued certificate is for this device and its key, for now, and by `authority` where that is known.
 pub(crate) fn accept(
     issued: CertificateDer<'static>,
     authority: Option<&CertificateDer<'_>>,
-    identity: &Identity,
+    (identity, key): (&Identity, &DeviceKey),
     present: Present,
 ) -> Result<Vec<CertificateDer<'static>>, EstError> {
     let chain = vec![issued];
     let document = identity.document();
-    check_leaf(&chain, identity.key(), &document.account, &document.endpoint)?;
+    check_leaf(&chain, key, &document.account, &document.endpoint)?;
     let issued = chain.first().ok_or(EstError::Form)?;
     if let Some(authority) = authority {
         let (_, authority) = X509Certificate::from_der(authority).map_err(|_| EstError::Form)?;
@@ -117,7 +117,6 @@ mod tests {
     use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair};
 
     use super::*;
-    use crate::key_store::DeviceKey;
 
     /// 2026-07-01.
     const NOW: Present = Present::Known(UnixSeconds(1_782_864_000));
@@ -170,7 +169,7 @@ mod tests {
         assert_eq!(ask_authority().uri_path(), "/.well-known/est/crts");
         for (request, path) in [
             (ask_certificate(&identity).unwrap(), "/.well-known/est/sen"),
-            (ask_renewal(&identity).unwrap(), "/.well-known/est/sren"),
+            (ask_renewal(&identity, identity.key()).unwrap(), "/.well-known/est/sren"),
         ] {
             assert_eq!(request.uri_path(), path);
             assert_eq!(
@@ -185,7 +184,7 @@ mod tests {
         let (right, wrong) = (authority(), authority());
         let identity = identity(&right);
         let request = ask_certificate(&identity).unwrap().payload;
-        let take = |der, by: &Authority, present| accept(der, Some(&by.der), &identity, present);
+        let take = |der, by: &Authority, present| accept(der, Some(&by.der), (&identity, identity.key()), present);
 
         assert!(take(sign(&right, &request, (2026, 2027)), &right, NOW).is_ok());
         assert!(matches!(take(sign(&wrong, &request, (2026, 2027)), &right, NOW), Err(EstError::Issuer)));

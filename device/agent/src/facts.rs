@@ -13,6 +13,7 @@ use tokio::{
 
 use crate::{
     configuration::{InForce, Told, Wish},
+    jobs::Ledger,
     metrics::Metrics,
     orders::Orders,
     relay::Source,
@@ -49,6 +50,14 @@ pub struct Facts {
     pub metrics: Metrics,
     /// What is in force of the configuration, on trial or confirmed; none on a board that takes none from the service.
     pub settings: watch::Sender<Option<InForce>>,
+    /// The jobs of the device; none on a device that takes none.
+    pub jobs: watch::Sender<Option<Ledger>>,
+    /// Counts how often a new operational key was asked for.
+    pub rotate: watch::Sender<u64>,
+    /// The number of the last such wish that was answered, and why it failed if it did.
+    pub rotated: watch::Sender<(u64, Option<String>)>,
+    /// Tells this run of the system from every other.
+    pub boot: watch::Sender<String>,
     /// From which address connections to the service leave; none if the system chooses.
     pub source_address: watch::Sender<Option<IpAddr>>,
     /// Counts how often the session shall dial anew.
@@ -97,6 +106,10 @@ impl Facts {
             told: watch::Sender::new(None),
             metrics: Metrics::default(),
             settings: watch::Sender::new(None),
+            jobs: watch::Sender::new(None),
+            rotate: watch::Sender::new(0),
+            rotated: watch::Sender::new((0, None)),
+            boot: watch::Sender::new(String::new()),
             source_address: watch::Sender::new(None),
             reconnect: watch::Sender::new(0),
             registered_after: watch::Sender::new(0),

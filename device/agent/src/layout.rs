@@ -63,6 +63,16 @@ impl DeviceFolder {
         self.0.join("run/recovery.json")
     }
 
+    /// What the loader leaves anew at each boot of the board `host`.
+    pub(crate) fn booted(&self) -> PathBuf {
+        self.0.join("run/booted")
+    }
+
+    /// The logs of the processes on the board `host`.
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.0.join("log")
+    }
+
     /// Where the updater listens.
     pub fn updater_socket(&self) -> PathBuf {
         self.0.join("run/updater.sock")

@@ -9,6 +9,7 @@ use crate::{
     clock::Present,
     enrolment::Enrolment,
     identity::Identity,
+    operational_key::OperationalKey,
     renewal::Renewal,
     tls::{ALPN_COAP, ALPN_HTTP, Trust, TrustError, Validity},
 };
@@ -25,7 +26,8 @@ pub(crate) struct Operational {
 
 impl Operational {
     pub(crate) fn new(enrolment: Enrolment, identity: &Identity, trust: &Trust) -> Result<Self, TrustError> {
-        let credential = identity.key().with_chain(enrolment.chain.clone());
+        let key = enrolment.key.as_ref().map_or(identity.key(), OperationalKey::key);
+        let credential = key.with_chain(enrolment.chain.clone());
         Ok(Self {
             management: trust.client(credential.clone(), ALPN_COAP, Validity::Strict)?,
             artifacts: trust.client(credential.clone(), ALPN_HTTP, Validity::Strict)?,

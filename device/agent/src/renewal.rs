@@ -55,6 +55,11 @@ impl Renewal {
         }
     }
 
+    /// Whether an answer is awaited.
+    pub(crate) const fn is_under_way(&self) -> bool {
+        self.under_way
+    }
+
     /// The question is out.
     pub(crate) fn asked(&mut self) {
         self.under_way = true;

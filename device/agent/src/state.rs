@@ -11,6 +11,7 @@ use crate::{
     durable::{self, DurableError},
     enrolment::{Enrolment, EnrolmentText, NoManagement},
     identity::ChainError,
+    jobs::Ledger,
     metrics::Life,
     orders::Orders,
 };
@@ -23,6 +24,10 @@ pub trait DurableState: Send + Sync + fmt::Debug {
     fn keep_reset(&self) -> Result<(), DurableError>;
     /// Keeps what the service wants as the configuration. Called before the service hears that its Write was taken.
     fn keep_wish(&self, wish: &Wish) -> Result<(), DurableError>;
+    /// Keeps which jobs the device has had. Called before the service hears that a job was taken. Whoever takes no jobs keeps none.
+    fn keep_jobs(&self, _jobs: &Ledger) -> Result<(), DurableError> {
+        Ok(())
+    }
     /// Keeps the operational identity.
     fn keep_enrolment(&self, enrolment: &Enrolment) -> Result<(), DurableError>;
     /// Keeps a time that has surely passed.
@@ -105,6 +110,7 @@ impl StateFolder {
     const RESET: &str = "factory-reset.json";
     const WISH: &str = "configuration-wish.json";
     const CONFIGURATION: &str = "configuration.json";
+    const JOBS: &str = "jobs.json";
     const SEALING_KEY: &str = "sealing-key.json";
     const ENROLMENT: &str = "enrolment.json";
     const FLOOR: &str = "time-floor.json";
@@ -160,6 +166,16 @@ impl StateFolder {
         self.keep(Self::LIFE, life)
     }
 
+    /// The jobs that the device has had.
+    pub fn jobs(&self) -> Result<Ledger, StateError> {
+        Ok(self.load(Self::JOBS, "jobs")?.unwrap_or_default())
+    }
+
+    /// Keeps what became of a job.
+    pub fn keep_job_ledger(&self, jobs: &Ledger) -> Result<(), DurableError> {
+        self.keep(Self::JOBS, jobs)
+    }
+
     /// The operational identity kept last.
     pub fn enrolment(&self) -> Result<Option<Enrolment>, StateError> {
         let text: Option<EnrolmentText> = self.load(Self::ENROLMENT, "accounts")?;
@@ -195,6 +211,10 @@ impl DurableState for StateFolder {
 
     fn keep_wish(&self, wish: &Wish) -> Result<(), DurableError> {
         self.keep(Self::WISH, wish)
+    }
+
+    fn keep_jobs(&self, jobs: &Ledger) -> Result<(), DurableError> {
+        self.keep_job_ledger(jobs)
     }
 
     fn keep_enrolment(&self, enrolment: &Enrolment) -> Result<(), DurableError> {
@@ -284,6 +304,32 @@ mod tests {
             r#"{"format":1,"value":{"boot":"b-1","running":true,"boots":1,"unclean_boots":0,"agent_crashes":0,"app_exits":0}}"#
         );
         assert_eq!(state.life().unwrap(), life);
+    }
+
+    #[test]
+    fn the_bytes_of_kept_jobs_do_not_move() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::new(folder.path());
+        assert_eq!(state.jobs().unwrap(), Ledger::default());
+        let mut ledger = Ledger::default();
+        for (id, kind, arguments) in [
+            ("a-1", "probe", r#"{"name":"disk"}"#),
+            ("a-2", "logs", r#"{"source":"agent","lines":7}"#),
+            ("a-3", "reboot", "{}"),
+        ] {
+            if let Some((order, _)) = ledger.under_way("b") {
+                let id = order.id.clone();
+                ledger.end(&id, Ok("x".to_owned()));
+            }
+            ledger.take(crate::jobs::JobOrder::read(id, kind, arguments).unwrap(), "b");
+        }
+        state.keep_jobs(&ledger).unwrap();
+        let text = std::fs::read_to_string(folder.path().join("jobs.json")).unwrap();
+        assert_eq!(
+            text,
+            r#"{"format":1,"value":{"current":{"order":{"id":"a-3","work":"reboot"},"boot":"b"},"last":{"id":"a-2","result":"x","reason":null},"had":["a-1","a-2","a-3"]}}"#
+        );
+        assert_eq!(state.jobs().unwrap(), ledger);
     }
 
     #[test]

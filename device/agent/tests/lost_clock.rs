@@ -100,7 +100,7 @@ fn simulate(world: &World, wall: u64, bootstrap: &Port, managed_at: Option<&str>
 fn enrolment(uri: &str, certificate: CertificateDer<'static>) -> Enrolment {
     let security = SecurityAccount::managed(uri.to_owned(), 1);
     let accounts = Accounts { security: [(1, security)].into(), servers: [(1, ServerAccount::default())].into() };
-    Enrolment { accounts, chain: vec![certificate] }
+    Enrolment { accounts, chain: vec![certificate], key: None }
 }
 
 /// A server that tells the present, signed by `key`.

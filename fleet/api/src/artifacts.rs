@@ -50,12 +50,14 @@ const PIECE: usize = 8 << 20;
 /// Failed requests without a byte of progress before an upload gives up.
 const TRIES: u32 = 6;
 
-/// Whether the upload may go on after this: the connection broke, the service restarts, or it still looks at the piece before.
+/// Whether the upload may go on after this: the connection broke, the service restarts or waits for its object store, or it still looks at
+/// the piece before.
 fn is_passing(error: &ClientError) -> bool {
     let code = error.problem().map(|problem| problem.code.as_str());
     matches!(error, ClientError::Unreachable { .. })
-        || code == Some(ProblemCode::UploadBusy.as_str())
-        || code == Some(ProblemCode::OffsetMismatch.as_str())
+        || [ProblemCode::UploadBusy, ProblemCode::Unavailable, ProblemCode::OffsetMismatch]
+            .iter()
+            .any(|passing| code == Some(passing.as_str()))
 }
 
 impl Client {

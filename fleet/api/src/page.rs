@@ -4,9 +4,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
-    Account, Alert, AlertRule, Artifact, AuditRecord, Authority, ConfigurationDocument, DeadLetter, Denial, Device,
-    Enrolment, Event, Group, GroupMember, ListedCertificate, Operation, OperationRow, Release, RoleBinding, Rollout,
-    RolloutDevice, SavedFilter, Secret, ServiceAccount, Silence, Subscription, Token, User, WhyNot,
+    Account, Alert, AlertRule, Artifact, AuditRecord, Authority, Command, ConfigurationDocument, DeadLetter, Denial,
+    Device, Enrolment, Event, Group, GroupMember, Job, JobDevice, ListedCertificate, Operation, OperationRow, Release,
+    RoleBinding, Rollout, RolloutDevice, SavedFilter, Secret, ServiceAccount, Silence, Subscription, Token, User,
+    WhyNot,
 };
 
 /// One page of a list.
@@ -67,6 +68,7 @@ pub mod forms {
         ArtifactPage of Artifact,
         AuditPage of AuditRecord,
         AuthorityPage of Authority,
+        CommandPage of Command,
         ConfigurationDocumentPage of ConfigurationDocument,
         DeadLetterPage of DeadLetter,
         DenialPage of Denial,
@@ -75,6 +77,8 @@ pub mod forms {
         EventPage of Event,
         GroupPage of Group,
         GroupMemberPage of GroupMember,
+        JobPage of Job,
+        JobDevicePage of JobDevice,
         ListedCertificatePage of ListedCertificate,
         OperationPage of Operation,
         OperationRowPage of OperationRow,

@@ -52,6 +52,8 @@ problems! {
     MalformedPolicy = "malformed_policy", 422, "The policy cannot be read", "what policies may speak of is at `/access-schema`";
     /// A value has the right form but is not allowed.
     InvalidValue = "invalid_value", 422, "A value is not allowed", "";
+    /// The path is kept from commands.
+    ProtectedPath = "protected_path", 422, "The path is kept from commands", "docs/guides/live-commands.md says which paths have doors of their own";
     /// No token was sent.
     TokenMissing = "token_missing", 401, "A token is needed", "send `Authorization: Bearer mblt_…`";
     /// The token is not one of this service.
@@ -136,6 +138,9 @@ pub struct Problem {
     pub status: u16,
     /// What went wrong this time, in one sentence.
     pub detail: String,
+    /// The request, as the log of the service names it: `urn:mbl:request:` and its `x-request-id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
     /// The stable code.
     pub code: String,
     /// The field of the request that is to blame.
@@ -161,6 +166,7 @@ impl Problem {
             title: code.title().to_owned(),
             status: code.status(),
             detail: detail.into(),
+            instance: None,
             code: code.as_str().to_owned(),
             field: None,
             at: None,
@@ -176,6 +182,7 @@ impl Problem {
             title: "A device would refuse this".to_owned(),
             status: 422,
             detail: reason.text.clone(),
+            instance: None,
             code: reason.code.to_string(),
             field: None,
             at: None,

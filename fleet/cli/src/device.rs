@@ -15,6 +15,7 @@ use protocol_types::{EndpointName, recovery::VolumeId};
 use serde_json::json;
 
 use crate::{
+    device_command,
     device_edit::{self, EditArgs},
     durable::{self, write_private},
     failure::{Exit, Failure},
@@ -103,6 +104,8 @@ pub(crate) enum Command {
         /// The device
         endpoint: EndpointName,
     },
+    #[command(flatten)]
+    Live(device_command::Command),
 }
 
 #[derive(Debug, Args)]
@@ -245,6 +248,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
             client.delete_device(&endpoint).await.map_err(|e| missing(e, &endpoint))?;
             session.printer.data(&json!({ "removed": endpoint }), format_args!("{endpoint} removed"))
         }
+        Command::Live(command) => device_command::run(command, &client, session).await,
     }
 }
 

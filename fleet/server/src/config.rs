@@ -10,7 +10,11 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::outgoing::Network;
+use crate::{
+    artifact_store::{BucketFault, BucketSettings},
+    outgoing::Network,
+    traces::{TraceFault, TraceSettings},
+};
 
 /// Lifetimes of a registration that make sense, in seconds.
 const REGISTRATION_LIFETIMES: RangeInclusive<u32> = 60..=7 * 24 * 60 * 60;
@@ -42,6 +46,10 @@ pub struct Config {
     pub mail: Option<Mail>,
     /// `postgres://…` instead of the embedded database in the data directory.
     pub database_url: Option<String>,
+    /// Holds whole artifacts instead of the data directory.
+    pub bucket: Option<BucketSettings>,
+    /// The collector of traces; without it nothing is traced.
+    pub traces: Option<TraceSettings>,
     /// Logs as one JSON object a line.
     pub log_json: bool,
     /// Seconds that requests under way have to end when the service stops.
@@ -222,6 +230,8 @@ impl Default for Config {
             single_sign_on: SingleSignOn::default(),
             mail: None,
             database_url: None,
+            bucket: None,
+            traces: None,
             log_json: false,
             grace_s: 10,
             registration_lifetime_s: 300,
@@ -275,6 +285,12 @@ pub enum ConfigError {
     /// The public address is none of an API over HTTPS.
     #[error("`public_address` is not the beginning of an address over HTTPS, as in `https://fleet.example.com`")]
     PublicAddress,
+    /// The bucket makes no sense.
+    #[error(transparent)]
+    Bucket(#[from] BucketFault),
+    /// The collector of traces makes no sense.
+    #[error(transparent)]
+    Traces(#[from] TraceFault),
     /// There is no name under which the service can be reached.
     #[error("`public_hosts` is empty; name at least one host or address")]
     NoPublicHost,
@@ -319,6 +335,12 @@ impl Config {
         let is_here = |mail: &Mail| ["localhost", "127.0.0.1", "::1"].contains(&mail.server.as_str());
         if self.mail.as_ref().is_some_and(|mail| mail.tls == MailTls::None && !is_here(mail)) {
             return Err(ConfigError::OpenMail);
+        }
+        if let Some(bucket) = &self.bucket {
+            bucket.check()?;
+        }
+        if let Some(traces) = &self.traces {
+            traces.check()?;
         }
         Ok(self)
     }

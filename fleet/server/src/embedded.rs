@@ -16,7 +16,7 @@ use crate::{
     Addresses, Clock, Config, Random, RunError,
     artifact_port::Admission,
     fleet::Fleet,
-    https,
+    housekeeping, https,
     lwm2m::{self, Devices, Door, Duty, MetricsRecorder, PresenceRecorder},
     repository, rest, rollouts, run,
     tls::{self, Peer, TlsError},
@@ -101,7 +101,7 @@ impl Embedded {
             ("overdue", Box::pin(lwm2m::tell_overdue_every(fleet.clone(), rests.overdue))),
             ("rollouts", Box::pin(rollouts::reconcile_at(fleet.clone(), rests.changes, rests.rollouts))),
             ("timestamps", Box::pin(repository::keep_fresh(fleet.clone()))),
-            ("housekeeping", Box::pin(run::keep_house(fleet.clone()))),
+            ("housekeeping", Box::pin(housekeeping::keep_house(fleet.clone()))),
         ];
         let embedded = Self {
             bootstrap: Door::new(Duty::Bootstrap, devices.clone()),

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Addresses, Clock, Config, Random,
     access::{Access, RateLimits, Strangers},
-    artifact_files::ArtifactFiles,
+    artifact_store::ArtifactStore,
     authority::Authority,
     device_trust::DeviceTrust,
     list_files::ListFiles,
@@ -42,7 +42,7 @@ pub(crate) struct Fleet {
     /// Identity providers of accounts.
     pub(crate) providers: Arc<Providers>,
     /// The bytes of artifacts.
-    pub(crate) artifacts: ArtifactFiles,
+    pub(crate) artifacts: ArtifactStore,
     /// Enrolment lists that operations go through.
     pub(crate) lists: ListFiles,
     /// What all ports show to their clients.

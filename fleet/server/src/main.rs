@@ -4,9 +4,10 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use fleet_server::{Clock, Config, Random, back_up, make_first_token, restore, run};
+use fleet_server::{Clock, Config, Random, Traces, back_up, make_first_token, restore, run};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::{Layer as _, filter::LevelFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 /// The device management service of Mbed Linux OS.
 #[derive(Parser)]
@@ -105,13 +106,11 @@ impl RunFlags {
     }
 }
 
-fn start_logs(json: bool) {
-    let builder = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_writer(std::io::stderr);
-    if json {
-        builder.json().flatten_event(true).init();
-    } else {
-        builder.with_ansi(false).init();
-    }
+/// Lines on standard error, and spans for the collector of the settings.
+fn start_logs(json: bool, traces: Option<&Traces>) {
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = if json { lines.json().flatten_event(true).boxed() } else { lines.with_ansi(false).boxed() };
+    tracing_subscriber::registry().with(lines).with(traces.map(Traces::layer)).with(LevelFilter::INFO).init();
 }
 
 /// Cancels `stop` when the process is asked to end.
@@ -126,10 +125,10 @@ async fn stop_on_signal(stop: CancellationToken) -> std::io::Result<()> {
     Ok(())
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(config: Config, traces: Option<Traces>) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let signals = tokio::spawn(stop_on_signal(stop.clone()));
-    let ended = run(config, Clock::system(), Random::system(), stop.clone()).await;
+    let ended = run(config, traces, Clock::system(), Random::system(), stop.clone()).await;
     stop.cancel();
     signals.await?.context("cannot listen for signals")?;
     Ok(ended?)
@@ -140,24 +139,25 @@ fn act(cli: Cli) -> anyhow::Result<()> {
     match cli.verb {
         Verb::Run(flags) => {
             let config = flags.config()?;
-            start_logs(config.log_json);
-            runtime.block_on(serve(config))
+            let traces = config.traces.as_ref().map(Traces::new).transpose()?;
+            start_logs(config.log_json, traces.as_ref());
+            runtime.block_on(serve(config, traces))
         }
         Verb::FirstToken(flags) => {
             let config = flags.config()?;
-            start_logs(config.log_json);
+            start_logs(config.log_json, None);
             Ok(runtime.block_on(make_first_token(&config, Clock::system(), Random::system()))?)
         }
         Verb::Backup(flags) => {
             let config = flags.file.config()?;
-            start_logs(config.log_json);
+            start_logs(config.log_json, None);
             let made = runtime.block_on(back_up(&config, &flags.out, &Clock::system()))?;
             tracing::info!(file = %flags.out.display(), members = made.members, "backup made");
             Ok(())
         }
         Verb::Restore(flags) => {
             let config = flags.file.config()?;
-            start_logs(config.log_json);
+            start_logs(config.log_json, None);
             let restored = runtime.block_on(restore(&config, &flags.from))?;
             tracing::info!(data_dir = %config.data_dir.display(), members = restored.members, "backup restored");
             Ok(())

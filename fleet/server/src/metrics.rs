@@ -43,6 +43,12 @@ pub(crate) struct DeliveryLabels {
     pub(crate) result: &'static str,
 }
 
+/// Labels of counted spans.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct SpanLabels {
+    pub(crate) result: &'static str,
+}
+
 /// All counters of the process.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -64,6 +70,8 @@ pub(crate) struct Metrics {
     pub(crate) rollout_steps: Counter,
     /// Tries to deliver events to webhooks.
     pub(crate) deliveries: Family<DeliveryLabels, Counter>,
+    /// Spans that the collector took, that it did not take, and that found no room to wait.
+    pub(crate) spans: Family<SpanLabels, Counter>,
 }
 
 impl Metrics {
@@ -71,6 +79,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("mbl");
         let (requests, connections, rollout_steps) = (Family::default(), Family::default(), Counter::default());
         let (handshakes, refusals, deliveries) = (Family::default(), Family::default(), Family::default());
+        let spans = Family::default();
         let (registrations, updates, certificates) = (Counter::default(), Counter::default(), Counter::default());
         registry.register("device_handshakes", "TLS handshakes with devices", Clone::clone(&handshakes));
         registry.register("device_registrations", "Registrations of devices", Clone::clone(&registrations));
@@ -80,6 +89,7 @@ impl Metrics {
         registry.register("api_requests", "Requests answered by the API", Clone::clone(&requests));
         registry.register("connections", "Open connections by port", Clone::clone(&connections));
         registry.register("rollout_steps", "State changes of devices in rollouts", Clone::clone(&rollout_steps));
+        registry.register("trace_spans", "Spans for the collector of traces, by result", Clone::clone(&spans));
         registry.register("webhook_deliveries", "Tries to deliver events, by result", Clone::clone(&deliveries));
         Self {
             registry,
@@ -92,6 +102,7 @@ impl Metrics {
             certificates,
             rollout_steps,
             deliveries,
+            spans,
         }
     }
 
@@ -128,6 +139,7 @@ mod tests {
         metrics.handshakes.get_or_create(&HandshakeLabels { port: "lwm2m", result: "well" }).inc();
         metrics.refused(ReasonCode::NoContact);
         metrics.deliveries.get_or_create(&DeliveryLabels { result: "accepted" }).inc();
+        metrics.spans.get_or_create(&SpanLabels { result: "sent" }).inc();
         let text = metrics.text().unwrap();
         let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
         let counted: BTreeSet<&str> = types.collect();

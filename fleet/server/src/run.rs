@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use fleet_store::{Signals, Store, StoreError};
@@ -17,15 +17,14 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Addresses, Clock, Config, Random,
     access::{Access, AccessError, RateLimits, Strangers},
-    alerts,
-    artifact_files::ArtifactFiles,
-    artifact_port,
+    alerts, artifact_port,
+    artifact_store::{self, ArtifactStore, BucketError},
     authority::{Authority, AuthorityError},
     backup::RESTORING,
-    deliveries, device_trust,
+    commands, deliveries, device_trust,
     first_token::{self, FirstTokenError},
     fleet::Fleet,
-    https,
+    housekeeping, https, jobs,
     list_files::ListFiles,
     lwm2m::{self, Devices, Duty, MetricsRecorder, Port, PresenceRecorder},
     metrics::Metrics,
@@ -34,6 +33,7 @@ use crate::{
     single_sign_on::Providers,
     supervision, time_series,
     tls::{self, PortCertificate, TlsError},
+    traces::{self, Traces},
     users::Passwords,
 };
 
@@ -68,6 +68,9 @@ pub enum RunError {
     /// A restore into the data directory did not come to its end.
     #[error("a restore into {} did not come to its end; empty the folder and restore again", .0.display())]
     Restoring(PathBuf),
+    /// The bucket of artifacts cannot be used.
+    #[error("cannot open the bucket of artifacts")]
+    Bucket(#[from] BucketError),
     /// The ports have no certificates.
     #[error("cannot prepare TLS")]
     Tls(#[from] TlsError),
@@ -90,20 +93,19 @@ struct Ports {
     artifacts: TcpListener,
 }
 
-/// How often the service looks after its own certificate and forgets what has become old.
-const HOUSEKEEPING: Duration = Duration::from_secs(60 * 60);
-/// How long the service remembers the keys of repeated requests, in seconds.
-const REMEMBER_REQUESTS: u64 = 7 * 24 * 60 * 60;
-/// How long it remembers tries to sign in that failed, in seconds.
-const REMEMBER_TRIES: u64 = 24 * 60 * 60;
-
-/// Runs the service until `stop` is cancelled.
-pub async fn run(config: Config, clock: Clock, random: Random, stop: CancellationToken) -> Result<(), RunError> {
+/// Runs the service until `stop` is cancelled. `traces` are those of `config`, which the subscriber of the process feeds.
+pub async fn run(
+    config: Config,
+    traces: Option<Traces>,
+    clock: Clock,
+    random: Random,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
     let lock = occupy(&config.data_dir)?;
     let ports = bind(&config).await?;
     let addresses = ports.addresses(&config)?;
     let fleet = open(config, addresses, (clock, random), stop).await?;
-    let ended = serve(&fleet, ports).await;
+    let ended = serve(&fleet, ports, traces).await;
     Addresses::remove(&fleet.config.data_dir).map_err(at_data_dir(&fleet.config.data_dir))?;
     fleet.store.close().await;
     drop(lock);
@@ -122,6 +124,7 @@ pub(crate) async fn open(
     first_token::ensure(&store, &config, &clock, &random).await?;
     let authority = Authority::open(&config.data_dir, clock.now())?;
     let certificate = PortCertificate::new(&authority.service, config.public_hosts.clone(), clock.now())?;
+    let artifacts = ArtifactStore::open(&config).await?;
     let fleet = Fleet {
         store,
         signals,
@@ -129,7 +132,7 @@ pub(crate) async fn open(
         random,
         metrics: Arc::new(Metrics::new()),
         addresses: Arc::new(addresses),
-        artifacts: ArtifactFiles::new(&config.data_dir),
+        artifacts,
         lists: ListFiles::new(&config.data_dir),
         authority: Arc::new(authority),
         access: Arc::new(Access::new(&rest::openapi())?),
@@ -146,19 +149,20 @@ pub(crate) async fn open(
     device_trust::reload_factories(&fleet).await?;
     device_trust::renew_issuers(&fleet, fleet.clock.now()).await;
     fleet.store.service_wide().nobody_is_connected(fleet.clock.now()).await?;
+    fleet.store.service_wide().commands_cut_off(fleet.clock.now()).await?;
     operations::clear_lists(&fleet).await?;
     Ok(fleet)
 }
 
 /// Starts every task, says where the service listens, and waits for the end of the first one.
-async fn serve(fleet: &Fleet, ports: Ports) -> Result<(), RunError> {
+async fn serve(fleet: &Fleet, ports: Ports, traces: Option<Traces>) -> Result<(), RunError> {
     let mut tasks = JoinSet::new();
     let api_tls = tls::public_port(fleet.certificate.clone())?;
     let router = rest::router(fleet.clone());
     let api = https::Port { name: "api", listener: ports.api, tls: api_tls, most: fleet.config.limits.api_connections };
     let served = https::serve(api, fleet.clone(), move |_| Some(router.clone()));
     tasks.spawn(named("api", served));
-    tasks.spawn(named("housekeeping", keep_house(fleet.clone())));
+    tasks.spawn(named("housekeeping", housekeeping::keep_house(fleet.clone())));
     let artifacts = https::Port {
         name: artifact_port::NAME,
         listener: ports.artifacts,
@@ -171,11 +175,17 @@ async fn serve(fleet: &Fleet, ports: Ports) -> Result<(), RunError> {
     tasks.spawn(named("timestamps", repository::keep_fresh(fleet.clone())));
     tasks.spawn(named("overdue", lwm2m::tell_overdue(fleet.clone())));
     tasks.spawn(named("operations", operations::work(fleet.clone())));
+    tasks.spawn(named("jobs", jobs::work(fleet.clone())));
+    tasks.spawn(named("commands", commands::overdue::end_overdue(fleet.clone())));
     tasks.spawn(named("rollouts", rollouts::reconcile(fleet.clone())));
     tasks.spawn(named("alerts", alerts::look_after(fleet.clone())));
     tasks.spawn(named("deliveries", deliveries::work(fleet.clone())));
     tasks.spawn(named("time series", time_series::condense(fleet.clone())));
     tasks.spawn(named("invitations", deliveries::send_invitations(fleet.clone())));
+    tasks.spawn(named("moving", artifact_store::move_in(fleet.clone())));
+    if let Some(traces) = traces {
+        tasks.spawn(named("traces", traces::export(traces, fleet.clone())));
+    }
     tasks.spawn(named("supervision", supervision::keep_alive(fleet.clone())));
 
     let data_dir = &fleet.config.data_dir;
@@ -224,34 +234,6 @@ fn serve_devices(
 async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
     task.await;
     name
-}
-
-/// Renews the certificate of the ports and forgets old requests, until the service stops.
-pub(crate) async fn keep_house(fleet: Fleet) {
-    while !fleet.stop.is_cancelled() {
-        let now = fleet.clock.now();
-        if let Err(error) = fleet.certificate.renew(&fleet.authority.service, now) {
-            tracing::error!(error = %crate::Chain(&error), "the certificate of the ports was not renewed");
-        }
-        device_trust::renew_issuers(&fleet, now).await;
-        fleet.rates.forget_quiet();
-        fleet.strangers.forget_quiet(Instant::now());
-        let before = protocol_types::UnixSeconds(now.0.saturating_sub(REMEMBER_REQUESTS));
-        if let Err(error) = fleet.store.service_wide().forget_idempotency_keys(before).await {
-            tracing::warn!(error = %crate::Chain(&error), "old requests were not forgotten");
-        }
-        let before = protocol_types::UnixSeconds(now.0.saturating_sub(REMEMBER_TRIES));
-        if let Err(error) = fleet.store.service_wide().forget_tries(before).await {
-            tracing::warn!(error = %crate::Chain(&error), "old tries to sign in were not forgotten");
-        }
-        if let Err(error) = fleet.store.service_wide().forget_single_sign_ons(now).await {
-            tracing::warn!(error = %crate::Chain(&error), "sign-ins that are over were not forgotten");
-        }
-        tokio::select! {
-            () = tokio::time::sleep(HOUSEKEEPING) => {}
-            () = fleet.stop.cancelled() => {}
-        }
-    }
 }
 
 pub(crate) async fn open_store(config: &Config, signals: Arc<dyn Signals>, clock: &Clock) -> Result<Store, StoreError> {

@@ -30,7 +30,7 @@ use tower::ServiceExt;
 use crate::{
     Addresses, Clock, Config, Random, alerts,
     fleet::Fleet,
-    operations,
+    jobs, operations,
     rest::{self, secret::TokenSecret},
     run,
 };
@@ -205,6 +205,11 @@ impl TestService {
         let list = list.body(Body::from(format!("fingerprint\n{print}\n"))).unwrap();
         assert_eq!(caller.send(list).await.0, StatusCode::ACCEPTED);
         while operations::round(&self.fleet).await.unwrap() {}
+        let (status, command) = caller.post("/devices/gate-1/read", &json!({"path": "/3/0/13"})).await;
+        assert_eq!(status, StatusCode::ACCEPTED, "{command}");
+        let (status, job) = caller.post("/jobs/probe", &json!({"filter": "", "probe": "disk"})).await;
+        assert_eq!(status, StatusCode::ACCEPTED, "{job}");
+        while jobs::round(&self.fleet).await.unwrap() {}
         let first = async |path: &str| caller.get(path).await.1["items"][0]["id"].as_str().unwrap().to_owned();
         BTreeMap::from([
             ("accounts", account.to_owned()),
@@ -212,10 +217,12 @@ impl TestService {
             ("alerts", "al-1".to_owned()),
             ("artifacts", digest.hex()),
             ("authorities", first("/authorities").await),
+            ("commands", command["id"].as_str().unwrap().to_owned()),
             ("devices", endpoint.to_string()),
             ("enrolments", first("/enrolments").await),
             ("filters", "lab".to_owned()),
             ("groups", "doors".to_owned()),
+            ("jobs", job["id"].as_str().unwrap().to_owned()),
             ("listed-certificates", print),
             ("operations", "op-1".to_owned()),
             ("policies", "own".to_owned()),

@@ -30,6 +30,8 @@ pub(crate) const ALL: &[Migration] = &[
     Migration { number: 17, sql: include_str!("../migrations/0017_metrics.sql") },
     Migration { number: 18, sql: include_str!("../migrations/0018_sign_in.sql") },
     Migration { number: 19, sql: include_str!("../migrations/0019_staged_configuration.sql") },
+    Migration { number: 20, sql: include_str!("../migrations/0020_traces.sql") },
+    Migration { number: 21, sql: include_str!("../migrations/0021_commands.sql") },
 ];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS migrations (

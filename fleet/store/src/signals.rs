@@ -23,6 +23,10 @@ pub enum Change {
     Labels(AccountName, EndpointName),
     /// A long operation was asked for or has ended.
     Operations(AccountName),
+    /// A command of a device was asked for, has moved on or has ended.
+    Command(AccountName, EndpointName),
+    /// A job of this number was asked for, or one of its commands has ended.
+    Job(AccountName, u64),
 }
 
 /// Spreads changes; in one process a channel, between nodes a message bus. A signal may be lost or doubled: receivers also look by time.

@@ -112,6 +112,8 @@ const DIGESTS: &[(i64, &str)] = &[
     (17, "sha256:eb35f0d8e8f546f195c4f25424bfc4b7ef7c43ba9c94929e3fbbca4bbac1704e"),
     (18, "sha256:ac08ee42e155ef96e93e7e65bfe41807de8fdc1606f5efb8510e6521212a625a"),
     (19, "sha256:a97038fc9179e83200aaac171524ca43c22789ed5677b5a63461706689770ff5"),
+    (20, "sha256:def60b0117dceaad6b702eef785ee7de37ffb23df08656dd00c09bd82f7a8cad"),
+    (21, "sha256:df296756e5cec8ced4d733fb0c38ed851f647de32989bdabfb9887654f00f41f"),
 ];
 
 #[test]

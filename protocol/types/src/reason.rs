@@ -120,6 +120,10 @@ codes! {
     InvalidConfiguration = "invalid_configuration", "look at the device with `mbl configuration effective` and mend the documents";
     /// The device already ran the release.
     AlreadyRunning = "already_running", "nothing: the device is where it should be";
+    /// The device does not know how to do this.
+    NotSupported = "not_supported", "update the device, or ask another one";
+    /// The device is at something else of the kind.
+    Busy = "busy", "ask again when the device has ended what it is at";
     /// Something else went wrong; the sentence says what.
     Internal = "internal", "send the logs of the device to its maker";
 }

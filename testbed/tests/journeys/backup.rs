@@ -1,21 +1,17 @@
 //! The machine of the service is lost with everything on it, and another one goes on from a backup.
 
-use std::{fs, path::Path, process::Command};
-
-use testbed::programs::program;
+use std::fs;
 
 use crate::{postgres::Server, world::World};
 
 /// Runs a verb of `mbl-service`; it must succeed.
-fn service(verb: &str, settings: &Path, world: &World, file: [&str; 2]) {
-    let mut command = Command::new(program("mbl-service").unwrap());
-    command.arg(verb).arg("--config").arg(settings).arg("--data-dir").arg(world.stage.service.data_dir()).args(file);
-    let output = command.output().unwrap();
+fn service(verb: &str, world: &World, file: [&str; 2]) {
+    let output = world.stage.service.command(verb).unwrap().args(file).output().unwrap();
     assert!(output.status.success(), "mbl-service {verb}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// With the settings `before` while the service has its first machine, and `after` on the other one.
-fn a_fleet_goes_on(before: &str, after: &str) {
+pub(crate) fn a_fleet_goes_on(before: &str, after: &str) {
     let folder = tempfile::tempdir().unwrap();
     let settings = folder.path().join("mbl-service.toml");
     fs::write(&settings, before).unwrap();
@@ -27,13 +23,12 @@ fn a_fleet_goes_on(before: &str, after: &str) {
     world.sign("1.1.0", None);
 
     let backup = folder.path().join("backup");
-    service("backup", &settings, &world, ["--out", backup.to_str().unwrap()]);
+    service("backup", &world, ["--out", backup.to_str().unwrap()]);
     world.mbl("group create later");
 
-    world.stage.service.kill().unwrap();
-    fs::remove_dir_all(world.stage.service.data_dir()).unwrap();
+    world.stage.service.lose().unwrap();
     fs::write(&settings, after).unwrap();
-    service("restore", &settings, &world, ["--from", backup.to_str().unwrap()]);
+    service("restore", &world, ["--from", backup.to_str().unwrap()]);
     world.stage.service.restart().unwrap();
 
     world.until_device("the device to come back", |device| device["device"]["connected"] == true);

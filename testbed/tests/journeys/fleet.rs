@@ -85,13 +85,11 @@ fn peak_memory_kib(pid: u32) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-#[test]
-fn fleet_loses_no_acknowledged_byte_of_an_upload_that_is_killed_six_times() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut service = Service::start(&folder.path().join("service")).unwrap();
+/// Uploads an artifact of 24 MB to a service that is killed six times meanwhile, and reads it back; its digest.
+pub(crate) fn upload_through_kills(service: &mut Service) -> Digest {
     let bytes: Vec<u8> = (0..24_000_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
     let digest = Digest::of(&bytes);
-    let (client, runtime) = (client(&service), runtime());
+    let (client, runtime) = (client(service), runtime());
     let acknowledged = Arc::new(AtomicU64::new(0));
     let (uploader, told) = (client.clone(), acknowledged.clone());
     let source = bytes.clone();
@@ -120,6 +118,14 @@ fn fleet_loses_no_acknowledged_byte_of_an_upload_that_is_killed_six_times() {
     });
     assert_eq!(Digest::of(&content), digest);
     assert_eq!(content.len(), bytes.len());
+    digest
+}
+
+#[test]
+fn fleet_loses_no_acknowledged_byte_of_an_upload_that_is_killed_six_times() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut service = Service::start(&folder.path().join("service")).unwrap();
+    upload_through_kills(&mut service);
 }
 
 #[test]
@@ -277,9 +283,7 @@ fn fleet_lets_an_operator_who_lost_every_token_back_in_while_it_runs() {
     let refused = runtime.block_on(first.tokens(&PageQuery::default())).unwrap_err();
     assert_eq!(refused.problem().unwrap().code, "token_revoked");
 
-    let mut again = Command::new(program("mbl-service").unwrap());
-    again.args(["first-token", "--data-dir"]).arg(service.data_dir());
-    assert!(again.status().unwrap().success());
+    assert!(service.command("first-token").unwrap().status().unwrap().success());
     runtime.block_on(client(&service).tokens(&PageQuery::default())).unwrap();
 }
 

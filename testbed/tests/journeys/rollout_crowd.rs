@@ -5,7 +5,6 @@ use std::{
     env::var_os,
     fs,
     path::Path,
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -21,7 +20,6 @@ use protocol_types::{
 use testbed::{
     Operator, Service,
     crowd::{Factory, Simulated},
-    programs::program,
     until,
 };
 use tokio::task::JoinSet;
@@ -109,8 +107,7 @@ fn operator(desk: &Path, service: &Service) -> Operator {
     let recipe = "version = \"1.0.0\"\n[[configuration]]\nname = \"base\"\nversion = \"1.0.0\"\nfile = \"base.json\"\n";
     fs::write(desk.join("release.toml"), recipe).unwrap();
     // The first token went to the factory.
-    let mut token = Command::new(program("mbl-service").unwrap());
-    assert!(token.args(["first-token", "--data-dir"]).arg(service.data_dir()).status().unwrap().success());
+    assert!(service.command("first-token").unwrap().status().unwrap().success());
     let operator = Operator::new(&desk.join("config"), desk);
     for line in [
         "service token --data-dir ../service --host 127.0.0.1",

@@ -117,7 +117,9 @@ impl Site {
 
     /// Starts the service and makes the operator known to it.
     fn around(machine: Machine, folder: tempfile::TempDir) -> Self {
-        let service = Service::start_with(&folder.path().join("service"), &["--public-host", HOST_ADDRESS]).unwrap();
+        // Sites are copied with everything that their service keeps, which a database elsewhere would not be.
+        let service =
+            Service::start_embedded(&folder.path().join("service"), &["--public-host", HOST_ADDRESS]).unwrap();
         let desk = folder.path().join("desk");
         let site = Self { machine, service, operator: Operator::new(&desk.join("config"), &desk), folder };
         site.mbl("service token --data-dir ../service --host 127.0.0.1");

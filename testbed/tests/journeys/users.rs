@@ -178,11 +178,7 @@ fn fleet_guesses_lock_a_user_a_restart_does_not_help_the_guesser_and_a_reset_let
     let at = format!("--service https://127.0.0.1:{port} --authority service/service-authority.pem");
     assert!(refused(&anna, &format!("{SIGN_IN} {at}")).contains("sign_in_locked"));
 
-    let token = std::process::Command::new(testbed::programs::program("mbl-service").unwrap())
-        .args(["first-token", "--data-dir"])
-        .arg(folder.path().join("service"))
-        .output()
-        .unwrap();
+    let token = service.command("first-token").unwrap().output().unwrap();
     assert!(token.status.success(), "{token:?}");
     json(&admin, "service token --data-dir service");
     json(&admin, "user reset anna --output invitation");

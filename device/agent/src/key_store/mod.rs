@@ -71,13 +71,13 @@ impl DeviceKey {
         Self::generate_with_pem().map(|(key, _)| key)
     }
 
-    fn generate_with_pem() -> Result<(Self, Zeroizing<String>), KeyStoreError> {
+    pub(crate) fn generate_with_pem() -> Result<(Self, Zeroizing<String>), KeyStoreError> {
         let pair = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(KeyStoreError::Generate)?;
         let text = Zeroizing::new(pair.serialize_pem());
         Ok((Self::in_memory(pair)?, text))
     }
 
-    fn from_pem(text: &str) -> Result<Self, KeyStoreError> {
+    pub(crate) fn from_pem(text: &str) -> Result<Self, KeyStoreError> {
         let pair =
             KeyPair::from_pkcs8_pem_and_sign_algo(text, &rcgen::PKCS_ECDSA_P256_SHA256).map_err(KeyStoreError::Key)?;
         Self::in_memory(pair)

@@ -5,6 +5,7 @@ mod configuration;
 mod connectivity;
 mod device;
 mod firmware;
+mod jobs;
 mod metrics;
 mod release;
 mod software;
@@ -31,6 +32,7 @@ use crate::{
     durable::DurableError,
     facts::{Facts, set},
     identity::Identity,
+    jobs::{JobStatus, Taken},
     orders::Orders,
     state::DurableState,
 };
@@ -72,6 +74,7 @@ pub struct DeviceObjects {
     connectivity: RwLock<Connectivity>,
     status: Option<UpdateStatus>,
     told: Option<Told>,
+    job: Option<JobStatus>,
     installed: Installed,
 }
 
@@ -86,6 +89,7 @@ impl DeviceObjects {
             connectivity: RwLock::default(),
             status: None,
             told: None,
+            job: None,
             installed: Installed::default(),
         };
         objects.refresh();
@@ -97,6 +101,7 @@ impl DeviceObjects {
         let before = self.shown();
         self.status = self.facts.status.borrow().clone();
         self.told = self.facts.told.borrow().clone();
+        self.job = self.facts.jobs.borrow().as_ref().map(crate::jobs::Ledger::status);
         let applications = self.facts.applications.borrow().clone();
         self.installed.refresh(self.status.as_ref(), applications);
         let after = self.shown();
@@ -117,7 +122,7 @@ impl DeviceObjects {
     /// Every value that depends on what the root processes report.
     fn shown(&self) -> Vec<(Path, Reading)> {
         let mut shown = Vec::new();
-        for object in [ids::DEVICE, ids::FIRMWARE, ids::SOFTWARE, ids::RELEASE, ids::CONFIGURATION] {
+        for object in [ids::DEVICE, ids::FIRMWARE, ids::SOFTWARE, ids::RELEASE, ids::CONFIGURATION, ids::JOB] {
             for instance in self.instances(object) {
                 for resource in definition(object).map_or(&[][..], |object| object.resources) {
                     // Time passes by itself; it is no news.
@@ -151,6 +156,33 @@ impl DeviceObjects {
         Ok(())
     }
 
+    /// Takes a Write of object 26244: a job, which is done once however often it comes.
+    fn write_job(&mut self, entries: &[Entry]) -> Result<(), ObjectError> {
+        let order = jobs::order(entries)?;
+        let (id, boot) = (order.id.clone(), self.facts.boot.borrow().clone());
+        let mut taken = Err(ObjectError::NotAllowed);
+        self.facts.jobs.send_if_modified(|jobs| {
+            let Some(ledger) = jobs else { return false };
+            let mut after = ledger.clone();
+            taken = match after.take(order, &boot) {
+                Taken::Known => Ok(()),
+                Taken::Busy => Err(ObjectError::Failed(ReasonCode::Busy.as_str().to_owned())),
+                // Durable first, as every order.
+                Taken::New => self.state.keep_jobs(&after).map_err(|e| {
+                    tracing::error!(error = %Chain(&e), "a job could not be kept, so it was refused");
+                    refusal(&e)
+                }),
+            };
+            let is_new = taken.is_ok() && after != *ledger;
+            if is_new {
+                tracing::info!(job = %id, "job taken");
+                *ledger = after;
+            }
+            is_new
+        });
+        taken
+    }
+
     /// Takes a Write of object 26241 on top of the orders that it leaves standing.
     fn write_release(&mut self, standing: &Orders, entries: &[Entry]) -> Result<(), ObjectError> {
         let mut writes = Vec::with_capacity(entries.len());
@@ -181,7 +213,8 @@ impl Objects for DeviceObjects {
         let all = [ids::DEVICE, ids::CONNECTIVITY, ids::FIRMWARE, ids::SOFTWARE, ids::RELEASE];
         let told = self.told.as_ref().map(|_| ids::CONFIGURATION);
         let measured = self.facts.metrics.is_there().then_some(ids::METRICS);
-        all.into_iter().chain(told).chain(measured).collect()
+        let job = self.job.as_ref().map(|_| ids::JOB);
+        all.into_iter().chain(told).chain(measured).chain(job).collect()
     }
 
     fn instances(&self, object: u16) -> Vec<u16> {
@@ -190,6 +223,7 @@ impl Objects for DeviceObjects {
             ids::DEVICE | ids::CONNECTIVITY | ids::FIRMWARE | ids::RELEASE => vec![0],
             ids::CONFIGURATION if self.told.is_some() => vec![0],
             ids::METRICS if self.facts.metrics.is_there() => vec![0],
+            ids::JOB if self.job.is_some() => vec![0],
             _ => Vec::new(),
         }
     }
@@ -206,6 +240,10 @@ impl Objects for DeviceObjects {
             }
             ids::CONFIGURATION => configuration::read(self.facts.wish.borrow().as_ref(), self.told.as_ref(), resource),
             ids::METRICS => metrics::read(&self.facts.metrics, resource),
+            ids::JOB => match (self.facts.jobs.borrow().as_ref(), &self.job) {
+                (Some(ledger), Some(status)) => jobs::read(ledger, status, resource),
+                _ => Err(ObjectError::NotFound),
+            },
             ids::RELEASE => release::read(&self.facts.orders.borrow(), status, &self.installed, resource),
             _ => Err(ObjectError::NotFound),
         }
@@ -220,6 +258,7 @@ impl Objects for DeviceObjects {
             }
             ([ids::CONFIGURATION, ..], _) if self.told.is_some() => self.write_configuration(entries),
             ([ids::METRICS, ..], _) if self.facts.metrics.is_there() => metrics::write(&self.facts.metrics, entries),
+            ([ids::JOB, ..], WriteMode::Partial) if self.job.is_some() => self.write_job(entries),
             // Releases are the only way to change software, and the clock is set by the device itself.
             _ => Err(ObjectError::NotAllowed),
         }

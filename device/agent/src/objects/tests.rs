@@ -18,6 +18,7 @@ struct Disk {
     kept: Mutex<Vec<Orders>>,
     reset: Mutex<bool>,
     wish: Mutex<Option<crate::configuration::Wish>>,
+    jobs: Mutex<crate::jobs::Ledger>,
     full: Mutex<bool>,
 }
 
@@ -42,6 +43,13 @@ impl DurableState for Disk {
             return crate::durable::replace(std::path::Path::new("/nonexistent/wish.json"), b"", 0o600);
         }
         *self.wish.lock().unwrap() = Some(wish.clone());
+        Ok(())
+    }
+    fn keep_jobs(&self, jobs: &crate::jobs::Ledger) -> Result<(), DurableError> {
+        if *self.full.lock().unwrap() {
+            return crate::durable::replace(std::path::Path::new("/nonexistent/jobs.json"), b"", 0o600);
+        }
+        *self.jobs.lock().unwrap() = jobs.clone();
         Ok(())
     }
     fn keep_enrolment(&self, _: &Enrolment) -> Result<(), DurableError> {
@@ -423,4 +431,51 @@ fn what_was_measured_is_shown_until_it_is_acknowledged_by_a_device_that_measures
     assert!(batch(&objects).samples.is_empty());
     objects.write(&target, WriteMode::Partial, &write(resource::BUDGET, 5000)).unwrap();
     assert_eq!(read(&objects, resource::BUDGET), Ok(Reading::Single(Value::Integer(5000))));
+}
+
+#[test]
+fn a_job_is_kept_before_it_is_taken_and_the_same_one_again_does_nothing() {
+    let Bench { facts, disk, mut objects, .. } = bench();
+    let target = Path::instance(ids::JOB, 0);
+    let write = |id: &str, kind: &str, arguments: &str| {
+        let entry = |resource, text: &str| Entry::new(Path::resource(ids::JOB, 0, resource), text);
+        vec![entry(ids::job::ID, id), entry(ids::job::KIND, kind), entry(ids::job::ARGUMENTS, arguments)]
+    };
+    let disk_check = write("a-1", "probe", r#"{"name":"disk"}"#);
+    assert_eq!(objects.write(&target, WriteMode::Partial, &disk_check), Err(ObjectError::NotAllowed), "no worker");
+    facts.jobs.send_replace(Some(crate::jobs::Ledger::default()));
+    objects.refresh();
+    assert!(objects.objects().contains(&ids::JOB));
+    assert_eq!(string(&objects, ids::JOB, ids::job::STATE), "none");
+
+    *disk.full.lock().unwrap() = true;
+    let refused = objects.write(&target, WriteMode::Partial, &disk_check);
+    assert!(matches!(refused, Err(ObjectError::Failed(_))), "{refused:?}");
+    assert_eq!(facts.jobs.borrow().as_ref().unwrap().status().state, "none", "what was not kept was not taken");
+    *disk.full.lock().unwrap() = false;
+    objects.write(&target, WriteMode::Partial, &disk_check).unwrap();
+    assert_eq!(disk.jobs.lock().unwrap().status().state, "running");
+    assert_eq!(objects.write(&target, WriteMode::Partial, &disk_check), Ok(()), "it is under way");
+    let busy = objects.write(&target, WriteMode::Partial, &write("a-2", "reboot", "{}"));
+    assert_eq!(busy, Err(ObjectError::Failed("busy".to_owned())));
+    for bad in [write("a-2", "shell", "{}"), write("a 2", "reboot", "{}"), write("a-2", "reboot", "[]")] {
+        let refused = objects.write(&target, WriteMode::Partial, &bad);
+        assert!(matches!(refused, Err(ObjectError::BadValue(_))), "{refused:?}");
+    }
+    let without = objects.write(&target, WriteMode::Partial, &disk_check[..2]);
+    assert!(matches!(without, Err(ObjectError::BadValue(_))), "{without:?}");
+
+    let changed = objects.refresh();
+    assert!(changed.contains(&Path::resource(ids::JOB, 0, ids::job::STATE)), "{changed:?}");
+    facts.jobs.send_modify(|jobs| {
+        let id = crate::jobs::JobId::try_from("a-1".to_owned()).unwrap();
+        assert!(jobs.as_mut().unwrap().end(&id, Ok("free_bytes 7\n".to_owned())));
+    });
+    assert_eq!(string(&objects, ids::JOB, ids::job::RESULT), "", "the state that was told is still the one of before");
+    objects.refresh();
+    let told =
+        [ids::job::REPORTED_ID, ids::job::STATE, ids::job::RESULT].map(|wanted| string(&objects, ids::JOB, wanted));
+    assert_eq!(told, ["a-1", "done", "free_bytes 7\n"]);
+    assert_eq!(objects.write(&target, WriteMode::Partial, &disk_check), Ok(()));
+    assert_eq!(string(&objects, ids::JOB, ids::job::STATE), "done", "it is not done twice");
 }

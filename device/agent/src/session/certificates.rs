@@ -8,7 +8,23 @@ use protocol_lwm2m::{
 use rustls_pki_types::CertificateDer;
 
 use super::{AUTHORITY, CERTIFICATE, RENEWAL, Session};
-use crate::{cause::Chain, enrolment::Enrolment, est, operational::Operational, random, renewal::Due};
+use crate::{
+    cause::Chain, enrolment::Enrolment, est, identity::Identity, operational::Operational,
+    operational_key::OperationalKey, random, renewal::Due,
+};
+
+/// A certificate for a new key that was asked for.
+pub(super) struct Rotating {
+    /// The number of the wish.
+    wish: u64,
+    key: OperationalKey,
+}
+
+/// The question for the next certificate, for the key of the present one.
+fn ask_again(operational: &Operational, identity: &Identity) -> Result<Message, est::EstError> {
+    let key = operational.enrolment().key.as_ref().map_or(identity.key(), OperationalKey::key);
+    est::ask_renewal(identity, key)
+}
 
 /// An enrolment on the bootstrap connection.
 pub(super) struct Enrolling {
@@ -27,7 +43,9 @@ impl Session {
             }),
             CERTIFICATE => answer.and_then(|issued| self.enrolled(issued)),
             _ => {
-                if let Err(e) = answer.and_then(|issued| self.renewed(issued)) {
+                let renewed = answer.and_then(|issued| self.renewed(issued));
+                self.tell_rotated(&renewed);
+                if let Err(e) = renewed {
                     tracing::warn!(error = %Chain(&e), "the operational certificate was not renewed");
                     let monotonic = self.monotonic();
                     self.operational.iter_mut().for_each(|it| it.renewal_mut().failed(monotonic, random::number()));
@@ -45,18 +63,53 @@ impl Session {
 
     pub(super) fn enrolled(&mut self, issued: CertificateDer<'static>) -> Result<Fact, est::EstError> {
         let Some(Enrolling { accounts, authority }) = self.enrolling.take() else { return Ok(Fact::EnrolFailed) };
-        let chain = est::accept(issued, authority.as_ref(), &self.device.identity, self.present())?;
+        let identity = &self.device.identity;
+        let chain = est::accept(issued, authority.as_ref(), (identity, identity.key()), self.present())?;
         tracing::info!("operational certificate issued");
-        self.take_up(Enrolment { accounts, chain });
+        self.take_up(Enrolment { accounts, chain, key: None });
         Ok(Fact::Enrolled)
     }
 
     pub(super) fn renewed(&mut self, issued: CertificateDer<'static>) -> Result<(), est::EstError> {
-        let chain = est::accept(issued, None, &self.device.identity, self.present())?;
+        let asked_for = self.rotating.as_ref().map(|rotating| rotating.key.clone());
+        let key = asked_for.or_else(|| self.operational.as_ref().and_then(|it| it.enrolment().key.clone()));
+        let identity = &self.device.identity;
+        let for_key = key.as_ref().map_or(identity.key(), OperationalKey::key);
+        let chain = est::accept(issued, None, (identity, for_key), self.present())?;
         let accounts = self.client.accounts().cloned().unwrap_or_default();
         tracing::info!("operational certificate renewed");
-        self.take_up(Enrolment { accounts, chain });
+        self.take_up(Enrolment { accounts, chain, key });
         Ok(())
+    }
+
+    /// Asks for a certificate for a new key, if none is asked for just now.
+    pub(super) fn rotate(&mut self) -> Vec<Fact> {
+        let wish = *self.heard.rotate.borrow_and_update();
+        let Some(operational) = &mut self.operational else { return Vec::new() };
+        let asked = OperationalKey::generate().map_err(est::EstError::from).and_then(|key| {
+            let request = est::ask_renewal(&self.device.identity, key.key())?;
+            Ok((key, request))
+        });
+        match asked {
+            Ok((key, request)) => {
+                operational.renewal_mut().asked();
+                self.rotating = Some(Rotating { wish, key });
+                vec![Fact::Request { id: RENEWAL, request }]
+            }
+            Err(e) => {
+                tracing::error!(error = %Chain(&e), "cannot ask for a certificate for a new key");
+                self.device.facts.rotated.send_replace((wish, Some(Chain(&e).to_string())));
+                Vec::new()
+            }
+        }
+    }
+
+    /// Tells whoever asked for a new key what came of it; the connection made with the old one is left.
+    fn tell_rotated(&mut self, renewed: &Result<(), est::EstError>) {
+        let Some(Rotating { wish, .. }) = self.rotating.take() else { return };
+        self.leaves_line = renewed.is_ok();
+        let why = renewed.as_ref().err().map(|e| Chain(e).to_string());
+        self.device.facts.rotated.send_replace((wish, why));
     }
 
     /// Keeps an enrolment and uses it from the next connection on.
@@ -92,7 +145,7 @@ impl Session {
                 tracing::warn!("the operational certificate has expired, enrolling anew");
                 vec![Fact::BootstrapAgain]
             }
-            Due::Renew => match est::ask_renewal(&self.device.identity) {
+            Due::Renew => match ask_again(operational, &self.device.identity) {
                 Ok(request) => {
                     operational.renewal_mut().asked();
                     vec![Fact::Request { id: RENEWAL, request }]

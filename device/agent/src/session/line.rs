@@ -112,7 +112,7 @@ impl Session {
         if let Line::Open(connection) = std::mem::replace(&mut self.line, Line::Idle) {
             connection.close().await;
         }
-        tracing::info!("dialing anew, with another configuration of the network");
+        tracing::info!("dialing anew, with another network or key");
         Fact::Lost
     }
 

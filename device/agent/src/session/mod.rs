@@ -30,6 +30,7 @@ use crate::{
     est,
     facts::{Facts, set},
     identity::Identity,
+    jobs::Ledger,
     network::Network,
     objects::{About, DeviceObjects},
     operational::Operational,
@@ -41,7 +42,7 @@ use crate::{
     tls::{Trust, TrustError},
     trusted_time::TimeError,
 };
-use certificates::Enrolling;
+use certificates::{Enrolling, Rotating};
 use line::Line;
 
 /// What one connection may cost.
@@ -92,6 +93,9 @@ pub struct Session {
     /// Facts that steps brought about, in order.
     due: VecDeque<Fact>,
     enrolling: Option<Enrolling>,
+    rotating: Option<Rotating>,
+    /// Whether the line was made with a key that is no longer in use.
+    leaves_line: bool,
     asking: Option<Pending<Result<UnixSeconds, TimeError>>>,
     heard: Heard,
     heartbeat: Heartbeat,
@@ -108,7 +112,9 @@ struct Heard {
     restarting: watch::Receiver<bool>,
     told: watch::Receiver<Option<Told>>,
     metrics: watch::Receiver<u64>,
+    jobs: watch::Receiver<Option<Ledger>>,
     reconnect: watch::Receiver<u64>,
+    rotate: watch::Receiver<u64>,
     /// The number in `reconnect` that the line has followed.
     followed: u64,
     /// The service hears of news no earlier than this.
@@ -126,6 +132,7 @@ enum Event {
     Measured,
     Ordered,
     Reconnect,
+    Rotate,
     LookAtCertificate,
     Time(Result<UnixSeconds, TimeError>),
     Beat,
@@ -157,8 +164,10 @@ impl Session {
             restarting: facts.restarting.subscribe(),
             told: facts.told.subscribe(),
             metrics: facts.metrics.due(),
+            jobs: facts.jobs.subscribe(),
             followed: *facts.reconnect.borrow(),
             reconnect: facts.reconnect.subscribe(),
+            rotate: facts.rotate.subscribe(),
             next_report: Instant::now(),
         };
         let objects = DeviceObjects::new(about, facts.clone(), device.state.clone(), device.trust.clock().clone());
@@ -174,6 +183,8 @@ impl Session {
             wake: None,
             due: VecDeque::new(),
             enrolling: None,
+            rotating: None,
+            leaves_line: false,
             asking: None,
             heard,
             heartbeat: Heartbeat::default(),
@@ -242,8 +253,10 @@ impl Session {
                 Due::Renew | Due::Expired => Duration::ZERO,
             }
         });
-        let Self { line, wake, asking, heard, client, heartbeat, .. } = self;
+        let renewing = self.operational.as_ref().is_some_and(|operational| operational.renewal().is_under_way());
+        let Self { line, wake, asking, heard, client, heartbeat, rotating, .. } = self;
         let registered = client.is_registered();
+        let may_rotate = registered && rotating.is_none() && !renewing;
         let beat = heartbeat.wait(monotonic);
         tokio::select! {
             () = stop.cancelled(), if !stopping => Event::Stop,
@@ -253,8 +266,10 @@ impl Session {
             Ok(()) = not_before(heard.next_report, heard.applications.changed()) => Event::Reported,
             Ok(()) = not_before(heard.next_report, heard.told.changed()) => Event::Reported,
             Ok(()) = heard.metrics.changed() => Event::Measured,
+            Ok(()) = not_before(heard.next_report, heard.jobs.changed()) => Event::Reported,
             Ok(()) = heard.orders.changed() => Event::Ordered,
             Ok(()) = heard.reconnect.changed() => Event::Reconnect,
+            Ok(()) = heard.rotate.changed(), if may_rotate => Event::Rotate,
             time = pending(asking) => Event::Time(time),
             () = sleep_for(wake.map(|wake| wake.since(now))) => Event::TimePassed,
             () = sleep_for(look), if registered => Event::LookAtCertificate,
@@ -280,6 +295,7 @@ impl Session {
                 self.heard.status.mark_unchanged();
                 self.heard.applications.mark_unchanged();
                 self.heard.told.mark_unchanged();
+                self.heard.jobs.mark_unchanged();
                 changed(self.objects.refresh())
             }
             Event::Measured => vec![Fact::Changed(Path::resource(ids::METRICS, 0, ids::metrics::SAMPLES))],
@@ -293,6 +309,7 @@ impl Session {
                 self.heard.followed = *self.heard.reconnect.borrow_and_update();
                 vec![self.hang_up().await]
             }
+            Event::Rotate => self.rotate(),
             Event::LookAtCertificate => self.look_at_certificate(),
             // The loop has turned, which is all that it is for.
             Event::Beat => Vec::new(),
@@ -354,7 +371,13 @@ impl Session {
                 let by = if by == Target::Bootstrap { "bootstrap" } else { "management" };
                 tracing::warn!(by, %code, diagnostic, "the service refused this device");
             }
-            Step::Answered { id, result } => self.answered(id, result),
+            Step::Answered { id, result } => {
+                self.answered(id, result);
+                if std::mem::take(&mut self.leaves_line) {
+                    let fact = self.hang_up().await;
+                    self.due.push_back(fact);
+                }
+            }
             Step::Stopped => self.stopped = true,
         }
     }

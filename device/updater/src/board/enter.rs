@@ -145,7 +145,7 @@ fn go(board: u32, uid: Option<u32>, no_network: bool) -> Result<(), EnterError> 
     if parent == Some(board) { Ok(()) } else { Err(EnterError::BoardGone) }
 }
 
-/// Gives the agent its own part of the state and its key, and keeps the rest of the key store from it: whoever owns that folder
+/// Gives the agent its own part of the state, its key and a look at the logs, and keeps the rest of the key store from it: whoever owns that folder
 /// could replace the floor and the recorded digest of the factory document.
 pub(super) fn give_to_agent(device_dir: &Path, uid: u32) -> io::Result<()> {
     fs::set_permissions(device_dir, fs::Permissions::from_mode(0o711))?;
@@ -159,6 +159,13 @@ pub(super) fn give_to_agent(device_dir: &Path, uid: u32) -> io::Result<()> {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(e),
         }
+    }
+    let log = device_dir.join("log");
+    // It hands in the end of a log when the service asks for that. New files take the group of the folder.
+    chown(&log, Some(0), Some(uid))?;
+    fs::set_permissions(&log, fs::Permissions::from_mode(0o2751))?;
+    for entry in fs::read_dir(&log)? {
+        lchown(entry?.path(), None, Some(uid))?;
     }
     give_tree(&device_dir.join("state/agent"), uid)
 }

@@ -20,6 +20,7 @@ fn without_a_command_the_nouns_are_listed() {
         "release",
         "rollout",
         "operation",
+        "job",
         "events",
         "image",
     ] {
@@ -54,6 +55,17 @@ fn a_rollout_without_an_audience_is_misuse() {
     let seen = Desk::new().see("rollout start 1.0.0");
     assert!(seen.starts_with("exit 2\n"), "{seen}");
     assert!(seen.contains("<--all|--group <NAME>|--filter <FILTER>|--device <NAME>>"), "{seen}");
+}
+
+#[test]
+fn a_job_without_an_audience_and_a_time_without_a_unit_are_misuse() {
+    let seen = Desk::new().see("job start reboot");
+    assert!(seen.starts_with("exit 2\n"), "{seen}");
+    assert!(seen.contains("<--all|--group <NAME>|--where <FILTER>|--device <NAME>>"), "{seen}");
+    let seen = Desk::new().see("device read gate-1 /3/0/13 --wait 30");
+    assert!(seen.starts_with("exit 2\n") && seen.contains("write it as in 30s, 5m, 2h or 1d"), "{seen}");
+    let seen = Desk::new().see("device write gate-1 /3303/0/1 5 --type number");
+    assert!(seen.starts_with("exit 2\n") && seen.contains("object_link"), "{seen}");
 }
 
 #[test]

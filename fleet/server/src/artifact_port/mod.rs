@@ -3,7 +3,7 @@
 
 mod range;
 
-use std::{io::Cursor, sync::Arc};
+use std::{future::ready, io, sync::Arc};
 
 use axum::{
     Extension, Json, Router,
@@ -14,30 +14,27 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use bytes::Bytes;
 use data_encoding::BASE64;
 use fleet_store::StoreError;
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, stream};
 use protocol_types::{Digest, ReasonCode};
 use rustls::ServerConnection;
 use serde::{Deserialize, Serialize};
-use tokio::{
-    fs::File,
-    io::{AsyncRead, AsyncReadExt as _, AsyncSeekExt as _},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
-use tokio_util::io::ReaderStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::range::Wanted;
-use crate::{authority::CertificateFacts, crowd::Crowd, fleet::Fleet, metrics::HandshakeLabels, tls::Peer};
+use crate::{
+    artifact_store::ByteStream, authority::CertificateFacts, crowd::Crowd, fleet::Fleet, metrics::HandshakeLabels,
+    tls::Peer,
+};
 
 /// The port's name in logs and metrics.
 pub(crate) const NAME: &str = "artifacts";
-/// Answers under way at a time; with [`CHUNK`] they bound the memory of the port, however slowly devices read.
+/// Answers under way at a time; each one holds no more than a few pieces in memory, however slowly its device reads.
 const TRANSFERS: usize = 1024;
 /// Connections of one device.
 const OF_ONE_DEVICE: u8 = 8;
-/// Bytes that one answer holds in memory.
-const CHUNK: usize = 64 * 1024;
 /// Seconds after which a device that found no room asks again.
 const RETRY_AFTER_S: &str = "5";
 /// Longest name of a metadata file.
@@ -172,12 +169,14 @@ async fn metadata(
     }
     let transfer = shop.transfer()?;
     let file = shop.fleet.store.account(&who.identity.account).metadata_file(&name).await?;
-    let bytes = file.ok_or(Refusal::Nothing)?;
+    let bytes = Bytes::from(file.ok_or(Refusal::Nothing)?);
     let (size, tag) = (u64::try_from(bytes.len()).unwrap_or(u64::MAX), Digest::of(&bytes));
     let wanted = range::wanted(&headers, &tag, size);
-    let mut reader = Cursor::new(bytes);
-    reader.set_position(wanted.first());
-    Ok(answer((wanted, size, tag), ("application/json", reader), transfer))
+    let range = wanted.range(size);
+    // A file of metadata is in memory, so its positions are.
+    let range = [range.start, range.end].map(|at| usize::try_from(at).unwrap_or(bytes.len()));
+    let piece = stream::once(ready(Ok(bytes.slice(range[0]..range[1])))).boxed();
+    Ok(answer((wanted, size, tag), ("application/json", piece), transfer))
 }
 
 async fn artifact(
@@ -194,16 +193,13 @@ async fn artifact(
         return Err(Refusal::Nothing);
     }
     let wanted = range::wanted(&headers, &digest, row.size);
-    let opened = async {
-        let mut file = File::open(shop.fleet.artifacts.path(account, &digest)).await?;
-        file.seek(std::io::SeekFrom::Start(wanted.first())).await?;
-        Ok::<_, std::io::Error>(file)
-    };
-    let file = opened.await.map_err(|error| {
-        tracing::error!(%account, %digest, %error, "an artifact cannot be opened");
-        Refusal::Failed
+    let opened = shop.fleet.artifacts.stream(account, &digest, wanted.range(row.size)).await;
+    let bytes = opened.map_err(|error| {
+        tracing::error!(%account, %digest, error = %crate::Chain(&error), "an artifact cannot be opened");
+        // An object store that is away comes back; the device asks again.
+        if error.kind() == io::ErrorKind::NotConnected { Refusal::Busy } else { Refusal::Failed }
     })?;
-    Ok(answer((wanted, row.size, digest), ("application/octet-stream", file), transfer))
+    Ok(answer((wanted, row.size, digest), ("application/octet-stream", bytes), transfer))
 }
 
 impl Shop {
@@ -212,14 +208,14 @@ impl Shop {
     }
 }
 
-/// Streams what is wanted of `size` bytes; `reader` stands at its first byte. The place is held until the last byte has left.
-fn answer<R: AsyncRead + Send + 'static>(
+/// Sends what is wanted of `size` bytes, which is what `bytes` brings. The place is held until the last byte has left.
+fn answer(
     (wanted, size, tag): (Wanted, u64, Digest),
-    (kind, reader): (&'static str, R),
+    (kind, bytes): (&'static str, ByteStream),
     transfer: OwnedSemaphorePermit,
 ) -> Response {
     let length = wanted.length(size);
-    let stream = ReaderStream::with_capacity(reader.take(length), CHUNK).map(move |chunk| {
+    let stream = bytes.map(move |chunk| {
         let _held = &transfer;
         chunk
     });

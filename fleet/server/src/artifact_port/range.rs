@@ -1,5 +1,7 @@
 //! Which bytes a request wants (RFC 9110, section 14). Never opens a file.
 
+use std::ops::Range;
+
 use axum::http::{HeaderMap, header};
 use protocol_types::Digest;
 
@@ -16,11 +18,16 @@ pub(super) enum Wanted {
 
 impl Wanted {
     /// The first byte.
-    pub(super) const fn first(self) -> u64 {
+    const fn first(self) -> u64 {
         match self {
             Self::Whole | Self::Nothing => 0,
             Self::Part { first, .. } => first,
         }
+    }
+
+    /// Which bytes of `size`.
+    pub(super) const fn range(self, size: u64) -> Range<u64> {
+        self.first()..self.first() + self.length(size)
     }
 
     /// How many bytes of `size`.

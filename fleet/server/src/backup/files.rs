@@ -23,9 +23,9 @@ fn is_of_this_run(name: &str) -> bool {
     ["lock", Addresses::FILE, "first-token", RESTORING].contains(&name) || name.starts_with(EMBEDDED)
 }
 
-/// What is not whole yet: uploads that go on and files that take the place of others.
+/// What is not whole yet: uploads that go on, here and to a bucket, and files that take the place of others.
 fn is_unfinished(name: &str) -> bool {
-    name.ends_with(".part") || name.ends_with(".new")
+    [".part", ".upload", ".new"].iter().any(|end| name.ends_with(end))
 }
 
 /// The files to keep, in order of their names.

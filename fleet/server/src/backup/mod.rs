@@ -1,13 +1,14 @@
 //! Backups of a service that goes on running, and the way back. Format: `docs/formats/backup.md`.
 //!
 //! First the database, as of one moment, then the files: what the database knows of is on disk before its row is, and files are replaced whole
-//! or not at all. So a backup never names what it does not have.
+//! or not at all. So a backup never names what it does not have. Artifacts in a bucket stay there; the backup says which, and a restore looks for them.
 
 mod archive;
 mod database;
 mod files;
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -16,7 +17,8 @@ use fleet_store::StoreError;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Clock, Config,
+    BucketError, Clock, Config,
+    artifact_store::Bucket,
     durable::{self, Audience},
 };
 
@@ -26,6 +28,10 @@ const ABOUT: &str = "backup.json";
 const DATA: &str = "data/";
 /// The member with a dump of PostgreSQL.
 const DUMP: &str = "postgres.dump";
+/// The member with the lengths of the artifacts in the bucket, by account and digest.
+const OBJECTS: &str = "objects.json";
+/// What the names of artifacts in the data directory begin with.
+const ARTIFACTS: &str = "artifacts/";
 /// Lies in a data directory while it is restored; a service does not start there.
 pub(crate) const RESTORING: &str = "restoring";
 
@@ -33,7 +39,7 @@ pub(crate) const RESTORING: &str = "restoring";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct About {
-    /// 1.
+    /// 1, or 2 with a bucket.
     format: u32,
     /// When it was begun, in Unix seconds.
     made: u64,
@@ -41,6 +47,9 @@ struct About {
     service: String,
     /// Where the database is.
     database: Engine,
+    /// Name and prefix of the bucket with the artifacts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bucket: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +104,30 @@ pub enum BackupError {
         /// In the settings.
         here: &'static str,
     },
+    /// The bucket of the settings cannot be used.
+    #[error("cannot open the bucket of artifacts")]
+    Bucket(#[from] BucketError),
+    /// The bucket does not say what it holds.
+    #[error("cannot list the artifacts in the bucket `{bucket}`")]
+    List {
+        /// Its name and prefix.
+        bucket: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The backup is of a service with a bucket, and the settings name none.
+    #[error("the artifacts of this backup are in the bucket `{0}`: set `bucket` as it was, or to a copy of it")]
+    NoBucket(String),
+    /// The bucket does not have what the backup leaves to it.
+    #[error("the bucket `{bucket}` lacks {missing} artifacts of the backup, `{first}` for one: copy them there first")]
+    Missing {
+        /// Its name and prefix.
+        bucket: String,
+        /// How many.
+        missing: usize,
+        /// The first of them.
+        first: String,
+    },
     /// The file is not a whole backup.
     #[error("{} is not a whole backup: {rule}", path.display())]
     Broken {
@@ -129,6 +162,23 @@ impl Engine {
 /// # Errors
 /// If anything cannot be read or `out` cannot be written; then there is no `out`.
 pub async fn back_up(config: &Config, out: &Path, clock: &Clock) -> Result<Backup, BackupError> {
+    back_up_with(config, open(config).await?.as_ref(), out, clock).await
+}
+
+/// The bucket of the settings.
+async fn open(config: &Config) -> Result<Option<Bucket>, BackupError> {
+    match &config.bucket {
+        Some(settings) => Ok(Some(Bucket::open(settings).await?)),
+        None => Ok(None),
+    }
+}
+
+async fn back_up_with(
+    config: &Config,
+    bucket: Option<&Bucket>,
+    out: &Path,
+    clock: &Clock,
+) -> Result<Backup, BackupError> {
     if out.exists() {
         return Err(at("make", out)(io::ErrorKind::AlreadyExists.into()));
     }
@@ -137,8 +187,13 @@ pub async fn back_up(config: &Config, out: &Path, clock: &Clock) -> Result<Backu
     let scratch = tempfile::Builder::new().prefix(".mbl-backup-").tempdir_in(above).map_err(at("use", above))?;
     let (copy, growing) = (scratch.path().join("database"), scratch.path().join("backup"));
     let engine = Engine::of(config);
-    let about =
-        About { format: 1, made: clock.now().0, service: env!("CARGO_PKG_VERSION").to_owned(), database: engine };
+    let about = About {
+        format: if bucket.is_some() { 2 } else { 1 },
+        made: clock.now().0,
+        service: env!("CARGO_PKG_VERSION").to_owned(),
+        database: engine,
+        bucket: bucket.map(|bucket| bucket.name().to_owned()),
+    };
     database::copy(config, &copy).await?;
     let mut archive = archive::Writer::new(&growing)?;
     archive.add_bytes(ABOUT, &serde_json::to_vec(&about).map_err(|e| at("write", out)(e.into()))?)?;
@@ -147,7 +202,17 @@ pub async fn back_up(config: &Config, out: &Path, clock: &Clock) -> Result<Backu
         Engine::Postgres => archive.add(DUMP, &copy)?,
     }
     for file in files::kept(&config.data_dir)? {
-        archive.add(&format!("{DATA}{}", file.name), &file.path)?;
+        match archive.add(&format!("{DATA}{}", file.name), &file.path) {
+            // The service has moved it into the bucket, which is listed after this.
+            Err(BackupError::File { source, .. })
+                if bucket.is_some() && file.name.starts_with(ARTIFACTS) && source.kind() == io::ErrorKind::NotFound => {
+            }
+            other => other?,
+        }
+    }
+    if let Some(bucket) = bucket {
+        let text = serde_json::to_vec(&list(bucket).await?).map_err(|e| at("write", out)(e.into()))?;
+        archive.add_bytes(OBJECTS, &text)?;
     }
     let members = archive.finish()?;
     fs::rename(&growing, out).and_then(|()| durable::sync_folder_of(out)).map_err(at("make", out))?;
@@ -160,6 +225,10 @@ pub async fn back_up(config: &Config, out: &Path, clock: &Clock) -> Result<Backu
 /// # Errors
 /// If the backup is not whole, the directory is in use, or something cannot be written.
 pub async fn restore(config: &Config, from: &Path) -> Result<Backup, BackupError> {
+    restore_with(config, open(config).await?.as_ref(), from).await
+}
+
+async fn restore_with(config: &Config, bucket: Option<&Bucket>, from: &Path) -> Result<Backup, BackupError> {
     let data_dir = &config.data_dir;
     files::make_empty(data_dir)?;
     let about = about(from)?;
@@ -167,24 +236,55 @@ pub async fn restore(config: &Config, from: &Path) -> Result<Backup, BackupError
     if about.database != here {
         return Err(BackupError::OtherDatabase { there: about.database.name(), here: here.name() });
     }
+    if let (Some(there), None) = (about.bucket, bucket) {
+        return Err(BackupError::NoBucket(there));
+    }
     let marker = data_dir.join(RESTORING);
     durable::write(&marker, b"", Audience::Owner).map_err(at("write", &marker))?;
     let dump = data_dir.join(DUMP);
     let place = |name: &str| match name {
-        ABOUT => Some(data_dir.join(ABOUT)),
+        ABOUT | OBJECTS => Some(data_dir.join(name)),
         DUMP => Some(dump.clone()),
         _ => name.strip_prefix(DATA).filter(|rest| !rest.is_empty()).map(|rest| data_dir.join(rest)),
     };
     let members = archive::unpack(from, place)?;
+    if let Some(bucket) = bucket {
+        look_for(bucket, &data_dir.join(OBJECTS)).await?;
+    }
     if let Some(url) = &config.database_url {
         database::fill(url, &dump).await?;
         durable::remove(&dump).map_err(at("remove", &dump))?;
     }
-    let about = data_dir.join(ABOUT);
-    durable::remove(&about).map_err(at("remove", &about))?;
+    for name in [ABOUT, OBJECTS] {
+        let path = data_dir.join(name);
+        durable::remove(&path).map_err(at("remove", &path))?;
+    }
     files::sync_folders(data_dir)?;
     durable::remove(&marker).map_err(at("remove", &marker))?;
     Ok(Backup { members })
+}
+
+async fn list(bucket: &Bucket) -> Result<BTreeMap<String, u64>, BackupError> {
+    bucket.list().await.map_err(|source| BackupError::List { bucket: bucket.name().to_owned(), source })
+}
+
+/// Looks in the bucket for every artifact that the backup leaves to it; `listed` is its member, if it has one.
+async fn look_for(bucket: &Bucket, listed: &Path) -> Result<(), BackupError> {
+    let text = match fs::read(listed) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(at("read", listed))?,
+    };
+    let wanted: BTreeMap<String, u64> = serde_json::from_slice(&text).map_err(|e| at("read", listed)(e.into()))?;
+    let there = list(bucket).await?;
+    let mut missing = wanted.iter().filter(|(name, length)| there.get(*name) != Some(*length));
+    match missing.next() {
+        None => Ok(()),
+        Some((first, _)) => Err(BackupError::Missing {
+            bucket: bucket.name().to_owned(),
+            missing: 1 + missing.count(),
+            first: first.clone(),
+        }),
+    }
 }
 
 /// What the backup in `path` says of itself.
@@ -192,90 +292,11 @@ fn about(path: &Path) -> Result<About, BackupError> {
     let broken = |rule: &str| BackupError::Broken { path: path.to_owned(), rule: rule.to_owned() };
     let text = archive::first(path, ABOUT)?.ok_or_else(|| broken("it does not begin as one"))?;
     let about: About = serde_json::from_slice(&text).map_err(|_| broken("what it says of itself is not understood"))?;
-    if about.format != 1 {
+    if ![1, 2].contains(&about.format) {
         return Err(broken("it has a newer format; restore it with the version of the service that made it"));
     }
     Ok(about)
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use fleet_store::Store;
-    use protocol_types::{AccountName, UnixSeconds};
-
-    use super::*;
-
-    const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
-
-    async fn used(data_dir: &Path) -> Config {
-        let config = Config { data_dir: data_dir.to_owned(), ..Config::default() };
-        fs::create_dir_all(data_dir.join("artifacts/acme")).unwrap();
-        fs::create_dir_all(data_dir.join("authority")).unwrap();
-        for (name, text) in [
-            ("authority/service.pem", "a key"),
-            ("artifacts/acme/00ff", "an artifact"),
-            ("artifacts/acme/11ee.part", "half of one"),
-            ("first-token", "a secret"),
-            ("lock", ""),
-        ] {
-            fs::write(data_dir.join(name), text).unwrap();
-        }
-        let store = Store::open_file(&data_dir.join(database::EMBEDDED), Arc::new(()), NOW).await.unwrap();
-        store.ensure_account(&AccountName::new("acme").unwrap(), "Acme", NOW).await.unwrap();
-        config
-    }
-
-    #[tokio::test]
-    async fn what_is_whole_comes_back_and_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let config = used(&folder.path().join("first")).await;
-        let out = folder.path().join("backup");
-        let made = back_up(&config, &out, &Clock::system()).await.unwrap();
-        assert!(back_up(&config, &out, &Clock::system()).await.is_err(), "a backup that is there stays");
-        let there = fs::read_dir(folder.path()).unwrap().count();
-        assert_eq!(there, 2, "nothing is left beside it");
-
-        let again = Config { data_dir: folder.path().join("second"), ..Config::default() };
-        assert_eq!(restore(&again, &out).await.unwrap(), made);
-        let read = |name: &str| fs::read_to_string(again.data_dir.join(name)).ok();
-        assert_eq!(read("authority/service.pem").as_deref(), Some("a key"));
-        assert_eq!(read("artifacts/acme/00ff").as_deref(), Some("an artifact"));
-        for name in ["artifacts/acme/11ee.part", "first-token", "lock", ABOUT, RESTORING] {
-            assert_eq!(read(name), None, "{name}");
-        }
-        let store = Store::open_file(&again.data_dir.join(database::EMBEDDED), Arc::new(()), NOW).await.unwrap();
-        let accounts = store.service_wide().accounts_after("", 9).await.unwrap();
-        assert_eq!(accounts.iter().map(|account| account.name.as_str()).collect::<Vec<_>>(), ["acme"]);
-        assert!(matches!(restore(&again, &out).await, Err(BackupError::NotEmpty(_))));
-    }
-
-    #[tokio::test]
-    async fn no_service_starts_on_a_restore_that_broke_off() {
-        let folder = tempfile::tempdir().unwrap();
-        let config = used(&folder.path().join("first")).await;
-        let out = folder.path().join("backup");
-        back_up(&config, &out, &Clock::system()).await.unwrap();
-        let whole = fs::read(&out).unwrap();
-        fs::write(&out, &whole[..whole.len() - 2000]).unwrap();
-        let again = Config { data_dir: folder.path().join("second"), ..Config::default() };
-        assert!(restore(&again, &out).await.is_err());
-        let started = crate::run::occupy(&again.data_dir);
-        assert!(matches!(started, Err(crate::RunError::Restoring(_))), "{started:?}");
-        fs::write(&out, "no backup").unwrap();
-        let other = Config { data_dir: folder.path().join("third"), ..Config::default() };
-        assert!(matches!(restore(&other, &out).await, Err(BackupError::Broken { .. })));
-    }
-
-    #[tokio::test]
-    async fn a_backup_of_one_database_is_not_restored_into_another_kind() {
-        let folder = tempfile::tempdir().unwrap();
-        let config = used(&folder.path().join("first")).await;
-        let out = folder.path().join("backup");
-        back_up(&config, &out, &Clock::system()).await.unwrap();
-        let url = Some("postgres://nobody@localhost/none".to_owned());
-        let other = Config { data_dir: folder.path().join("second"), database_url: url, ..Config::default() };
-        assert!(matches!(restore(&other, &out).await, Err(BackupError::OtherDatabase { .. })));
-    }
-}
+mod tests;

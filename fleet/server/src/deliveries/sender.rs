@@ -18,6 +18,7 @@ use crate::{
     cloud_event::cloud_event,
     config::Config,
     outgoing::{AddressPolicy, Outgoing, Target},
+    traces,
 };
 
 /// What a receiver may say in its answer; the rest is not read.
@@ -73,13 +74,16 @@ impl Sender {
         let Message { account, secrets, now, .. } = message;
         let id = format!("evt_{account}_{}", event.id);
         let body = serde_json::to_vec(&cloud_event(account, event.clone())).map_err(|error| failed(&error))?;
-        let request = client
+        let mut request = client
             .post(target.url)
             .header(CONTENT_TYPE, "application/cloudevents+json; charset=utf-8")
             .header("webhook-id", &id)
             .header("webhook-timestamp", now.0)
             .header("webhook-signature", signature(secrets, &id, now, &body))
             .body(body);
+        if let Some(place) = traces::of(&tracing::Span::current()) {
+            request = request.header(traces::HEADER, place);
+        }
         // The address may hold what only its owner should know; it stands in no message.
         let mut answer = request.send().await.map_err(|error| failed(&error.without_url()))?;
         let status = answer.status();

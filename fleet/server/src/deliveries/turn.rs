@@ -5,6 +5,8 @@ use std::{sync::Arc, time::Duration};
 use fleet_store::{AccountScope, AfterFailure, Delivery, EventRow, FailedTry, StoreError};
 use protocol_types::GroupName;
 use tokio::time::{Instant, sleep};
+use tracing::{Instrument as _, Span};
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use super::{
     Looked,
@@ -12,7 +14,7 @@ use super::{
     retry::{self, Before, Failure, Limits},
     sender::{Message, Sender},
 };
-use crate::{fleet::Fleet, metrics::DeliveryLabels};
+use crate::{fleet::Fleet, metrics::DeliveryLabels, traces};
 
 /// Events between two notes of the position: what a service that dies at the wrong instant sends twice at most.
 const TOGETHER: u32 = 50;
@@ -156,10 +158,27 @@ impl Turn {
         let url = delivery.row.url.as_deref().unwrap_or_default();
         let now = self.fleet.clock.now();
         let message = Message { account: self.account.name(), events, secrets: &delivery.secrets, now };
-        let sent = self.sender.send(url, message).await;
+        let span = self.span(events).await;
+        let sent = self.sender.send(url, message).instrument(span.clone()).await;
+        if let Err(failure) = &sent {
+            span.set_attribute("error.type", failure.reason.clone());
+        }
         let result = if sent.is_ok() { "accepted" } else { "failed" };
         self.fleet.metrics.deliveries.get_or_create(&DeliveryLabels { result }).inc();
         sent
+    }
+
+    /// The span of a delivery, in the trace of the request that the first of its events comes from.
+    async fn span(&self, events: &[EventRow]) -> Span {
+        if self.fleet.config.traces.is_none() {
+            return Span::none();
+        }
+        let (account, subscription) = (self.account.name(), &self.name);
+        let span = tracing::info_span!("delivery", %account, %subscription, events = events.len());
+        if let Some(subject) = events.first().and_then(|event| traces::subject(&event.subject)) {
+            traces::adopt_cause(&self.fleet, &self.account, &span, subject).await;
+        }
+        span
     }
 
     fn failed(&self, at: (u64, Before), failure: Failure) -> FailedTry {

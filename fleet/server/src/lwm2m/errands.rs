@@ -35,6 +35,10 @@ pub(super) enum Errand {
     ObserveMetrics,
     /// Tell it what it need not send again.
     AcknowledgeMetrics,
+    /// Give it the next command of an operator.
+    Command,
+    /// Hear at once and from then on what it says about its jobs.
+    ObserveJobs,
     /// See whether it still answers although it has registered elsewhere.
     Probe,
 }
@@ -49,6 +53,7 @@ impl Errand {
                 | Self::WriteWish
                 | Self::WriteConfiguration
                 | Self::WriteMetricsBudget
+                | Self::Command
         )
     }
 }
@@ -92,6 +97,7 @@ impl Errands {
         self.add(Errand::NameArtifactServer);
         self.add(Errand::WriteWish);
         self.add(Errand::WriteConfiguration);
+        self.add(Errand::Command);
     }
 
     /// Adds an errand, unless it waits already.
@@ -197,6 +203,7 @@ mod tests {
         assert_eq!(errands.next(true), Some(Errand::NameArtifactServer));
         assert_eq!(errands.next(true), Some(Errand::WriteWish));
         assert_eq!(errands.next(true), Some(Errand::WriteConfiguration));
+        assert_eq!(errands.next(true), Some(Errand::Command));
     }
 
     #[test]

@@ -28,6 +28,8 @@ impl Attention {
     pub(crate) const REPLACED: Self = Self(4);
     /// What the device should have as its configuration may have changed.
     pub(crate) const CONFIGURATION: Self = Self(8);
+    /// A command of the device was asked for, or taken back.
+    pub(crate) const COMMANDS: Self = Self(64);
 
     pub(crate) const fn has(self, other: Self) -> bool {
         self.0 & other.0 != 0

@@ -3,25 +3,24 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use fleet_store::{Parent, Presence, Promise, Standing, StoreError};
+use fleet_store::{Presence, Promise, Standing, StoreError};
 use protocol_lwm2m::{
-    coap::{Code, Message},
     formats::Entry,
-    server::{
-        Answer, Content, Decision, Ended, Fact, Operation, Question, Registration, RegistrationUpdate, RequestError,
-        Step,
-    },
+    server::{Answer, Content, Ended, Fact, Operation, Registration, RequestError, Step},
 };
-use protocol_types::{Reason, ReasonCode};
+use protocol_types::Reason;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{Instant, sleep_until},
 };
+use tracing::Span;
 
 use super::{
-    Attention, Devices, configuration,
+    Attention, Devices,
+    commands::Commands,
+    configuration, errand_span,
     errands::{self, Errand, Errands, RELEASE},
-    est::{self, EstRequest},
+    jobs,
     live::Live,
     metrics::{self, Measures},
     report,
@@ -29,39 +28,39 @@ use super::{
 };
 use crate::authority::CertificateFacts;
 
-/// An update is noted as presence at most this often.
-const HEARD_STEP: Duration = Duration::from_secs(30);
-/// Least time between two registrations on one connection, and between two reports: nobody may keep the disk busy for others.
-const REGISTRATION_PACE: Duration = Duration::from_secs(1);
+/// Least time between two reports: nobody may keep the disk busy for others.
 const REPORT_PACE: Duration = Duration::from_millis(100);
 /// How long an older connection has to prove that there are two of the device.
 const PROBE: Duration = Duration::from_secs(5);
-/// Certificates in one connection: one renewal, and some tries.
-const MAX_CERTIFICATES: u8 = 4;
 
 /// One connection and what is left to do on it.
 pub(super) struct Visit {
     pub(super) facts: CertificateFacts,
     /// Tells this connection from every other one of the device.
-    session: u64,
+    pub(super) session: u64,
     pub(super) devices: Devices,
     pub(super) live: Arc<Live>,
     /// What the device has promised when it registered.
-    promise: Promise,
+    pub(super) promise: Promise,
     /// Whether the device tells of its configuration on this registration.
     pub(super) tells_configuration: bool,
     /// How the device stands while it is registered here.
-    registered: Option<Standing>,
+    pub(super) registered: Option<Standing>,
     pub(super) errands: Errands,
     pub(super) measures: Measures,
-    heard: Instant,
+    pub(super) commands: Commands,
+    /// The span of the errand that is under way.
+    span: Span,
+    /// When its presence was noted last.
+    pub(super) heard: Instant,
     /// When the next registration and the next report are due at the earliest.
-    next_registration: Instant,
+    pub(super) next_registration: Instant,
     next_report: Instant,
-    certificates: u8,
+    /// How often it asked for a certificate.
+    pub(super) certificates: u8,
     /// When the connection ends because the device is elsewhere.
     leave_at: Option<Instant>,
-    is_over: bool,
+    pub(super) is_over: bool,
 }
 
 /// Serves one connection to its end.
@@ -120,6 +119,8 @@ impl Visit {
             registered: None,
             errands: Errands::default(),
             measures: Measures::new(),
+            commands: Commands::new(),
+            span: Span::none(),
             heard: Instant::now(),
             next_registration: Instant::now(),
             next_report: Instant::now(),
@@ -140,6 +141,10 @@ impl Visit {
                 self.configuration_reported(&entries).await;
             }
             Step::Notified { path, entries, .. } if path == metrics::SAMPLES => self.measured(&entries).await,
+            Step::Notified { path, entries, .. } if path == jobs::JOB => self.job_reported(&entries).await,
+            Step::Notified { id, entries, .. } if self.commands.observes(id) => self.observed(id, entries).await,
+            Step::ObservationEnded { id, .. } if self.commands.observes(id) => self.observation_ended(id).await,
+            Step::Updated(_) => self.awake(),
             Step::ObservationEnded { error, .. } => {
                 let (identity, error) = (&self.facts.identity, crate::Chain(&error));
                 tracing::warn!(account = %identity.account, device = %identity.endpoint, %error, "device ended its reports");
@@ -151,94 +156,6 @@ impl Visit {
         None
     }
 
-    async fn decide(&mut self, question: Question) -> Decision {
-        match question {
-            Question::Register(registration) => self.register(&registration).await,
-            Question::Update(update) => self.update(&update).await,
-            Question::Other(message) => Decision::Respond(self.est(&message).await),
-            Question::Bootstrap { .. } => Decision::Refuse {
-                code: Code::METHOD_NOT_ALLOWED,
-                diagnostic: "bootstrap with the bootstrap server".to_owned(),
-            },
-        }
-    }
-
-    async fn register(&mut self, registration: &Registration) -> Decision {
-        sleep_until(self.next_registration).await;
-        self.next_registration = Instant::now() + REGISTRATION_PACE;
-        let identity = &self.facts.identity;
-        if registration.endpoint.as_ref().is_some_and(|endpoint| *endpoint != identity.endpoint) {
-            return self.refuse(ReasonCode::IdentityMismatch);
-        }
-        if self.has_expired() {
-            return self.refuse(ReasonCode::CertificateUnknown);
-        }
-        self.promise = Promise::new(registration.lifetime, registration.queue_mode);
-        let what =
-            Presence::Registers { serial: self.facts.serial.clone(), session: self.session, promise: self.promise };
-        let standing = match self.devices.presence.record(identity, what).await {
-            Ok(Ok(standing)) => standing,
-            Ok(Err(reason)) => return self.refuse(reason),
-            Err(_) => return unavailable(),
-        };
-        match self.devices.fleet.random.bytes::<8>() {
-            Ok(location) => {
-                self.registered = Some(standing);
-                Decision::Register { location: hex::encode(location) }
-            }
-            Err(error) => {
-                tracing::error!(error = %crate::Chain(&error), "a registration was given up");
-                unavailable()
-            }
-        }
-    }
-
-    async fn update(&mut self, update: &RegistrationUpdate) -> Decision {
-        if self.has_expired() {
-            self.is_over = true;
-            return self.refuse(ReasonCode::CertificateUnknown);
-        }
-        let promised = update.lifetime.map(|lifetime| Promise::new(lifetime, self.promise.sleeps()));
-        let promise = promised.filter(|promise| *promise != self.promise);
-        if promise.is_some() || self.heard.elapsed() >= HEARD_STEP {
-            if self.devices.presence.record(&self.facts.identity, Presence::Heard { promise }).await.is_err() {
-                return unavailable();
-            }
-            self.promise = promise.unwrap_or(self.promise);
-            self.heard = Instant::now();
-        }
-        self.devices.fleet.metrics.updates.inc();
-        Decision::Allow
-    }
-
-    fn refuse(&self, reason: ReasonCode) -> Decision {
-        let identity = &self.facts.identity;
-        self.devices.fleet.metrics.refused(reason);
-        tracing::info!(account = %identity.account, device = %identity.endpoint, %reason, "registration refused");
-        Decision::Refuse { code: Code::FORBIDDEN, diagnostic: reason.as_str().to_owned() }
-    }
-
-    /// TLS looks at the end of a certificate only once, and connections may outlive it.
-    fn has_expired(&self) -> bool {
-        self.facts.not_after <= self.devices.fleet.clock.now()
-    }
-
-    async fn est(&mut self, message: &Message) -> Message {
-        match EstRequest::read(message) {
-            Err(code) => Message::refusal(code, "no such resource"),
-            Ok(EstRequest::Enrol) => Message::refusal(Code::NOT_FOUND, "enrol with the bootstrap server"),
-            Ok(_) if self.has_expired() => Message::refusal(Code::FORBIDDEN, ReasonCode::CertificateUnknown.as_str()),
-            Ok(EstRequest::Authority) => est::authority(&self.devices, &self.facts).await,
-            Ok(EstRequest::Renew) => {
-                self.certificates = self.certificates.saturating_add(1);
-                if self.certificates > MAX_CERTIFICATES {
-                    return Message::refusal(Code::FORBIDDEN, "too many certificate requests on one connection");
-                }
-                est::certificate(&self.devices, &self.facts, Parent::Operational(&self.facts.serial), message).await
-            }
-        }
-    }
-
     /// The device has heard that it is registered.
     async fn registered(&mut self, registration: &Registration) {
         let identity = &self.facts.identity;
@@ -247,6 +164,8 @@ impl Visit {
         self.heard = Instant::now();
         self.errands.after_registration();
         self.tells_configuration = false;
+        self.resume_commands().await;
+        let identity = &self.facts.identity;
         tracing::info!(
             account = %identity.account, device = %identity.endpoint, lifetime = registration.lifetime, "device registered"
         );
@@ -261,13 +180,14 @@ impl Visit {
         while let Some(errand) = self.errands.next(may_order) {
             if let Some((operation, generation)) = self.operation(errand).await {
                 let id = self.errands.begin(errand, generation);
+                self.span = errand_span::begin(&self.devices.fleet, &self.facts.identity, errand).await;
                 return Some(Fact::Request { id, operation });
             }
         }
         None
     }
 
-    async fn operation(&self, errand: Errand) -> Option<(Operation, u64)> {
+    async fn operation(&mut self, errand: Errand) -> Option<(Operation, u64)> {
         Some(match errand {
             Errand::FactoryReset => return self.reset().await,
             Errand::NameArtifactServer => (errands::name_artifact_server(self.devices.fleet.artifact_uri()), 0),
@@ -279,6 +199,8 @@ impl Visit {
             Errand::WriteMetricsBudget => (metrics::write_budget(self.devices.fleet.config.metrics.bytes_per_day), 0),
             Errand::ObserveMetrics => (metrics::observe(), 0),
             Errand::AcknowledgeMetrics => (metrics::acknowledge(self.measures.kept_until), 0),
+            Errand::Command => return self.command().await,
+            Errand::ObserveJobs => (jobs::observe(), 0),
             Errand::Probe => (errands::probe(), 0),
         })
     }
@@ -309,6 +231,10 @@ impl Visit {
 
     async fn answered(&mut self, id: u64, result: Result<Answer, RequestError>) {
         let Some(under_way) = self.errands.answered(id) else { return };
+        errand_span::end(std::mem::replace(&mut self.span, Span::none()), result.as_ref().err());
+        if under_way.errand == Errand::Command {
+            return self.command_answered((id, under_way.generation), result).await;
+        }
         let identity = &self.facts.identity;
         let answer = match result {
             Ok(answer) => answer,
@@ -339,6 +265,7 @@ impl Visit {
                 }
             }
             (Errand::WriteConfiguration, _) => self.configuration_taken(under_way.generation).await,
+            (Errand::ObserveJobs, Content::Entries(entries)) => self.job_reported(&entries).await,
             (Errand::ObserveConfiguration, Content::Entries(entries)) => self.configuration_reported(&entries).await,
             (Errand::ObserveMetrics, Content::Entries(entries)) => self.measured(&entries).await,
             (Errand::Probe, _) => self.seen_twice().await,
@@ -349,7 +276,9 @@ impl Visit {
                 | Errand::ObserveConfiguration
                 | Errand::WriteMetricsBudget
                 | Errand::ObserveMetrics
-                | Errand::AcknowledgeMetrics,
+                | Errand::AcknowledgeMetrics
+                | Errand::ObserveJobs
+                | Errand::Command,
                 _,
             ) => {}
         }
@@ -433,28 +362,6 @@ impl Visit {
         }
     }
 
-    /// The probe of an older connection brought no value. One that does not answer is what an honest device leaves behind; one that
-    /// answers, whatever it says, is alive.
-    async fn probed(&mut self, error: &RequestError) {
-        match error {
-            RequestError::Refused { .. } | RequestError::Decode(_) => self.seen_twice().await,
-            RequestError::Exchange(_)
-            | RequestError::Encode(_)
-            | RequestError::NotRegistered
-            | RequestError::NotObserved => self.is_over = true,
-        }
-    }
-
-    /// The device answered here after it had registered elsewhere: there are two of it.
-    async fn seen_twice(&mut self) {
-        let identity = &self.facts.identity;
-        tracing::warn!(account = %identity.account, device = %identity.endpoint, "one identity answers in two places");
-        if self.devices.presence.record(identity, Presence::SeenTwice).await.is_err() {
-            tracing::error!(account = %identity.account, device = %identity.endpoint, "a clone was not recorded");
-        }
-        self.is_over = true;
-    }
-
     /// Looks again at what others have changed.
     async fn look_at(&mut self, attention: Attention) {
         if attention.has(Attention::REPLACED) {
@@ -471,6 +378,9 @@ impl Visit {
         }
         if attention.has(Attention::CONFIGURATION) && self.registered.is_some() {
             self.errands.add(Errand::WriteConfiguration);
+        }
+        if attention.has(Attention::COMMANDS) && self.registered.is_some() {
+            self.errands.add(Errand::Command);
         }
     }
 
@@ -514,8 +424,4 @@ impl Visit {
         let (identity, error) = (&self.facts.identity, crate::Chain(error));
         tracing::error!(account = %identity.account, device = %identity.endpoint, what, %error, "the store failed");
     }
-}
-
-fn unavailable() -> Decision {
-    Decision::Refuse { code: Code::SERVICE_UNAVAILABLE, diagnostic: "try again later".to_owned() }
 }

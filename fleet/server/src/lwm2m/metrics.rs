@@ -203,7 +203,7 @@ mod tests {
         let elsewhere = Path::resource(ids::METRICS, 0, 7);
         assert!(batch(&at(elsewhere, Value::Opaque(sent.encode()))).is_err());
         assert!(batch(&at(SAMPLES, Value::Integer(7))).is_err());
-        assert_eq!((least_gap(128 * 1024), least_gap(u64::MAX)), (29, 1));
+        assert_eq!((least_gap(128 * 1024), least_gap(u64::MAX)), (32, 1));
     }
 
     proptest! {

@@ -4,8 +4,12 @@
 //! port         accepts, shakes hands within limits, finds out who it is
 //!   └ wire     one connection: bytes ⇄ messages ⇄ `protocol_lwm2m::server::Session`
 //!       ├ bootstrap     decides on the bootstrap port: admit, write the accounts, answer EST
-//!       └ management    decides on the management port: register, take reports, renew certificates
+//!       └ management    one connection of the management port: takes reports, hands out what is wanted
+//!           ├ decisions register, stay registered, renew certificates
 //!           └ errands   what the service wants of a registered device, in order
+//! clones       one identity in two places
+//! commands     what operators ask of a device, and what it answers
+//! jobs         object 26244: parts of jobs
 //! configuration  object 26242: what the service writes of a device's configuration and reads of it
 //! metrics      object 26243: the budget, what devices measured, what of it is on disk
 //! presence     writes many registrations in one transaction
@@ -18,9 +22,14 @@
 //! only here: the store has it first.
 
 mod bootstrap;
+mod clones;
+mod commands;
 mod configuration;
+mod decisions;
+mod errand_span;
 mod errands;
 mod est;
+mod jobs;
 mod live;
 mod management;
 mod metrics;
@@ -88,9 +97,13 @@ pub(crate) async fn pass_on_changes(devices: Devices) {
             Ok(Change::Labels(account, endpoint) | Change::Released(account, endpoint)) => {
                 devices.live.call(&account, &endpoint, Attention::CONFIGURATION);
             }
-            Ok(Change::Event(_) | Change::Device(..) | Change::Rollouts(_) | Change::Operations(_)) => {}
+            Ok(Change::Command(account, endpoint)) => devices.live.call(&account, &endpoint, Attention::COMMANDS),
+            Ok(
+                Change::Event(_) | Change::Device(..) | Change::Rollouts(_) | Change::Operations(_) | Change::Job(..),
+            ) => {}
             Err(RecvError::Lagged(_)) => {
-                devices.live.call_all(Attention::WISH | Attention::STANDING | Attention::CONFIGURATION);
+                let everything = Attention::WISH | Attention::STANDING | Attention::CONFIGURATION;
+                devices.live.call_all(everything | Attention::COMMANDS);
             }
             Err(RecvError::Closed) => return,
         }

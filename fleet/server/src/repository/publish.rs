@@ -151,7 +151,7 @@ pub(super) async fn document(fleet: &Fleet, account: &AccountScope, part: Part) 
     if part.size > DOCUMENT_BYTES {
         return Ok(None);
     }
-    let bytes = fleet.artifacts.read(account.name(), &part.digest).await.map_err(|e| Refusal::internal(&e))?;
+    let bytes = fleet.artifacts.read(account.name(), &part.digest).await.map_err(|e| Refusal::storage(&e))?;
     Ok(Some(bytes))
 }
 

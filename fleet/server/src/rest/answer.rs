@@ -1,6 +1,6 @@
 //! Refusals as HTTP: the one table from what went wrong inside to what a caller hears.
 
-use std::any::Any;
+use std::{any::Any, io};
 
 use axum::{
     http::{HeaderValue, StatusCode, header},
@@ -9,7 +9,7 @@ use axum::{
 use fleet_api::{Problem, ProblemCode};
 use fleet_store::StoreError;
 
-use super::gate::RefusedBecause;
+use super::{gate::RefusedBecause, observe::instance};
 use crate::users::NotVerified;
 
 /// What a handler answers.
@@ -39,6 +39,21 @@ impl Refusal {
     pub(crate) fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
         tracing::error!(error = %crate::Chain(error), "a request failed");
         Self::new(ProblemCode::Internal, "the service could not do what it was asked")
+    }
+
+    /// The disk, or the object store, did not do what it should.
+    pub(crate) fn storage(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                tracing::error!(%error, "the data directory is full");
+                Self::new(ProblemCode::NoRoom, "the disk of the service is full")
+            }
+            io::ErrorKind::NotConnected => {
+                tracing::error!(error = %crate::Chain(error), "the object store does not answer");
+                Self::new(ProblemCode::Unavailable, "the object store of the service does not answer")
+            }
+            _ => Self::internal(error),
+        }
     }
 }
 
@@ -87,10 +102,11 @@ impl From<crate::random::RandomError> for Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let problem = Problem { instance: instance(), ..*self.0 };
         // A problem is text and numbers alone, so it always has a JSON form.
-        let body = serde_json::to_vec(&self.0).unwrap_or_default();
+        let body = serde_json::to_vec(&problem).unwrap_or_default();
         let mut response = (status, body).into_response();
-        response.extensions_mut().insert(RefusedBecause(self.0.code.clone()));
+        response.extensions_mut().insert(RefusedBecause(problem.code));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = self.1 {

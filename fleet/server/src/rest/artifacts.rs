@@ -1,6 +1,6 @@
 //! `/artifacts`: uploads in pieces that go on where the last one ended, and downloads for export.
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
 use axum::{
     Json,
@@ -16,7 +16,7 @@ use fleet_store::{AccountScope, ArtifactRow, StoreError};
 use futures_util::StreamExt;
 use protocol_types::Digest;
 use tokio::time::timeout;
-use tokio_util::io::ReaderStream;
+use tracing::Instrument as _;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -26,7 +26,7 @@ use super::{
     paging::Paging,
 };
 use crate::{
-    artifact_files::{Checked, Part, Turn},
+    artifact_store::{Checked, Part, Turn},
     fleet::Fleet,
 };
 
@@ -120,8 +120,13 @@ async fn append(
     let digest = digest(&hex)?;
     let at = piece_offset(request.headers())?;
     let account = &who.account;
-    account.artifact(&digest).await?;
-    let Some(turn) = fleet.artifacts.turn(account.name(), digest) else {
+    let before = account.artifact(&digest).await?;
+    let turn = match fleet.artifacts.turn(account.name(), digest) {
+        // Every byte is there, and somebody checks them: whoever waits for that hears how it ends.
+        None if before.received == before.size => fleet.artifacts.next_turn(account.name(), digest).await,
+        turn => turn,
+    };
+    let Some(turn) = turn else {
         return Err(Refusal::new(ProblemCode::UploadBusy, "another request uploads these bytes now"));
     };
     let row = account.artifact(&digest).await?;
@@ -138,7 +143,9 @@ async fn append(
             let received = timeout(PIECE, receive(account, &row, &turn, (request.into_body(), silence)));
             received.await.map_err(|_| Refusal::new(ProblemCode::TooSlow, "the piece took too long"))??;
         }
-        finish(&fleet, account, &digest, &turn).await?;
+        // Goes on to its end if the asker goes away, so that whoever asks again need not wait from the beginning.
+        let finishing = finish(fleet, account.clone(), digest, turn).in_current_span();
+        tokio::spawn(finishing).await.map_err(|e| Refusal::internal(&e))??;
     }
     let row = account.artifact(&digest).await?;
     Ok((progress(&row), Json(view(row))))
@@ -159,7 +166,7 @@ fn piece_offset(headers: &HeaderMap) -> Reply<u64> {
 /// Writes what comes. Whatever ends the piece, every byte that arrived before stays, unless there is no room: then what was not yet
 /// acknowledged is given back, so that the rest of the service can go on.
 async fn receive(account: &AccountScope, row: &ArtifactRow, turn: &Turn, body: (HttpBody, Duration)) -> Reply<()> {
-    let Some(mut part) = turn.open(row.received).await.map_err(|e| disk(&e))? else {
+    let Some(mut part) = turn.open(row.received).await.map_err(|e| Refusal::storage(&e))? else {
         account.artifact_received(&row.digest, 0).await?;
         let detail = "bytes that had arrived are gone; the upload goes on at 0";
         return Err(Refusal::new(ProblemCode::OffsetMismatch, detail));
@@ -167,10 +174,10 @@ async fn receive(account: &AccountScope, row: &ArtifactRow, turn: &Turn, body: (
     let ended = copy(account, row, &mut part, body).await;
     if ended.as_ref().is_err_and(|refusal| refusal.0.code == ProblemCode::NoRoom.as_str()) {
         let acknowledged = account.artifact(&row.digest).await?.received;
-        turn.open(acknowledged).await.map_err(|e| disk(&e))?;
+        turn.open(acknowledged).await.map_err(|e| Refusal::storage(&e))?;
         return ended;
     }
-    part.sync().await.map_err(|e| disk(&e))?;
+    part.sync().await.map_err(|e| Refusal::storage(&e))?;
     account.artifact_received(&row.digest, part.at()).await?;
     ended
 }
@@ -195,9 +202,9 @@ async fn copy(
             let detail = format!("the piece goes beyond the announced {} bytes", row.size);
             return Err(Refusal::new(ProblemCode::TooLarge, detail));
         }
-        part.write(&piece).await.map_err(|e| disk(&e))?;
+        part.write(&piece).await.map_err(|e| Refusal::storage(&e))?;
         if part.at().saturating_sub(acknowledged) >= ACKNOWLEDGE {
-            part.sync().await.map_err(|e| disk(&e))?;
+            part.sync().await.map_err(|e| Refusal::storage(&e))?;
             account.artifact_received(&row.digest, part.at()).await?;
             acknowledged = part.at();
         }
@@ -205,29 +212,18 @@ async fn copy(
 }
 
 /// Checks the digest once every byte is there.
-async fn finish(fleet: &Fleet, account: &AccountScope, digest: &Digest, turn: &Turn) -> Reply<()> {
-    let row = account.artifact(digest).await?;
+async fn finish(fleet: Fleet, account: AccountScope, digest: Digest, turn: Turn) -> Reply<()> {
+    let row = account.artifact(&digest).await?;
     if row.received < row.size {
         return Ok(());
     }
-    match turn.finish().await.map_err(|e| disk(&e))? {
-        Checked::Kept => Ok(account.artifact_complete(digest, fleet.clock.now()).await?),
+    match turn.finish().await.map_err(|e| Refusal::storage(&e))? {
+        Checked::Kept => Ok(account.artifact_complete(&digest, fleet.clock.now()).await?),
         Checked::Discarded => {
-            account.artifact_received(digest, 0).await?;
+            account.artifact_received(&digest, 0).await?;
             let detail = format!("the {} bytes that arrived do not have the digest {digest}", row.size);
             Err(Refusal::new(ProblemCode::DigestMismatch, detail))
         }
-    }
-}
-
-/// What a caller hears when the disk did not do what it should.
-pub(super) fn disk(error: &io::Error) -> Refusal {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            tracing::error!(%error, "the data directory is full");
-            Refusal::new(ProblemCode::NoRoom, "the disk of the service is full")
-        }
-        _ => Refusal::internal(error),
     }
 }
 
@@ -246,11 +242,11 @@ async fn content(
     if !row.complete {
         return Err(Refusal::new(ProblemCode::WrongState, "the artifact is not complete yet"));
     }
-    let path = fleet.artifacts.path(who.account.name(), &digest);
-    let file = tokio::fs::File::open(path).await.map_err(|e| Refusal::internal(&e))?;
+    let bytes =
+        fleet.artifacts.stream(who.account.name(), &digest, 0..row.size).await.map_err(|e| Refusal::storage(&e))?;
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
         (header::CONTENT_LENGTH, HeaderValue::from(row.size)),
     ];
-    Ok((StatusCode::OK, headers, HttpBody::from_stream(ReaderStream::new(file))))
+    Ok((StatusCode::OK, headers, HttpBody::from_stream(bytes)))
 }

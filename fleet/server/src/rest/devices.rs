@@ -64,7 +64,8 @@ const fn standing_wanted(standing: Standing) -> fleet_store::Standing {
     }
 }
 
-const fn presence_view(presence: PresenceState) -> Presence {
+/// A presence as the API shows it.
+pub(super) const fn presence_view(presence: PresenceState) -> Presence {
     match presence {
         PresenceState::Connected => Presence::Connected,
         PresenceState::Sleeping => Presence::Sleeping,

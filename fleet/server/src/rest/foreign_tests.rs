@@ -74,13 +74,17 @@ impl Operation {
 
     /// The path with the names of things that are there.
     fn path_to(&self, things: &BTreeMap<&'static str, String>) -> String {
-        let Some((before, rest)) = self.path.split_once("/{") else { return self.path.clone() };
-        let collection = before.strip_prefix("/api/v1/").unwrap();
-        let (_, after) = rest.split_once('}').unwrap();
-        let thing =
-            things.get(collection).unwrap_or_else(|| panic!("TestService::fill makes nothing for {}", self.path));
-        assert!(!after.contains('{'), "{} names two things", self.path);
-        format!("{before}/{thing}{after}")
+        let (mut path, mut rest) = (String::new(), self.path.as_str());
+        // What belongs to a thing is named after it: `/devices/{endpoint}/commands/{id}`.
+        while let Some((before, named)) = rest.split_once("/{") {
+            let collection = before.strip_prefix("/api/v1/").unwrap_or_else(|| before.trim_start_matches('/'));
+            let (_, after) = named.split_once('}').unwrap();
+            let thing =
+                things.get(collection).unwrap_or_else(|| panic!("TestService::fill makes nothing for {}", self.path));
+            path += &format!("{before}/{thing}");
+            rest = after;
+        }
+        path + rest
     }
 
     fn request(&self, path: &str, token: &str, account: Option<&str>) -> Request<Body> {

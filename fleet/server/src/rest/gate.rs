@@ -22,6 +22,7 @@ use crate::{
     durable,
     fleet::Fleet,
     proxies::client_address,
+    traces,
 };
 
 /// The other end of the connection that a request came on.
@@ -85,6 +86,10 @@ pub(crate) async fn admit(State(fleet): State<Fleet>, request: Request, next: Ne
                 token: shown.token.id.clone(),
             };
             parts.extensions.insert(admitted);
+            if changes {
+                // Before anything comes of it: what does looks for its cause.
+                traces::note(&fleet, &account, parts.uri.path()).await;
+            }
             (account, next.run(Request::from_parts(parts, body)).await)
         }
         Err((account, refusal)) => (account, refusal.into_response()),

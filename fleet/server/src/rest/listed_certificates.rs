@@ -17,7 +17,6 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Refusal, Reply,
-    artifacts::disk,
     body::{Parameters, Segments, idempotency_key},
     caller::{Caller, need},
     device_edits::{Begun, begun},
@@ -133,10 +132,10 @@ async fn begin(
     (key, mut hasher): (Option<String>, Hasher),
 ) -> Reply<fleet_store::OperationRow> {
     let account = who.account.name();
-    let mut file = fleet.lists.create(account, name).await.map_err(|e| disk(&e))?;
+    let mut file = fleet.lists.create(account, name).await.map_err(|e| Refusal::storage(&e))?;
     let received = timeout(ARRIVAL, receive(&mut file, body, &mut hasher, fleet.config.limits.slow_sender())).await;
     let lines = received.map_err(|_| Refusal::new(ProblemCode::TooSlow, "the list took too long"))??;
-    fleet.lists.sync(file, account, name).await.map_err(|e| disk(&e))?;
+    fleet.lists.sync(file, account, name).await.map_err(|e| Refusal::storage(&e))?;
     match fleet.lists.lines(fleet.lists.path(account, name), String::new(), 0).await {
         Ok(_) => {}
         Err(ReadListError::Head(fault)) => return Err(Refusal::value("list", fault.to_string())),
@@ -166,7 +165,7 @@ async fn receive(file: &mut tokio::fs::File, body: HttpBody, hasher: &mut Hasher
             return Err(Refusal::new(ProblemCode::TooLarge, detail));
         }
         hasher.update(&piece);
-        file.write_all(&piece).await.map_err(|e| disk(&e))?;
+        file.write_all(&piece).await.map_err(|e| Refusal::storage(&e))?;
     }
     Ok((ends + u64::from(last != b'\n')).saturating_sub(1))
 }

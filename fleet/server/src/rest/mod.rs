@@ -10,6 +10,8 @@ mod audit;
 mod authorities;
 mod body;
 mod caller;
+mod command_wait;
+mod commands;
 mod configuration;
 mod description;
 mod device_edits;
@@ -28,6 +30,7 @@ mod health;
 mod identity_provider;
 mod inventory;
 mod invitations;
+mod jobs;
 mod listed_certificates;
 mod metrics;
 mod observe;
@@ -88,6 +91,7 @@ fn resources() -> OpenApiRouter<Fleet> {
         .merge(single_sign_on::router())
         .merge(subscriptions::router())
         .merge(artifacts::router())
+        .merge(commands::router())
         .merge(configuration::router())
         .merge(effective_configuration::router())
         .merge(secrets::router())
@@ -99,6 +103,7 @@ fn resources() -> OpenApiRouter<Fleet> {
         .merge(inventory::router())
         .merge(metrics::router())
         .merge(invitations::router())
+        .merge(jobs::router())
         .merge(operations::router())
         .merge(device_edits::router())
         .merge(listed_certificates::router())
@@ -141,9 +146,13 @@ pub(crate) fn router(fleet: Fleet) -> Router {
 #[cfg(test)]
 mod access_tests;
 #[cfg(test)]
+mod command_tests;
+#[cfg(test)]
 mod configuration_tests;
 #[cfg(test)]
 mod foreign_tests;
+#[cfg(test)]
+mod job_tests;
 #[cfg(test)]
 mod journey_tests;
 #[cfg(test)]

@@ -8,10 +8,21 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use tracing::Instrument;
+use tracing::{Instrument, Span};
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use super::gate::RequestId;
-use crate::{fleet::Fleet, metrics::RequestLabels};
+use crate::{fleet::Fleet, metrics::RequestLabels, traces};
+
+tokio::task_local! {
+    /// The id of the request that is being answered.
+    static REQUEST: String;
+}
+
+/// The name of the request that is being answered, for its problem.
+pub(super) fn instance() -> Option<String> {
+    REQUEST.try_with(|id| format!("urn:mbl:request:{id}")).ok()
+}
 
 /// Gives the request an id, which also stands in the answer, and notes how it ended.
 pub(crate) async fn request(State(fleet): State<Fleet>, mut request: Request, next: Next) -> Response {
@@ -20,10 +31,17 @@ pub(crate) async fn request(State(fleet): State<Fleet>, mut request: Request, ne
     request.extensions_mut().insert(RequestId(id.clone()));
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
-    let span = tracing::info_span!("request", %id, %method, route);
-    let mut response = next.run(request).instrument(span.clone()).await;
+    // Probes and scrapes come again and again, and tell nobody anything.
+    let is_api = route.starts_with(fleet_api::BASE_PATH);
+    let span = if is_api { tracing::info_span!("request", %id, %method, route) } else { Span::none() };
+    if let Some(place) = request.headers().get(traces::HEADER).and_then(|value| value.to_str().ok()) {
+        traces::adopt(&span, place);
+    }
+    let answered = REQUEST.scope(id.clone(), next.run(request).instrument(span.clone()));
+    let mut response = answered.await;
     let status = response.status().as_u16();
-    if route.starts_with(fleet_api::BASE_PATH) {
+    span.set_attribute("http.response.status_code", i64::from(status));
+    if is_api {
         let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         span.in_scope(|| tracing::info!(status, milliseconds, "request answered"));
     }

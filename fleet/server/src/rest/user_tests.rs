@@ -118,12 +118,19 @@ async fn whatever_is_not_right_is_refused_in_the_same_words_after_the_same_time(
         let (status, answer) = sign_in(&service, name, password, code).await;
         assert!(begun.elapsed() >= Duration::from_millis(500), "{name} {code}");
         assert_eq!(status, StatusCode::UNAUTHORIZED, "{answer}");
-        answers.push(answer);
+        answers.push(words(answer));
     }
     answers.dedup();
     assert_eq!(answers.len(), 1, "{answers:?}");
     let other = json!({"account": "nowhere", "name": "anna", "password": PASSWORD, "code": good});
-    assert_eq!(nobody(&service).post("/sessions", &other).await, (StatusCode::UNAUTHORIZED, answers[0].clone()));
+    let (status, answer) = nobody(&service).post("/sessions", &other).await;
+    assert_eq!((status, words(answer)), (StatusCode::UNAUTHORIZED, answers[0].clone()));
+}
+
+/// A problem without the name of its request, which no two have.
+fn words(mut problem: Value) -> Value {
+    assert!(problem.as_object_mut().unwrap().remove("instance").is_some(), "{problem}");
+    problem
 }
 
 #[tokio::test]

@@ -48,7 +48,9 @@ async fn concerns(changes: &mut tokio::sync::broadcast::Receiver<Change>) {
                 | Change::Configuration(_)
                 | Change::Released(..)
                 | Change::Labels(..)
-                | Change::Operations(_),
+                | Change::Operations(_)
+                | Change::Command(..)
+                | Change::Job(..),
             ) => {}
             // The sender lives as long as the service; without it only time wakes this task.
             Err(RecvError::Closed) => std::future::pending().await,

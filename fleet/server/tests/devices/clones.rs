@@ -12,8 +12,18 @@ use crate::{
 };
 
 pub(crate) async fn register(service: &Service, identity: &Identity, endpoint: &str) -> Wire {
+    register_with(service, identity, (endpoint, &[])).await
+}
+
+/// Registers with further queries.
+pub(crate) async fn register_with(
+    service: &Service,
+    identity: &Identity,
+    (endpoint, queries): (&str, &[&str]),
+) -> Wire {
     let mut wire = Wire::open(service.addresses.lwm2m, &service.authority_pem, identity).await.unwrap();
-    let answer = wire.ask(registration(endpoint)).await.unwrap();
+    let registration = queries.iter().fold(registration(endpoint), |message, query| message.query(query));
+    let answer = wire.ask(registration).await.unwrap();
     assert_eq!(answer.code, Code::CREATED, "{}", answer.diagnostic());
     wire
 }

@@ -26,6 +26,8 @@ use crate::{
     wire::{connect, tls},
 };
 
+/// The resource that asks for a restart.
+const RESTART: (u16, u16) = (3, 4);
 /// The resource that asks for a factory reset.
 const FACTORY_RESET: (u16, u16) = (3, 5);
 
@@ -83,10 +85,10 @@ impl Objects for Memory {
     }
 
     fn execute(&mut self, object: u16, _: u16, resource: u16, _: &str) -> Result<(), ObjectError> {
-        if (object, resource) != FACTORY_RESET {
+        if ![RESTART, FACTORY_RESET].contains(&(object, resource)) {
             return Err(ObjectError::NotAllowed);
         }
-        self.0.insert(FACTORY_RESET, Reading::from("executed"));
+        self.0.insert((object, resource), Reading::from("executed"));
         Ok(())
     }
 }
@@ -114,6 +116,7 @@ pub(crate) enum News {
     Wish { path: String, digest: String, rollout: String },
     ArtifactServer(String),
     FactoryReset,
+    Restart,
 }
 
 pub(crate) struct Device {
@@ -169,6 +172,11 @@ impl Device {
                 Err(_) => panic!("the device never told {what}: {passed:?}"),
             }
         }
+    }
+
+    /// News that have come and were not waited for.
+    pub(crate) fn passed(&mut self) -> Vec<News> {
+        std::iter::from_fn(|| self.news.try_recv().ok()).collect()
     }
 
     pub(crate) async fn registered(&mut self) {
@@ -299,6 +307,9 @@ impl Running {
         let (path, digest, rollout) = (text(0), text(1), text(2));
         if self.memory.0.remove(&FACTORY_RESET).is_some() {
             self.tell(News::FactoryReset).await;
+        }
+        if self.memory.0.remove(&RESTART).is_some() {
+            self.tell(News::Restart).await;
         }
         if !server.is_empty() {
             self.tell(News::ArtifactServer(server)).await;

@@ -9,9 +9,11 @@
 
 mod artifacts;
 mod clones;
+mod commands;
 mod device;
 mod factory;
 mod hostile;
+mod jobs;
 mod life;
 mod refusals;
 mod service;

@@ -117,6 +117,17 @@ impl Wire {
         }
     }
 
+    /// Waits for the service's request for this path, which is left unanswered, and says yes to the others.
+    pub(crate) async fn asked_for(&mut self, path: &str) -> io::Result<Message> {
+        loop {
+            let message = self.receive().await?;
+            if message.code.is_request() && message.uri_path() == path {
+                return Ok(message);
+            }
+            self.obey(message).await?;
+        }
+    }
+
     async fn obey(&mut self, message: Message) -> io::Result<()> {
         if message.code.is_request() {
             let code = if message.code == Code::GET { Code::NOT_FOUND } else { Code::CHANGED };

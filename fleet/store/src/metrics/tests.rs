@@ -257,7 +257,7 @@ async fn a_device_day_at_the_default_pace_takes_the_bytes_that_the_guide_names()
     let (raw, fine, hours) = (pieces(&db, 0).await, pieces(&db, FINE_S).await, pieces(&db, HOUR_S).await);
     assert_eq!((raw.0, fine.0, hours.0), (289, 24, 1));
     assert!(
-        raw.1 <= 40_000 && fine.1 <= 18_000 && hours.1 <= 1_600,
+        raw.1 <= 31_000 && fine.1 <= 15_000 && hours.1 <= 1_300,
         "samples {raw:?}, five minutes {fine:?}, hours {hours:?}"
     );
 }

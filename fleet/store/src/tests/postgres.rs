@@ -44,10 +44,14 @@ impl Server {
             .spawn()
             .unwrap();
         let server = Self { process, folder };
-        let (socket, begun) = (server.folder.path().join(".s.PGSQL.5432"), Instant::now());
+        // It listens before it takes anybody in.
+        let mut ready = Command::new(programs.join("pg_isready"));
+        ready.arg("--quiet").arg("--host").arg(server.folder.path());
+        let begun = Instant::now();
         let (_keep, wait) = std::sync::mpsc::channel::<()>();
-        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
-            assert!(begun.elapsed() < Duration::from_secs(30), "postgres does not listen on {}", socket.display());
+        while !ready.status().unwrap().success() {
+            let folder = server.folder.path().display();
+            assert!(begun.elapsed() < Duration::from_secs(60), "postgres does not answer in {folder}");
             assert!(wait.recv_timeout(Duration::from_millis(50)).is_err());
         }
         server

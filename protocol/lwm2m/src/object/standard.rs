@@ -1,4 +1,4 @@
-//! The objects that this project uses: 0, 1, 3, 4, 5 and 9 of the standard, and 26241 to 26243 of its own. Kept equal to `docs/lwm2m/*.xml`.
+//! The objects that this project uses: 0, 1, 3, 4, 5 and 9 of the standard, and 26241 to 26244 of its own. Kept equal to `docs/lwm2m/*.xml`.
 
 use super::{
     Object, Operations,
@@ -63,6 +63,31 @@ pub mod ids {
         pub const FIRST_VALUE: u16 = 10;
     }
 
+    /// MBL Job.
+    pub const JOB: u16 = 26_244;
+
+    /// Resources of object 26244.
+    pub mod job {
+        /// Id of the job that is asked for.
+        pub const ID: u16 = 0;
+        /// What kind of job.
+        pub const KIND: u16 = 1;
+        /// Its arguments, a JSON object.
+        pub const ARGUMENTS: u16 = 2;
+        /// How far the newest job is.
+        pub const STATE: u16 = 3;
+        /// Id of the newest job.
+        pub const REPORTED_ID: u16 = 4;
+        /// Stable code of the reason.
+        pub const REASON_CODE: u16 = 5;
+        /// The reason in a sentence.
+        pub const REASON: u16 = 6;
+        /// What the newest job has brought.
+        pub const RESULT: u16 = 7;
+        /// The checks that the device declares.
+        pub const PROBES: u16 = 8;
+    }
+
     /// Resources of object 26241.
     pub mod release {
         /// Target path of the wanted release; empty if nothing is wanted.
@@ -117,7 +142,7 @@ const fn multiple(mut resource: Resource) -> Resource {
 
 /// Every object that this crate knows, in the order of the ids.
 pub const OBJECTS: &[&Object] =
-    &[&SECURITY, &SERVER, &DEVICE, &CONNECTIVITY, &FIRMWARE, &SOFTWARE, &RELEASE, &CONFIGURATION, &METRICS];
+    &[&SECURITY, &SERVER, &DEVICE, &CONNECTIVITY, &FIRMWARE, &SOFTWARE, &RELEASE, &CONFIGURATION, &METRICS, &JOB];
 
 const SECURITY: Object = Object {
     id: ids::SECURITY,
@@ -321,5 +346,24 @@ const METRICS: Object = Object {
         resource(17, "Unclean boots", R, Type::Float),
         resource(18, "Agent crashes", R, Type::Float),
         resource(19, "Application exits", R, Type::Float),
+    ],
+};
+
+const JOB: Object = Object {
+    id: ids::JOB,
+    name: "MBL Job",
+    version: (1, 0),
+    multiple: false,
+    mandatory: false,
+    resources: &[
+        mandatory(resource(ids::job::ID, "Id", RW, Type::String)),
+        mandatory(resource(ids::job::KIND, "Kind", RW, Type::String)),
+        mandatory(resource(ids::job::ARGUMENTS, "Arguments", RW, Type::String)),
+        mandatory(resource(ids::job::STATE, "State", R, Type::String)),
+        mandatory(resource(ids::job::REPORTED_ID, "Reported id", R, Type::String)),
+        mandatory(resource(ids::job::REASON_CODE, "Reason code", R, Type::String)),
+        mandatory(resource(ids::job::REASON, "Reason", R, Type::String)),
+        mandatory(resource(ids::job::RESULT, "Result", R, Type::String)),
+        multiple(resource(ids::job::PROBES, "Probes", R, Type::String)),
     ],
 };
