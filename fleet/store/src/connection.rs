@@ -60,9 +60,13 @@ impl Store {
             let options = AnyPoolOptions::new().max_connections(most).acquire_timeout(ACQUIRE);
             match dialect {
                 Dialect::Postgres => options,
-                Dialect::Sqlite => options.idle_timeout(None).max_lifetime(None).after_connect(move |connection, _| {
-                    Box::pin(async move { connection.execute(pragmas).await.map(drop) })
-                }),
+                // A connection to a file does not break while it waits, so none is tried out before each use.
+                Dialect::Sqlite => {
+                    let options = options.idle_timeout(None).max_lifetime(None).test_before_acquire(false);
+                    options.after_connect(move |connection, _| {
+                        Box::pin(async move { connection.execute(pragmas).await.map(drop) })
+                    })
+                }
             }
         };
         let doing = "open the database";
