@@ -81,7 +81,10 @@ pub(crate) async fn run(body: Rc<Body>, updater: mpsc::Sender<DuplexStream>, sto
     let session = Session::new(device, about, enrolment, RETRY_CEILING).expect("TLS is configured");
 
     let link = async {
-        while !forgets {
+        if forgets {
+            return std::future::pending().await;
+        }
+        loop {
             let (near, far) = duplex(SOCKET);
             if updater.send(far).await.is_ok() {
                 // How a connection to the updater ends is always the updater's end.
@@ -89,7 +92,6 @@ pub(crate) async fn run(body: Rc<Body>, updater: mpsc::Sender<DuplexStream>, sto
             }
             sleep(REDIAL).await;
         }
-        std::future::pending::<()>().await
     };
     let others = async {
         tokio::join!(

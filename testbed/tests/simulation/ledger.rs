@@ -54,12 +54,19 @@ impl fmt::Display for Violation {
 struct Try {
     /// Generations of the boot entries with which it was on trial.
     generations: BTreeSet<u32>,
+    /// How it has ended.
+    ends: BTreeSet<End>,
+}
+
+/// How a try ends, once or again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum End {
     /// It met nobody at all, so that the device may try it again by itself.
-    was_silent: bool,
-    /// It ended by failing, for a reason that counts.
-    failed: bool,
+    Silent,
+    /// It failed, for a reason that counts.
+    Failed,
     /// Its release was confirmed.
-    succeeded: bool,
+    Succeeded,
 }
 
 /// What is known of one device.
@@ -179,7 +186,8 @@ impl Ledger {
             let mut inner = self.0.borrow_mut();
             let known = inner.devices[place].tries.entry(attempt.to_owned()).or_default();
             let is_new = known.generations.insert(generation);
-            known.succeeded || (is_new && known.generations.len() > 1 && !known.was_silent)
+            known.ends.contains(&End::Succeeded)
+                || (is_new && known.generations.len() > 1 && !known.ends.contains(&End::Silent))
         };
         self.of(place, &format!("has {attempt} on trial in generation {generation}"));
         if again {
@@ -231,7 +239,7 @@ impl Ledger {
         let known = &mut inner.devices[place];
         known.confirmed.extend(status.wanted);
         if let Some(attempt) = &status.rollout {
-            known.tries.entry(attempt.to_string()).or_default().succeeded = true;
+            known.tries.entry(attempt.to_string()).or_default().ends.insert(End::Succeeded);
         }
         if let Some(release) = release.filter(|release| release.raises_floor) {
             known.floor = known.floor.max(release.security_version);
@@ -244,14 +252,16 @@ impl Ledger {
         let (rollout, failed, limit) = {
             let mut inner = self.0.borrow_mut();
             let known = inner.devices[place].tries.entry(attempt.to_owned()).or_default();
-            match code {
-                Some(ReasonCode::NoContact) => known.was_silent = true,
-                Some(ReasonCode::Superseded) => {}
-                _ => known.failed = true,
-            }
+            let end = match code {
+                Some(ReasonCode::Superseded) => None,
+                Some(ReasonCode::NoContact) => Some(End::Silent),
+                _ => Some(End::Failed),
+            };
+            known.ends.extend(end);
             let rollout = rollout_of(attempt);
             let tries = inner.devices[place].tries.iter();
-            let failed = tries.filter(|(name, it)| it.failed && rollout_of(name) == rollout).count();
+            let failed =
+                tries.filter(|(name, it)| it.ends.contains(&End::Failed) && rollout_of(name) == rollout).count();
             let named = RolloutId::new(rollout.clone()).ok();
             let limit = named.and_then(|named| inner.retries.get(&(account.to_owned(), named)).copied());
             (rollout, failed, limit)

@@ -126,7 +126,7 @@ impl Switch {
         let lanes = (0..devices).map(lane).collect();
         let inner = Inner { machine, tasks: tasks.clone(), service, lanes, dials, connections: Cell::new(0) };
         let switch = Self(Rc::new(inner));
-        tasks.spawn(Waits::ForNothing, switch.clone().connect(arrivals));
+        tasks.spawn(Waits::Nothing, switch.clone().connect(arrivals));
         switch
     }
 
@@ -171,7 +171,7 @@ impl Switch {
 
     async fn connect(self, mut arrivals: mpsc::UnboundedReceiver<Dial>) {
         while let Some(dial) = arrivals.recv().await {
-            self.0.tasks.spawn(Waits::ForNothing, self.clone().answer(dial));
+            self.0.tasks.spawn(Waits::Nothing, self.clone().answer(dial));
         }
     }
 
@@ -234,7 +234,7 @@ impl Switch {
         let (there, far) = duplex(ROOM);
         self.0.service.adopt(service.clone().attend(far, accepted));
         let cut = lane.cut.borrow().clone();
-        self.0.tasks.spawn(Waits::ForNothing, self.clone().carry(place, (here, there), cut));
+        self.0.tasks.spawn(Waits::Nothing, self.clone().carry(place, (here, there), cut));
         Ok(Connected { stream: Box::new(near), from: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)) })
     }
 

@@ -85,7 +85,7 @@ fn on_this_thread(settings: Settings) -> Outcome {
     let outcome = Rc::new(RefCell::new(None));
     let director = Director::new(settings, machine.clone(), tasks.clone(), folder);
     let (over, out) = (is_over.clone(), outcome.clone());
-    tasks.spawn(Waits::ForThreads, async move {
+    tasks.spawn(Waits::Threads, async move {
         *out.borrow_mut() = Some(Box::pin(director.direct()).await);
         over.set(true);
     });
@@ -142,13 +142,13 @@ impl Director {
         let fleet = self.open().await;
         let stop = (self.moment(CALM), self.moment(PLANNED_DAYS));
         for body in &fleet.bodies {
-            self.tasks.spawn(Waits::ForNothing, self.clone().trouble(fleet.clone(), body.place()));
+            self.tasks.spawn(Waits::Nothing, self.clone().trouble(fleet.clone(), body.place()));
         }
         for (number, account) in fleet.accounts.iter().enumerate() {
-            self.tasks.spawn(Waits::ForNothing, self.clone().release(fleet.clone(), account.clone()));
-            self.tasks.spawn(Waits::ForNothing, self.clone().administer(fleet.clone(), number));
+            self.tasks.spawn(Waits::Nothing, self.clone().release(fleet.clone(), account.clone()));
+            self.tasks.spawn(Waits::Nothing, self.clone().administer(fleet.clone(), number));
         }
-        self.tasks.spawn(Waits::ForThreads, self.clone().kill(fleet.ledger.clone()));
+        self.tasks.spawn(Waits::Threads, self.clone().kill(fleet.ledger.clone()));
         self.plant(&fleet).await;
         sleep(stop.0.saturating_sub(self.machine.passed())).await;
         self.calm(&fleet);
@@ -212,7 +212,7 @@ impl Director {
         let last = if is_late { self.moment(20.0) } else { self.moment(0.3) };
         let wait = Duration::from_millis(random.between(0, u64::try_from(last.as_millis()).unwrap_or(1)));
         let body = body.clone();
-        self.tasks.spawn(Waits::ForNothing, async move {
+        self.tasks.spawn(Waits::Nothing, async move {
             sleep(wait).await;
             live(body, commands).await;
         });

@@ -108,7 +108,7 @@ impl Service {
         let store = embedded.store().clone();
         machine.watch(move || store.is_busy());
         let spawn = |(name, task): NamedTask| {
-            let waits = if BLOCKING.contains(&name) { Waits::ForThreads } else { Waits::ForDatabase };
+            let waits = if BLOCKING.contains(&name) { Waits::Threads } else { Waits::Database };
             self.0.tasks.spawn(waits, task)
         };
         let wanted = tasks.into_iter().filter(|(name, _)| *name != "rollouts" || self.0.reconciles.get());
@@ -161,7 +161,7 @@ impl Service {
     /// Runs a part of the service that ends with it.
     pub(crate) fn adopt(&self, part: impl Future<Output = ()> + 'static) {
         if let Some(up) = self.0.up.borrow_mut().as_mut() {
-            up.tasks.push(self.0.tasks.spawn(Waits::ForThreads, part));
+            up.tasks.push(self.0.tasks.spawn(Waits::Threads, part));
         }
     }
 

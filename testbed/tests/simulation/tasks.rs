@@ -24,11 +24,11 @@ type Boxed = Pin<Box<dyn Future<Output = ()>>>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waits {
     /// Nothing.
-    ForNothing,
+    Nothing,
     /// The database.
-    ForDatabase,
+    Database,
     /// The database, or the one thread for blocking work.
-    ForThreads,
+    Threads,
 }
 
 struct Entry {
@@ -142,7 +142,7 @@ impl Tasks {
             entry.woken.is_queued.store(false, Ordering::Release);
             Some((entry.future.take()?, entry.woken.clone(), entry.waits))
         });
-        let Some((mut future, woken, waits)) = taken else { return Waits::ForNothing };
+        let Some((mut future, woken, waits)) = taken else { return Waits::Nothing };
         self.0.polls.set(self.0.polls.get() + 1);
         let waker = Waker::from(woken);
         let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
@@ -171,7 +171,7 @@ struct Alone {
 
 impl Alone {
     fn new(id: u64, waits: Waits) -> Self {
-        let barrier = (waits == Waits::ForThreads).then(|| spawn_blocking(|| {}));
+        let barrier = (waits == Waits::Threads).then(|| spawn_blocking(|| {}));
         Self { id, waits, barrier }
     }
 }
@@ -231,7 +231,7 @@ impl Future for Run {
                 return Poll::Pending;
             };
             let waits = self.tasks.poll(id);
-            if waits != Waits::ForNothing {
+            if waits != Waits::Nothing {
                 self.alone = Some(Alone::new(id, waits));
             }
         }
@@ -272,7 +272,7 @@ mod tests {
         let passed = on_a_machine(|tasks, machine, is_over| {
             let seen = Rc::new(RefCell::new(Duration::ZERO));
             let out = seen.clone();
-            tasks.spawn(Waits::ForNothing, async move {
+            tasks.spawn(Waits::Nothing, async move {
                 for _ in 0..30 {
                     sleep(Duration::from_secs(86_400)).await;
                 }
@@ -290,7 +290,7 @@ mod tests {
         let seen = on_a_machine(|tasks, machine, is_over| {
             let seen = Rc::new(RefCell::new(Vec::new()));
             let (out, at) = (seen.clone(), machine);
-            tasks.spawn(Waits::ForThreads, async move {
+            tasks.spawn(Waits::Threads, async move {
                 let (done, wait) = std::sync::mpsc::channel::<()>();
                 let work = move || wait.recv_timeout(Duration::from_millis(50)).is_err();
                 assert!(spawn_blocking(work).await.unwrap(), "nobody ends the work");
@@ -300,7 +300,7 @@ mod tests {
                 is_over.set(true);
             });
             let out = seen.clone();
-            tasks.spawn(Waits::ForNothing, async move { out.borrow_mut().push(("other", Duration::ZERO)) });
+            tasks.spawn(Waits::Nothing, async move { out.borrow_mut().push(("other", Duration::ZERO)) });
             seen
         });
         assert_eq!(seen, [("worked", Duration::ZERO), ("other", Duration::ZERO)]);

@@ -88,8 +88,8 @@ pub(crate) async fn measure(
 
 async fn open(devices: &[Arc<Enrolled>], management: SocketAddr) -> anyhow::Result<Vec<Line>> {
     let (places, mut opening) = (Arc::new(Semaphore::new(OPENING)), JoinSet::new());
-    for device in devices.iter().cloned() {
-        let places = places.clone();
+    for device in devices {
+        let (device, places) = (device.clone(), places.clone());
         opening.spawn(async move {
             let _place = places.acquire_owned().await?;
             let mut line = Line::open(&device, management, Handshakes::Ticket).await?;
