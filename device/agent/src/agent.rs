@@ -24,6 +24,7 @@ use crate::{
     key_store::KeyStore,
     layout::DeviceFolder,
     metrics::{MetricsKeeper, Places},
+    network::{Network, TlsNetwork},
     objects::About,
     relay::{Source, relay},
     session::{Device, Session},
@@ -101,7 +102,8 @@ pub async fn run(
     let (facts, restarts) = Facts::new(orders);
     facts.reset.send_replace(or_anew("order of a factory reset", state.reset()));
     let facts = Arc::new(facts);
-    let (asker, relay_task) = relay(facts.source.subscribe());
+    let network: Arc<dyn Network> = Arc::new(TlsNetwork);
+    let (asker, relay_task) = relay(facts.source.subscribe(), network.clone());
 
     let patience = sd_notify::watchdog_enabled();
     let mut tasks = JoinSet::new();
@@ -143,7 +145,7 @@ pub async fn run(
     match identity {
         Some(identity) => {
             let recovery_key = recovery_key(folder);
-            let session = session(identity, &config, state, facts, recovery_key)?.watched(patience);
+            let session = session(identity, &config, state, (facts, network), recovery_key)?.watched(patience);
             tasks.spawn(session.run(stop.clone()));
         }
         None => {
@@ -159,7 +161,7 @@ fn session(
     identity: Identity,
     config: &AgentConfig,
     state: StateFolder,
-    facts: Arc<Facts>,
+    (facts, network): (Arc<Facts>, Arc<dyn Network>),
     recovery_key: Option<SealedRecoveryKey>,
 ) -> Result<Session, RunError> {
     let floor: UnixSeconds = or_anew("floor of time", state.floor());
@@ -168,7 +170,7 @@ fn session(
     let trust = Trust::new(provider(), identity.roots().clone(), clock)?;
     let enrolment = or_anew("operational identity", state.enrolment(identity.key()));
     let about = About { recovery_key, ..About::new(&identity, &config.manufacturer) };
-    let device = Device { identity, trust, state: Arc::new(state), facts };
+    let device = Device { identity, trust, state: Arc::new(state), facts, network };
     Ok(Session::new(device, about, enrolment, config.retry_ceiling())?)
 }
 

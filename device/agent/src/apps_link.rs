@@ -11,7 +11,7 @@ use crate::{
     facts::{Facts, set},
     redial::Redial,
     relay::Relay,
-    socket::{LinkError, connect},
+    socket::{LinkError, connect, greet},
     updater_link::FETCHES,
 };
 
@@ -28,7 +28,7 @@ pub async fn keep_apps_link(path: &Path, facts: Arc<Facts>, relay: Relay, stop: 
 }
 
 async fn serve(path: &Path, facts: &Facts, relay: &Relay) -> Result<(), LinkError> {
-    let (mut hearing, mut speaking) = connect(path, Role::Apps).await?;
+    let (mut hearing, mut speaking) = greet(connect(path, Role::Apps).await?, Role::Apps).await?;
     let mut fetches = JoinSet::new();
     let mut settings = facts.settings.subscribe();
     settings.mark_changed();

@@ -13,6 +13,7 @@ use device_agent::{
     configuration::InForce,
     facts::{Facts, SignedTime},
     key_store::DeviceKey,
+    network::TlsNetwork,
     orders::{Orders, Wish},
     relay::{Source, relay},
     tls::{ALPN_HTTP, Trust, Validity, provider},
@@ -90,7 +91,7 @@ fn bench(role: Role, orders: Orders) -> Bench {
     let listener = UnixListener::bind(&socket).unwrap();
     let (facts, restarts) = Facts::new(orders);
     let (facts, stop) = (Arc::new(facts), CancellationToken::new());
-    let (asker, task) = relay(facts.source.subscribe());
+    let (asker, task) = relay(facts.source.subscribe(), Arc::new(TlsNetwork));
     tokio::spawn(task.run(stop.clone()));
     let (path, told) = (socket.clone(), facts.clone());
     let stopped = stop.clone();
@@ -267,7 +268,7 @@ async fn a_socket_of_an_unprivileged_stranger_is_not_spoken_to() {
     is_up.recv().unwrap();
     let (facts, restarts) = Facts::new(Orders::default());
     let facts = Arc::new(facts);
-    let (asker, _task) = relay(facts.source.subscribe());
+    let (asker, _task) = relay(facts.source.subscribe(), Arc::new(TlsNetwork));
     let stop = CancellationToken::new();
     let link = {
         let (stop, facts) = (stop.clone(), facts.clone());

@@ -1,4 +1,4 @@
-//! Drives the LwM2M client of one device: performs its steps over TLS and tells it what happened. The client decides when and
+//! Drives the LwM2M client of one device: performs its steps over the network and tells it what happened. The client decides when and
 //! whom to call; a session knows certificates, time and what the other tasks report.
 
 mod certificates;
@@ -31,6 +31,7 @@ use crate::{
     facts::{Facts, set},
     identity::Identity,
     jobs::Ledger,
+    network::Network,
     objects::{About, DeviceObjects},
     operational::Operational,
     orders::Orders,
@@ -75,6 +76,8 @@ pub struct Device {
     pub state: Arc<dyn DurableState>,
     /// What its tasks tell each other.
     pub facts: Arc<Facts>,
+    /// How it reaches the service.
+    pub network: Arc<dyn Network>,
 }
 
 /// The LwM2M side of one device.

@@ -9,7 +9,10 @@ use protocol_lwm2m::{
     server::{Answer, Content, Ended, Fact, Operation, Registration, RequestError, Step},
 };
 use protocol_types::Reason;
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{Instant, sleep_until},
+};
 use tracing::Span;
 
 use super::{
@@ -61,7 +64,11 @@ pub(super) struct Visit {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn attend(mut wire: Wire, (facts, session): (CertificateFacts, u64), devices: Devices) {
+pub(super) async fn attend<S: AsyncRead + AsyncWrite + Unpin>(
+    mut wire: Wire<S>,
+    (facts, session): (CertificateFacts, u64),
+    devices: Devices,
+) {
     let stop = devices.fleet.stop.clone();
     let mut visit = Visit::new(facts, session, devices);
     let mut steps = VecDeque::from(wire.tell(Fact::Opened).await);
