@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     cause::Chain,
-    socket::{LinkError, connect},
+    socket::{LinkError, connect, greet},
 };
 
 /// The longest wait for an answer: eight interfaces that do not come up take half a minute each.
@@ -62,7 +62,7 @@ impl SystemLink {
     }
 
     async fn converse(&self, question: &AgentToSystem) -> Result<SystemToAgent, LinkError> {
-        let (mut hearing, mut speaking) = connect(&self.path, Role::System).await?;
+        let (mut hearing, mut speaking) = greet(connect(&self.path, Role::System).await?, Role::System).await?;
         speaking.say(question).await?;
         hearing.hear().await
     }
