@@ -15,6 +15,7 @@ use device_agent::{
     facts::Facts,
     identity::Identity,
     key_store::DeviceKey,
+    network::TlsNetwork,
     objects::About,
     orders::Orders,
     session::{Device, Session},
@@ -174,7 +175,8 @@ impl Simulated {
             let about = About::new(&identity, "load");
             let endpoint = identity.document().endpoint.clone();
             let key = identity.key().with_chain(Vec::new()).key.clone();
-            let device = Device { identity, trust: trust.clone(), state: state.clone(), facts };
+            let network = Arc::new(TlsNetwork);
+            let device = Device { identity, trust: trust.clone(), state: state.clone(), facts, network };
             sessions.spawn(Session::new(device, about, None, Duration::from_secs(30))?.run(stop.clone()));
             starting.spawn(async move {
                 tokio::time::timeout(PATIENCE, registered.wait_for(|registered| *registered))

@@ -15,7 +15,7 @@ use crate::{
     cause::Chain,
     clock::{SystemClock, VerificationClock},
     config::{self, AgentConfig, ConfigError},
-    configuration::{Keeper, LogLevels, Place, Scope},
+    configuration::{Keeper, LogLevels, Place, Scope, SystemLink},
     contact::keep_contact,
     durable::{self, DurableError},
     facts::Facts,
@@ -24,6 +24,7 @@ use crate::{
     key_store::KeyStore,
     layout::DeviceFolder,
     metrics::{MetricsKeeper, Places},
+    network::{Network, TlsNetwork},
     objects::About,
     relay::{Source, relay},
     session::{Device, Session},
@@ -48,6 +49,9 @@ pub enum RunError {
     /// The device was never provisioned.
     #[error("this device is not provisioned")]
     Unprovisioned(#[source] IdentityError),
+    /// The kept copy of the key store does not fit the factory data; the next start goes on without it.
+    #[error("the kept copy of the key store cannot be used and was given up: the next start enrols anew")]
+    KeyStoreCopy(#[source] IdentityError),
     /// TLS cannot be used.
     #[error("cannot use TLS")]
     Trust(#[from] TrustError),
@@ -69,8 +73,18 @@ pub async fn run(
     durable::make_folder(&folder.state(), true)?;
     let config = config::load(&folder.config())?;
     let state = StateFolder::new(folder.state());
+    let is_restored = store.restore().unwrap_or_else(|e| {
+        tracing::error!(error = %Chain(&e), "the kept copy of the key store cannot be put back, going on without it");
+        false
+    });
     let identity = match Identity::load(folder, store) {
         Ok(identity) => Some(identity),
+        Err(damaged) if is_restored => {
+            if let Err(e) = store.forget_copy() {
+                tracing::error!(error = %Chain(&e), "the kept copy of the key store cannot be removed");
+            }
+            return Err(RunError::KeyStoreCopy(damaged));
+        }
         Err(unprovisioned @ IdentityError::Missing(_)) if !folder.is_provisioned() => {
             return Err(RunError::Unprovisioned(unprovisioned));
         }
@@ -88,7 +102,8 @@ pub async fn run(
     let (facts, restarts) = Facts::new(orders);
     facts.reset.send_replace(or_anew("order of a factory reset", state.reset()));
     let facts = Arc::new(facts);
-    let (asker, relay_task) = relay(facts.source.subscribe());
+    let network: Arc<dyn Network> = Arc::new(TlsNetwork);
+    let (asker, relay_task) = relay(facts.source.subscribe(), network.clone());
 
     let patience = sd_notify::watchdog_enabled();
     let mut tasks = JoinSet::new();
@@ -104,13 +119,17 @@ pub async fn run(
         let scope = match store {
             // Only the board `host` has files that stand for its operating system.
             KeyStore::Files(_) => Scope::All,
+            KeyStore::Token(_) if folder.system_socket().exists() => {
+                Scope::System(SystemLink::new(folder.system_socket()))
+            }
+            // Its operating system takes settings from releases alone.
             KeyStore::Token(_) => Scope::Processes,
         };
         facts.wish.send_replace(or_anew("configuration", state.wish()));
         let kept = or_anew("state of the configuration", state.configuration());
         let owner = (identity.document().account.clone(), identity.document().endpoint.clone());
         let place = (Place::new(folder.settings()), state.clone());
-        let keeper = Keeper::start(kept, place, facts.clone(), (owner, scope), log_levels);
+        let keeper = Keeper::start(kept, place, facts.clone(), (owner, scope), log_levels).await;
         tasks.spawn(keeper.run(stop.clone()));
     }
     // Before anybody registers: a device says at once that it measures.
@@ -126,7 +145,7 @@ pub async fn run(
     match identity {
         Some(identity) => {
             let recovery_key = recovery_key(folder);
-            let session = session(identity, &config, state, facts, recovery_key)?.watched(patience);
+            let session = session(identity, &config, state, (facts, network), recovery_key)?.watched(patience);
             tasks.spawn(session.run(stop.clone()));
         }
         None => {
@@ -142,16 +161,16 @@ fn session(
     identity: Identity,
     config: &AgentConfig,
     state: StateFolder,
-    facts: Arc<Facts>,
+    (facts, network): (Arc<Facts>, Arc<dyn Network>),
     recovery_key: Option<SealedRecoveryKey>,
 ) -> Result<Session, RunError> {
     let floor: UnixSeconds = or_anew("floor of time", state.floor());
     let floor = floor.max(identity.document().provisioned);
     let clock = Arc::new(VerificationClock::new(Arc::new(SystemClock::new()), floor));
     let trust = Trust::new(provider(), identity.roots().clone(), clock)?;
-    let enrolment = or_anew("operational identity", state.enrolment());
+    let enrolment = or_anew("operational identity", state.enrolment(identity.key()));
     let about = About { recovery_key, ..About::new(&identity, &config.manufacturer) };
-    let device = Device { identity, trust, state: Arc::new(state), facts };
+    let device = Device { identity, trust, state: Arc::new(state), facts, network };
     Ok(Session::new(device, about, enrolment, config.retry_ceiling())?)
 }
 

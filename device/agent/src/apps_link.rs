@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use protocol_types::socket::{AgentToApps, AppsToAgent, Fetched, Role};
+use protocol_types::socket::{AgentToApps, AppsToAgent, Fetched, MAX_LOG, Role};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -11,7 +11,7 @@ use crate::{
     facts::{Facts, set},
     redial::Redial,
     relay::Relay,
-    socket::{LinkError, connect},
+    socket::{LinkError, connect, greet},
     updater_link::FETCHES,
 };
 
@@ -28,10 +28,13 @@ pub async fn keep_apps_link(path: &Path, facts: Arc<Facts>, relay: Relay, stop: 
 }
 
 async fn serve(path: &Path, facts: &Facts, relay: &Relay) -> Result<(), LinkError> {
-    let (mut hearing, mut speaking) = connect(path, Role::Apps).await?;
+    let (mut hearing, mut speaking) = greet(connect(path, Role::Apps).await?, Role::Apps).await?;
     let mut fetches = JoinSet::new();
     let mut settings = facts.settings.subscribe();
     settings.mark_changed();
+    // What the connection before did not answer is asked again.
+    let mut wishes = facts.log_wish.subscribe();
+    wishes.mark_changed();
     loop {
         tokio::select! {
             message = hearing.hear(), if fetches.len() < FETCHES => match message? {
@@ -40,7 +43,15 @@ async fn serve(path: &Path, facts: &Facts, relay: &Relay) -> Result<(), LinkErro
                     fetches.spawn(async move { Fetched { id, result: relay.fetch(&what).await } });
                 }
                 AppsToAgent::Status(applications) => set(&facts.applications, applications),
+                AppsToAgent::Log { id, result } => drop(facts.log_answer.send_replace(Some((id, result)))),
             },
+            Ok(()) = wishes.changed() => {
+                let wish = wishes.borrow_and_update().clone();
+                let answered = facts.log_answer.borrow().as_ref().map(|(id, _)| *id);
+                if let Some((id, application)) = wish.filter(|(id, _)| answered < Some(*id)) {
+                    speaking.say(&AgentToApps::Log { id, application, max_bytes: MAX_LOG }).await?;
+                }
+            }
             Ok(()) = settings.changed() => {
                 let settings = settings.borrow_and_update().as_ref().map(for_apps);
                 if let Some(settings) = settings {

@@ -47,6 +47,9 @@ pub struct TokenConfig {
     pub pin_file: PathBuf,
     /// The TPM behind the token, if it is one: the factory step turns its lockout off.
     pub tpm: Option<PathBuf>,
+    /// The file in which the library has its keys, if each start of the agent finds the one of the factory there: the agent then keeps a
+    /// copy once it has made a key of its own.
+    pub store: Option<PathBuf>,
 }
 
 /// Settings that cannot be used.
@@ -102,9 +105,10 @@ pub fn load(path: &Path) -> Result<AgentConfig, ConfigError> {
 /// Reads the settings of a board from their text.
 pub fn parse_board(text: &str) -> Result<BoardConfig, ConfigError> {
     let config: BoardConfig = toml::from_str(text)?;
-    let TokenConfig { module, token, pin_file, tpm } = &config.key_store;
+    let TokenConfig { module, token, pin_file, tpm, store } = &config.key_store;
     // A library by a bare name would be searched for in places that are not part of the verified root.
-    for (name, path) in [("module", Some(module)), ("pin_file", Some(pin_file)), ("tpm", tpm.as_ref())] {
+    let optional = [("tpm", tpm.as_ref()), ("store", store.as_ref())];
+    for (name, path) in [("module", Some(module)), ("pin_file", Some(pin_file))].into_iter().chain(optional) {
         if path.is_some_and(|path| !path.is_absolute()) {
             return Err(ConfigError::Range(name, "an absolute path"));
         }
@@ -171,6 +175,8 @@ mod tests {
         for (from, to) in [("'/usr", "'usr"), ("'/factory", "'factory"), ("'mbl'", "''"), ("'mbl'", "'mbl '")] {
             assert!(matches!(parse_board(&BOARD.replace(from, to)), Err(ConfigError::Range(..))), "{to}");
         }
+        let relative = parse_board(&format!("{BOARD}store = 'keys.sqlite3'\n"));
+        assert!(matches!(relative, Err(ConfigError::Range("store", _))), "{relative:?}");
         assert!(matches!(load_board(Path::new("/nonexistent/board.toml")), Err(ConfigError::NoBoard(_))));
     }
 

@@ -1,16 +1,17 @@
-//! One CoAP connection over TLS: whole messages in and out. Never interprets them.
+//! One CoAP connection over a secure stream: whole messages in and out. Never interprets them.
 
-use std::{io, net::IpAddr, time::Duration};
+use std::{fmt, io, net::IpAddr, time::Duration};
 
 use protocol_lwm2m::coap::{Message, WireError, tcp};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     time::timeout,
 };
-use tokio_rustls::client::TlsStream;
 
-use crate::dial::{Verdict, verdict};
+use crate::{
+    dial::{Verdict, verdict},
+    network::{Connected, Stream},
+};
 
 /// What is read at once.
 const PIECE: usize = 2048;
@@ -18,11 +19,17 @@ const PIECE: usize = 2048;
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// An open connection.
-#[derive(Debug)]
 pub(crate) struct CoapConnection {
-    stream: TlsStream<TcpStream>,
+    stream: Box<dyn Stream>,
+    from: Option<IpAddr>,
     decoder: tcp::Decoder,
     outgoing: Vec<u8>,
+}
+
+impl fmt::Debug for CoapConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CoapConnection").field("from", &self.from).finish_non_exhaustive()
+    }
 }
 
 /// Why a connection ended.
@@ -48,13 +55,13 @@ impl ConnectionError {
 
 impl CoapConnection {
     /// CoAP on a connection whose handshake is done; messages of more than `limit` bytes are refused.
-    pub(crate) fn new(stream: TlsStream<TcpStream>, limit: usize) -> Self {
-        Self { stream, decoder: tcp::Decoder::new(limit), outgoing: Vec::new() }
+    pub(crate) fn new(Connected { stream, from }: Connected, limit: usize) -> Self {
+        Self { stream, from, decoder: tcp::Decoder::new(limit), outgoing: Vec::new() }
     }
 
     /// The address from which the device reaches the server.
-    pub(crate) fn local_address(&self) -> Option<IpAddr> {
-        self.stream.get_ref().0.local_addr().ok().map(|address| address.ip())
+    pub(crate) const fn local_address(&self) -> Option<IpAddr> {
+        self.from
     }
 
     /// Puts a message behind those that are still to be written.

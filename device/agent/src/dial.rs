@@ -92,12 +92,7 @@ pub fn verdict(error: &io::Error) -> Verdict {
     }
 }
 
-/// Connects to `address` and does the handshake that `tls` describes, ALPN included.
-pub async fn dial(address: &ServerAddress, tls: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, DialError> {
-    dial_from(None, address, tls).await
-}
-
-/// As [`dial`], leaving from the address `source` if there is one.
+/// Connects to `address`, leaving from the address `source` if there is one, and does the handshake that `tls` describes, ALPN included.
 pub async fn dial_from(
     source: Option<IpAddr>,
     address: &ServerAddress,

@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::Serialize;
+
 /// A file that could not be written or read.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {step} {}", path.display())]
@@ -39,6 +41,12 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableError>
         return Err(e);
     }
     sync_folder(path)
+}
+
+/// Replaces `path` by the JSON form of `value`, as [`replace`] does; if it has none, the old content stands.
+pub fn replace_json(path: &Path, value: &impl Serialize, mode: u32) -> Result<(), DurableError> {
+    let bytes = serde_json::to_vec(value).map_err(|e| at("write as JSON", path)(e.into()))?;
+    replace(path, &bytes, mode)
 }
 
 /// Gives a file another name in the same folder, durably; what had the name is replaced.
@@ -83,6 +91,19 @@ pub fn read(path: &Path, limit: usize) -> Result<Option<Vec<u8>>, DurableError> 
         return Err(at("read", path)(io::ErrorKind::FileTooLarge.into()));
     }
     Ok(Some(bytes))
+}
+
+/// The names in the folder `path` that are text; none if there is no such folder.
+pub fn names(path: &Path) -> Result<Vec<String>, DurableError> {
+    let entries = match fs::read_dir(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(at("list", path))?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.extend(entry.map_err(at("list", path))?.file_name().into_string().ok());
+    }
+    Ok(names)
 }
 
 fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableError> {
@@ -141,6 +162,26 @@ mod tests {
         assert!(read(&path, 10).is_err());
         assert_eq!(read(&path, 11).unwrap().map(|bytes| bytes.len()), Some(11));
         assert_eq!(read(&folder.path().join("none"), 10).unwrap(), None);
+    }
+
+    #[test]
+    fn a_value_without_a_json_form_leaves_the_old_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        replace_json(&path, &"old", 0o600).unwrap();
+        let unwritable = std::collections::BTreeMap::from([([0_u8; 2], "a key that is no text")]);
+        assert!(replace_json(&path, &unwritable, 0o600).is_err());
+        assert_eq!(fs::read(&path).unwrap(), br#""old""#);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_listed_is_no_empty_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        assert_eq!(names(&path).unwrap(), [""; 0]);
+        fs::write(&path, b"").unwrap();
+        assert!(names(&path).is_err());
+        assert_eq!(names(folder.path()).unwrap(), ["file"]);
     }
 
     #[test]

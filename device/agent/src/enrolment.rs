@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     identity::{ChainError, read_chain},
+    key_store::{DeviceKey, KeptKey, KeyId, KeyStoreError},
     operational_key::OperationalKey,
     tls::Validities,
 };
@@ -43,8 +44,22 @@ pub(crate) struct EnrolmentText {
     store_notifications: bool,
     binding: String,
     certificate: String,
+    /// The key of the certificate if it is another than the device key: itself as PEM, or which of the token's it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    token_key: Option<KeyId>,
+}
+
+/// A kept enrolment that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolmentError {
+    /// The certificate cannot be read.
+    #[error("the kept operational certificate is damaged")]
+    Certificate(#[from] ChainError),
+    /// The key of the certificate cannot be had.
+    #[error("the key of the kept operational certificate cannot be used")]
+    Key(#[from] KeyStoreError),
 }
 
 /// An enrolment without a server to register with, which is never kept.
@@ -59,6 +74,11 @@ impl TryFrom<&Enrolment> for EnrolmentText {
         let accounts = &enrolment.accounts;
         let (security, server_instance, server) = accounts.management().ok_or(NoManagement)?;
         let instance = accounts.security.iter().find(|(_, account)| *account == security).map(|(id, _)| *id);
+        let (key, token_key) = match enrolment.key.as_ref().map(OperationalKey::kept) {
+            None => (None, None),
+            Some(KeptKey::Pem(pem)) => (Some(pem.to_string()), None),
+            Some(KeptKey::Token(id)) => (None, Some(*id)),
+        };
         let certificate = enrolment.chain.iter().map(|der| {
             let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
             pem::encode_config(&pem::Pem::new("CERTIFICATE", der.as_ref()), config)
@@ -75,15 +95,16 @@ impl TryFrom<&Enrolment> for EnrolmentText {
             store_notifications: server.store_notifications,
             binding: server.binding.clone(),
             certificate: certificate.collect(),
-            key: enrolment.key.as_ref().map(OperationalKey::to_pem),
+            key,
+            token_key,
         })
     }
 }
 
-impl TryFrom<EnrolmentText> for Enrolment {
-    type Error = ChainError;
-
-    fn try_from(text: EnrolmentText) -> Result<Self, ChainError> {
+impl EnrolmentText {
+    /// The enrolment, of the device with this key.
+    pub(crate) fn open(self, device: &DeviceKey) -> Result<Enrolment, EnrolmentError> {
+        let text = self;
         // What the server's certificate must chain to is the factory's decision.
         let security = SecurityAccount::managed(text.uri, text.short_server_id);
         let server = ServerAccount {
@@ -99,8 +120,9 @@ impl TryFrom<EnrolmentText> for Enrolment {
             security: [(text.security_instance, security)].into(),
             servers: [(text.server_instance, server)].into(),
         };
-        let key = text.key.map(OperationalKey::read).transpose().map_err(|_| ChainError::Key)?;
-        Ok(Self { accounts, chain: read_chain(&text.certificate)?, key })
+        let kept = text.key.map(|pem| KeptKey::Pem(pem.into())).or(text.token_key.map(KeptKey::Token));
+        let key = kept.map(|kept| OperationalKey::open(kept, device)).transpose()?;
+        Ok(Enrolment { accounts, chain: read_chain(&text.certificate)?, key })
     }
 }
 
@@ -129,8 +151,9 @@ pub(crate) mod tests {
                 params.self_signed(&key).unwrap().pem()
             },
             key: None,
+            token_key: None,
         };
-        Enrolment::try_from(text).unwrap()
+        text.open(&DeviceKey::generate().unwrap()).unwrap()
     }
 
     #[test]
@@ -138,16 +161,24 @@ pub(crate) mod tests {
         let text = EnrolmentText::try_from(&enrolment()).unwrap();
         let kept = serde_json::to_string(&text).unwrap();
         let read: EnrolmentText = serde_json::from_str(&kept).unwrap();
-        let again = Enrolment::try_from(read).unwrap();
+        let device = DeviceKey::generate().unwrap();
+        let again = read.open(&device).unwrap();
         assert_eq!(
             again.accounts.management().map(|(security, id, server)| (security.uri.clone(), id, server.lifetime)),
             Some(("coaps+tcp://fleet.example:5685".to_owned(), 2, 300))
         );
         assert_eq!(EnrolmentText::try_from(&again).unwrap().certificate, text.certificate);
         assert!(!kept.contains("key"), "the form is that of before as long as there is no other key");
-        let rotated = Enrolment { key: Some(OperationalKey::generate().unwrap()), ..again };
+        let rotated = Enrolment { key: Some(OperationalKey::beside(&device).unwrap()), ..again };
         let kept = serde_json::to_string(&EnrolmentText::try_from(&rotated).unwrap()).unwrap();
         let read: EnrolmentText = serde_json::from_str(&kept).unwrap();
-        assert_eq!(Enrolment::try_from(read).unwrap().key, rotated.key);
+        assert_eq!(read.open(&device).unwrap().key, rotated.key);
+        let id = "00112233445566778899aabbccddeeff";
+        let kept = kept.replacen("\"key\":", &format!("\"token_key\":\"{id}\",\"key\":"), 1);
+        let mut read: EnrolmentText = serde_json::from_str(&kept).unwrap();
+        assert_eq!(read.token_key.map(String::from).as_deref(), Some(id));
+        read.key = None;
+        let gone = read.open(&device);
+        assert!(matches!(gone, Err(EnrolmentError::Key(KeyStoreError::NoOperational))), "no other key in its place");
     }
 }

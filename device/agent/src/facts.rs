@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use protocol_types::{
-    UnixSeconds, UpdateStatus,
+    AppName, ProbeName, Reason, UnixSeconds, UpdateStatus,
     socket::{ApplicationStatus, Contact},
 };
 use tokio::{
@@ -52,6 +52,12 @@ pub struct Facts {
     pub settings: watch::Sender<Option<InForce>>,
     /// The jobs of the device; none on a device that takes none.
     pub jobs: watch::Sender<Option<Ledger>>,
+    /// The checks that the device declares.
+    pub probes: watch::Sender<Vec<ProbeName>>,
+    /// The application whose log a job wants, and the number of that wish.
+    pub log_wish: watch::Sender<Option<(u64, AppName)>>,
+    /// The number of the last such wish that was answered, and the end of the log.
+    pub log_answer: watch::Sender<Option<(u64, Result<String, Reason>)>>,
     /// Counts how often a new operational key was asked for.
     pub rotate: watch::Sender<u64>,
     /// The number of the last such wish that was answered, and why it failed if it did.
@@ -107,6 +113,9 @@ impl Facts {
             metrics: Metrics::default(),
             settings: watch::Sender::new(None),
             jobs: watch::Sender::new(None),
+            probes: watch::Sender::new(Vec::new()),
+            log_wish: watch::Sender::new(None),
+            log_answer: watch::Sender::new(None),
             rotate: watch::Sender::new(0),
             rotated: watch::Sender::new((0, None)),
             boot: watch::Sender::new(String::new()),

@@ -1,4 +1,4 @@
-//! One kept-alive HTTP/1.1 connection over TLS that asks for bounded pieces. Never follows redirects and never interprets bytes.
+//! One kept-alive HTTP/1.1 connection over a secure stream that asks for bounded pieces. Never follows redirects and never interprets bytes.
 
 use std::time::Duration;
 
@@ -7,10 +7,12 @@ use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, task::JoinHandle, time::timeout};
-use tokio_rustls::client::TlsStream;
+use tokio::{task::JoinHandle, time::timeout};
 
-use crate::dial::{Verdict, verdict};
+use crate::{
+    dial::{Verdict, verdict},
+    network::Stream,
+};
 
 /// The longest wait for one answer with its body.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -67,7 +69,7 @@ impl HttpError {
 
 impl HttpConnection {
     /// Begins HTTP on a connection whose handshake is done; `host` is `HOST:PORT`.
-    pub(crate) async fn open(stream: TlsStream<TcpStream>, host: &str) -> Result<Self, HttpError> {
+    pub(crate) async fn open(stream: Box<dyn Stream>, host: &str) -> Result<Self, HttpError> {
         let host = HeaderValue::from_str(host).map_err(http::Error::from)?;
         let (requests, connection) = http1::Builder::new()
             .max_buf_size(BUFFER)

@@ -2,6 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+/// The checks that an operating system image declares.
+pub(crate) const IMAGE_PROBES: &str = "/usr/lib/mbl/probes.d";
+/// What of an operating system image holds programs, all of it verified.
+pub(crate) const IMAGE_PROGRAMS: &str = "/usr";
+
 /// The folder of one device.
 #[derive(Clone, Debug)]
 pub struct DeviceFolder(PathBuf);
@@ -73,9 +78,19 @@ impl DeviceFolder {
         self.0.join("log")
     }
 
+    /// The checks that the board `host` declares.
+    pub(crate) fn probes(&self) -> PathBuf {
+        self.0.join("probes.d")
+    }
+
     /// Where the updater listens.
     pub fn updater_socket(&self) -> PathBuf {
         self.0.join("run/updater.sock")
+    }
+
+    /// Where the settings of the operating system are taken, on a board that has one of its own.
+    pub fn system_socket(&self) -> PathBuf {
+        self.0.join("run/system.sock")
     }
 
     /// Where `mbl-apps` listens.

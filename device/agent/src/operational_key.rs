@@ -3,15 +3,13 @@
 
 use std::{fmt, sync::Arc};
 
-use zeroize::Zeroizing;
+use crate::key_store::{DeviceKey, KeptKey, KeyStoreError};
 
-use crate::key_store::{DeviceKey, KeyStoreError};
-
-/// A key and the text as which it is kept.
+/// A key and as what it is kept.
 #[derive(Clone)]
 pub struct OperationalKey {
     key: Arc<DeviceKey>,
-    pem: Zeroizing<String>,
+    kept: KeptKey,
 }
 
 impl fmt::Debug for OperationalKey {
@@ -27,16 +25,15 @@ impl PartialEq for OperationalKey {
 }
 
 impl OperationalKey {
-    /// A new key, in memory until it is kept with its certificate.
-    pub fn generate() -> Result<Self, KeyStoreError> {
-        let (key, pem) = DeviceKey::generate_with_pem()?;
-        Ok(Self { key: Arc::new(key), pem })
+    /// A new key where the device key lives: in the token, or in memory until it is kept with its certificate.
+    pub fn beside(device: &DeviceKey) -> Result<Self, KeyStoreError> {
+        let (key, kept) = device.make_operational()?;
+        Ok(Self { key: Arc::new(key), kept })
     }
 
     /// A key that was kept.
-    pub(crate) fn read(pem: String) -> Result<Self, KeyStoreError> {
-        let pem = Zeroizing::new(pem);
-        Ok(Self { key: Arc::new(DeviceKey::from_pem(&pem)?), pem })
+    pub(crate) fn open(kept: KeptKey, device: &DeviceKey) -> Result<Self, KeyStoreError> {
+        Ok(Self { key: Arc::new(device.open_operational(&kept)?), kept })
     }
 
     /// The key, for requests and signatures.
@@ -44,9 +41,9 @@ impl OperationalKey {
         &self.key
     }
 
-    /// The text to keep, for the eyes of the agent's own folder.
-    pub(crate) fn to_pem(&self) -> String {
-        self.pem.to_string()
+    /// As what it is kept.
+    pub(crate) const fn kept(&self) -> &KeptKey {
+        &self.kept
     }
 }
 
@@ -56,11 +53,15 @@ mod tests {
 
     #[test]
     fn a_key_that_was_kept_is_the_same_and_shows_nothing_of_itself() {
-        let key = OperationalKey::generate().unwrap();
-        let again = OperationalKey::read(key.to_pem()).unwrap();
+        let device = DeviceKey::generate().unwrap();
+        let key = OperationalKey::beside(&device).unwrap();
+        let again = OperationalKey::open(key.kept().clone(), &device).unwrap();
         assert_eq!(again, key);
-        assert_ne!(OperationalKey::generate().unwrap(), key);
+        assert_ne!(OperationalKey::beside(&device).unwrap(), key);
+        assert_ne!(key.key().public_key(), device.public_key());
         assert_eq!(format!("{key:?}"), "OperationalKey { .. }");
-        assert!(OperationalKey::read("no key".to_owned()).is_err());
+        assert!(OperationalKey::open(KeptKey::Pem("no key".to_owned().into()), &device).is_err());
+        let elsewhere = KeptKey::Token("00112233445566778899aabbccddeeff".to_owned().try_into().unwrap());
+        assert!(matches!(OperationalKey::open(elsewhere, &device), Err(KeyStoreError::NoOperational)));
     }
 }

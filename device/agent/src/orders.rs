@@ -1,6 +1,6 @@
 //! What the service ordered last: the wanted release and where artifacts are. Never judges a release; only the updater does.
 
-use protocol_types::{Digest, RolloutId, TargetPath};
+use protocol_types::{DeviceConsent, Digest, RolloutId, TargetPath};
 use serde::{Deserialize, Serialize};
 
 use protocol_lwm2m::object::ids::release;
@@ -29,6 +29,9 @@ pub enum Wish {
         digest: Digest,
         /// The rollout that asks.
         rollout: Option<RolloutId>,
+        /// Whether somebody at the device is asked before it is installed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        consent: Option<DeviceConsent>,
     },
     /// No change.
     Rest,
@@ -46,6 +49,9 @@ pub enum OrdersError {
     /// The rollout is no rollout id.
     #[error("resource 2 must be a rollout id or empty")]
     Rollout,
+    /// The consent says nothing that is known.
+    #[error("resource 16 must be `device`, `device until SECONDS` or empty")]
+    Consent,
     /// The address is no address of artifacts.
     #[error("resource 14 must be https://HOST:PORT")]
     Artifacts,
@@ -62,13 +68,14 @@ impl Orders {
 
     /// These orders after a Write of texts to resources of 26241/0: all of it, or an error and none of it.
     pub fn with<'a>(&self, writes: impl IntoIterator<Item = (u16, &'a str)>) -> Result<Self, OrdersError> {
-        let (mut path, mut digest, mut rollout) = self.texts();
-        let (mut artifacts, mut wish_written) = (self.artifacts.clone(), false);
+        let [mut path, mut digest, mut rollout, _] = self.texts();
+        let (mut artifacts, mut consent, mut wish_written) = (self.artifacts.clone(), String::new(), false);
         for (id, text) in writes {
             match id {
                 release::DESIRED_RELEASE => path = text.to_owned(),
                 release::DESIRED_DIGEST => digest = text.to_owned(),
                 release::DESIRED_ROLLOUT => rollout = text.to_owned(),
+                release::CONSENT => consent = text.to_owned(),
                 release::ARTIFACT_SERVER => {
                     let address: ServerAddress = text.parse().map_err(|_| OrdersError::Artifacts)?;
                     if address.scheme() != Scheme::Https {
@@ -80,35 +87,40 @@ impl Orders {
             }
             wish_written |= id != release::ARTIFACT_SERVER;
         }
-        let wish = if wish_written { Some(Wish::read(path, &digest, rollout)?) } else { self.wish.clone() };
+        let wish = if wish_written { Some(Wish::read(path, &digest, rollout, &consent)?) } else { self.wish.clone() };
         Ok(Self { wish, artifacts })
     }
 
-    /// Resources 0, 1 and 2 as the service reads them.
-    pub fn texts(&self) -> (String, String, String) {
+    /// Resources 0, 1, 2 and 16 as the service reads them.
+    pub fn texts(&self) -> [String; 4] {
         match &self.wish {
-            Some(Wish::Release { release, digest, rollout }) => (
+            Some(Wish::Release { release, digest, rollout, consent }) => [
                 release.to_string(),
                 digest.to_string(),
                 rollout.as_ref().map(RolloutId::to_string).unwrap_or_default(),
-            ),
+                consent.as_ref().map(DeviceConsent::to_string).unwrap_or_default(),
+            ],
             Some(Wish::Rest) | None => Default::default(),
         }
     }
 }
 
 impl Wish {
-    fn read(release: String, digest: &str, rollout: String) -> Result<Self, OrdersError> {
+    fn read(release: String, digest: &str, rollout: String, consent: &str) -> Result<Self, OrdersError> {
         let rollout = match rollout.is_empty() {
             true => None,
             false => Some(RolloutId::new(rollout).map_err(|_| OrdersError::Rollout)?),
+        };
+        let consent = match consent.is_empty() {
+            true => None,
+            false => Some(consent.parse().map_err(|_| OrdersError::Consent)?),
         };
         if release.is_empty() {
             return Ok(Self::Rest);
         }
         let release = TargetPath::new(release).map_err(|_| OrdersError::Release)?;
         let digest = digest.parse().map_err(|_| OrdersError::Digest)?;
-        Ok(Self::Release { release, digest, rollout })
+        Ok(Self::Release { release, digest, rollout, consent })
     }
 }
 
@@ -120,15 +132,24 @@ mod tests {
 
     proptest! {
         #[test]
-        fn orders_that_were_taken_read_back_as_written(path: String, digest: String, rollout: String, id in 0_u16..20) {
+        fn orders_that_were_taken_read_back_as_written(
+            path: String, digest: String, rollout: String, consent in "(device)?( until [0-9]{1,21})?", id in 0_u16..20,
+        ) {
             if let Ok(orders) = ordered().with([(0, &*path), (1, &digest), (2, &rollout), (id, &path)]) {
-                let (path, digest, rollout) = orders.texts();
-                prop_assert_eq!(Orders::default().with([(0, &*path), (1, &digest), (2, &rollout)]).map(|it| it.wish), Ok(orders.wish));
+                prop_assert_eq!(read_back(&orders).map(|it| it.wish), Ok(orders.wish));
+            }
+            if let Ok(orders) = ordered().with([(0, "releases/1.2.0.json"), (16, &consent)]) {
+                prop_assert_eq!(read_back(&orders).map(|it| it.wish), Ok(orders.wish));
             }
         }
     }
 
     const DIGEST: &str = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    fn read_back(orders: &Orders) -> Result<Orders, OrdersError> {
+        let [path, digest, rollout, consent] = orders.texts();
+        Orders::default().with([(0, &*path), (1, &digest), (2, &rollout), (16, &consent)])
+    }
 
     fn ordered() -> Orders {
         Orders::default()
@@ -144,6 +165,7 @@ mod tests {
             (vec![(0, "releases/1.2.0.json"), (1, "sha256:00")], OrdersError::Digest),
             (vec![(0, "releases/1.2.0.json"), (1, "")], OrdersError::Digest),
             (vec![(2, "no spaces")], OrdersError::Rollout),
+            (vec![(16, "somebody")], OrdersError::Consent),
             (vec![(0, "releases/1.2.0.json"), (14, "http://evil.example")], OrdersError::Artifacts),
             (vec![(14, "coaps+tcp://service.example")], OrdersError::Artifacts),
             (vec![(3, "succeeded")], OrdersError::Unknown(3)),
@@ -151,6 +173,22 @@ mod tests {
             assert_eq!(before.with(write.clone()), Err(error), "{write:?}");
         }
         assert_eq!(Orders::default().with([(0, "releases/1.2.0.json")]), Err(OrdersError::Digest), "a release alone");
+    }
+
+    #[test]
+    fn a_wish_that_says_nothing_of_consent_asks_nobody() {
+        let asks = |orders: &Orders| match &orders.wish {
+            Some(Wish::Release { consent, .. }) => *consent,
+            Some(Wish::Rest) | None => None,
+        };
+        let asked = ordered().with([(16, "device until 7")]).unwrap();
+        assert_eq!(asks(&asked), Some(DeviceConsent { deadline: Some(protocol_types::UnixSeconds(7)) }));
+        assert_eq!(asks(&asked.with([(14, "https://[::1]:9")]).unwrap()), asks(&asked), "the wish was not written");
+        assert_eq!(asks(&asked.with([(2, "r-8")]).unwrap()), None);
+        // What an agent kept before there was consent stays readable.
+        let kept = serde_json::to_string(&ordered()).unwrap();
+        assert!(!kept.contains("consent"), "{kept}");
+        assert_eq!(serde_json::from_str::<Orders>(&kept).unwrap(), ordered());
     }
 
     #[test]

@@ -15,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     address::ServerAddress,
     cause::Chain,
-    dial::{Verdict, dial},
+    dial::Verdict,
     http::{Answer, HttpConnection},
+    network::Network,
 };
 
 /// Questions that wait for the connection; those who ask wait beyond that.
@@ -67,6 +68,7 @@ pub struct Relay {
 pub struct RelayTask {
     questions: mpsc::Receiver<Question>,
     source: watch::Receiver<Source>,
+    network: Arc<dyn Network>,
     connection: Option<HttpConnection>,
 }
 
@@ -76,10 +78,10 @@ impl std::fmt::Debug for RelayTask {
     }
 }
 
-/// A relay and its task, which must run for questions to be answered.
-pub fn relay(source: watch::Receiver<Source>) -> (Relay, RelayTask) {
+/// A relay and its task, which must run for questions to be answered; it reaches the source over `network`.
+pub fn relay(source: watch::Receiver<Source>, network: Arc<dyn Network>) -> (Relay, RelayTask) {
     let (to, questions) = mpsc::channel(QUEUE);
-    (Relay { questions: to }, RelayTask { questions, source, connection: None })
+    (Relay { questions: to }, RelayTask { questions, source, network, connection: None })
 }
 
 impl Relay {
@@ -131,11 +133,11 @@ impl RelayTask {
         {
             return ask.judge(answer);
         }
-        let stream = dial(&address, tls).await.map_err(|e| {
+        let connected = self.network.dial(None, &address, tls).await.map_err(|e| {
             tracing::warn!(error = %Chain(&e), "artifact server not reached");
             refusal(e.verdict())
         })?;
-        let answer = async { self.ask(HttpConnection::open(stream, &address.authority()).await?, ask).await };
+        let answer = async { self.ask(HttpConnection::open(connected.stream, &address.authority()).await?, ask).await };
         let answer = answer.await.map_err(|e| {
             tracing::warn!(error = %Chain(&e), path = %ask.path, "artifact server gave no answer");
             refusal(e.verdict())

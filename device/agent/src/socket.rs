@@ -5,13 +5,12 @@ use std::{io, path::Path, time::Duration};
 use protocol_types::socket::{FrameError, FrameReader, Greeting, PROTOCOL, Role, encode};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
+    net::UnixStream,
     time::timeout,
 };
+
+use crate::network::Stream;
 
 /// The longest wait for the peer's greeting, and for it to take one message.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -51,29 +50,32 @@ pub enum LinkError {
 }
 
 /// The half that hears.
-#[derive(Debug)]
 pub(crate) struct Hearing {
     role: Role,
-    half: OwnedReadHalf,
+    half: ReadHalf<Box<dyn Stream>>,
     frames: FrameReader,
 }
 
 /// The half that speaks.
-#[derive(Debug)]
 pub(crate) struct Speaking {
     role: Role,
-    half: OwnedWriteHalf,
+    half: WriteHalf<Box<dyn Stream>>,
 }
 
-/// Connects to the process of `role` at `path`, checks who listens there, and greets.
-pub(crate) async fn connect(path: &Path, role: Role) -> Result<(Hearing, Speaking), LinkError> {
+/// Connects to the process of `role` at `path` and checks who listens there.
+pub(crate) async fn connect(path: &Path, role: Role) -> Result<Box<dyn Stream>, LinkError> {
     let stream = UnixStream::connect(path).await.map_err(|e| LinkError::Io(role, e))?;
     let uid = stream.peer_cred().map_err(|e| LinkError::Io(role, e))?.uid();
     // The processes run as root; on a board without privileges all three run as the same user.
     if uid != 0 && uid != rustix::process::getuid().as_raw() {
         return Err(LinkError::Credentials { role, uid });
     }
-    let (read, write) = stream.into_split();
+    Ok(Box::new(stream))
+}
+
+/// Greets the process of `role` at the other end of `stream`.
+pub(crate) async fn greet(stream: Box<dyn Stream>, role: Role) -> Result<(Hearing, Speaking), LinkError> {
+    let (read, write) = tokio::io::split(stream);
     let mut hearing = Hearing { role, half: read, frames: FrameReader::new() };
     let mut speaking = Speaking { role, half: write };
     let version = env!("CARGO_PKG_VERSION").to_owned();
@@ -82,7 +84,10 @@ pub(crate) async fn connect(path: &Path, role: Role) -> Result<(Hearing, Speakin
     if greeting.role != role || greeting.protocol != PROTOCOL {
         return Err(LinkError::Greeting { expected: role, found: greeting.role, protocol: greeting.protocol });
     }
-    tracing::info!(?role, version = %greeting.version.escape_debug(), "connected to local process");
+    // A process that answers one question is there too often for a log.
+    if role != Role::System {
+        tracing::info!(?role, version = %greeting.version.escape_debug(), "connected to local process");
+    }
     Ok((hearing, speaking))
 }
 

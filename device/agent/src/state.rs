@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     configuration::{Kept, SealingKey, Wish},
     durable::{self, DurableError},
-    enrolment::{Enrolment, EnrolmentText, NoManagement},
-    identity::ChainError,
+    enrolment::{Enrolment, EnrolmentError, EnrolmentText, NoManagement},
     jobs::Ledger,
+    key_store::DeviceKey,
     metrics::Life,
     orders::Orders,
 };
@@ -71,9 +71,9 @@ pub enum StateError {
     /// The file is not of a form that this program writes.
     #[error("the kept {0} are damaged")]
     Malformed(&'static str, #[source] serde_json::Error),
-    /// The kept certificate cannot be read.
-    #[error("the kept operational certificate is damaged")]
-    Certificate(#[from] ChainError),
+    /// The kept certificate or its key cannot be used.
+    #[error("the kept operational identity cannot be used")]
+    Enrolment(#[from] EnrolmentError),
 }
 
 /// The longest of the files in bytes.
@@ -176,10 +176,10 @@ impl StateFolder {
         self.keep(Self::JOBS, jobs)
     }
 
-    /// The operational identity kept last.
-    pub fn enrolment(&self) -> Result<Option<Enrolment>, StateError> {
+    /// The operational identity kept last, of the device with this key.
+    pub fn enrolment(&self, device: &DeviceKey) -> Result<Option<Enrolment>, StateError> {
         let text: Option<EnrolmentText> = self.load(Self::ENROLMENT, "accounts")?;
-        Ok(text.map(Enrolment::try_from).transpose()?)
+        Ok(text.map(|text| text.open(device)).transpose()?)
     }
 
     /// The floor of time kept last; the beginning of time if there is none.
@@ -194,9 +194,7 @@ impl StateFolder {
     }
 
     fn keep<T: Serialize>(&self, name: &str, value: T) -> Result<(), DurableError> {
-        // Texts and numbers in named fields always have a JSON form.
-        let bytes = serde_json::to_vec(&Filed { format: Format, value }).unwrap_or_default();
-        durable::replace(&self.folder.join(name), &bytes, 0o600)
+        durable::replace_json(&self.folder.join(name), &Filed { format: Format, value }, 0o600)
     }
 }
 
@@ -247,7 +245,8 @@ mod tests {
         let state = StateFolder::new(folder.path());
         assert_eq!(state.orders().unwrap(), Orders::default());
         assert_eq!(state.floor().unwrap(), UnixSeconds(0));
-        assert!(state.enrolment().unwrap().is_none() && !state.reset().unwrap());
+        let device = DeviceKey::generate().unwrap();
+        assert!(state.enrolment(&device).unwrap().is_none() && !state.reset().unwrap());
         state.keep_reset().unwrap();
         state.keep_orders(&ordered()).unwrap();
         state.keep_floor(UnixSeconds(1_800_000_000)).unwrap();
@@ -257,7 +256,7 @@ mod tests {
         assert!(again.reset().unwrap());
         assert_eq!(again.orders().unwrap(), ordered());
         assert_eq!(again.floor().unwrap(), UnixSeconds(1_800_000_000));
-        assert_eq!(again.enrolment().unwrap(), Some(enrolment));
+        assert_eq!(again.enrolment(&device).unwrap(), Some(enrolment));
     }
 
     #[test]

@@ -11,8 +11,9 @@ use x509_parser::prelude::{FromDer, SubjectPublicKeyInfo};
 
 use crate::{
     address::ServerAddress,
-    dial::{DialError, dial},
+    dial::DialError,
     http::{HttpConnection, HttpError},
+    network::Network,
     random,
 };
 
@@ -101,14 +102,19 @@ impl TimeKey {
 }
 
 /// Asks the artifact server for the time over a connection of its own and checks the answer.
-pub async fn ask_time(server: &ServerAddress, tls: Arc<ClientConfig>, key: &TimeKey) -> Result<UnixSeconds, TimeError> {
+pub async fn ask_time(
+    network: &dyn Network,
+    server: &ServerAddress,
+    tls: Arc<ClientConfig>,
+    key: &TimeKey,
+) -> Result<UnixSeconds, TimeError> {
     let mut nonce = [0; 16];
     if !random::fill(&mut nonce) {
         return Err(TimeError::Random);
     }
     let nonce = data_encoding::HEXLOWER.encode(&nonce);
     let failed = |e: HttpError| TimeError::Http(Box::new(e));
-    let stream = dial(server, tls).await?;
+    let stream = network.dial(None, server, tls).await?.stream;
     let mut connection = HttpConnection::open(stream, &server.authority()).await.map_err(failed)?;
     let answer = connection.get(&format!("/v1/time?nonce={nonce}"), None, MAX_ANSWER_BYTES).await.map_err(failed)?;
     match answer.status.as_u16() {

@@ -13,10 +13,11 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     configuration::{InForce, for_updater},
     facts::{Facts, SignedTime, set},
+    network::Stream,
     orders::{Orders, Wish},
     redial::Redial,
     relay::Relay,
-    socket::{Hearing, LinkError, Speaking, connect},
+    socket::{Hearing, LinkError, Speaking, connect, greet},
 };
 
 /// Fetches under way for one process; while there are as many, nothing more is read from it.
@@ -32,15 +33,26 @@ pub async fn keep_updater_link(
     let mut again = Redial::new(Role::Updater);
     let keep = async {
         loop {
-            let ended = serve(path, &facts, &relay, &mut restarts).await;
+            let ended = match connect(path, Role::Updater).await {
+                Ok(stream) => serve_updater(stream, &facts, (&relay, &mut restarts)).await,
+                Err(error) => Err(error),
+            };
             again.pause(ended).await;
         }
     };
     stop.run_until_cancelled(keep).await;
 }
 
-async fn serve(path: &Path, facts: &Facts, relay: &Relay, restarts: &mut mpsc::Receiver<()>) -> Result<(), LinkError> {
-    let (hearing, speaking) = connect(path, Role::Updater).await?;
+/// Serves one connection to the updater to its end.
+///
+/// # Errors
+/// Always: that is how it ends.
+pub async fn serve_updater(
+    stream: Box<dyn Stream>,
+    facts: &Facts,
+    (relay, restarts): (&Relay, &mut mpsc::Receiver<()>),
+) -> Result<(), LinkError> {
+    let (hearing, speaking) = greet(stream, Role::Updater).await?;
     Link::new(facts, relay.clone(), speaking).serve(hearing, restarts).await
 }
 
@@ -127,8 +139,8 @@ impl<'a> Link<'a> {
         match wish {
             None => Ok(()),
             Some(Wish::Rest) => self.speaking.say(&AgentToUpdater::Rest).await,
-            Some(Wish::Release { release, digest, rollout }) => {
-                self.speaking.say(&AgentToUpdater::Desire { release, digest, rollout }).await
+            Some(Wish::Release { release, digest, rollout, consent }) => {
+                self.speaking.say(&AgentToUpdater::Desire { release, digest, rollout, consent }).await
             }
         }
     }

@@ -13,6 +13,7 @@ use device_agent::{
     configuration::InForce,
     facts::{Facts, SignedTime},
     key_store::DeviceKey,
+    network::TlsNetwork,
     orders::{Orders, Wish},
     relay::{Source, relay},
     tls::{ALPN_HTTP, Trust, Validity, provider},
@@ -23,7 +24,7 @@ use protocol_types::{
     Configuration, Digest, LogLevel, UnixSeconds,
     socket::{
         AgentToApps, AgentToUpdater, AppsSettings, AppsToAgent, Contact, Fetch, FetchError, FrameReader, Greeting,
-        MAX_FETCH, MAX_FRAME, PROTOCOL, Role, UpdaterSettings, UpdaterToAgent, encode,
+        MAX_FETCH, MAX_FRAME, MAX_LOG, PROTOCOL, Role, UpdaterSettings, UpdaterToAgent, encode,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -90,7 +91,7 @@ fn bench(role: Role, orders: Orders) -> Bench {
     let listener = UnixListener::bind(&socket).unwrap();
     let (facts, restarts) = Facts::new(orders);
     let (facts, stop) = (Arc::new(facts), CancellationToken::new());
-    let (asker, task) = relay(facts.source.subscribe());
+    let (asker, task) = relay(facts.source.subscribe(), Arc::new(TlsNetwork));
     tokio::spawn(task.run(stop.clone()));
     let (path, told) = (socket.clone(), facts.clone());
     let stopped = stop.clone();
@@ -105,12 +106,16 @@ fn bench(role: Role, orders: Orders) -> Bench {
 
 fn wanting(version: &str) -> Orders {
     let digest = Digest::of(version.as_bytes()).to_string();
-    Orders::default().with([(0, &*format!("releases/{version}.json")), (1, &digest), (2, "r-1")]).unwrap()
+    Orders::default()
+        .with([(0, &*format!("releases/{version}.json")), (1, &digest), (2, "r-1"), (16, "device until 7")])
+        .unwrap()
 }
 
 fn desire(orders: &Orders) -> AgentToUpdater {
     match orders.wish.clone().unwrap() {
-        Wish::Release { release, digest, rollout } => AgentToUpdater::Desire { release, digest, rollout },
+        Wish::Release { release, digest, rollout, consent } => {
+            AgentToUpdater::Desire { release, digest, rollout, consent }
+        }
         Wish::Rest => AgentToUpdater::Rest,
     }
 }
@@ -263,7 +268,7 @@ async fn a_socket_of_an_unprivileged_stranger_is_not_spoken_to() {
     is_up.recv().unwrap();
     let (facts, restarts) = Facts::new(Orders::default());
     let facts = Arc::new(facts);
-    let (asker, _task) = relay(facts.source.subscribe());
+    let (asker, _task) = relay(facts.source.subscribe(), Arc::new(TlsNetwork));
     let stop = CancellationToken::new();
     let link = {
         let (stop, facts) = (stop.clone(), facts.clone());
@@ -429,4 +434,28 @@ async fn applications_fetch_and_report_over_their_own_socket_and_a_lost_one_is_m
     .await;
     timeout(Duration::from_secs(10), applications.changed()).await.unwrap().unwrap();
     assert_eq!(applications.borrow().len(), 1);
+}
+
+#[tokio::test]
+async fn a_log_of_an_application_is_asked_for_until_it_is_answered_and_not_again() {
+    let bench = bench(Role::Apps, Orders::default());
+    let mut peer = Peer::accept(&bench.listener).await;
+    peer.greet(Role::Apps).await;
+    bench.facts.log_wish.send_replace(Some((1, "hello".parse().unwrap())));
+    let asked = AgentToApps::Log { id: 1, application: "hello".parse().unwrap(), max_bytes: MAX_LOG };
+    assert_eq!(peer.hear().await, Some(asked.clone()));
+    drop(peer);
+    let mut peer = Peer::accept(&bench.listener).await;
+    peer.greet(Role::Apps).await;
+    assert_eq!(peer.hear().await, Some(asked), "the answer was lost with the connection");
+    let mut answers = bench.facts.log_answer.subscribe();
+    peer.say(&AppsToAgent::Log { id: 1, result: Ok("one\n".to_owned()) }).await;
+    timeout(Duration::from_secs(10), answers.changed()).await.unwrap().unwrap();
+    assert_eq!(*answers.borrow(), Some((1, Ok("one\n".to_owned()))));
+    drop(peer);
+    let mut peer = Peer::accept(&bench.listener).await;
+    peer.greet(Role::Apps).await;
+    bench.facts.log_wish.send_replace(Some((2, "other".parse().unwrap())));
+    let next = AgentToApps::Log { id: 2, application: "other".parse().unwrap(), max_bytes: MAX_LOG };
+    assert_eq!(peer.hear().await, Some(next), "what was answered is asked again");
 }

@@ -17,6 +17,7 @@ use device_agent::{
     facts::Facts,
     identity::Identity,
     key_store::DeviceKey,
+    network::TlsNetwork,
     objects::About,
     orders::Orders,
     session::{Device, Session},
@@ -88,7 +89,8 @@ fn simulate(world: &World, wall: u64, bootstrap: &Port, managed_at: Option<&str>
     let facts = Arc::new(facts);
     let about = About::new(&identity, "Acme");
     let enrolment = managed_at.map(|uri| enrolment(uri, operational));
-    let device = Device { identity, trust, state: Arc::new(Forgetful), facts: facts.clone() };
+    let device =
+        Device { identity, trust, state: Arc::new(Forgetful), facts: facts.clone(), network: Arc::new(TlsNetwork) };
     let session = Session::new(device, about, enrolment, Duration::from_secs(1)).unwrap();
     let stop = CancellationToken::new();
     tokio::spawn(session.run(stop.clone()));

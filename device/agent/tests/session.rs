@@ -193,6 +193,7 @@ fn status(phase: Phase, version: &str) -> UpdateStatus {
             firmware: None,
         },
         floor: SecurityVersion(0),
+        question: None,
     }
 }
 
@@ -241,7 +242,7 @@ async fn an_order_that_was_acknowledged_survives_the_loss_of_power() {
     let mut updater = Updater::accept(&listener).await;
     let wish = updater
         .hear_until(|message| match message {
-            AgentToUpdater::Desire { release, digest, rollout } => Some((release, digest, rollout)),
+            AgentToUpdater::Desire { release, digest, rollout, .. } => Some((release, digest, rollout)),
             _ => None,
         })
         .await;

@@ -12,7 +12,12 @@ use std::{
 };
 
 use pki::{World, begin_step, package};
-use service::Port;
+use protocol_lwm2m::{
+    coap::{Code, ContentFormat, Message},
+    formats::{self, Entry},
+    object::Path as LwPath,
+};
+use service::{Peer, Port};
 
 /// A TPM in software. It serves one program at a time, as no board's does.
 struct SoftwareTpm {
@@ -64,6 +69,9 @@ impl Drop for SoftwareTpm {
 struct Token {
     module: &'static str,
     environment: Vec<(&'static str, String)>,
+    /// The folder of its keys, and the one in which each start of the agent has a copy of it, if it has.
+    store: PathBuf,
+    copy: Option<PathBuf>,
     tpm: Option<SoftwareTpm>,
 }
 
@@ -72,7 +80,7 @@ fn softhsm(folder: &Path) -> Token {
     fs::create_dir_all(&store).unwrap();
     fs::write(&config, format!("directories.tokendir = {}\nobjectstore.backend = file\n", store.display())).unwrap();
     let environment = vec![("SOFTHSM2_CONF", config.to_str().unwrap().to_owned())];
-    Token { module: "/usr/lib/softhsm/libsofthsm2.so", environment, tpm: None }
+    Token { module: "/usr/lib/softhsm/libsofthsm2.so", environment, store, copy: None, tpm: None }
 }
 
 fn tpm(folder: &Path) -> Token {
@@ -89,7 +97,7 @@ fn tpm(folder: &Path) -> Token {
     } else {
         "/usr/lib/x86_64-linux-gnu/libtpm2_pkcs11.so.1"
     };
-    Token { module, environment, tpm: Some(tpm) }
+    Token { module, environment, copy: Some(folder.join("copy")), store, tpm: Some(tpm) }
 }
 
 /// A device whose key is in a token, and its service.
@@ -118,8 +126,13 @@ impl Bench {
         let bootstrap = Port::open(&world).await;
         let tpm = token.tpm.iter().map(|tpm| format!("tpm = '{}'\n", tpm.socket().display())).collect::<String>();
         let pin = folder.path().join("token/store/pin");
-        let settings =
-            format!("[key_store]\nmodule = '{}'\ntoken = 'mbl'\npin_file = '{}'\n{tpm}", token.module, pin.display());
+        let copy = token.copy.iter().map(|copy| format!("store = '{}/tpm2_pkcs11.sqlite3'\n", copy.display()));
+        let settings = format!(
+            "[key_store]\nmodule = '{}'\ntoken = 'mbl'\npin_file = '{}'\n{tpm}{}",
+            token.module,
+            pin.display(),
+            copy.collect::<String>()
+        );
         fs::write(folder.path().join("board.toml"), settings).unwrap();
         fs::create_dir_all(folder.path().join("device/run")).unwrap();
         Self { world, folder, token, bootstrap }
@@ -143,8 +156,19 @@ impl Bench {
     }
 
     fn start(&self) -> Agent {
+        let mut agent = self.agent("run");
+        if let Some(copy) = &self.token.copy {
+            // As on a board, where the store of the factory is read-only.
+            drop(fs::remove_dir_all(copy));
+            fs::create_dir(copy).unwrap();
+            for entry in fs::read_dir(&self.token.store).unwrap() {
+                let path = entry.unwrap().path();
+                fs::copy(&path, copy.join(path.file_name().unwrap())).unwrap();
+            }
+            agent.env("TPM2_PKCS11_STORE", copy);
+        }
         let log = fs::File::options().create(true).append(true).open(self.folder.path().join("agent.log")).unwrap();
-        Agent(self.agent("run").stdin(Stdio::null()).stderr(log).spawn().unwrap())
+        Agent(agent.stdin(Stdio::null()).stderr(log).spawn().unwrap())
     }
 }
 
@@ -200,6 +224,135 @@ async fn a_key_in_softhsm_is_born_there_signs_and_stays() {
 #[tokio::test]
 async fn a_key_in_a_tpm_is_born_there_signs_and_stays() {
     is_born_signs_and_stays(tpm).await;
+}
+
+fn public_key(certificate: &[u8]) -> Vec<u8> {
+    use x509_parser::prelude::*;
+    X509Certificate::from_der(certificate).unwrap().1.public_key().raw.to_vec()
+}
+
+/// Asks for a job, as the service does.
+async fn give_job(peer: &mut Peer, id: &str, kind: &str) {
+    let base = LwPath::instance(26_244, 0);
+    let texts = [(0, id), (1, kind), (2, "{}")];
+    let entries: Vec<_> = texts.iter().map(|(id, text)| Entry::new(LwPath::resource(26_244, 0, *id), *text)).collect();
+    let payload = formats::encode(ContentFormat::SENML_CBOR, &base, &entries).unwrap();
+    let job = Message::new(Code::POST).path("26244/0").content(ContentFormat::SENML_CBOR, payload);
+    assert_eq!(peer.ask(job).await.code, Code::CHANGED);
+}
+
+impl Bench {
+    /// Waits until the agent has said this so often.
+    async fn until_said(&self, words: &str, times: usize) {
+        let log = self.folder.path().join("agent.log");
+        let until = Instant::now() + Duration::from_secs(30);
+        loop {
+            let said = fs::read_to_string(&log).unwrap();
+            if said.matches(words).count() >= times {
+                return;
+            }
+            assert!(Instant::now() < until, "{said}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Has the device that is registered with `peer` rotate its key, and the connection that it makes with the new one.
+    async fn rotated(&self, mut peer: Peer, management: &Port, id: &str) -> Peer {
+        give_job(&mut peer, id, "rotate-key").await;
+        peer.issue("/.well-known/est/sren", &self.world.issuing, CENTURY).await;
+        let mut again = management.accept().await;
+        again.register().await;
+        again
+    }
+}
+
+/// A certificate that is not renewed by itself while a test runs.
+const CENTURY: (u64, u64) = (1_767_225_600, 4_102_444_800);
+
+async fn is_rotated_in_the_token(token: impl FnOnce(&Path) -> Token) {
+    let mut bench = Bench::new(token).await;
+    bench.provision();
+    let management = Port::open(&bench.world).await;
+    let agent = bench.start();
+    let mut peer = bench.bootstrap.accept().await;
+    let device_key = public_key(&peer.certificate());
+    peer.bootstrap(&management.uri(), 60).await;
+    peer.enrol(&bench.world.issuing, CENTURY).await;
+    let mut peer = management.accept().await;
+    peer.register().await;
+    assert_eq!(public_key(&peer.certificate()), device_key);
+
+    let peer = bench.rotated(peer, &management, "a-1").await;
+    let first = public_key(&peer.certificate());
+    assert_ne!(first, device_key, "it is the key of before");
+    let peer = bench.rotated(peer, &management, "a-2").await;
+    let second = public_key(&peer.certificate());
+    assert!(second != first && second != device_key);
+    // The key before it goes once the new one has been used; there was none to remove after the first time.
+    bench.until_said("keys that are no longer used were removed from the token", 1).await;
+    let kept = fs::read_to_string(bench.folder.path().join("device/state/agent/enrolment.json")).unwrap();
+    assert!(kept.contains("\"token_key\":\"") && !kept.contains("PRIVATE KEY"), "{kept}");
+
+    // Neither the end of the process nor a loss of power brings another key back.
+    drop(agent);
+    bench.token.tpm.iter_mut().for_each(SoftwareTpm::cut_power);
+    let agent = bench.start();
+    let mut peer = management.accept().await;
+    peer.register().await;
+    assert_eq!(public_key(&peer.certificate()), second);
+    drop((agent, peer));
+
+    // Without its state it is the device of the factory, and what was left in the token goes.
+    bench.token.tpm.iter_mut().for_each(SoftwareTpm::cut_power);
+    fs::remove_dir_all(bench.folder.path().join("device/state")).unwrap();
+    let _agent = bench.start();
+    let mut peer = bench.bootstrap.accept().await;
+    assert_eq!(public_key(&peer.certificate()), device_key);
+    peer.bootstrap(&management.uri(), 60).await;
+    peer.enrol(&bench.world.issuing, CENTURY).await;
+    let mut peer = management.accept().await;
+    peer.register().await;
+    assert_eq!(public_key(&peer.certificate()), device_key);
+    if bench.token.copy.is_none() {
+        bench.until_said("keys that are no longer used were removed from the token", 2).await;
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_rotated_in_softhsm_and_the_one_before_goes_once_the_new_one_was_used() {
+    Box::pin(is_rotated_in_the_token(softhsm)).await;
+}
+
+#[tokio::test]
+async fn a_key_is_rotated_in_a_tpm_whose_store_is_the_one_of_the_factory_at_each_start() {
+    Box::pin(is_rotated_in_the_token(tpm)).await;
+}
+
+#[tokio::test]
+async fn a_damaged_copy_of_the_store_costs_the_rotated_key_and_not_the_device() {
+    let mut bench = Bench::new(tpm).await;
+    bench.provision();
+    let management = Port::open(&bench.world).await;
+    let agent = bench.start();
+    let mut peer = bench.bootstrap.accept().await;
+    let device_key = public_key(&peer.certificate());
+    peer.bootstrap(&management.uri(), 60).await;
+    peer.enrol(&bench.world.issuing, CENTURY).await;
+    let mut peer = management.accept().await;
+    peer.register().await;
+    drop(bench.rotated(peer, &management, "a-1").await);
+    drop(agent);
+    bench.token.tpm.iter_mut().for_each(SoftwareTpm::cut_power);
+    let copy = bench.folder.path().join("device/state/agent/key-store.sqlite3");
+    fs::write(&copy, "no data base").unwrap();
+    let mut agent = bench.start();
+    assert!(!agent.0.wait().unwrap().success(), "it goes on with a store that it cannot read");
+    bench.until_said("the kept copy of the key store cannot be used and was given up", 1).await;
+    assert!(!copy.exists());
+    bench.token.tpm.iter_mut().for_each(SoftwareTpm::cut_power);
+    let _agent = bench.start();
+    let peer = bench.bootstrap.accept().await;
+    assert_eq!(public_key(&peer.certificate()), device_key, "it enrols anew, as what it is");
 }
 
 #[tokio::test]

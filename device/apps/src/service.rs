@@ -12,7 +12,8 @@ use std::{
 use protocol_types::{
     AppName, Digest, Heartbeat, LogLevel, Reason, ReasonCode,
     socket::{
-        AgentToApps, ApplicationState, ApplicationStatus, AppsSettings, AppsToAgent, AppsToUpdater, UpdaterToApps,
+        AgentToApps, ApplicationState, ApplicationStatus, AppsSettings, AppsToAgent, AppsToUpdater, MAX_LOG,
+        UpdaterToApps,
     },
 };
 use sd_notify::NotifyState;
@@ -25,7 +26,7 @@ use crate::{
     refusal::reason,
     socket::{AgentLink, Bringer, Heard, Outbox},
     store::{Store, StoredApplication, StoredSet},
-    supervise::{Change, Keeper, Kept, Report, Roster, Workshop},
+    supervise::{Change, Keeper, Kept, Report, Roster, Workshop, end_of_log},
     worker::{Tools, Wish, Work, Worker},
 };
 
@@ -229,7 +230,10 @@ impl Service {
             Heard::BringerGone(bringer, connection) => self.link.disconnected(bringer, connection),
             Heard::Bringer(_, AgentToApps::Fetched(fetched)) => self.link.answered(fetched),
             Heard::Bringer(Bringer::Agent, AgentToApps::Settings(settings)) => self.settings(settings),
-            Heard::Bringer(Bringer::Installer, AgentToApps::Settings(_)) => {
+            Heard::Bringer(Bringer::Agent, AgentToApps::Log { id, application, max_bytes }) => {
+                self.link.send(&AppsToAgent::Log { id, result: self.log(&application, max_bytes) });
+            }
+            Heard::Bringer(Bringer::Installer, AgentToApps::Settings(_) | AgentToApps::Log { .. }) => {
                 warn!("an installer says what only the agent can know; ignored");
             }
             Heard::UpdaterConnected(outbox) => {
@@ -242,6 +246,21 @@ impl Service {
                 self.updater.take_if(|outbox| outbox.connection() == connection);
             }
             Heard::Updater(message) => self.on_updater(message),
+        }
+    }
+
+    /// The end of what an application has printed.
+    fn log(&self, application: &AppName, max_bytes: u32) -> Result<String, Reason> {
+        match end_of_log(&self.workshop.logs, application, u64::from(max_bytes.min(MAX_LOG))) {
+            Ok(Some(bytes)) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            Ok(None) => {
+                let why = format!("this device has never run an application `{application}`");
+                Err(Reason::new(ReasonCode::NotFound, why))
+            }
+            Err(error) => {
+                let why = format!("cannot read the log of application `{application}`: {error}");
+                Err(Reason::new(ReasonCode::StorageFailed, why))
+            }
         }
     }
 

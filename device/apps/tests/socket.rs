@@ -10,8 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use protocol_types::socket::{
-    AgentToApps, AppsToAgent, AppsToUpdater, Fetch, FetchError, Fetched, FrameReader, Greeting, PROTOCOL, Role,
+use protocol_types::{
+    Reason, ReasonCode,
+    socket::{
+        AgentToApps, AppsToAgent, AppsToUpdater, Fetch, FetchError, Fetched, FrameReader, Greeting, PROTOCOL, Role,
+    },
 };
 use rustix::thread::set_thread_res_uid;
 use support::{Device, image::Recipe, say};
@@ -134,4 +137,32 @@ fn an_installer_brings_what_its_folder_has_and_the_agent_the_rest() {
         }
     });
     device.prepare(&image).unwrap();
+}
+
+/// What the agent is told of this application's log.
+fn log(device: &Device, application: &str, max_bytes: u32) -> Result<String, Reason> {
+    let (mut agent, mut reader) = support::dial(&device.socket(), Role::Agent);
+    say(&mut agent, &AgentToApps::Log { id: 7, application: application.parse().unwrap(), max_bytes });
+    loop {
+        let said = support::receive::<AppsToAgent>(&mut agent, &mut reader).unwrap();
+        if let AppsToAgent::Log { id: 7, result } = said {
+            return result;
+        }
+    }
+}
+
+#[test]
+fn the_agent_is_given_the_end_of_what_an_application_printed_within_bounds() {
+    let image = Recipe::script("echo one; echo two; trap exit TERM; sleep 600 & wait").build();
+    let mut device = Device::running(&[]);
+    device.offer(&image);
+    device.prepare(&image).unwrap();
+    device.run(&image);
+    let name = image.spec.name.to_string();
+    support::until("what it printed", || device.log(&name) == "one\ntwo\n");
+    assert_eq!(log(&device, &name, 1000), Ok("one\ntwo\n".to_owned()));
+    assert_eq!(log(&device, &name, 5), Ok("\ntwo\n".to_owned()));
+    let missing = log(&device, "other", 1000).unwrap_err();
+    assert_eq!(missing.code, ReasonCode::NotFound);
+    assert!(missing.text.contains("`other`"), "{missing}");
 }

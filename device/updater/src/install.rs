@@ -63,7 +63,7 @@ pub fn install(
         return Err(LinkError::WrongPeer(updater.role()).into());
     }
     serve_applications(device_dir, &folder);
-    updater.say(&AgentToUpdater::Desire { release, digest, rollout: None })?;
+    updater.say(&AgentToUpdater::Desire { release, digest, rollout: None, consent: None })?;
     // The first status was on its way before the wish.
     let mut seen = 0;
     loop {
@@ -110,7 +110,8 @@ fn serve_applications(device_dir: &Path, folder: &ReleaseFolder) {
                 AppsToAgent::Fetch { id, what } => {
                     apps.say(&AgentToApps::Fetched(Fetched { id, result: folder.fetch(&what) }))?;
                 }
-                AppsToAgent::Status(_) => {}
+                // Nobody asks for a log on this connection.
+                AppsToAgent::Status(_) | AppsToAgent::Log { .. } => {}
             }
         }
         Ok(())

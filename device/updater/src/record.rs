@@ -6,7 +6,8 @@ use protocol_release::{
     workflow::VerifiedRelease,
 };
 use protocol_types::{
-    AppName, ApplicationSpec, Digest, Reason, ReleaseVersion, RolloutId, SecurityVersion, Slot, TargetPath, UnixSeconds,
+    AppName, ApplicationSpec, DeviceConsent, Digest, Reason, ReleaseVersion, RolloutId, SecurityVersion, Slot,
+    TargetPath, UnixSeconds,
 };
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +33,9 @@ pub struct Wish {
     pub rollout: Option<RolloutId>,
     /// Who asks.
     pub origin: Origin,
+    /// Whether somebody at the device is asked before it is installed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consent: Option<DeviceConsent>,
 }
 
 /// What stays known of a release once it was verified.
@@ -205,6 +209,9 @@ pub struct Record {
     pub latest: Origin,
     /// The latest time that the service's time key vouched for.
     pub time: UnixSeconds,
+    /// The wish that somebody at the device has said yes to, or whose deadline has passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreed: Option<Wish>,
 }
 
 /// A state file that cannot be read back.
@@ -229,6 +236,7 @@ impl Default for Record {
             folder: None,
             latest: Origin::Service,
             time: UnixSeconds(0),
+            agreed: None,
         }
     }
 }
@@ -332,6 +340,7 @@ pub(crate) mod tests {
             digest: Digest::of(version.as_bytes()),
             rollout: Some(RolloutId::new(rollout).unwrap()),
             origin: Origin::Service,
+            consent: None,
         }
     }
 

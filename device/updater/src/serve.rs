@@ -281,6 +281,8 @@ fn work<D: Disk>(mut updater: Updater<D, Speakers>, arrivals: &Receiver<Event>, 
                 let limit = until.map_or(IDLE, |until| until.saturating_sub(start.elapsed()).min(IDLE));
                 let limit = heartbeat.wait(start.elapsed()).map_or(limit, |wait| wait.min(limit));
                 let limit = if window.is_bounded() { limit.min(MINUTE) } else { limit };
+                // At least once a minute, as somebody may set the clock.
+                let limit = updater.question_ends_in().map_or(limit, |wait| wait.min(MINUTE).min(limit));
                 match arrivals.recv_timeout(limit) {
                     Ok(event) => hear(&mut updater, &mut window, event, around),
                     Err(RecvTimeoutError::Timeout) => {}
@@ -350,8 +352,10 @@ const fn origin_of(peer: Peer) -> Origin {
 fn hear_agent<D: Disk>(updater: &mut Updater<D, Speakers>, peer: Peer, message: AgentToUpdater) {
     let origin = origin_of(peer);
     match (message, origin) {
-        (AgentToUpdater::Desire { release, digest, rollout }, _) => {
-            updater.tell(Fact::Desired(Wish { release, digest, rollout, origin }));
+        (AgentToUpdater::Desire { release, digest, rollout, consent }, _) => {
+            // Who brings a release to the device has said yes to it.
+            let consent = consent.filter(|_| origin == Origin::Service);
+            updater.tell(Fact::Desired(Wish { release, digest, rollout, origin, consent }));
         }
         (AgentToUpdater::Rest, _) => updater.tell(Fact::Rest(origin)),
         (AgentToUpdater::Fetched(Fetched { id, result }), _) => updater.answer(origin, id, result),
@@ -359,6 +363,10 @@ fn hear_agent<D: Disk>(updater: &mut Updater<D, Speakers>, peer: Peer, message: 
         (AgentToUpdater::TrustedTime(time), Origin::Service) => updater.tell(Fact::TrustedTime(time)),
         (AgentToUpdater::Restart, Origin::Service) => updater.tell(Fact::RestartAsked),
         (AgentToUpdater::FactoryReset, _) => updater.tell(Fact::ResetAsked),
+        (AgentToUpdater::Answer { digest, answer }, Origin::Folder) => updater.tell(Fact::Answered(digest, answer)),
+        (AgentToUpdater::Answer { .. }, Origin::Service) => {
+            warn!("the agent answers what only somebody at the device may; ignored");
+        }
         (
             AgentToUpdater::Contact(_)
             | AgentToUpdater::TrustedTime(_)

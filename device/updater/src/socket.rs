@@ -74,8 +74,8 @@ pub enum LinkError {
     /// The peer did not keep to the protocol.
     #[error("the peer sent something else than a message")]
     Frame(#[from] FrameError),
-    /// The peer closed before, or took too long for, its greeting.
-    #[error("the peer did not say who it is in time")]
+    /// The peer closed before, or took too long for, what was awaited: first its greeting.
+    #[error("the peer did not answer in time")]
     Silent,
     /// The peer is of another version.
     #[error("the peer speaks protocol {0}, this program speaks {PROTOCOL}")]
@@ -256,7 +256,7 @@ fn host(stream: UnixStream, agent_uid: u32, links: &Links, events: &SyncSender<E
     let peer = match role {
         Role::Agent if uid == agent_uid || uid == own_uid() => Peer::Agent,
         Role::Installer if uid == own_uid() => Peer::Installer,
-        Role::Agent | Role::Installer | Role::Updater | Role::Apps => {
+        Role::Agent | Role::Installer | Role::Updater | Role::Apps | Role::System => {
             return Err(LinkError::NotAllowed { uid, role });
         }
     };
@@ -355,6 +355,18 @@ impl Conversation {
                 return Ok(None);
             }
         }
+    }
+
+    /// Lets whoever waits for a message wait no longer than this, from the next read on.
+    ///
+    /// # Errors
+    /// If the time is over.
+    pub fn hear_until(&self, until: Instant) -> Result<(), LinkError> {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(LinkError::Silent);
+        }
+        self.stream.set_read_timeout(Some(left)).map_err(io_error("set up"))
     }
 
     /// Says something.

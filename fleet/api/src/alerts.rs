@@ -1,32 +1,22 @@
 //! Alerts: rules that look at devices and events, what they have found, and when nobody wants to hear of it.
 
-use protocol_types::{EndpointName, GroupName, UnixSeconds, metrics::Metric};
+use protocol_types::{EndpointName, GroupName, Severity, UnixSeconds, metrics::Metric};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{Client, ClientError, Page, PageQuery};
 
 /// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Severity {
+#[derive(Debug, ToSchema)]
+#[schema(as = Severity, rename_all = "snake_case")]
+#[expect(dead_code, reason = "describes the form for openapi.json")]
+enum SeverityForm {
     /// Good to know.
     Info,
     /// Somebody should look.
     Warning,
     /// Somebody must act.
     Critical,
-}
-
-impl Severity {
-    /// The severity as the API writes it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Info => "info",
-            Self::Warning => "warning",
-            Self::Critical => "critical",
-        }
-    }
 }
 
 /// What a rule looks for.
@@ -93,6 +83,7 @@ pub struct AlertRule {
     /// What people call it.
     pub title: String,
     /// How bad its alerts are.
+    #[schema(value_type = SeverityForm)]
     pub severity: Severity,
     /// A filter: the devices that it looks at; empty for all.
     pub filter: String,
@@ -137,6 +128,7 @@ pub struct CreateAlertRule {
     #[schema(max_length = 200)]
     pub title: String,
     /// How bad its alerts are.
+    #[schema(value_type = SeverityForm)]
     pub severity: Severity,
     /// A filter: the devices that it looks at; empty for all.
     #[serde(default)]
@@ -168,6 +160,7 @@ pub struct ChangeAlertRule {
     pub title: Option<String>,
     /// How bad alerts are that it raises from now on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<SeverityForm>)]
     pub severity: Option<Severity>,
     /// The devices that it looks at from now on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -256,6 +249,7 @@ pub struct Alert {
     #[schema(value_type = Option<String>)]
     pub device: Option<EndpointName>,
     /// How bad it is.
+    #[schema(value_type = SeverityForm)]
     pub severity: Severity,
     /// How far it is.
     pub state: AlertState,

@@ -1,6 +1,6 @@
 //! Jobs: what many devices do once, each in its turn, with progress and a result for each.
 
-use protocol_types::{EndpointName, UnixSeconds};
+use protocol_types::{AppName, EndpointName, UnixSeconds};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -79,9 +79,16 @@ pub enum LogSource {
     Apps,
     /// What supervises the three.
     Board,
+    /// The kernel.
+    Kernel,
+    /// What one application has printed.
+    Application,
 }
 
 impl LogSource {
+    /// All sources, in the order of their declaration.
+    pub const ALL: [Self; 6] = [Self::Agent, Self::Updater, Self::Apps, Self::Board, Self::Kernel, Self::Application];
+
     /// The source as it is written.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -89,6 +96,8 @@ impl LogSource {
             Self::Updater => "updater",
             Self::Apps => "apps",
             Self::Board => "board",
+            Self::Kernel => "kernel",
+            Self::Application => "application",
         }
     }
 }
@@ -120,6 +129,10 @@ pub struct CollectLogs {
     pub filter: String,
     /// Whose log.
     pub source: LogSource,
+    /// Which application, with the source `application` and no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, pattern = "^[a-z][a-z0-9-]{0,31}$")]
+    pub application: Option<AppName>,
     /// How many lines from the end: 1 to 1000; at most 24 KiB of them come.
     #[schema(minimum = 1, maximum = 1000)]
     pub lines: u32,
@@ -214,6 +227,10 @@ pub struct Job {
     /// Whose log, if it collects logs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<LogSource>,
+    /// Which application's log, if it collects that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub application: Option<AppName>,
     /// How many lines, if it collects logs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lines: Option<u32>,

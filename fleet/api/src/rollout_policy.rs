@@ -47,7 +47,7 @@ pub struct Window {
     pub zone: Option<String>,
 }
 
-/// Whose yes each device needs before it is offered the release.
+/// Whose yes each device needs before it installs the release.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Consent {
@@ -56,6 +56,8 @@ pub enum Consent {
     Automatic,
     /// An operator's: each device waits until somebody consents for it.
     Operator,
+    /// That of somebody at the device: it brings the release into its place, asks, and installs it after a yes.
+    Device,
 }
 
 /// Consents to a rollout for some of its devices.

@@ -141,10 +141,22 @@ pub struct CreateRollout {
     /// Whose yes each device needs; without it nobody's.
     #[serde(default)]
     pub consent: Consent,
+    /// From this moment on, in Unix seconds, devices install the release without a yes of somebody at them; never without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub consent_deadline: Option<UnixSeconds>,
+    /// Seconds after which a device at which somebody said no asks again; at least 1.
+    #[serde(default = "ask_again_s")]
+    #[schema(minimum = 1)]
+    pub ask_again_s: u32,
 }
 
 const fn hold_after() -> u32 {
     CreateRollout::HOLD_AFTER
+}
+
+const fn ask_again_s() -> u32 {
+    CreateRollout::ASK_AGAIN_S
 }
 
 const fn priority() -> u8 {
@@ -154,6 +166,8 @@ const fn priority() -> u8 {
 impl CreateRollout {
     /// Failed tries in a row at which a device is held back, where nobody says otherwise.
     pub const HOLD_AFTER: u32 = 5;
+    /// Seconds after which a device at which somebody said no asks again, where nobody says otherwise: a day.
+    pub const ASK_AGAIN_S: u32 = 24 * 60 * 60;
     /// The priority where nobody says otherwise.
     pub const PRIORITY: u8 = 50;
 
@@ -178,6 +192,8 @@ impl CreateRollout {
             max_in_flight: None,
             window: None,
             consent: Consent::Automatic,
+            consent_deadline: None,
+            ask_again_s: Self::ASK_AGAIN_S,
         }
     }
 }
@@ -261,6 +277,13 @@ pub struct Rollout {
     /// Whose yes each device needs.
     #[serde(default)]
     pub consent: Consent,
+    /// From this moment on, in Unix seconds, devices install the release without a yes of somebody at them; never without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub consent_deadline: Option<UnixSeconds>,
+    /// Seconds after which a device at which somebody said no asks again.
+    #[serde(default = "ask_again_s")]
+    pub ask_again_s: u32,
     /// How far it is.
     #[schema(schema_with = rollout_state)]
     pub state: RolloutState,
@@ -349,6 +372,8 @@ pub enum RolloutAction {
     Close,
     /// Say yes to the whole rollout, as somebody else than who started it.
     Approve,
+    /// Let devices at which somebody said no ask again now.
+    AskAgain,
 }
 
 impl RolloutAction {
@@ -361,6 +386,7 @@ impl RolloutAction {
             Self::Abort => "abort",
             Self::Close => "close",
             Self::Approve => "approve",
+            Self::AskAgain => "ask-again",
         }
     }
 }
@@ -395,7 +421,7 @@ impl Client {
         self.post_once(&format!("/rollouts/{id}/consent"), consent, None).await
     }
 
-    /// Starts, pauses, resumes, aborts, closes or approves a rollout; asking for what is already so changes nothing.
+    /// Starts, pauses, resumes, aborts, closes or approves a rollout, or lets its devices ask again; asking for what is already so changes nothing.
     pub async fn act_on_rollout(&self, id: &RolloutId, action: RolloutAction) -> Result<Rollout, ClientError> {
         self.post_empty(&format!("/rollouts/{id}/{}", action.as_str())).await
     }

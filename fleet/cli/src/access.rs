@@ -1,12 +1,13 @@
 //! `mbl access`: who has which role, and whether somebody may do something, and why.
 
 use clap::{Args, Subcommand};
-use fleet_api::{AccessAnswer, AccessQuery, CreateRoleBinding, PageQuery, RoleBinding};
+use fleet_api::{AccessAnswer, AccessQuery, CreateRoleBinding, RoleBinding};
 use protocol_types::{AccountName, EndpointName};
 use serde_json::json;
 
 use crate::{
     filter::refused_filter,
+    pages::all_pages,
     session::{Session, service_error},
     words::or_dash,
 };
@@ -89,16 +90,8 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
 
 async fn list(session: &Session) -> anyhow::Result<()> {
     let client = session.client()?;
-    let mut bindings: Vec<RoleBinding> = Vec::new();
-    let mut query = PageQuery::default();
-    loop {
-        let page = client.role_bindings(&query).await.map_err(service_error)?;
-        bindings.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
+    let bindings: Vec<RoleBinding> =
+        all_pages(async |page| client.role_bindings(&page).await.map_err(service_error)).await?;
     session.printer.table(&bindings, &["BINDING", "PRINCIPAL", "OF", "ROLE", "FOR"], |binding| {
         vec![
             binding.id.clone(),

@@ -4,13 +4,14 @@ use std::str::FromStr;
 
 use anyhow::Context as _;
 use clap::Subcommand;
-use fleet_api::{Account, ChangeAccount, CreateAccount, PageQuery, SetQuotas};
+use fleet_api::{Account, ChangeAccount, CreateAccount, SetQuotas};
 use protocol_types::AccountName;
 use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::{
     context::Context,
+    pages::all_pages,
     session::{Session, service_error},
     words::or_dash,
 };
@@ -131,16 +132,7 @@ fn show(session: &Session, account: &Account) -> anyhow::Result<()> {
 
 async fn list(session: &Session) -> anyhow::Result<()> {
     let client = session.client()?;
-    let mut accounts: Vec<Account> = Vec::new();
-    let mut query = PageQuery::default();
-    loop {
-        let page = client.accounts(&query).await.map_err(service_error)?;
-        accounts.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
+    let accounts: Vec<Account> = all_pages(async |page| client.accounts(&page).await.map_err(service_error)).await?;
     session.printer.table(&accounts, &["ACCOUNT", "BELOW", "TITLE"], |account| {
         vec![account.name.to_string(), or_dash(account.parent.as_ref()), account.title.clone()]
     })

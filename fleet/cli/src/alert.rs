@@ -3,15 +3,17 @@
 use clap::{Args, Subcommand};
 use fleet_api::{
     Alert, AlertCondition, AlertQuery, AlertRule, AlertState, ChangeAlertRule, Client, ClientError, CreateAlertRule,
-    CreateSilence, PageQuery, Severity, Silence,
+    CreateSilence, Silence,
 };
-use protocol_types::{GroupName, UnixSeconds, metrics::Metric};
+use protocol_types::{GroupName, Severity, UnixSeconds, metrics::Metric};
 use serde_json::json;
 
 use crate::{
-    failure::{Exit, Failure},
     filter::refused_filter,
+    pages::all_pages,
+    request::not_there,
     session::{Session, service_error},
+    watch::{self, WatchArgs},
     words::{or_dash, time},
 };
 
@@ -51,6 +53,8 @@ pub(crate) struct ListArgs {
     /// Those that are over, and those that are not yet raised, too
     #[arg(long)]
     all: bool,
+    #[command(flatten)]
+    watch: WatchArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -89,7 +93,7 @@ pub(crate) struct CreateRuleArgs {
     #[arg(long, default_value = "")]
     title: String,
     /// How bad it is: `info`, `warning` or `critical`
-    #[arg(long, default_value = "warning", value_parser = severity)]
+    #[arg(long, default_value_t = Severity::Warning)]
     severity: Severity,
     /// Look only at devices for which this is true
     #[arg(long, default_value = "")]
@@ -187,12 +191,6 @@ pub(crate) enum SilenceCommand {
     },
 }
 
-fn severity(text: &str) -> Result<Severity, String> {
-    let all = [Severity::Info, Severity::Warning, Severity::Critical];
-    let found = all.into_iter().find(|severity| severity.as_str() == text);
-    found.ok_or_else(|| "a severity is `info`, `warning` or `critical`".to_owned())
-}
-
 pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<()> {
     let client = session.client()?;
     match command {
@@ -212,16 +210,13 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
 
 async fn list(client: &Client, args: ListArgs, session: &Session) -> anyhow::Result<()> {
     let state = if args.all { None } else { Some(args.state.unwrap_or(AlertState::Raised)) };
-    let mut query = AlertQuery { state, rule: args.rule, cursor: None, limit: None };
-    let mut found: Vec<Alert> = Vec::new();
-    loop {
-        let page = client.alerts(&query).await.map_err(service_error)?;
-        found.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
+    let query = AlertQuery { state, rule: args.rule, cursor: None, limit: None };
+    let look = async || pages(client, query.clone()).await;
+    if args.watch.watch {
+        let line = |alert: &Alert| (alert.id.clone(), described(alert).replace('\n', ", "));
+        return watch::list(args.watch, session, look, service_error, line).await;
     }
+    let found = look().await.map_err(service_error)?;
     let head = ["ALERT", "SEVERITY", "RULE", "DEVICE", "STATE", "SINCE", "KNOWN TO"];
     session.printer.table(&found, &head, |alert| {
         vec![
@@ -234,6 +229,18 @@ async fn list(client: &Client, args: ListArgs, session: &Session) -> anyhow::Res
             or_dash(alert.acknowledged.as_ref().map(|known| &known.by)),
         ]
     })
+}
+
+async fn pages(client: &Client, mut query: AlertQuery) -> Result<Vec<Alert>, ClientError> {
+    let mut alerts = Vec::new();
+    loop {
+        let page = client.alerts(&query).await?;
+        alerts.extend(page.items);
+        match page.next {
+            Some(next) => query.cursor = Some(next),
+            None => return Ok(alerts),
+        }
+    }
 }
 
 fn state_of(alert: &Alert) -> &'static str {
@@ -312,16 +319,7 @@ async fn enable(client: &Client, name: &GroupName, enabled: bool, session: &Sess
 }
 
 async fn list_rules(client: &Client, session: &Session) -> anyhow::Result<()> {
-    let mut found: Vec<AlertRule> = Vec::new();
-    let mut query = PageQuery::default();
-    loop {
-        let page = client.alert_rules(&query).await.map_err(service_error)?;
-        found.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
+    let found: Vec<AlertRule> = all_pages(async |page| client.alert_rules(&page).await.map_err(service_error)).await?;
     session.printer.table(&found, &["RULE", "SEVERITY", "LOOKS FOR", "AT", "RAISED", "STATE"], |rule| {
         let state = match (rule.enabled, rule.is_full) {
             (false, _) => "off",
@@ -391,16 +389,7 @@ async fn silence(client: &Client, command: SilenceCommand, session: &Session) ->
 }
 
 async fn list_silences(client: &Client, session: &Session) -> anyhow::Result<()> {
-    let mut found: Vec<Silence> = Vec::new();
-    let mut query = PageQuery::default();
-    loop {
-        let page = client.silences(&query).await.map_err(service_error)?;
-        found.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
+    let found: Vec<Silence> = all_pages(async |page| client.silences(&page).await.map_err(service_error)).await?;
     session.printer.table(&found, &["SILENCE", "RULE", "DEVICES", "UNTIL", "BY", "REASON"], |silence| {
         vec![
             silence.id.clone(),
@@ -414,19 +403,13 @@ async fn list_silences(client: &Client, session: &Session) -> anyhow::Result<()>
 }
 
 fn missing(error: ClientError, kind: &str, id: &impl ToString) -> anyhow::Error {
-    match error.problem() {
-        Some(problem) if problem.status == 404 => {
-            let list = match kind {
-                "alert" => "mbl alert list --all",
-                "silence" => "mbl alert silence list",
-                _ => "mbl alert rule list",
-            };
-            Failure::new(Exit::Refused, format!("there is no {kind} `{}`", id.to_string()))
-                .hint(format!("list what there is with `{list}`"))
-                .into()
-        }
-        _ => service_error(error),
-    }
+    let list = match kind {
+        "alert" => "mbl alert list --all",
+        "silence" => "mbl alert silence list",
+        _ => "mbl alert rule list",
+    };
+    let missing = format!("there is no {kind} `{}`", id.to_string());
+    not_there(error, missing, format!("list what there is with `{list}`"))
 }
 
 #[cfg(test)]

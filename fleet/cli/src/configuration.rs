@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::{
     configuration_secret,
+    pages::all_pages,
     rollout::brought,
     session::{Session, service_error},
 };
@@ -212,16 +213,8 @@ fn difference(change: &ConfigurationChange) -> String {
 }
 
 async fn revisions(client: &Client, of: &ConfigurationOf, session: &Session) -> anyhow::Result<()> {
-    let mut all: Vec<ConfigurationDocument> = Vec::new();
-    let mut query = PageQuery::default();
-    loop {
-        let page = client.configuration_revisions(of, &query).await.map_err(service_error)?;
-        all.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
+    let all: Vec<ConfigurationDocument> =
+        all_pages(async |page| client.configuration_revisions(of, &page).await.map_err(service_error)).await?;
     session.printer.table(&all, &["REVISION", "STANDING", "SAVED", "PRIORITY", "DOCUMENT"], |row| {
         let document = Value::Object(row.document.clone()).to_string();
         let standing = match row.standing {

@@ -1,15 +1,12 @@
 //! `mbl device`: who the devices are and how they are.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use fleet_api::{
-    AttributeValue, ChangeAttributes, ChangeDevice, ChangeTags, Client, CountQuery, DecommissionDevice, Device,
-    DeviceDetail, DeviceQuery, DeviceRecoveryKey, Download, Event, ExportFormat, ExportQuery, PageQuery, Standing,
-    SuspendDevice,
+    AttributeValue, ChangeAttributes, ChangeDevice, ChangeTags, Client, ClientError, CountQuery, DecommissionDevice,
+    Device, DeviceDetail, DeviceQuery, DeviceRecoveryKey, Download, Event, ExportFormat, ExportQuery, PageQuery,
+    Standing, SuspendDevice,
 };
 use protocol_types::{EndpointName, recovery::VolumeId};
 use serde_json::json;
@@ -17,12 +14,14 @@ use serde_json::json;
 use crate::{
     device_command,
     device_edit::{self, EditArgs},
+    device_watch::{self, DeviceWatchArgs},
     durable::{self, write_private},
     failure::{Exit, Failure},
     filter::refused_filter,
     recovery_key,
     secret::PassphraseArgs,
     session::{Session, service_error},
+    watch::{self, WatchArgs},
     why,
     words::{or_dash, time},
 };
@@ -35,6 +34,8 @@ pub(crate) enum Command {
     Show {
         /// The device
         endpoint: EndpointName,
+        #[command(flatten)]
+        watch: WatchArgs,
     },
     /// Count the devices by the value of a field
     Count {
@@ -52,11 +53,13 @@ pub(crate) enum Command {
     /// Do the same to many devices: labels, membership of a group, suspension
     Edit(Box<EditArgs>),
     /// Show every change of a device, until interrupted
-    Watch(WatchArgs),
+    Watch(DeviceWatchArgs),
     /// Show why a device does not run what rollouts want it to run, and what to do
     Why {
         /// The device
         endpoint: EndpointName,
+        #[command(flatten)]
+        watch: WatchArgs,
     },
     /// Let a device that was held back because it kept failing take part in rollouts again
     Forgive {
@@ -174,18 +177,8 @@ pub(crate) struct ListArgs {
     /// Only devices of this standing: active, suspended, quarantined or decommissioned
     #[arg(long, value_name = "STANDING")]
     standing: Option<Standing>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct WatchArgs {
-    /// The device
-    endpoint: EndpointName,
-    /// End when the device runs this version and nothing is under way
-    #[arg(long, value_name = "VERSION")]
-    until_version: Option<String>,
-    /// Seconds after which to give up
-    #[arg(long, value_name = "SECONDS")]
-    time_limit: Option<u64>,
+    #[command(flatten)]
+    watch: WatchArgs,
 }
 
 #[derive(Debug, Args)]
@@ -205,14 +198,15 @@ pub(crate) struct RecoveryKeyArgs {
     passphrase: PassphraseArgs,
 }
 
-/// How long between two looks at a watched device.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
 pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<()> {
     let client = session.client()?;
     match command {
         Command::List(args) => list(&client, args, session).await,
-        Command::Show { endpoint } => {
+        Command::Show { endpoint, watch } if watch.watch => {
+            let look = async || client.device(&endpoint).await;
+            watch::one(watch, session, look, |error| missing(error, &endpoint), describe).await
+        }
+        Command::Show { endpoint, .. } => {
             let detail = find(&client, &endpoint).await?;
             session.printer.data(&detail, describe(&detail))
         }
@@ -220,8 +214,8 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
         Command::Export(args) => export(&client, args, session).await,
         Command::Set(args) => set(&client, args, session).await,
         Command::Edit(args) => device_edit::run(&client, *args, session).await,
-        Command::Watch(args) => watch(&client, &args, session).await,
-        Command::Why { endpoint } => why::of_device(&client, &endpoint, session).await,
+        Command::Watch(args) => device_watch::run(&client, &args, session).await,
+        Command::Why { endpoint, watch } => why::of_device(&client, &endpoint, watch, session).await,
         Command::Forgive { endpoint } => why::forgive(&client, &endpoint, session).await,
         Command::Suspend { endpoint, reason } => {
             let device =
@@ -273,7 +267,7 @@ async fn recover(client: &Client, args: &RecoveryKeyArgs, session: &Session) -> 
 }
 
 /// A refusal because there is no such device says where to look.
-pub(crate) fn missing(error: fleet_api::ClientError, endpoint: &EndpointName) -> anyhow::Error {
+pub(crate) fn missing(error: ClientError, endpoint: &EndpointName) -> anyhow::Error {
     match error.problem() {
         Some(problem) if problem.status == 404 => {
             Failure::new(Exit::Refused, format!("device `{endpoint}` is not enrolled"))
@@ -289,23 +283,21 @@ async fn find(client: &Client, endpoint: &EndpointName) -> anyhow::Result<Device
 }
 
 async fn list(client: &Client, args: ListArgs, session: &Session) -> anyhow::Result<()> {
-    let filter = args.filter.clone();
-    let mut query = DeviceQuery {
+    let watching = args.watch;
+    let query = DeviceQuery {
         filter: args.filter,
         group: args.group,
         connected: args.connected.then_some(true),
         standing: args.standing,
         ..DeviceQuery::default()
     };
-    let mut devices: Vec<Device> = Vec::new();
-    loop {
-        let page = client.devices(&query).await.map_err(|e| refused_filter(e, filter.as_deref()))?;
-        devices.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
+    let look = async || pages(client, query.clone()).await;
+    let explain = |error| refused_filter(error, query.filter.as_deref());
+    if watching.watch {
+        let line = |device: &Device| (device.endpoint.to_string(), state(device));
+        return watch::list(watching, session, look, explain, line).await;
     }
+    let devices = look().await.map_err(explain)?;
     session.printer.table(&devices, &["DEVICE", "STANDING", "PRESENCE", "VERSION", "PHASE", "LAST SEEN"], |device| {
         let report = device.report.as_ref();
         vec![
@@ -317,6 +309,18 @@ async fn list(client: &Client, args: ListArgs, session: &Session) -> anyhow::Res
             or_dash(device.last_seen.map(time)),
         ]
     })
+}
+
+async fn pages(client: &Client, mut query: DeviceQuery) -> Result<Vec<Device>, ClientError> {
+    let mut devices = Vec::new();
+    loop {
+        let page = client.devices(&query).await?;
+        devices.extend(page.items);
+        match page.next {
+            Some(next) => query.cursor = Some(next),
+            None => return Ok(devices),
+        }
+    }
 }
 
 async fn history(client: &Client, (endpoint, limit): (&EndpointName, u32), session: &Session) -> anyhow::Result<()> {
@@ -429,7 +433,7 @@ fn describe(detail: &DeviceDetail) -> String {
 }
 
 /// One line: who, how, what runs.
-fn state(device: &Device) -> String {
+pub(crate) fn state(device: &Device) -> String {
     let mut text = format!("{} {} {}", device.endpoint, device.standing, device.presence.as_str());
     if let Some(report) = &device.report {
         text += &format!(
@@ -446,42 +450,4 @@ fn state(device: &Device) -> String {
         }
     }
     text
-}
-
-async fn watch(client: &Client, args: &WatchArgs, session: &Session) -> anyhow::Result<()> {
-    let look = async {
-        let mut last = String::new();
-        loop {
-            let detail = find(client, &args.endpoint).await?;
-            let now = state(&detail.device);
-            if now != last {
-                session.printer.line(&detail.device, &now)?;
-                last = now;
-            }
-            if args.until_version.as_deref().is_some_and(|version| settled_at(&detail.device, version)) {
-                return Ok(());
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    };
-    match args.time_limit {
-        None => look.await,
-        Some(seconds) => match tokio::time::timeout(Duration::from_secs(seconds), look).await {
-            Ok(ended) => ended,
-            Err(_) => {
-                let message = format!("device `{}` did not get there within {seconds} s", args.endpoint);
-                Err(Failure::new(Exit::WatchedFailed, message)
-                    .hint("see what it reports with `mbl device show`")
-                    .into())
-            }
-        },
-    }
-}
-
-fn settled_at(device: &Device, version: &str) -> bool {
-    use protocol_types::Phase::{Failed, Idle, RolledBack, Succeeded};
-    device.report.as_ref().is_some_and(|report| {
-        report.running_version.as_deref() == Some(version)
-            && matches!(report.phase, Idle | Succeeded | Failed | RolledBack)
-    })
 }

@@ -1,11 +1,10 @@
 //! `mbl device edit`: the same edit to many devices, as a long operation.
 
-use anyhow::Context as _;
 use clap::Args;
 use fleet_api::{AttributeValue, ChangeAttributes, ChangeDevice, ChangeTags, Client, DeviceEdit, EditDevices};
 use protocol_types::GroupName;
 
-use crate::{device::attribute, filter::refused_filter, operation, session::Session};
+use crate::{device::attribute, filter::refused_filter, operation, request::request_key, session::Session};
 
 #[derive(Debug, Args)]
 pub(crate) struct EditArgs {
@@ -113,11 +112,8 @@ impl EditArgs {
 pub(crate) async fn run(client: &Client, args: EditArgs, session: &Session) -> anyhow::Result<()> {
     let is_watched = args.watch;
     let wanted = args.wanted();
-    let mut key = [0; 16];
-    getrandom::fill(&mut key).context("cannot get random bytes")?;
-    let operation = client
-        .edit_devices(&wanted, Some(&hex::encode(key)))
-        .await
-        .map_err(|error| refused_filter(error, Some(&wanted.filter)))?;
+    let key = request_key()?;
+    let operation =
+        client.edit_devices(&wanted, Some(&key)).await.map_err(|error| refused_filter(error, Some(&wanted.filter)))?;
     operation::begun(client, &operation, is_watched, session).await
 }

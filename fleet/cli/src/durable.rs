@@ -1,4 +1,5 @@
-//! Files of a person that are either the old or the new one after a crash, never a part of one. `docs/decisions/0007` says why by hand.
+//! Files of a person that are either the old or the new one after a crash, never a part of one.
+//! `docs/decisions/0007-durable-writes-by-hand.md` says why by hand.
 
 use std::{
     ffi::OsString,

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use fleet_api::{Client, ClientError, CreateEnrolment, Denial, Enrolment, ListedCertificate, PageQuery};
+use fleet_api::{Client, ClientError, CreateEnrolment, Denial, Enrolment, ListedCertificate};
 use protocol_types::EndpointName;
 use serde_json::json;
 
 use crate::{
-    failure::{Exit, Failure},
     operation,
+    pages::all_pages,
+    request::{not_there, request_key},
     session::{Session, service_error},
     words::{or_dash, time},
 };
@@ -84,12 +85,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
 }
 
 fn missing(error: ClientError, (kind, id, verb): (&str, &str, &str)) -> anyhow::Error {
-    match error.problem() {
-        Some(problem) if problem.status == 404 => Failure::new(Exit::Refused, format!("there is no {kind} `{id}`"))
-            .hint(format!("see what there is with `mbl enrolment {verb}`"))
-            .into(),
-        _ => service_error(error),
-    }
+    not_there(error, format!("there is no {kind} `{id}`"), format!("see what there is with `mbl enrolment {verb}`"))
 }
 
 fn allows(enrolment: &Enrolment) -> String {
@@ -102,9 +98,8 @@ fn allows(enrolment: &Enrolment) -> String {
 
 async fn import(client: &Client, args: &ImportArgs, session: &Session) -> anyhow::Result<()> {
     let file = open(&args.file).await?;
-    let mut key = [0; 16];
-    getrandom::fill(&mut key).context("cannot get random bytes")?;
-    let operation = client.enrol_list(file, Some(&hex::encode(key))).await.map_err(service_error)?;
+    let key = request_key()?;
+    let operation = client.enrol_list(file, Some(&key)).await.map_err(service_error)?;
     operation::begun(client, &operation, args.watch, session).await
 }
 
@@ -113,30 +108,15 @@ async fn open(path: &Path) -> anyhow::Result<tokio::fs::File> {
 }
 
 async fn list(client: &Client, session: &Session) -> anyhow::Result<()> {
-    let (mut found, mut query): (Vec<Enrolment>, _) = (Vec::new(), PageQuery::default());
-    loop {
-        let page = client.enrolments(&query).await.map_err(service_error)?;
-        found.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
+    let found: Vec<Enrolment> = all_pages(async |page| client.enrolments(&page).await.map_err(service_error)).await?;
     session.printer.table(&found, &["ENROLMENT", "ALLOWS", "CREATED"], |enrolment| {
         vec![enrolment.id.clone(), allows(enrolment), time(enrolment.created)]
     })
 }
 
 async fn certificates(client: &Client, session: &Session) -> anyhow::Result<()> {
-    let (mut found, mut query): (Vec<ListedCertificate>, _) = (Vec::new(), PageQuery::default());
-    loop {
-        let page = client.listed_certificates(&query).await.map_err(service_error)?;
-        found.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
+    let found: Vec<ListedCertificate> =
+        all_pages(async |page| client.listed_certificates(&page).await.map_err(service_error)).await?;
     session.printer.table(&found, &["CERTIFICATE", "DEVICE", "TAGS", "LISTED", "JOINED"], |listed| {
         vec![
             listed.fingerprint.clone(),
@@ -149,15 +129,7 @@ async fn certificates(client: &Client, session: &Session) -> anyhow::Result<()> 
 }
 
 async fn denials(client: &Client, session: &Session) -> anyhow::Result<()> {
-    let (mut found, mut query): (Vec<Denial>, _) = (Vec::new(), PageQuery::default());
-    loop {
-        let page = client.denials(&query).await.map_err(service_error)?;
-        found.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
+    let found: Vec<Denial> = all_pages(async |page| client.denials(&page).await.map_err(service_error)).await?;
     session.printer.table(&found, &["DEVICE", "REASON", "ATTEMPTS", "FIRST", "LAST"], |denial| {
         vec![
             denial.endpoint.to_string(),

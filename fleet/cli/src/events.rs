@@ -9,7 +9,7 @@ use crate::session::{Session, service_error};
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// Go on with what happens from now on, until interrupted
-    #[arg(long, short)]
+    #[arg(long, short, visible_alias = "watch")]
     follow: bool,
     /// Only events after this one; a stream that follows begins there
     #[arg(long, value_name = "ID")]

@@ -1,12 +1,14 @@
 //! `mbl filter`: questions about devices that are kept under a name.
 
 use clap::Subcommand;
-use fleet_api::{ChangeFilter, Client, ClientError, CreateFilter, PageQuery, SavedFilter};
+use fleet_api::{ChangeFilter, Client, ClientError, CreateFilter, SavedFilter};
 use protocol_types::GroupName;
 use serde_json::json;
 
 use crate::{
     failure::{Exit, Failure},
+    pages::all_pages,
+    request::not_there,
     session::{Session, service_error},
 };
 
@@ -70,28 +72,14 @@ async fn save(
 }
 
 async fn list(client: &Client, session: &Session) -> anyhow::Result<()> {
-    let mut filters: Vec<SavedFilter> = Vec::new();
-    let mut query = PageQuery::default();
-    loop {
-        let page = client.filters(&query).await.map_err(service_error)?;
-        filters.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
+    let filters: Vec<SavedFilter> = all_pages(async |page| client.filters(&page).await.map_err(service_error)).await?;
     session.printer.table(&filters, &["FILTER", "TITLE", "IS"], |filter| {
         vec![filter.name.to_string(), filter.title.clone(), filter.filter.clone()]
     })
 }
 
 fn missing(error: ClientError, name: &GroupName) -> anyhow::Error {
-    match error.problem() {
-        Some(problem) if problem.status == 404 => Failure::new(Exit::Refused, format!("there is no filter `{name}`"))
-            .hint("list the filters with `mbl filter list`")
-            .into(),
-        _ => service_error(error),
-    }
+    not_there(error, format!("there is no filter `{name}`"), "list the filters with `mbl filter list`")
 }
 
 /// The line of a text in which the character `at` stands, and carets to be written below it.

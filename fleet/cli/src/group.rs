@@ -1,13 +1,14 @@
 //! `mbl group`: named sets of devices for rollouts to aim at.
 
 use clap::Subcommand;
-use fleet_api::{ChangeGroup, Client, ClientError, CreateGroup, Group, GroupDetail, PageQuery};
+use fleet_api::{ChangeGroup, Client, ClientError, CreateGroup, Group, GroupDetail};
 use protocol_types::{EndpointName, GroupName};
 use serde_json::json;
 
 use crate::{
-    failure::{Exit, Failure},
     filter::refused_filter,
+    pages::all_pages,
+    request::not_there,
     session::{Session, service_error},
 };
 
@@ -114,16 +115,7 @@ async fn change(client: &Client, name: &GroupName, change: ChangeGroup, session:
 }
 
 async fn list(client: &Client, session: &Session) -> anyhow::Result<()> {
-    let mut groups: Vec<Group> = Vec::new();
-    let mut query = PageQuery::default();
-    loop {
-        let page = client.groups(&query).await.map_err(service_error)?;
-        groups.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
+    let groups: Vec<Group> = all_pages(async |page| client.groups(&page).await.map_err(service_error)).await?;
     session.printer.table(&groups, &["GROUP", "MEMBERS", "FILTER", "TITLE"], |group| {
         let filter = group.filter.clone().unwrap_or_default();
         vec![group.name.to_string(), group.members.to_string(), filter, group.title.clone()]
@@ -132,16 +124,8 @@ async fn list(client: &Client, session: &Session) -> anyhow::Result<()> {
 
 async fn show(client: &Client, name: &GroupName, session: &Session) -> anyhow::Result<()> {
     let GroupDetail { group, includes, devices } = client.group(name).await.map_err(|error| missing(error, name))?;
-    let mut members = Vec::new();
-    let mut query = PageQuery::default();
-    loop {
-        let page = client.group_members(name, &query).await.map_err(|error| missing(error, name))?;
-        members.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
+    let members =
+        all_pages(async |page| client.group_members(name, &page).await.map_err(|error| missing(error, name))).await?;
     let mut text = format!("{name}: {devices} devices now");
     if let Some(filter) = &group.filter {
         text += &format!("\n  filter {filter}");
@@ -160,10 +144,5 @@ fn print(group: &Group, session: &Session) -> anyhow::Result<()> {
 }
 
 fn missing(error: ClientError, name: &GroupName) -> anyhow::Error {
-    match error.problem() {
-        Some(problem) if problem.status == 404 => Failure::new(Exit::Refused, format!("there is no group `{name}`"))
-            .hint("list the groups with `mbl group list`")
-            .into(),
-        _ => service_error(error),
-    }
+    not_there(error, format!("there is no group `{name}`"), "list the groups with `mbl group list`")
 }

@@ -8,13 +8,15 @@ use fleet_api::{
     RebootDevices, RotateKeys, RunProbe,
 };
 use indicatif::ProgressBar;
-use protocol_types::{EndpointName, GroupName};
+use protocol_types::{AppName, EndpointName, GroupName};
 
 use crate::{
     device_command::seconds,
     durable,
     failure::{Exit, Failure},
     filter::refused_filter,
+    pages::all_pages,
+    request::not_there,
     session::{Session, service_error},
     words::{or_dash, time},
 };
@@ -62,9 +64,12 @@ pub(crate) enum Command {
 pub(crate) enum Start {
     /// Collect the end of a log
     Logs {
-        /// Whose log: agent, updater, apps or board
+        /// Whose log: agent, updater, apps, board or kernel
         #[arg(long, value_name = "SOURCE", default_value = "agent", value_parser = source)]
         source: LogSource,
+        /// The log of this application, instead
+        #[arg(long, value_name = "NAME", conflicts_with = "source")]
+        application: Option<AppName>,
         /// How many lines, from the end
         #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1000))]
         lines: u32,
@@ -81,7 +86,7 @@ pub(crate) enum Start {
         #[command(flatten)]
         terms: TermsArgs,
     },
-    /// Have the devices make a check that they declare: disk, memory, network, time
+    /// Have the devices make a check: disk, memory, network, time, or one that their image declares
     Probe {
         /// The name of the check
         name: String,
@@ -146,10 +151,11 @@ pub(crate) struct WatchArgs {
 }
 
 fn source(text: &str) -> Result<LogSource, String> {
-    [LogSource::Agent, LogSource::Updater, LogSource::Apps, LogSource::Board]
-        .into_iter()
-        .find(|source| source.as_str() == text)
-        .ok_or_else(|| "a source is agent, updater, apps or board".to_owned())
+    // The log of an application is asked for by the application's name.
+    let mut sources = LogSource::ALL.into_iter().filter(|source| *source != LogSource::Application);
+    sources.find(|source| source.as_str() == text).ok_or_else(|| {
+        "a source is agent, updater, apps, board or kernel; for an application, --application".to_owned()
+    })
 }
 
 fn state(text: &str) -> Result<CommandState, String> {
@@ -186,8 +192,9 @@ async fn start(client: &Client, wanted: Start, session: &Session) -> anyhow::Res
     let bounds = JobBounds { concurrency: terms.concurrency, per_minute: terms.per_minute, deadline_s: terms.deadline };
     let typed = filter.clone();
     let begun = match wanted {
-        Start::Logs { source, lines, .. } => {
-            client.collect_logs(&CollectLogs { filter, source, lines, bounds }, None).await
+        Start::Logs { source, application, lines, .. } => {
+            let source = if application.is_some() { LogSource::Application } else { source };
+            client.collect_logs(&CollectLogs { filter, source, application, lines, bounds }, None).await
         }
         Start::Reboot { .. } => client.reboot_devices(&RebootDevices { filter, bounds }, None).await,
         Start::RotateKey { .. } => client.rotate_keys(&RotateKeys { filter, bounds }, None).await,
@@ -203,12 +210,7 @@ async fn start(client: &Client, wanted: Start, session: &Session) -> anyhow::Res
 }
 
 fn missing(error: ClientError, id: &str) -> anyhow::Error {
-    match error.problem() {
-        Some(problem) if problem.status == 404 => Failure::new(Exit::Refused, format!("there is no job `{id}`"))
-            .hint("list the jobs with `mbl job list`")
-            .into(),
-        _ => service_error(error),
-    }
+    not_there(error, format!("there is no job `{id}`"), "list the jobs with `mbl job list`")
 }
 
 /// One line: what, how far, how it went.
@@ -234,15 +236,7 @@ fn describe(job: &Job) -> String {
 }
 
 async fn list(client: &Client, session: &Session) -> anyhow::Result<()> {
-    let (mut jobs, mut query) = (Vec::new(), PageQuery::default());
-    loop {
-        let page = client.jobs(&query).await.map_err(service_error)?;
-        jobs.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
+    let jobs = all_pages(async |page| client.jobs(&page).await.map_err(service_error)).await?;
     let head = ["JOB", "KIND", "STATE", "DEVICES", "ENDED", "DONE", "FAILED", "CREATED"];
     session.printer.table(&jobs, &head, |job: &Job| {
         vec![
@@ -259,15 +253,11 @@ async fn list(client: &Client, session: &Session) -> anyhow::Result<()> {
 }
 
 async fn devices(client: &Client, (id, state): (&str, Option<CommandState>), session: &Session) -> anyhow::Result<()> {
-    let (mut found, mut query) = (Vec::new(), JobDeviceQuery { state, ..JobDeviceQuery::default() });
-    loop {
-        let page = client.job_devices(id, &query).await.map_err(|error| missing(error, id))?;
-        found.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
+    let found = all_pages(async |page: PageQuery| {
+        let query = JobDeviceQuery { state, cursor: page.cursor, ..JobDeviceQuery::default() };
+        client.job_devices(id, &query).await.map_err(|error| missing(error, id))
+    })
+    .await?;
     session.printer.table(&found, &["DEVICE", "STATE", "RESULT", "REASON", "WHY"], |device| {
         vec![
             device.endpoint.to_string(),

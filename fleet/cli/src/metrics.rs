@@ -1,6 +1,6 @@
 //! `mbl metrics`: how a device is and was, in numbers.
 
-use std::{path::PathBuf, time::Duration};
+use std::{cell::Cell, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 use fleet_api::{
@@ -13,6 +13,7 @@ use crate::{
     device::{export_format, missing, save},
     filter::refused_filter,
     session::Session,
+    watch::{follow, within},
     words::{or_dash, time},
 };
 
@@ -38,6 +39,9 @@ pub(crate) struct ShowArgs {
     /// Go on with what comes from now on, until interrupted
     #[arg(long, conflicts_with_all = ["hours", "from", "until", "step"])]
     watch: bool,
+    /// Seconds after which to end
+    #[arg(long, value_name = "SECONDS", requires = "watch")]
+    time_limit: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -166,33 +170,38 @@ fn described(latest: &DeviceMetrics) -> String {
 
 /// Shows each sample as it comes.
 async fn watch(client: &Client, args: &ShowArgs, session: &Session) -> anyhow::Result<()> {
-    let mut query = MetricQuery {
-        metric: args.metric,
-        from: Some(session.now().0),
-        step: Some(MetricStep::Sample),
-        limit: Some(AT_ONCE),
-        ..MetricQuery::default()
-    };
+    let endpoint = &args.endpoint;
     // What is measured now is reported later: the newest sample that is known is where watching begins.
-    let latest = client.device_metrics(&args.endpoint).await.map_err(|e| missing(e, &args.endpoint))?;
-    if let Some(at) = latest.time {
-        query.from = Some(at.0);
-    }
-    loop {
-        let part = client.metric_points(&args.endpoint, &query).await;
-        let part = match part {
-            // The clock of the service is behind what is asked for: there is nothing yet.
-            Err(error) if is_ahead(&error) => None,
-            other => Some(other.map_err(|e| missing(e, &args.endpoint))?),
+    let latest = client.device_metrics(endpoint).await.map_err(|e| missing(e, endpoint))?;
+    let next = Cell::new(latest.time.unwrap_or(session.now()).0);
+    let look = async || {
+        let query = MetricQuery {
+            metric: args.metric,
+            from: Some(next.get()),
+            step: Some(MetricStep::Sample),
+            limit: Some(AT_ONCE),
+            ..MetricQuery::default()
         };
-        for point in part.iter().flat_map(|part| &part.items) {
-            session.printer.line(point, line(point))?;
-            query.from = Some(point.time.0.saturating_add(1));
+        match client.metric_points(endpoint, &query).await {
+            // The clock of the service is behind what is asked for: there is nothing yet.
+            Err(error) if is_ahead(&error) => Ok(Vec::new()),
+            part => part.map(|part| part.items),
         }
-        if part.is_none_or(|part| part.next.is_none()) {
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    }
+    };
+    let watching = follow(
+        session,
+        LOOK_EVERY,
+        look,
+        |error| missing(error, endpoint),
+        |points: Vec<MetricPoint>| {
+            for point in &points {
+                session.printer.line(point, line(point))?;
+                next.set(point.time.0.saturating_add(1));
+            }
+            Ok(None)
+        },
+    );
+    within(args.time_limit, watching, |_| Ok(())).await
 }
 
 fn is_ahead(error: &ClientError) -> bool {

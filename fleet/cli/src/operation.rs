@@ -10,7 +10,10 @@ use protocol_types::OperationState;
 use crate::{
     device::{export_format, save},
     failure::{Exit, Failure},
+    pages::all_pages,
+    request::not_there,
     session::{Session, service_error},
+    watch::{Shown, follow, within},
     words::{or_dash, time},
 };
 
@@ -102,12 +105,7 @@ pub(crate) async fn begun(
 }
 
 fn missing(error: ClientError, id: &str) -> anyhow::Error {
-    match error.problem() {
-        Some(problem) if problem.status == 404 => Failure::new(Exit::Refused, format!("there is no operation `{id}`"))
-            .hint("list the operations with `mbl operation list`")
-            .into(),
-        _ => service_error(error),
-    }
+    not_there(error, format!("there is no operation `{id}`"), "list the operations with `mbl operation list`")
 }
 
 const fn rows(operation: &Operation) -> u64 {
@@ -131,15 +129,7 @@ fn describe(operation: &Operation) -> String {
 }
 
 async fn list(client: &Client, session: &Session) -> anyhow::Result<()> {
-    let (mut operations, mut query) = (Vec::new(), PageQuery::default());
-    loop {
-        let page = client.operations(&query).await.map_err(service_error)?;
-        operations.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
+    let operations = all_pages(async |page| client.operations(&page).await.map_err(service_error)).await?;
     let head = ["OPERATION", "KIND", "STATE", "ROWS", "TOTAL", "REFUSED", "CREATED"];
     session.printer.table(&operations, &head, |operation: &Operation| {
         vec![
@@ -161,15 +151,11 @@ async fn report(client: &Client, args: ReportArgs, session: &Session) -> anyhow:
         let answer = client.operation_report_file(&id, &query).await.map_err(|error| missing(error, &id))?;
         return save(answer, &path, session).await;
     }
-    let (mut rows, mut query) = (Vec::new(), ReportQuery { outcome, ..ReportQuery::default() });
-    loop {
-        let page = client.operation_report(&id, &query).await.map_err(|error| missing(error, &id))?;
-        rows.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
+    let rows = all_pages(async |page: PageQuery| {
+        let query = ReportQuery { cursor: page.cursor, outcome, ..ReportQuery::default() };
+        client.operation_report(&id, &query).await.map_err(|error| missing(error, &id))
+    })
+    .await?;
     session.printer.table(&rows, &["LINE", "SUBJECT", "OUTCOME", "CODE", "WHAT IS WRONG", "WHAT TO DO"], |row| {
         vec![
             row.line.to_string(),
@@ -184,18 +170,13 @@ async fn report(client: &Client, args: ReportArgs, session: &Session) -> anyhow:
 
 async fn watch(client: &Client, args: &WatchArgs, session: &Session) -> anyhow::Result<()> {
     let bar = session.printer.progress(0, "{msg} [{bar:30}] {pos} of {len}");
-    let look = follow(client, &args.id, &bar, session);
-    let ended = match args.time_limit {
-        None => look.await,
-        Some(seconds) => match tokio::time::timeout(Duration::from_secs(seconds), look).await {
-            Ok(ended) => ended,
-            Err(_) => {
-                let message = format!("operation {} did not end within {seconds} s", args.id);
-                let hint = format!("it goes on; look again with `mbl operation watch {}`", args.id);
-                Err(Failure::new(Exit::WatchedFailed, message).hint(hint).into())
-            }
-        },
-    };
+    let look = until_end(client, &args.id, &bar, session);
+    let ended = within(args.time_limit, look, |seconds| {
+        let message = format!("operation {} did not end within {seconds} s", args.id);
+        let hint = format!("it goes on; look again with `mbl operation watch {}`", args.id);
+        Err(Failure::new(Exit::WatchedFailed, message).hint(hint).into())
+    })
+    .await;
     bar.finish_and_clear();
     let operation = ended?;
     if operation.state == OperationState::Finished && operation.refused == 0 {
@@ -209,29 +190,22 @@ async fn watch(client: &Client, args: &WatchArgs, session: &Session) -> anyhow::
     Err(Failure::new(Exit::WatchedFailed, message).hint(hint).into())
 }
 
-/// Prints every change until the operation ends. A service that restarts meanwhile is waited for.
-async fn follow(client: &Client, id: &str, bar: &ProgressBar, session: &Session) -> anyhow::Result<Operation> {
-    let mut last = String::new();
-    loop {
-        match client.operation(id).await {
-            Ok(operation) => {
-                bar.set_message(id.to_owned());
-                bar.set_length(operation.total.unwrap_or_default());
-                bar.set_position(rows(&operation));
-                let text = describe(&operation);
-                if text != last {
-                    bar.suspend(|| session.printer.line(&operation, &text))?;
-                    last = text;
-                }
-                if operation.state.is_end() {
-                    return Ok(operation);
-                }
-            }
-            Err(ClientError::Unreachable { .. }) => {
-                session.printer.detail("the service does not answer; trying again");
-            }
-            Err(error) => return Err(missing(error, id)),
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
+/// Prints every change until the operation ends.
+async fn until_end(client: &Client, id: &str, bar: &ProgressBar, session: &Session) -> anyhow::Result<Operation> {
+    let mut shown = Shown::default();
+    let look = async || client.operation(id).await;
+    follow(
+        session,
+        LOOK_EVERY,
+        look,
+        |error| missing(error, id),
+        |operation: Operation| {
+            bar.set_message(id.to_owned());
+            bar.set_length(operation.total.unwrap_or_default());
+            bar.set_position(rows(&operation));
+            bar.suspend(|| shown.show(&session.printer, id, &operation, describe(&operation)))?;
+            Ok(operation.state.is_end().then_some(operation))
+        },
+    )
+    .await
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use fleet_api::{Client, ClientError, PageQuery, PublishMetadata, Release};
+use fleet_api::{Client, ClientError, PublishMetadata, Release};
 use protocol_release::{
     metadata::{TIMESTAMP_FILE, root_file, snapshot_file},
     signing::{SignedFile, TargetsDraft},
@@ -13,8 +13,10 @@ use serde_json::{Value, json};
 
 use crate::{
     failure::{Exit, Failure},
+    pages::all_pages,
     release_folder::{ReleaseFolder, Wish},
     repository::MetadataFolder,
+    request::not_there,
     session::{Session, service_error},
     uploads,
 };
@@ -123,27 +125,13 @@ pub(crate) async fn show(version: Option<&ReleaseVersion>, session: &Session) ->
 }
 
 fn missing(error: ClientError, version: &ReleaseVersion) -> anyhow::Error {
-    match error.problem() {
-        Some(problem) if problem.status == 404 => Failure::new(Exit::Refused, format!("there is no release {version}"))
-            .hint("list the releases with `mbl release list`")
-            .into(),
-        _ => service_error(error),
-    }
+    not_there(error, format!("there is no release {version}"), "list the releases with `mbl release list`")
 }
 
 /// Lists the releases of the service.
 pub(crate) async fn list(session: &Session) -> anyhow::Result<()> {
     let client = session.client()?;
-    let mut releases: Vec<Release> = Vec::new();
-    let mut query = PageQuery::default();
-    loop {
-        let page = client.releases(&query).await.map_err(service_error)?;
-        releases.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
+    let releases: Vec<Release> = all_pages(async |page| client.releases(&page).await.map_err(service_error)).await?;
     session.printer.table(&releases, &["VERSION", "SECURITY", "LISTED", "DIGEST"], |release| {
         vec![
             release.version.to_string(),

@@ -1,8 +1,7 @@
 //! `mbl rollout`: moves devices to a release or a configuration, and shows how far they are. The service decides; here it is asked and watched.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use fleet_api::{
     Client, ClientError, ConfigurationLevel, GiveConsent, PageQuery, Rollout, RolloutAction, RolloutDevice,
@@ -13,9 +12,12 @@ use protocol_types::{DeviceState, EndpointName, ReleaseVersion, RolloutId, Rollo
 
 use crate::{
     failure::{Exit, Failure},
+    pages::all_pages,
+    request::{not_there, request_key},
     rollout_dry_run,
     rollout_start::StartArgs,
     session::{Session, service_error},
+    watch::{Shown, follow, within},
     why,
     words::{or_dash, time},
 };
@@ -38,6 +40,8 @@ pub(crate) enum Command {
     Approve(IdArgs),
     /// Say yes for devices that wait for an operator's consent
     Consent(ConsentArgs),
+    /// Let devices at which somebody said no ask again now
+    AskAgain(IdArgs),
     /// Show why devices do not have what a rollout brings, and what to do
     Why(IdArgs),
     /// List the rollouts
@@ -83,6 +87,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
         Command::Abort(args) => act(&client, &args.id, RolloutAction::Abort, session).await,
         Command::Close(args) => act(&client, &args.id, RolloutAction::Close, session).await,
         Command::Approve(args) => act(&client, &args.id, RolloutAction::Approve, session).await,
+        Command::AskAgain(args) => act(&client, &args.id, RolloutAction::AskAgain, session).await,
         Command::Why(args) => why::of_rollout(&client, &args.id, session).await,
         Command::Consent(args) => consent(&client, args, session).await,
         Command::List => list(&client, session).await,
@@ -96,9 +101,8 @@ async fn start(client: &Client, args: StartArgs, session: &Session) -> anyhow::R
     if makes_nothing {
         return rollout_dry_run::show(client, &wanted, session).await;
     }
-    let mut key = [0; 16];
-    getrandom::fill(&mut key).context("cannot get random bytes")?;
-    let made = client.create_rollout(&wanted, Some(&hex::encode(key))).await.map_err(service_error)?;
+    let key = request_key()?;
+    let made = client.create_rollout(&wanted, Some(&key)).await.map_err(service_error)?;
     let rollout = client.act_on_rollout(&made.id, RolloutAction::Start).await.map_err(service_error)?;
     if watches {
         session.printer.say(format_args!("rollout {} started", rollout.id));
@@ -121,12 +125,7 @@ async fn consent(client: &Client, args: ConsentArgs, session: &Session) -> anyho
 }
 
 pub(crate) fn missing(error: ClientError, id: &RolloutId) -> anyhow::Error {
-    match error.problem() {
-        Some(problem) if problem.status == 404 => Failure::new(Exit::Refused, format!("there is no rollout `{id}`"))
-            .hint("list the rollouts with `mbl rollout list`")
-            .into(),
-        _ => service_error(error),
-    }
+    not_there(error, format!("there is no rollout `{id}`"), "list the rollouts with `mbl rollout list`")
 }
 
 /// What a rollout brings, as in `1.2.0` or `configuration 4 of group doors`.
@@ -176,15 +175,11 @@ fn device_state(device: &RolloutDevice) -> String {
 }
 
 async fn devices(client: &Client, id: &RolloutId) -> anyhow::Result<Vec<RolloutDevice>> {
-    let (mut found, mut query) = (Vec::new(), RolloutDeviceQuery::default());
-    loop {
-        let page = client.rollout_devices(id, &query).await.map_err(|error| missing(error, id))?;
-        found.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => return Ok(found),
-        }
-    }
+    all_pages(async |page: PageQuery| {
+        let query = RolloutDeviceQuery { cursor: page.cursor, ..RolloutDeviceQuery::default() };
+        client.rollout_devices(id, &query).await.map_err(|error| missing(error, id))
+    })
+    .await
 }
 
 async fn show(client: &Client, id: &RolloutId, session: &Session) -> anyhow::Result<()> {
@@ -198,15 +193,7 @@ async fn show(client: &Client, id: &RolloutId, session: &Session) -> anyhow::Res
 }
 
 async fn list(client: &Client, session: &Session) -> anyhow::Result<()> {
-    let (mut rollouts, mut query) = (Vec::new(), PageQuery::default());
-    loop {
-        let page = client.rollouts(&query).await.map_err(service_error)?;
-        rollouts.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
+    let rollouts = all_pages(async |page| client.rollouts(&page).await.map_err(service_error)).await?;
     session.printer.table(&rollouts, &["ROLLOUT", "BRINGS", "STATE", "STARTED", "NAME"], |rollout: &Rollout| {
         vec![
             rollout.id.to_string(),
@@ -220,18 +207,13 @@ async fn list(client: &Client, session: &Session) -> anyhow::Result<()> {
 
 async fn watch(client: &Client, args: &WatchArgs, session: &Session) -> anyhow::Result<()> {
     let bar = session.printer.progress(100, "{msg} [{bar:30}] {pos} %");
-    let look = follow(client, &args.id, &bar, session);
-    let ended = match args.time_limit {
-        None => look.await,
-        Some(seconds) => match tokio::time::timeout(Duration::from_secs(seconds), look).await {
-            Ok(ended) => ended,
-            Err(_) => {
-                let message = format!("rollout {} did not end within {seconds} s", args.id);
-                let hint = format!("it goes on; look again with `mbl rollout watch {}`", args.id);
-                Err(Failure::new(Exit::WatchedFailed, message).hint(hint).into())
-            }
-        },
-    };
+    let look = until_end(client, &args.id, &bar, session);
+    let ended = within(args.time_limit, look, |seconds| {
+        let message = format!("rollout {} did not end within {seconds} s", args.id);
+        let hint = format!("it goes on; look again with `mbl rollout watch {}`", args.id);
+        Err(Failure::new(Exit::WatchedFailed, message).hint(hint).into())
+    })
+    .await;
     bar.finish_and_clear();
     let rollout = ended?;
     let failed = |state| rollout.devices.get(&state).copied().unwrap_or(0);
@@ -253,63 +235,40 @@ fn is_idle(rollout: &Rollout) -> bool {
     rollout.state == RolloutState::Running && !counts.is_empty() && counts.keys().all(|state| state.is_end())
 }
 
-/// Prints every change until the rollout ends. A service that restarts meanwhile is waited for.
-async fn follow(client: &Client, id: &RolloutId, bar: &ProgressBar, session: &Session) -> anyhow::Result<Rollout> {
-    let mut last = String::new();
-    let mut seen: BTreeMap<EndpointName, String> = BTreeMap::new();
-    loop {
-        let (rollout, now) = match look(client, id).await {
-            Ok(found) => found,
-            Err(Look::Away) => {
-                session.printer.detail("the service does not answer; trying again");
-                tokio::time::sleep(LOOK_EVERY).await;
-                continue;
+/// Prints every change until the rollout ends.
+async fn until_end(client: &Client, id: &RolloutId, bar: &ProgressBar, session: &Session) -> anyhow::Result<Rollout> {
+    let (mut rollouts, mut seen) = (Shown::default(), Shown::default());
+    let look = async || look(client, id).await;
+    follow(
+        session,
+        LOOK_EVERY,
+        look,
+        |error| missing(error, id),
+        |(rollout, now): (Rollout, Vec<RolloutDevice>)| {
+            let printer = &session.printer;
+            for device in &now {
+                let value = serde_json::json!({ "device": device });
+                bar.suspend(|| seen.show(printer, device.endpoint.as_str(), &value, device_state(device)))?;
             }
-            Err(Look::Error(error)) => return Err(error),
-        };
-        for device in &now {
-            let text = device_state(device);
-            if seen.get(&device.endpoint) != Some(&text) {
-                bar.suspend(|| session.printer.line(&serde_json::json!({ "device": device }), &text))?;
-                seen.insert(device.endpoint.clone(), text);
+            let value = serde_json::json!({ "rollout": rollout });
+            bar.suspend(|| rollouts.show(printer, id.as_str(), &value, state(&rollout)))?;
+            bar.set_message(format!("{} {}", rollout.id, subject(&rollout)));
+            bar.set_position(per_cent(&now));
+            if is_idle(&rollout) {
+                printer.say(format_args!(
+                    "every device has come to an end; the audience stays open until `mbl rollout close {id}`"
+                ));
             }
-        }
-        let text = state(&rollout);
-        if text != last {
-            bar.suspend(|| session.printer.line(&serde_json::json!({ "rollout": rollout }), &text))?;
-            last = text;
-        }
-        bar.set_message(format!("{} {}", rollout.id, subject(&rollout)));
-        bar.set_position(per_cent(&now));
-        if is_idle(&rollout) {
-            session.printer.say(format_args!(
-                "every device has come to an end; the audience stays open until `mbl rollout close {id}`"
-            ));
-        }
-        if rollout.state.is_end() || is_idle(&rollout) {
-            return Ok(rollout);
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-}
-
-/// Why a look at a rollout brought nothing.
-enum Look {
-    /// The service does not answer now.
-    Away,
-    /// It will not answer better later.
-    Error(anyhow::Error),
+            Ok((rollout.state.is_end() || is_idle(&rollout)).then_some(rollout))
+        },
+    )
+    .await
 }
 
 /// The rollout and its first page of devices: more lines than that nobody reads as they pass.
-async fn look(client: &Client, id: &RolloutId) -> Result<(Rollout, Vec<RolloutDevice>), Look> {
-    let classify = |error| match error {
-        ClientError::Unreachable { .. } => Look::Away,
-        other => Look::Error(missing(other, id)),
-    };
-    let devices = client.rollout_devices(id, &RolloutDeviceQuery::default()).await.map_err(classify)?;
-    let rollout = client.rollout(id).await.map_err(classify)?;
-    Ok((rollout, devices.items))
+async fn look(client: &Client, id: &RolloutId) -> Result<(Rollout, Vec<RolloutDevice>), ClientError> {
+    let devices = client.rollout_devices(id, &RolloutDeviceQuery::default()).await?;
+    Ok((client.rollout(id).await?, devices.items))
 }
 
 /// How much of the work is done: a device at its end counts wholly, one that downloads by its progress.

@@ -66,12 +66,28 @@ impl From<StagedArgs> for Option<StagedConfiguration> {
 /// Who is asked first.
 #[derive(Debug, Args)]
 struct PeopleArgs {
-    /// Offer it to a device only after `mbl rollout consent` for that device
-    #[arg(long)]
-    ask_consent: bool,
+    #[command(flatten)]
+    ask: AskArgs,
     /// Offer nothing before somebody else has run `mbl rollout approve`
     #[arg(long)]
     approval: bool,
+}
+
+/// Whose yes each device needs.
+#[derive(Debug, Args)]
+struct AskArgs {
+    /// Offer it to a device only after `mbl rollout consent` for that device
+    #[arg(long)]
+    ask_consent: bool,
+    /// Let each device bring it, ask somebody there, and install it after a yes
+    #[arg(long, conflicts_with = "ask_consent")]
+    ask_device: bool,
+    /// From this moment on devices install it without a yes, as in 2027-01-31T22:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = moment, requires = "ask_device")]
+    ask_until: Option<UnixSeconds>,
+    /// Seconds after which a device at which somebody said no asks again
+    #[arg(long, value_name = "SECONDS", requires = "ask_device", default_value_t = CreateRollout::ASK_AGAIN_S)]
+    ask_again: u32,
 }
 
 /// What the caller wants to see of it.
@@ -207,7 +223,7 @@ impl From<AudienceArgs> for Audience {
 
 impl From<StartArgs> for CreateRollout {
     fn from(args: StartArgs) -> Self {
-        let StartArgs { care, pace, time, .. } = args;
+        let StartArgs { care, pace, time, people: PeopleArgs { ask, approval }, .. } = args;
         let growth = pace.grow_percent.zip(pace.grow_max);
         let growth = growth.map(|(percent, max_per_hour)| Growth { percent, every: pace.grow_every, max_per_hour });
         Self {
@@ -231,10 +247,16 @@ impl From<StartArgs> for CreateRollout {
             priority: args.priority,
             not_before: time.not_before,
             close_audience: args.close_audience,
-            approval: args.people.approval,
+            approval,
             max_in_flight: pace.max_in_flight,
             window: time.window.map(|hours| Window { zone: time.zone, ..hours }),
-            consent: if args.people.ask_consent { Consent::Operator } else { Consent::Automatic },
+            consent: match (ask.ask_consent, ask.ask_device) {
+                (_, true) => Consent::Device,
+                (true, false) => Consent::Operator,
+                (false, false) => Consent::Automatic,
+            },
+            consent_deadline: ask.ask_until,
+            ask_again_s: ask.ask_again,
         }
     }
 }

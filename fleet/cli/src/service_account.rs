@@ -1,10 +1,11 @@
 //! `mbl service-account`: programs that hold roles.
 
 use clap::{Args, Subcommand};
-use fleet_api::{ChangeServiceAccount, CreateServiceAccount, PageQuery, ServiceAccount};
+use fleet_api::{ChangeServiceAccount, CreateServiceAccount, ServiceAccount};
 use serde_json::json;
 
 use crate::{
+    pages::all_pages,
     session::{Session, service_error},
     words::{or_dash, time},
 };
@@ -76,16 +77,8 @@ async fn set(session: &Session, Which { name, at_revision }: &Which, disabled: b
 
 async fn list(session: &Session) -> anyhow::Result<()> {
     let client = session.client()?;
-    let mut found: Vec<ServiceAccount> = Vec::new();
-    let mut query = PageQuery::default();
-    loop {
-        let page = client.service_accounts(&query).await.map_err(service_error)?;
-        found.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
+    let found: Vec<ServiceAccount> =
+        all_pages(async |page| client.service_accounts(&page).await.map_err(service_error)).await?;
     session.printer.table(&found, &["SERVICE ACCOUNT", "TITLE", "DISABLED"], |account| {
         vec![account.name.clone(), account.title.clone(), or_dash(account.disabled.map(time))]
     })

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use fleet_api::{
-    ChangeSubscription, Client, ClientError, CreateSubscription, CreatedSubscription, DeadLetter, Event, PageQuery,
-    ReplayEvents, Subscription, SubscriptionEventsQuery,
+    ChangeSubscription, Client, ClientError, CreateSubscription, CreatedSubscription, DeadLetter, Event, ReplayEvents,
+    Subscription, SubscriptionEventsQuery,
 };
 use futures_util::StreamExt as _;
 use protocol_types::GroupName;
@@ -19,6 +19,7 @@ use crate::{
     events,
     failure::{Exit, Failure},
     filter::refused_filter,
+    pages::all_pages,
     session::{Session, service_error},
     words::{or_dash, time},
 };
@@ -208,16 +209,8 @@ fn keep_secret(made: CreatedSubscription, file: &Path, session: &Session) -> any
 }
 
 async fn list(client: &Client, session: &Session) -> anyhow::Result<()> {
-    let mut found: Vec<Subscription> = Vec::new();
-    let mut query = PageQuery::default();
-    loop {
-        let page = client.subscriptions(&query).await.map_err(service_error)?;
-        found.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
+    let found: Vec<Subscription> =
+        all_pages(async |page| client.subscriptions(&page).await.map_err(service_error)).await?;
     let head = ["SUBSCRIPTION", "TYPES", "TO", "AFTER", "BEHIND", "DEAD LETTERS", "STATE"];
     session.printer.table(&found, &head, |subscription| {
         vec![
@@ -314,16 +307,7 @@ fn print(event: &Event, session: &Session) -> anyhow::Result<()> {
 }
 
 async fn all_dead_letters(client: &Client, name: &GroupName) -> anyhow::Result<Vec<DeadLetter>> {
-    let mut found = Vec::new();
-    let mut query = PageQuery::default();
-    loop {
-        let page = client.dead_letters(name, &query).await.map_err(|e| missing(e, name))?;
-        found.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => return Ok(found),
-        }
-    }
+    all_pages(async |page| client.dead_letters(name, &page).await.map_err(|e| missing(e, name))).await
 }
 
 /// Dead letters that one request asks for.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use fleet_api::{CreateToken, PageQuery, Token, TokenScope};
+use fleet_api::{CreateToken, Token, TokenScope};
 use protocol_types::UnixSeconds;
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use crate::{
     context::Context,
     durable::write_private,
+    pages::all_pages,
     session::{Session, service_error},
     words::{or_dash, time},
 };
@@ -87,16 +88,7 @@ async fn create(args: CreateArgs, session: &Session) -> anyhow::Result<()> {
 
 async fn list(session: &Session) -> anyhow::Result<()> {
     let client = session.client()?;
-    let mut tokens: Vec<Token> = Vec::new();
-    let mut query = PageQuery::default();
-    loop {
-        let page = client.tokens(&query).await.map_err(service_error)?;
-        tokens.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
+    let tokens: Vec<Token> = all_pages(async |page| client.tokens(&page).await.map_err(service_error)).await?;
     session.printer.table(&tokens, &["TOKEN", "NAME", "WHOSE", "SCOPES", "EXPIRES", "REVOKED"], |token| {
         let scopes: Vec<&str> = token.scopes.iter().map(|scope| scope.as_str()).collect();
         vec![

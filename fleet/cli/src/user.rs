@@ -4,13 +4,14 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use fleet_api::{ChangeUser, InviteUser, InvitedUser, LetterState, PageQuery, ResetUserQuery, User, UserState};
+use fleet_api::{ChangeUser, InviteUser, InvitedUser, LetterState, ResetUserQuery, User, UserState};
 use protocol_types::UnixSeconds;
 use serde_json::json;
 
 use crate::{
     filter::refused_filter,
     invitation_file::InvitationFile,
+    pages::all_pages,
     session::{Session, service_error},
     user_session,
     words::{or_dash, time},
@@ -168,16 +169,7 @@ fn line(user: &User) -> String {
 
 async fn list(session: &Session) -> anyhow::Result<()> {
     let client = session.client()?;
-    let mut found: Vec<User> = Vec::new();
-    let mut query = PageQuery::default();
-    loop {
-        let page = client.users(&query).await.map_err(service_error)?;
-        found.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
+    let found: Vec<User> = all_pages(async |page| client.users(&page).await.map_err(service_error)).await?;
     session.printer.table(&found, &["USER", "EMAIL", "STATE", "LAST SIGNED IN", "TITLE"], |user| {
         vec![
             user.name.clone(),

@@ -7,6 +7,7 @@ use crate::{
     device,
     rollout::{brought, missing},
     session::Session,
+    watch::{self, WatchArgs},
     words::time,
 };
 
@@ -40,7 +41,16 @@ pub(crate) async fn of_rollout(client: &Client, id: &RolloutId, session: &Sessio
     Ok(())
 }
 
-pub(crate) async fn of_device(client: &Client, endpoint: &EndpointName, session: &Session) -> anyhow::Result<()> {
+pub(crate) async fn of_device(
+    client: &Client,
+    endpoint: &EndpointName,
+    watching: WatchArgs,
+    session: &Session,
+) -> anyhow::Result<()> {
+    if watching.watch {
+        let look = async || client.device_why(endpoint).await;
+        return watch::one(watching, session, look, |error| device::missing(error, endpoint), all).await;
+    }
     let why = client.device_why(endpoint).await.map_err(|error| device::missing(error, endpoint))?;
     session.printer.data(&why, all(&why))
 }

@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -14,6 +15,9 @@ use crate::{
     outgoing::Network,
     traces::{TraceFault, TraceSettings},
 };
+
+/// Lifetimes of a registration that make sense, in seconds.
+const REGISTRATION_LIFETIMES: RangeInclusive<u32> = 60..=7 * 24 * 60 * 60;
 
 /// All settings; `docs/guides/service.md` explains each.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -50,6 +54,8 @@ pub struct Config {
     pub log_json: bool,
     /// Seconds that requests under way have to end when the service stops.
     pub grace_s: u64,
+    /// Seconds after which a device that says nothing counts as late; it updates its registration before.
+    pub registration_lifetime_s: u32,
 }
 
 /// The four ports; port 0 takes any free one.
@@ -228,6 +234,7 @@ impl Default for Config {
             traces: None,
             log_json: false,
             grace_s: 10,
+            registration_lifetime_s: 300,
         }
     }
 }
@@ -287,6 +294,9 @@ pub enum ConfigError {
     /// There is no name under which the service can be reached.
     #[error("`public_hosts` is empty; name at least one host or address")]
     NoPublicHost,
+    /// Devices would do nothing but update, or be missed only after weeks.
+    #[error("`registration_lifetime_s` is {0}; it must be 60 to 604800, which is a week")]
+    RegistrationLifetime(u32),
 }
 
 impl Limits {
@@ -312,6 +322,9 @@ impl Config {
     pub fn check(self) -> Result<Self, ConfigError> {
         if self.public_hosts.is_empty() {
             return Err(ConfigError::NoPublicHost);
+        }
+        if !REGISTRATION_LIFETIMES.contains(&self.registration_lifetime_s) {
+            return Err(ConfigError::RegistrationLifetime(self.registration_lifetime_s));
         }
         if self.metrics.sample_days < 2 {
             return Err(ConfigError::SampleDays);
@@ -404,6 +417,16 @@ mod tests {
         assert_eq!(mail("mail.example", "").unwrap().mail.unwrap().tls, MailTls::Wrapped);
         assert!(mail("mail.example", "tls = \"starttls\"").is_ok() && mail("127.0.0.1", "tls = \"none\"").is_ok());
         assert!(matches!(mail("mail.example", "tls = \"none\""), Err(ConfigError::OpenMail)));
+    }
+
+    #[test]
+    fn a_registration_lives_for_a_minute_at_least_and_a_week_at_most() {
+        let checked = |seconds: u32| Config::parse(&format!("registration_lifetime_s = {seconds}")).unwrap().check();
+        assert!(checked(60).is_ok() && checked(604_800).is_ok());
+        for seconds in [0, 59, 604_801] {
+            let refused = checked(seconds);
+            assert!(matches!(refused, Err(ConfigError::RegistrationLifetime(it)) if it == seconds), "{refused:?}");
+        }
     }
 
     #[test]

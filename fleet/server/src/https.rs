@@ -10,6 +10,7 @@ use hyper_util::{
 };
 use rustls::{ServerConfig, ServerConnection};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     task::JoinSet,
@@ -87,6 +88,14 @@ where
     let Ok(Ok(stream)) = timeout(HANDSHAKE, acceptor.accept(socket)).await else { return };
     let stream: TlsStream<TcpStream> = stream;
     let Some(router) = admit(stream.get_ref().1) else { return };
+    converse(stream, peer, router, fleet).await;
+}
+
+/// Answers requests on a connection whose handshake is done, until its end or that of the service.
+pub(crate) async fn converse<S>(stream: S, peer: SocketAddr, router: Router, fleet: Fleet)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let router = router.map_request(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
         request
@@ -100,6 +109,8 @@ where
     let served = http.serve_connection(stream, TowerToHyperService::new(router)).with_upgrades();
     let mut served = std::pin::pin!(served);
     let ended = tokio::select! {
+        // What is under way goes on before anybody asks whether the service stops: the order is no matter of chance.
+        biased;
         ended = served.as_mut() => ended,
         () = fleet.stop.cancelled() => {
             served.as_mut().graceful_shutdown();

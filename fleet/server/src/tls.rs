@@ -196,7 +196,12 @@ impl TrustedAuthorities {
     /// Who is at the other end of a finished handshake. The chain is verified again: a resumed session has skipped it, and an authority
     /// may have been revoked since.
     pub fn peer(&self, connection: &ServerConnection, now: UnixSeconds) -> Result<Peer, rustls::Error> {
-        let Some((certificate, intermediates)) = connection.peer_certificates().and_then(<[_]>::split_first) else {
+        self.verify_chain(connection.peer_certificates().unwrap_or_default(), now)
+    }
+
+    /// Verifies a chain, the leaf first, at `now`.
+    pub fn verify_chain(&self, chain: &[CertificateDer<'_>], now: UnixSeconds) -> Result<Peer, rustls::Error> {
+        let Some((certificate, intermediates)) = chain.split_first() else {
             return Err(rustls::Error::NoCertificatesPresented);
         };
         self.verify(certificate, intermediates, UnixTime::since_unix_epoch(std::time::Duration::from_secs(now.0)))

@@ -1,8 +1,6 @@
 //! Rules of alerts: what is looked for, at which devices, and how long it must hold. Never looks for it; `alerts` does.
 
-use std::{fmt, str::FromStr};
-
-use protocol_types::{GroupName, UnixSeconds, metrics::Metric};
+use protocol_types::{GroupName, Severity, UnixSeconds, metrics::Metric};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Row, any::AnyRow};
@@ -18,50 +16,6 @@ use crate::{
 
 /// Most rules of an account.
 const MAX_RULES: u64 = 100;
-
-/// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Severity {
-    /// Good to know.
-    Info,
-    /// Somebody should look.
-    Warning,
-    /// Somebody must act.
-    Critical,
-}
-
-/// A text that is no severity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a severity is `info`, `warning` or `critical`")]
-pub struct UnknownSeverity;
-
-impl Severity {
-    /// The severity as the table holds it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Info => "info",
-            Self::Warning => "warning",
-            Self::Critical => "critical",
-        }
-    }
-}
-
-impl FromStr for Severity {
-    type Err = UnknownSeverity;
-    fn from_str(text: &str) -> Result<Self, UnknownSeverity> {
-        [Self::Info, Self::Warning, Self::Critical]
-            .into_iter()
-            .find(|severity| severity.as_str() == text)
-            .ok_or(UnknownSeverity)
-    }
-}
-
-impl fmt::Display for Severity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// What is looked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -239,10 +193,14 @@ impl AlertCondition {
     }
 
     /// The kinds of events that it counts.
-    pub(crate) fn kinds(&self) -> EventKinds {
+    ///
+    /// # Errors
+    /// If the table holds kinds that are none: without any, every kind would count.
+    pub(crate) fn kinds(&self) -> Result<EventKinds, StoreError> {
+        let damaged = |_| StoreError::Damaged { table: "alert_rules", column: "condition" };
         match self {
-            Self::Rate { kinds, .. } => EventKinds::new(kinds.clone()).unwrap_or_default(),
-            Self::Absence {} | Self::State { .. } | Self::Threshold { .. } => EventKinds::default(),
+            Self::Rate { kinds, .. } => EventKinds::new(kinds.clone()).map_err(damaged),
+            Self::Absence {} | Self::State { .. } | Self::Threshold { .. } => Ok(EventKinds::default()),
         }
     }
 }
@@ -321,7 +279,7 @@ impl AccountScope {
     ) -> Result<AlertRuleRow, StoreError> {
         let mut tx = self.write().await?;
         // What does not change is what it is now, and not what it was before another change.
-        let was: AlertRuleRow = self.named_in(&mut tx, name).await?;
+        let was: AlertRuleRow = self.named_on(tx.sql(), name).await?;
         let row = sqlx::query(
             "UPDATE alert_rules SET revision = revision + 1, title = COALESCE($3, title), severity = COALESCE($4, severity),
                  filter = COALESCE($5, filter), condition = COALESCE($6, condition),

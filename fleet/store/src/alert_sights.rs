@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Row};
 
 use crate::{
     AccountScope, AlertCondition, AlertRuleRow, Filter, Side, Sight, StoreError,
-    alerts::{MAX_OPEN, OpenRow},
+    alert_rounds::{MAX_OPEN, OpenRow},
     devices::bound,
     error::cannot,
     filter::{Bind, Place},
@@ -95,19 +95,8 @@ impl AccountScope {
             return Ok(BTreeMap::new());
         };
         let mut connection = self.readers().acquire().await.map_err(cannot(doing))?;
-        let kinds = rule.condition.kinds().clause(5);
-        let (mut condition, mut binds) = (format!("({})", kinds.sql), kinds.binds);
-        if !rule.filter.as_str().is_empty() {
-            let filter = self.resolved(&mut connection, &rule.filter).await?;
-            let clause = filter.clause(Place { report: "r", first: 5 + binds.len(), now });
-            condition += &format!(
-                " AND EXISTS (SELECT 1 FROM devices d
-                     LEFT JOIN device_reports r ON r.account = d.account AND r.endpoint = d.endpoint
-                     WHERE d.account = $1 AND d.endpoint = e.device AND {})",
-                clause.sql
-            );
-            binds.extend(clause.binds);
-        }
+        let wanted = (&rule.condition.kinds()?, &rule.filter);
+        let (condition, binds) = self.event_condition(&mut connection, wanted, (5, now)).await?;
         let subject = if *whole_account { "''" } else { "e.device" };
         let only = if *whole_account { "" } else { "AND e.device IS NOT NULL" };
         let sql = format!(

@@ -1,14 +1,14 @@
 //! Claims about alert rules, alerts and silences, on both databases.
 
 use protocol_types::{
-    GroupName, UnixSeconds,
+    GroupName, Severity, UnixSeconds,
     metrics::{Batch, Metric, Readings, Sample},
 };
 use serde_json::json;
 
 use crate::{
     AccountScope, AlertCondition, AlertFacts, AlertNews, AlertRuleChange, EventDraft, Filter, MetricReport,
-    NewAlertRule, NewSilence, OpenAlert, Patience, Severity, Side, Sight, StoreError,
+    NewAlertRule, NewSilence, OpenAlert, Patience, Side, Sight, StoreError,
     tests::{Database, NOW},
 };
 

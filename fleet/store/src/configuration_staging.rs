@@ -3,7 +3,7 @@
 
 use protocol_types::{EndpointName, Reason, ReasonCode, RolloutId, RolloutState, UnixSeconds};
 use serde_json::{Map, Value, json};
-use sqlx::{AnyConnection, Row};
+use sqlx::{Any, AnyConnection, AssertSqlSafe, Row, any::AnyArguments, query::Query};
 
 use crate::{
     AccountScope, Change, ConfigurationLevel, ConfigurationRow, EventDraft, RolloutRow, StoreError, Subject,
@@ -216,6 +216,24 @@ impl AccountScope {
         Ok(())
     }
 
+    /// Sets a column of the row about a revision that was released to a device and not given yet, to the value that is bound next.
+    fn until_given<'q>(
+        &'q self,
+        column: &'static str,
+        endpoint: &'q EndpointName,
+        released: &'q Released,
+    ) -> Query<'q, Any, AnyArguments> {
+        let query = format!(
+            "UPDATE rollout_devices SET {column} = $5
+             WHERE account = $1 AND rollout = $2 AND endpoint = $3 AND released = $4 AND generation IS NULL"
+        );
+        sqlx::query(AssertSqlSafe(query))
+            .bind(self.id())
+            .bind(released.rollout.as_str())
+            .bind(endpoint.as_str())
+            .bind(i64::from(released.attempt))
+    }
+
     /// Notes with which settings a device was first given what rollouts have released to it.
     pub(crate) async fn note_given(
         &self,
@@ -224,18 +242,11 @@ impl AccountScope {
         (released, generation): (&[Released], u64),
     ) -> Result<(), StoreError> {
         for one in released {
-            sqlx::query(
-                "UPDATE rollout_devices SET generation = $5
-                 WHERE account = $1 AND rollout = $2 AND endpoint = $3 AND released = $4 AND generation IS NULL",
-            )
-            .bind(self.id())
-            .bind(one.rollout.as_str())
-            .bind(endpoint.as_str())
-            .bind(i64::from(one.attempt))
-            .bind(to_sql(generation))
-            .execute(tx.sql())
-            .await
-            .map_err(cannot("give a device its configuration"))?;
+            self.until_given("generation", endpoint, one)
+                .bind(to_sql(generation))
+                .execute(tx.sql())
+                .await
+                .map_err(cannot("give a device its configuration"))?;
         }
         Ok(())
     }
@@ -253,18 +264,11 @@ impl AccountScope {
         }
         let mut tx = self.write().await?;
         for one in fresh {
-            sqlx::query(
-                "UPDATE rollout_devices SET refused = $5
-                 WHERE account = $1 AND rollout = $2 AND endpoint = $3 AND released = $4 AND generation IS NULL",
-            )
-            .bind(self.id())
-            .bind(one.rollout.as_str())
-            .bind(endpoint.as_str())
-            .bind(i64::from(one.attempt))
-            .bind(why)
-            .execute(tx.sql())
-            .await
-            .map_err(cannot("refuse a configuration for a device"))?;
+            self.until_given("refused", endpoint, one)
+                .bind(why)
+                .execute(tx.sql())
+                .await
+                .map_err(cannot("refuse a configuration for a device"))?;
         }
         tx.changed(Change::Device(self.account.clone(), endpoint.clone()));
         tx.commit().await

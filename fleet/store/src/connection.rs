@@ -60,9 +60,13 @@ impl Store {
             let options = AnyPoolOptions::new().max_connections(most).acquire_timeout(ACQUIRE);
             match dialect {
                 Dialect::Postgres => options,
-                Dialect::Sqlite => options.idle_timeout(None).max_lifetime(None).after_connect(move |connection, _| {
-                    Box::pin(async move { connection.execute(pragmas).await.map(drop) })
-                }),
+                // A connection to a file does not break while it waits, so none is tried out before each use.
+                Dialect::Sqlite => {
+                    let options = options.idle_timeout(None).max_lifetime(None).test_before_acquire(false);
+                    options.after_connect(move |connection, _| {
+                        Box::pin(async move { connection.execute(pragmas).await.map(drop) })
+                    })
+                }
             }
         };
         let doing = "open the database";
@@ -91,6 +95,12 @@ impl Store {
     /// Whether the database answers.
     pub async fn ready(&self) -> Result<(), StoreError> {
         sqlx::query("SELECT 1").execute(self.readers()).await.map(drop).map_err(cannot("run a query"))
+    }
+
+    /// Whether a query or transaction is under way, or a connection is only just coming back from one.
+    pub fn is_busy(&self) -> bool {
+        let busy = |pool: &AnyPool| usize::try_from(pool.size()).is_ok_and(|size| size > pool.num_idle());
+        busy(&self.inner.writer) || busy(&self.inner.readers)
     }
 
     /// Waits for transactions under way and closes every connection.

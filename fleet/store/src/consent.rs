@@ -28,8 +28,12 @@ impl AccountScope {
         if row.state.is_end() {
             return Err(wrong(row.state.to_string()));
         }
-        if row.wanted.consent == Consent::Automatic {
-            return Err(wrong("a rollout that asks for nobody's consent".to_owned()));
+        match row.wanted.consent {
+            Consent::Operator => {}
+            Consent::Automatic => return Err(wrong("a rollout that asks for nobody's consent".to_owned())),
+            Consent::Device => {
+                return Err(wrong("a rollout for which only somebody at each device can say yes".to_owned()));
+            }
         }
         let waiting;
         let devices = match devices {

@@ -4,7 +4,7 @@
 use std::{fmt, str::FromStr};
 
 use protocol_types::UnixSeconds;
-use sqlx::AssertSqlSafe;
+use sqlx::{AnyConnection, AssertSqlSafe};
 
 use crate::{
     AccountScope, EventRow, Filter, StoreError,
@@ -138,6 +138,30 @@ pub struct SelectedEvents {
 const WINDOW: u64 = 1000;
 
 impl AccountScope {
+    /// What is true for events `e` of these kinds about devices that the filter is true for, with placeholders from `first` on. The
+    /// empty filter also takes events that are about no device, unless the scope sees some devices only.
+    pub(crate) async fn event_condition(
+        &self,
+        sql: &mut AnyConnection,
+        (kinds, filter): (&EventKinds, &Filter),
+        (first, now): (usize, UnixSeconds),
+    ) -> Result<(String, Vec<Bind>), StoreError> {
+        let kinds = kinds.clause(first);
+        let (mut condition, mut binds) = (format!("({})", kinds.sql), kinds.binds);
+        if !filter.as_str().is_empty() || self.only().is_some() {
+            let filter = self.resolved(sql, filter).await?;
+            let clause = filter.clause(Place { report: "r", first: first + binds.len(), now });
+            condition += &format!(
+                " AND EXISTS (SELECT 1 FROM devices d
+                     LEFT JOIN device_reports r ON r.account = d.account AND r.endpoint = d.endpoint
+                     WHERE d.account = $1 AND d.endpoint = e.device AND {})",
+                clause.sql
+            );
+            binds.extend(clause.binds);
+        }
+        Ok((condition, binds))
+    }
+
     /// At most `limit` of the wanted events after position `after`, and how far was looked.
     pub async fn selected_events(
         &self,
@@ -153,19 +177,8 @@ impl AccountScope {
             return Ok(SelectedEvents { events: Vec::new(), through: after, more: false });
         }
         let mut connection = self.readers().acquire().await.map_err(cannot(doing))?;
-        let kinds = wanted.kinds.clause(5);
-        let (mut condition, mut binds) = (format!("({})", kinds.sql), kinds.binds);
-        if !wanted.filter.as_str().is_empty() || self.only().is_some() {
-            let filter = self.resolved(&mut connection, &wanted.filter).await?;
-            let clause = filter.clause(Place { report: "r", first: 5 + binds.len(), now });
-            condition += &format!(
-                " AND EXISTS (SELECT 1 FROM devices d
-                     LEFT JOIN device_reports r ON r.account = d.account AND r.endpoint = d.endpoint
-                     WHERE d.account = $1 AND d.endpoint = e.device AND {})",
-                clause.sql
-            );
-            binds.extend(clause.binds);
-        }
+        let (condition, binds) =
+            self.event_condition(&mut connection, (&wanted.kinds, &wanted.filter), (5, now)).await?;
         let sql = format!(
             "SELECT e.id, e.time, e.kind, e.subject, e.data FROM events e
              WHERE e.account = $1 AND e.id > $2 AND e.id <= $3 AND {condition} ORDER BY e.id LIMIT $4"

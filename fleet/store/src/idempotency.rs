@@ -49,6 +49,11 @@ pub(crate) async fn claim(
     Ok(None)
 }
 
+/// The number of the resource that an earlier request has made.
+pub(crate) fn number(earlier: &str) -> Result<u64, StoreError> {
+    earlier.parse().map_err(|_| StoreError::Damaged { table: "idempotency_keys", column: "resource" })
+}
+
 impl ServiceWide {
     /// Forgets the keys of requests that arrived before `before`.
     pub async fn forget_idempotency_keys(&self, before: UnixSeconds) -> Result<u64, StoreError> {

@@ -3,7 +3,7 @@
 
 use protocol_types::{GroupName, UnixSeconds};
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, Row, any::AnyRow};
+use sqlx::{AnyConnection, AssertSqlSafe, Row, any::AnyRow};
 
 use crate::{
     AccountScope, EventDraft, StoreError,
@@ -53,23 +53,17 @@ pub(crate) trait Named: Sized {
 impl AccountScope {
     /// The one of this name.
     pub(crate) async fn named<T: Named>(&self, name: &GroupName) -> Result<T, StoreError> {
-        let sql = format!("SELECT {} FROM {} WHERE account = $1 AND name = $2", T::COLUMNS, T::FROM);
-        let row = sqlx::query(AssertSqlSafe(sql))
-            .bind(self.id())
-            .bind(name.as_str())
-            .fetch_optional(self.readers())
-            .await
-            .map_err(cannot(T::DOING))?;
-        row.as_ref().map_or_else(|| Err(T::missing(name)), T::read)
+        let mut connection = self.readers().acquire().await.map_err(cannot(T::DOING))?;
+        self.named_on(&mut connection, name).await
     }
 
-    /// The one of this name, as a transaction sees it.
-    pub(crate) async fn named_in<T: Named>(&self, tx: &mut Transaction, name: &GroupName) -> Result<T, StoreError> {
-        let sql = format!("SELECT {} FROM {} WHERE account = $1 AND name = $2", T::COLUMNS, T::FROM);
-        let row = sqlx::query(AssertSqlSafe(sql))
+    /// The one of this name, as a reader or a transaction sees it.
+    pub(crate) async fn named_on<T: Named>(&self, sql: &mut AnyConnection, name: &GroupName) -> Result<T, StoreError> {
+        let query = format!("SELECT {} FROM {} WHERE account = $1 AND name = $2", T::COLUMNS, T::FROM);
+        let row = sqlx::query(AssertSqlSafe(query))
             .bind(self.id())
             .bind(name.as_str())
-            .fetch_optional(tx.sql())
+            .fetch_optional(sql)
             .await
             .map_err(cannot(T::DOING))?;
         row.as_ref().map_or_else(|| Err(T::missing(name)), T::read)

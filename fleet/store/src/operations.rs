@@ -169,7 +169,7 @@ impl AccountScope {
         let number: i64 = row.try_get("next").map_err(cannot(doing))?;
         if let Some(earlier) = idempotency::claim(&mut tx, self, key, &number.to_string(), now).await? {
             drop(tx);
-            return self.operation(earlier.parse().unwrap_or_default()).await;
+            return self.operation(idempotency::number(&earlier)?).await;
         }
         let text = serde_json::to_string(request)
             .map_err(|_| StoreError::Damaged { table: "operations", column: "request" })?;

@@ -12,7 +12,7 @@ use crate::{
     transaction::Transaction,
 };
 
-/// What a device promises when it registers (LwM2M 1.2, section 6.2.1).
+/// What a device promises when it registers (LwM2M 1.1, section 6.2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Promise {
     /// It is heard within so many seconds, as long as it is registered.
@@ -202,13 +202,7 @@ impl ServiceWide {
         let doing = "look for devices that are overdue";
         const DUE: &str = "SELECT account, endpoint, late_at, lost_at FROM devices
             WHERE presence_due IS NOT NULL AND presence_due <= $1 ORDER BY presence_due LIMIT $2";
-        // Most looks find nobody and need no turn to write.
-        let look = |most: u32| sqlx::query(DUE).bind(to_sql(now.0)).bind(i64::from(most));
-        if look(1).fetch_optional(self.store.readers()).await.map_err(cannot(doing))?.is_none() {
-            return Ok(0);
-        }
-        let mut tx = self.store.write().await?;
-        let rows = look(most).fetch_all(tx.sql()).await.map_err(cannot(doing))?;
+        let Some((mut tx, rows)) = self.due((DUE, doing), most, now).await? else { return Ok(0) };
         for row in &rows {
             let number = |column| row.try_get::<i64, _>(column).map(from_sql).map_err(cannot(doing));
             let account = self.store.account(&formed(row, doing, ("devices", "account"))?);

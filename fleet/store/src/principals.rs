@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use protocol_types::{AccountName, UnixSeconds};
 use serde_json::json;
-use sqlx::{Row, any::AnyRow};
+use sqlx::{AnyConnection, Row, any::AnyRow};
 
 use crate::{
     AccountScope, EventDraft, QuotaKind, RequestKey, StoreError,
@@ -197,6 +197,11 @@ impl AccountScope {
 
     /// One principal.
     pub async fn principal(&self, who: &PrincipalName) -> Result<PrincipalRow, StoreError> {
+        let mut connection = self.readers().acquire().await.map_err(cannot("read a principal"))?;
+        self.principal_on(&mut connection, who).await
+    }
+
+    async fn principal_on(&self, sql: &mut AnyConnection, who: &PrincipalName) -> Result<PrincipalRow, StoreError> {
         let row = sqlx::query(
             "SELECT account, kind, name, title, created, disabled, revision FROM principals
              WHERE account = $1 AND kind = $2 AND name = $3",
@@ -204,7 +209,7 @@ impl AccountScope {
         .bind(self.id())
         .bind(who.kind.as_str())
         .bind(who.name.as_str())
-        .fetch_optional(self.readers())
+        .fetch_optional(sql)
         .await
         .map_err(cannot("read a principal"))?;
         row.as_ref().map_or_else(|| Err(missing(who)), read)
@@ -280,17 +285,7 @@ impl AccountScope {
         who: &PrincipalName,
         at: Option<i64>,
     ) -> Result<PrincipalRow, StoreError> {
-        let row = sqlx::query(
-            "SELECT account, kind, name, title, created, disabled, revision FROM principals
-             WHERE account = $1 AND kind = $2 AND name = $3",
-        )
-        .bind(self.id())
-        .bind(who.kind.as_str())
-        .bind(who.name.as_str())
-        .fetch_optional(tx.sql())
-        .await
-        .map_err(cannot("read a principal"))?;
-        let row = row.as_ref().map_or_else(|| Err(missing(who)), read)?;
+        let row = self.principal_on(tx.sql(), who).await?;
         at_revision(("principal", &who.to_string()), at, row.revision)?;
         Ok(row)
     }

@@ -435,7 +435,7 @@ impl AccountScope {
 fn read_device(row: &AnyRow) -> Result<RolloutDeviceRow, StoreError> {
     let damaged = |column| StoreError::Damaged { table: "rollout_devices", column };
     let number = |column| row.try_get::<Option<i64>, _>(column).map_err(cannot("read a device of a rollout"));
-    let small = |column| Ok::<_, StoreError>(number(column)?.and_then(|n| u32::try_from(n).ok()));
+    let small = |column| number(column)?.map(u32::try_from).transpose().map_err(|_| damaged(column));
     let state = updates::text(row, "state")?.and_then(|state| DeviceState::parse(&state));
     let state = state.ok_or_else(|| damaged("state"))?;
     let downloading = state == DeviceState::Downloading;

@@ -23,6 +23,8 @@ pub enum RolloutAction {
     Close,
     /// Say yes to the whole rollout, as somebody else than who started it.
     Approve,
+    /// Let devices at which somebody said no ask again now.
+    AskAgain,
 }
 
 impl RolloutAction {
@@ -36,11 +38,14 @@ impl RolloutAction {
                 Self::Abort,
                 RolloutState::Draft | RolloutState::Running | RolloutState::Paused | RolloutState::Aborted,
             ) => Some(RolloutState::Aborted),
-            (Self::Close | Self::Approve, RolloutState::Running | RolloutState::Paused) => Some(from),
+            (Self::Close | Self::Approve | Self::AskAgain, RolloutState::Running | RolloutState::Paused) => Some(from),
             (Self::Start, RolloutState::Paused)
-            | (Self::Pause | Self::Resume | Self::Close | Self::Approve, RolloutState::Draft)
+            | (Self::Pause | Self::Resume | Self::Close | Self::Approve | Self::AskAgain, RolloutState::Draft)
             | (_, RolloutState::Stopped | RolloutState::Finished)
-            | (Self::Start | Self::Pause | Self::Resume | Self::Close | Self::Approve, RolloutState::Aborted) => None,
+            | (
+                Self::Start | Self::Pause | Self::Resume | Self::Close | Self::Approve | Self::AskAgain,
+                RolloutState::Aborted,
+            ) => None,
         }
     }
 
@@ -52,6 +57,7 @@ impl RolloutAction {
             Self::Abort => "rollout.aborted",
             Self::Close => "rollout.closed",
             Self::Approve => "rollout.approved",
+            Self::AskAgain => "rollout.asked_again",
         }
     }
 
@@ -60,6 +66,8 @@ impl RolloutAction {
         match self {
             Self::Close => row.closed,
             Self::Approve => row.approved_by.is_some(),
+            // Somebody may have said no since.
+            Self::AskAgain => false,
             Self::Start | Self::Pause | Self::Resume | Self::Abort => next == row.state,
         }
     }
@@ -85,6 +93,9 @@ impl AccountScope {
         let Some(next) = action.outcome(row.state) else { return Err(wrong(row.state.to_string())) };
         if action == RolloutAction::Approve && !row.wanted.policy.approval {
             return Err(wrong("a rollout that asks for nobody's approval".to_owned()));
+        }
+        if action == RolloutAction::AskAgain && row.wanted.asked_at_device().is_none() {
+            return Err(wrong("a rollout that asks nobody at the device".to_owned()));
         }
         if action.is_done(&row, next) {
             return Ok(row);
@@ -136,6 +147,12 @@ impl AccountScope {
                     .bind(by)
                     .execute(tx.sql())
                     .await
+            }
+            RolloutAction::AskAgain => {
+                one("UPDATE rollout_devices SET not_before = NULL WHERE account = $1 AND rollout = $2
+                         AND state = 'waiting' AND waiting_for = 'consent'")
+                .execute(tx.sql())
+                .await
             }
             RolloutAction::Start | RolloutAction::Pause | RolloutAction::Abort => return Ok(()),
         }

@@ -10,6 +10,7 @@ use crate::{
     error::cannot,
     filter::{Bind, Clause, Filter, Place},
     numbers::{from_sql, time, to_sql},
+    rollouts::as_json,
     updates::{self, parsed, read_report, read_wish},
 };
 
@@ -376,7 +377,6 @@ impl AccountScope {
     }
 
     async fn retired_by(&self, sql: &mut AnyConnection, rollout: &RolloutRow) -> Result<Option<RolloutId>, StoreError> {
-        let text = |audience: &Audience| serde_json::to_string(audience).unwrap_or_default();
         let query = format!(
             "SELECT n.id AS id FROM rollouts n WHERE n.account = $1 AND n.id <> $2 AND n.state = 'running' AND n.closed = 0
                  AND (n.priority > $4 OR (n.priority = $4 AND n.start_order > $3)) AND n.audience IN ($6, $7) AND {SAME_SUBJECT}
@@ -391,8 +391,8 @@ impl AccountScope {
             .bind(rollout.start_order.map_or(i64::MAX, to_sql))
             .bind(i64::from(rollout.wanted.priority))
             .bind(rollout.wanted.subject.key())
-            .bind(text(&Audience::All))
-            .bind(text(&rollout.wanted.audience))
+            .bind(as_json(&Audience::All, "audience")?)
+            .bind(as_json(&rollout.wanted.audience, "audience")?)
             .fetch_optional(sql)
             .await
             .map_err(cannot("look for a newer rollout"))?;

@@ -1,6 +1,6 @@
 //! What is asked of a rollout: for whom, how carefully, how fast and when. Plain data; never decides anything.
 
-use protocol_types::{EndpointName, GroupName, UnixSeconds};
+use protocol_types::{DeviceConsent, EndpointName, GroupName, UnixSeconds};
 use serde::{Deserialize, Serialize};
 
 use crate::{Filter, Subject};
@@ -80,7 +80,7 @@ pub struct DailyWindow {
     pub zone: Zone,
 }
 
-/// Whose yes a device needs before it is offered the release.
+/// Whose yes a device needs before it installs the release.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Consent {
     /// Nobody's.
@@ -88,6 +88,8 @@ pub enum Consent {
     Automatic,
     /// An operator's, given for each device.
     Operator,
+    /// That of somebody at the device, which asks.
+    Device,
 }
 
 impl Consent {
@@ -95,11 +97,12 @@ impl Consent {
         match self {
             Self::Automatic => "automatic",
             Self::Operator => "operator",
+            Self::Device => "device",
         }
     }
 
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        [Self::Automatic, Self::Operator].into_iter().find(|consent| consent.as_str() == text)
+        [Self::Automatic, Self::Operator, Self::Device].into_iter().find(|consent| consent.as_str() == text)
     }
 }
 
@@ -145,6 +148,8 @@ pub struct Retries {
     pub first_delay_s: u32,
 }
 
+/// Seconds after which a device at which somebody said no asks again, where nobody says otherwise: a day.
+pub const ASK_AGAIN_S: u32 = 24 * 60 * 60;
 /// Failed tries in a row at which a device is held back, where nobody says otherwise.
 pub const HOLD_AFTER: u32 = 5;
 /// The priority of a rollout where nobody says otherwise.
@@ -170,6 +175,10 @@ pub struct Policy {
     pub closes_at_start: bool,
     /// Whether somebody else than who started it must approve it.
     pub approval: bool,
+    /// From then on devices that ask somebody install the release without a yes.
+    pub consent_deadline: Option<UnixSeconds>,
+    /// Seconds after which a device at which somebody said no asks again.
+    pub ask_again_s: u32,
 }
 
 impl Default for Policy {
@@ -183,6 +192,8 @@ impl Default for Policy {
             not_before: None,
             closes_at_start: false,
             approval: false,
+            consent_deadline: None,
+            ask_again_s: ASK_AGAIN_S,
         }
     }
 }
@@ -210,4 +221,11 @@ pub struct NewRollout {
     pub priority: u8,
     /// How it proceeds.
     pub policy: Policy,
+}
+
+impl NewRollout {
+    /// How each device asks somebody at it, if it does.
+    pub fn asked_at_device(&self) -> Option<DeviceConsent> {
+        (self.consent == Consent::Device).then_some(DeviceConsent { deadline: self.policy.consent_deadline })
+    }
 }

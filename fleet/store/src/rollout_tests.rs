@@ -2,7 +2,9 @@
 
 use std::sync::Mutex;
 
-use protocol_types::{DeviceState, Digest, EndpointName, Phase, RolloutId, RolloutState, SecurityVersion};
+use protocol_types::{
+    DeviceState, Digest, EndpointName, Phase, RolloutId, RolloutState, SecurityVersion, UnixSeconds, WaitingFor,
+};
 
 use crate::{
     AccountScope, Audience, Consent, DailyWindow, Decision, DeviceFacts, DeviceReport, DeviceStep, NewRollout,
@@ -154,6 +156,37 @@ async fn who_started_a_rollout_cannot_be_who_approves_it() {
     let other = started(&one, &wanted(Audience::All, 50)).await;
     let refused = one.act_on_rollout(&other, RolloutAction::Approve, (None, "t2"), NOW).await;
     assert!(matches!(refused, Err(StoreError::WrongState { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn devices_that_ask_somebody_ask_again_when_an_operator_wants_that() {
+    let db = Database::new().await;
+    let one = fleet(&db).await;
+    let mut wish = NewRollout { consent: Consent::Device, ..wanted(Audience::All, 50) };
+    (wish.policy.consent_deadline, wish.policy.ask_again_s) = (Some(UnixSeconds(NOW.0 + 9)), 60);
+    let id = started(&one, &wish).await;
+    assert_eq!(one.rollout(&id).await.unwrap().wanted, wish);
+    assert_eq!(wish.asked_at_device().unwrap().to_string(), format!("device until {}", NOW.0 + 9));
+    let later = UnixSeconds(NOW.0 + 60);
+    let refused = |facts: &RolloutFacts| {
+        let mut decision = all_to(DeviceState::Waiting, WishStep::Clear)(facts);
+        for (step, what) in decision.devices.iter_mut().zip([WaitingFor::Consent, WaitingFor::Retry]) {
+            (step.waiting_for, step.not_before) = (Some(what), Some(later));
+        }
+        decision
+    };
+    one.reconcile_rollout(&id, refused, NOW).await.unwrap();
+    one.act_on_rollout(&id, RolloutAction::AskAgain, (None, "t1"), NOW).await.unwrap();
+    let facts = one.facts_of_rollout(&id, NOW).await.unwrap();
+    assert_eq!(facts.devices.iter().map(|d| d.not_before).collect::<Vec<_>>(), [None, Some(later)]);
+    let told = one.consent_to_rollout(&id, None, NOW).await;
+    assert!(
+        matches!(&told, Err(StoreError::WrongState { state, .. }) if state.contains("somebody at each device")),
+        "{told:?}"
+    );
+    let other = started(&one, &wanted(Audience::All, 50)).await;
+    let nobody = one.act_on_rollout(&other, RolloutAction::AskAgain, (None, "t1"), NOW).await;
+    assert!(matches!(nobody, Err(StoreError::WrongState { .. })), "{nobody:?}");
 }
 
 #[tokio::test]

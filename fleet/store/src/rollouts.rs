@@ -1,6 +1,7 @@
 //! Rollouts: what goes to which devices, how carefully, and how far it is. Never decides what happens next.
 
 use protocol_types::{Digest, EndpointName, Reason, RolloutId, RolloutState, TargetPath, UnixSeconds};
+use serde::Serialize;
 use serde_json::{Value, json};
 use sqlx::{AnyConnection, Row, any::AnyRow};
 
@@ -91,6 +92,11 @@ pub(crate) const COLUMNS: &str =
     priority, policy, state, reason_code, reason_text, created, started, start_order, started_by, approved_by, closed, wave,
     excused, brings_back, changed, revision";
 
+/// The JSON form of what a column of the table holds.
+pub(crate) fn as_json(value: &impl Serialize, column: &'static str) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|_| StoreError::Damaged { table: "rollouts", column })
+}
+
 pub(crate) fn read(row: &AnyRow) -> Result<RolloutRow, StoreError> {
     let doing = "read a rollout";
     let damaged = |column| StoreError::Damaged { table: "rollouts", column };
@@ -107,7 +113,11 @@ pub(crate) fn read(row: &AnyRow) -> Result<RolloutRow, StoreError> {
             audience: serde_json::from_str(&text("audience")?).map_err(|_| damaged("audience"))?,
             threshold: serde_json::from_str(&text("threshold")?).map_err(|_| damaged("threshold"))?,
             on_failure: OnFailure::parse(&text("on_failure")?).ok_or_else(|| damaged("on_failure"))?,
-            max_in_flight: optional("max_in_flight")?.and_then(|n| u32::try_from(n).ok()),
+            // One that cannot be read is not the same as no limit.
+            max_in_flight: optional("max_in_flight")?
+                .map(u32::try_from)
+                .transpose()
+                .map_err(|_| damaged("max_in_flight"))?,
             window: match window {
                 Some(text) => Some(serde_json::from_str(&text).map_err(|_| damaged("time_window"))?),
                 None => None,
@@ -214,8 +224,7 @@ impl AccountScope {
             Subject::Release(version) => (Some(version.to_string()), None),
             Subject::Configuration { level, revision } => (None, Some((level, *revision))),
         };
-        // These are plain data, so they always have a JSON form.
-        let json = |value: serde_json::Result<String>| value.unwrap_or_default();
+        let window = wanted.window.as_ref().map(|window| as_json(window, "time_window")).transpose()?;
         sqlx::query(
             "INSERT INTO rollouts (account, id, number, name, version, path, digest, audience, threshold, max_in_flight,
                                    time_window, consent, on_failure, priority, policy, closed, state, created, changed, revision,
@@ -229,14 +238,14 @@ impl AccountScope {
         .bind(version)
         .bind(path.as_ref().map(TargetPath::as_str))
         .bind(digest.to_string())
-        .bind(json(serde_json::to_string(&wanted.audience)))
-        .bind(json(serde_json::to_string(&wanted.threshold)))
+        .bind(as_json(&wanted.audience, "audience")?)
+        .bind(as_json(&wanted.threshold, "threshold")?)
         .bind(wanted.max_in_flight.map(i64::from))
-        .bind(wanted.window.as_ref().map(|window| json(serde_json::to_string(window))))
+        .bind(window)
         .bind(wanted.consent.as_str())
         .bind(wanted.on_failure.as_str())
         .bind(i64::from(wanted.priority))
-        .bind(json(serde_json::to_string(&wanted.policy)))
+        .bind(as_json(&wanted.policy, "policy")?)
         .bind(i64::from(matches!(wanted.audience, Audience::Devices(_))))
         .bind(to_sql(now.0))
         .bind(of.map(|(level, _)| level.kind()))

@@ -65,6 +65,17 @@ impl AccountScope {
     ) -> Result<TokenRow, StoreError> {
         let mut tx = self.write().await?;
         self.use_up(&mut tx, (who, known), factor).await?;
+        self.sign_in(tx, who, (token, true), now).await
+    }
+
+    /// Begins the session of a user with this token and commits; `second_factor` is whether one was shown.
+    pub(crate) async fn sign_in(
+        &self,
+        mut tx: Transaction,
+        who: &PrincipalName,
+        (token, second_factor): (&NewToken, bool),
+        now: UnixSeconds,
+    ) -> Result<TokenRow, StoreError> {
         sqlx::query("UPDATE users SET last_sign_in = $3 WHERE account = $1 AND name = $2")
             .bind(self.id())
             .bind(who.name())
@@ -73,7 +84,7 @@ impl AccountScope {
             .await
             .map_err(cannot("begin a session"))?;
         self.tell_user(&mut tx, who, "user.signed_in", now).await?;
-        self.insert_token(&mut tx, token, true, now).await?;
+        self.insert_token(&mut tx, token, second_factor, now).await?;
         tx.commit().await?;
         self.token(&token.id).await
     }

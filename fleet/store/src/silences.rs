@@ -99,7 +99,7 @@ impl AccountScope {
         let number: i64 = row.try_get("next").map_err(cannot(doing))?;
         if let Some(earlier) = idempotency::claim(&mut tx, self, key, &number.to_string(), now).await? {
             drop(tx);
-            return self.silence(earlier.parse().unwrap_or_default()).await;
+            return self.silence(idempotency::number(&earlier)?).await;
         }
         if from_sql(row.try_get("open").map_err(cannot(doing))?) >= MAX_SILENCES {
             return Err(StoreError::TooMany { what: "silences in an account", most: MAX_SILENCES });

@@ -194,17 +194,7 @@ impl AccountScope {
         .map_err(cannot(doing))?
         .ok_or_else(over)?;
         let second_factor = row.try_get::<i64, _>("second_factor").map_err(cannot(doing))? != 0;
-        sqlx::query("UPDATE users SET last_sign_in = $3 WHERE account = $1 AND name = $2")
-            .bind(self.id())
-            .bind(who.name())
-            .bind(to_sql(now.0))
-            .execute(tx.sql())
-            .await
-            .map_err(cannot(doing))?;
-        self.tell_user(&mut tx, who, "user.signed_in", now).await?;
-        self.insert_token(&mut tx, token, second_factor, now).await?;
-        tx.commit().await?;
-        self.token(&token.id).await
+        self.sign_in(tx, who, (token, second_factor), now).await
     }
 }
 

@@ -165,6 +165,24 @@ async fn sqlite_keeps_every_commit_and_every_reference() {
 }
 
 #[tokio::test]
+async fn the_store_is_busy_as_long_as_a_transaction_is_open() {
+    let db = Database::new().await;
+    let rests = async || {
+        let rest = async {
+            while db.store.is_busy() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(10), rest).await.unwrap();
+    };
+    rests().await;
+    let tx = db.store.write().await.unwrap();
+    assert!(db.store.is_busy());
+    drop(tx);
+    rests().await;
+}
+
+#[tokio::test]
 async fn events_are_numbered_without_gaps_in_each_account() {
     let db = Database::new().await;
     let (one, two) = (db.account("one").await, db.account("two").await);

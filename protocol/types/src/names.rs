@@ -82,6 +82,10 @@ name!(
     AppName, "an application name", "1 to 32 lower-case letters, digits or `-`, starting with a letter", is_label
 );
 name!(
+    /// A check that a device declares, for example `disk`.
+    ProbeName, "the name of a check", "1 to 32 lower-case letters, digits or `-`, starting with a letter", is_label
+);
+name!(
     /// A board file's name, for example `host` or `qemu-arm64`.
     BoardName, "a board name", "1 to 32 lower-case letters, digits or `-`, starting with a letter", is_label
 );

@@ -106,6 +106,10 @@ codes! {
     BadCertificateRequest = "bad_certificate_request", "send a PKCS#10 request in DER with an ECDSA P-256 key";
     /// The release is ready, and the hours in which the device may change its software are not now.
     OutsideWindow = "outside_window", "nothing: the device goes on when its update window opens";
+    /// Everything is in place, and somebody at the device has to say whether it may be installed.
+    ConsentNeeded = "consent_needed", "answer at the device with `mbl-updater consent give` or `mbl-updater consent refuse`";
+    /// Somebody at the device said no.
+    ConsentRefused = "consent_refused", "wait until the device asks again, or let it ask now with `mbl rollout ask-again`";
     /// A newer wish replaced this one.
     Superseded = "superseded", "nothing: the newer rollout decides";
     /// An operator stopped the rollout.

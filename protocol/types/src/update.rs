@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AppName, Digest, Reason, ReleaseVersion, RolloutId, SecurityVersion, Slot};
+use crate::{AppName, Digest, Question, Reason, ReasonCode, ReleaseVersion, RolloutId, SecurityVersion, Slot};
 
 /// What the updater is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -125,4 +125,14 @@ pub struct UpdateStatus {
     pub running: RunningRelease,
     /// Releases below this security version are refused.
     pub floor: SecurityVersion,
+    /// What somebody at the device is asked now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub question: Option<Question>,
+}
+
+impl UpdateStatus {
+    /// Whether somebody at the device said no to what was wanted.
+    pub fn is_declined(&self) -> bool {
+        self.reason.as_ref().is_some_and(|reason| reason.code == ReasonCode::ConsentRefused)
+    }
 }

@@ -3,7 +3,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use protocol_types::socket::{
-    AgentToApps, AgentToUpdater, AppsToAgent, AppsToUpdater, FrameReader, Greeting, UpdaterToAgent, UpdaterToApps, encode,
+    AgentToApps, AgentToSystem, AgentToUpdater, AppsToAgent, AppsToUpdater, FrameReader, Greeting, SystemToAgent, UpdaterToAgent,
+    UpdaterToApps, encode,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -34,4 +35,6 @@ fuzz_target!(|data: &[u8]| {
     read::<UpdaterToApps>(data);
     read::<AppsToAgent>(data);
     read::<AgentToApps>(data);
+    read::<AgentToSystem>(data);
+    read::<SystemToAgent>(data);
 });

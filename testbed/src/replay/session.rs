@@ -119,7 +119,7 @@ pub(super) fn live(
     }
     if let Some((release, digest)) = wish {
         let (release, digest) = (release.clone(), *digest);
-        updater.tell(Fact::Desired(Wish { release, digest, rollout: None, origin: Origin::Service }));
+        updater.tell(Fact::Desired(Wish { release, digest, rollout: None, origin: Origin::Service, consent: None }));
     }
     for _ in 0..MOST_TURNS {
         updater.time(elapsed, UnixSeconds(NOW.0 + elapsed.as_secs()));

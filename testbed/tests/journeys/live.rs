@@ -1,6 +1,6 @@
 //! Live commands and jobs: what an operator asks of a device itself at the terminal, while devices are off and the service is killed.
 
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use testbed::{
     crowd::{Factory, Simulated},
@@ -190,4 +190,60 @@ fn fleet_a_device_gets_a_new_key_for_its_certificate_and_comes_back_with_it_afte
 
     printed(&world, &format!("job start rotate-key --device {ENDPOINT} --watch"));
     assert_ne!(key(&std::fs::read_to_string(&kept).unwrap()), first, "each one is another");
+}
+
+/// Has the device do a job to its end, with this exit code; its part in the job.
+fn job(world: &World, what: &str, ends_with: i32) -> Value {
+    let (code, _, said) = typed(world, &format!("job start {what} --device {ENDPOINT} --watch"));
+    assert_eq!(code, ends_with, "{what}: {said}");
+    let id = world.mbl("job list")[0]["id"].as_str().unwrap().to_owned();
+    if ends_with == 0 {
+        return world.mbl(&format!("job result {id} {ENDPOINT}"));
+    }
+    world.mbl(&format!("job devices {id}"))[0].clone()
+}
+
+#[test]
+fn fleet_what_an_application_printed_and_what_a_declared_check_finds_come_by_a_job() {
+    let world = World::new();
+    // It says nothing by itself but for what it does not find.
+    world.build_app("1.0.0", true);
+    let recipe = world.stage.at_operator("app-1.0.0.toml");
+    let talkative =
+        std::fs::read_to_string(&recipe).unwrap().replace("\"httpd\", \"-f\"", "\"httpd\", \"-f\", \"-vv\"");
+    std::fs::write(&recipe, talkative).unwrap();
+    std::fs::remove_dir_all(world.stage.at_operator("hello-1.0.0")).unwrap();
+    world.mbl("app build app-1.0.0.toml --out hello-1.0.0");
+    let rollout = world.roll_out("1.0.0");
+    world.until_rollout(&rollout, "succeeded");
+    world.until_answer("hello from 1.0.0");
+    let printed = job(&world, "logs --application hello --lines 1000", 0);
+    let lines = printed["result"].as_str().unwrap();
+    assert!(lines.contains("response:200") && lines.lines().count() <= 1000, "{printed}");
+    let few = job(&world, "logs --application hello --lines 1", 0);
+    assert_eq!(few["result"].as_str().unwrap().lines().count(), 1, "{few}");
+    let missing = job(&world, "logs --application other", 5);
+    assert_eq!(missing["reason_code"], "not_found", "{missing}");
+    let none = job(&world, "logs --source kernel", 5);
+    assert_eq!(none["reason_code"], "not_supported", "{none}");
+
+    let declared = world.stage.device_dir().join("probes.d");
+    std::fs::create_dir(&declared).unwrap();
+    let check = "program = \"/bin/sh\"\narguments = [\"-c\", \"echo user $(id -u)\"]\n";
+    std::fs::write(declared.join("who.toml"), check).unwrap();
+    std::fs::write(declared.join("slow.toml"), "program = \"/bin/sleep\"\narguments = [\"60\"]\ntime_limit_s = 1\n")
+        .unwrap();
+    let unknown = job(&world, "probe who", 5);
+    assert_eq!(unknown["reason_code"], "not_supported", "the agent read its declarations before: {unknown}");
+    let before = world.process("mbl-agent");
+    kill_process(before, Signal::KILL).unwrap();
+    until(PATIENCE, "another agent", || {
+        let found = world.stage.process("mbl-agent")?.and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        Ok(found.filter(|found| *found != before))
+    })
+    .unwrap();
+    let user = job(&world, "probe who", 0);
+    assert_eq!(user["result"], "user 65534\n", "it runs as the agent does, without privileges");
+    let late = job(&world, "probe slow", 5);
+    assert!(late["reason"].as_str().unwrap().contains("did not end within 1 s"), "{late}");
 }

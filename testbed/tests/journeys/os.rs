@@ -82,47 +82,47 @@ fn os_an_image_starts_verified_seals_its_state_in_the_tpm_and_opens_it_again() {
     assert_eq!(failed, "", "no unit fails");
 }
 
-/// Bends one bit, turns the machine on and asserts that it says one of `words` before anything of ours started.
-fn refuses(part: &str, offset: u64, words: &[&str]) {
-    let (build, folder) = (owners(PRODUCTION), tempfile::tempdir().unwrap());
-    let mut machine = machine(&build, &folder);
-    machine.flip_bit_in(&fs::read(build.join(part)).unwrap(), offset).unwrap();
+/// A machine with the image of `build`, bent by `bend`, says one of `words` before anything of ours started.
+pub(crate) fn refuses(build: &Path, bend: impl FnOnce(&Machine), words: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut machine = machine(build, &folder);
+    bend(&machine);
     machine.power_on().unwrap();
-    let expected = [words, &[STARTED]].concat();
-    let said = machine.until_says_one(&expected, BOOT).unwrap();
-    assert!(!said.contains(STARTED), "{part} is bent and starts all the same");
+    let said = machine.until_says_one(&[words, &[STARTED]].concat(), BOOT).unwrap();
+    assert!(!said.contains(STARTED), "it is bent and starts all the same: {said}");
+}
+
+/// One flipped bit of the file `part` of the build, on the disk.
+pub(crate) fn bent_disk(build: &Path, part: &str, offset: u64, words: &[&str]) {
+    let content = fs::read(build.join(part)).unwrap();
+    refuses(build, |machine| machine.flip_bit_in(&content, offset).unwrap(), words);
 }
 
 #[test]
 fn os_a_loader_with_one_flipped_bit_is_refused_by_the_firmware() {
-    refuses("signed/loader.efi", 30_000, REFUSED);
+    bent_disk(&owners(PRODUCTION), "signed/loader.efi", 30_000, REFUSED);
 }
 
 #[test]
 fn os_a_kernel_image_with_one_flipped_bit_is_refused_by_the_loader() {
-    refuses("signed/uki.efi", 20_000_000, REFUSED);
+    bent_disk(&owners(PRODUCTION), "signed/uki.efi", 20_000_000, REFUSED);
 }
 
 #[test]
 fn os_a_root_file_system_with_one_flipped_bit_stops_the_kernel() {
-    refuses("parts/root.erofs", 1_100, &["dm-verity device corrupted"]);
+    bent_disk(&owners(PRODUCTION), "parts/root.erofs", 1_100, &["dm-verity device corrupted"]);
 }
 
 #[test]
 fn os_a_hash_tree_with_one_flipped_bit_leads_to_no_slot() {
     // The second block is the top of the tree.
-    refuses("parts/root.verity", 4_096 + 40, &["no slot has the root hash"]);
+    bent_disk(&owners(PRODUCTION), "parts/root.verity", 4_096 + 40, &["no slot has the root hash"]);
 }
 
 #[test]
 fn os_an_image_that_a_stranger_signed_is_refused_by_the_firmware() {
-    let (owner, folder) = (owners(PRODUCTION), tempfile::tempdir().unwrap());
-    let stranger = images::image(PRODUCTION, Signer::Stranger).unwrap();
-    let mut machine = machine(&stranger, &folder);
-    machine.trust_like(&owner).unwrap();
-    machine.power_on().unwrap();
-    let said = machine.until_says_one(&[REFUSED, &[STARTED]].concat(), BOOT).unwrap();
-    assert!(!said.contains(STARTED), "{said}");
+    let (owner, stranger) = (owners(PRODUCTION), images::image(PRODUCTION, Signer::Stranger).unwrap());
+    refuses(&stranger, |machine| machine.trust_like(&owner).unwrap(), REFUSED);
 }
 
 #[test]

@@ -60,6 +60,7 @@ async fn updater(endpoint: EndpointName, facts: Arc<Facts>, begun: Arc<AtomicUsi
         progress: None,
         running: running.clone(),
         floor: SecurityVersion(0),
+        question: None,
     };
     facts.status.send_replace(Some(status(Phase::Idle, None, &running)));
     loop {

@@ -2,7 +2,10 @@
 
 use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
-use protocol_types::{AccountName, DeviceConfiguration, EndpointName, LogLevel, Reason, ReasonCode};
+use protocol_types::{
+    AccountName, Configuration, DeviceConfiguration, Digest, EndpointName, LogLevel, Reason, ReasonCode,
+    SystemSettings, socket::AgentToSystem,
+};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +24,9 @@ use crate::{
 /// Time between two looks at whether what is in force is still what was brought into force.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
+/// Time between two looks at what the operating system has in force: each starts a process.
+const LOOK_AT_SYSTEM_EVERY: Duration = Duration::from_secs(300);
+
 /// Changes how much this process says; without a level, as it was started.
 pub type LogLevels = Box<dyn Fn(Option<LogLevel>) + Send + Sync>;
 
@@ -35,8 +41,35 @@ pub struct Keeper {
     sealing_key: Option<SealingKey>,
     log_levels: LogLevels,
     started: Instant,
+    /// What of the operating system is in force, where it has to be asked for.
+    system: OfSystem,
     /// The number of the dialing anew after which a registration counts.
     wanted: u64,
+}
+
+/// How things stand with the part of the operating system.
+#[derive(Debug)]
+struct OfSystem {
+    /// What was asked for last.
+    settings: SystemSettings,
+    /// Whether the operating system must still hear that it is to keep them.
+    is_unsettled: bool,
+    /// Digest of what is there, if somebody has changed it.
+    drift: Option<Digest>,
+    /// When to look next.
+    next_look: Instant,
+}
+
+impl OfSystem {
+    fn new(now: Instant) -> Self {
+        Self {
+            settings: SystemSettings::default(),
+            is_unsettled: false,
+            drift: None,
+            // Soon after a start, whatever was changed before it.
+            next_look: now,
+        }
+    }
 }
 
 impl fmt::Debug for Keeper {
@@ -47,7 +80,7 @@ impl fmt::Debug for Keeper {
 
 impl Keeper {
     /// Brings what was kept into force on the device `owner`, before anybody dials.
-    pub fn start(
+    pub async fn start(
         kept: Kept,
         (place, state): (Place, StateFolder),
         facts: Arc<Facts>,
@@ -55,9 +88,10 @@ impl Keeper {
         log_levels: LogLevels,
     ) -> Self {
         let (machine, sealing_key, started) = (Machine::new(kept), sealing_key(&state), Instant::now());
+        let system = OfSystem::new(started);
         let mut keeper =
-            Self { machine, place, state, facts, owner, scope, sealing_key, log_levels, started, wanted: 0 };
-        keeper.tell(Fact::Started);
+            Self { machine, place, state, facts, owner, scope, sealing_key, log_levels, started, system, wanted: 0 };
+        keeper.tell(Fact::Started).await;
         keeper
     }
 
@@ -71,7 +105,7 @@ impl Keeper {
                 let is_reached =
                     *registered.borrow_and_update() && *registered_after.borrow_and_update() >= self.wanted;
                 if is_reached {
-                    self.tell(Fact::Reached);
+                    self.tell(Fact::Reached).await;
                 }
                 let look = Instant::now() + LOOK_EVERY;
                 let next = self.machine.deadline().map_or(look, |deadline| look.min(self.started + deadline));
@@ -79,12 +113,15 @@ impl Keeper {
                     Ok(()) = wishes.changed() => {
                         let wish = wishes.borrow_and_update().clone();
                         if let Some(wish) = wish {
-                            self.tell(Fact::Wished(wish));
+                            self.tell(Fact::Wished(wish)).await;
                         }
                     }
                     Ok(()) = registered.changed() => {}
                     Ok(()) = registered_after.changed() => {}
-                    () = sleep_until(next) => self.tell(Fact::TimePassed { now: self.now() }),
+                    () = sleep_until(next) => {
+                        self.look_at_system().await;
+                        self.tell(Fact::TimePassed { now: self.now() }).await;
+                    }
                     else => return,
                 }
             }
@@ -97,7 +134,7 @@ impl Keeper {
     }
 
     /// Tells the machine a fact, performs its steps, tells it what came of them, and then everybody else.
-    fn tell(&mut self, fact: Fact) {
+    async fn tell(&mut self, fact: Fact) {
         let mut due = VecDeque::from([fact]);
         while let Some(fact) = due.pop_front() {
             let before = self.machine.kept().clone();
@@ -108,12 +145,14 @@ impl Keeper {
                 // After a restart the service says again what it wants, and the older state is tried first.
                 tracing::error!(error = %Chain(&error), "what became of the configuration could not be kept");
             }
-            due.extend(steps.into_iter().filter_map(|step| self.perform(step)));
+            for step in steps {
+                due.extend(self.perform(step).await);
+            }
         }
         self.report();
     }
 
-    fn perform(&mut self, step: Step) -> Option<Fact> {
+    async fn perform(&mut self, step: Step) -> Option<Fact> {
         match step {
             Step::Apply(wish) => {
                 let secrets = match self.open(wish.as_ref()) {
@@ -135,8 +174,14 @@ impl Keeper {
                 }
                 let generation = wish.as_ref().map(super::Wish::generation);
                 let settings = wish.map(|wish| wish.settings()).unwrap_or_default();
+                if let Err(reason) = self.bring_to_system(&settings).await {
+                    tracing::error!(%reason, "the operating system refused a configuration");
+                    return Some(Fact::NotApplied { reason });
+                }
                 (self.log_levels)(settings.log_levels.and_then(|levels| levels.agent));
-                set(&self.facts.source_address, source_address(&settings));
+                if let Scope::All = self.scope {
+                    set(&self.facts.source_address, source_address(&settings));
+                }
                 set(&self.facts.settings, Some(InForce { settings, secrets }));
                 tracing::info!(generation, "configuration in force");
                 Some(Fact::Applied { now: self.now() })
@@ -146,6 +191,53 @@ impl Keeper {
                 set(&self.facts.reconnect, self.wanted);
                 None
             }
+            Step::Settle => {
+                self.settle().await;
+                None
+            }
+        }
+    }
+
+    /// Brings the part of the operating system into force; one that is not on trial is asked for again until it is.
+    async fn bring_to_system(&mut self, settings: &Configuration) -> Result<(), Reason> {
+        let Scope::System(link) = self.scope.clone() else { return Ok(()) };
+        self.system.settings = SystemSettings::of(settings);
+        (self.system.is_unsettled, self.system.drift) = (false, None);
+        if self.machine.is_trying() {
+            let (settings, contact_limit_s) = (self.system.settings.clone(), settings.contact_limit_s());
+            link.ask(&AgentToSystem::Try { settings, contact_limit_s }).await.map(drop)
+        } else {
+            self.settle().await;
+            Ok(())
+        }
+    }
+
+    /// Tells the operating system to keep what is in force.
+    async fn settle(&mut self) {
+        let Scope::System(link) = self.scope.clone() else { return };
+        let kept = link.ask(&AgentToSystem::Keep(self.system.settings.clone())).await;
+        self.system.is_unsettled = kept.is_err();
+        if let Err(reason) = kept {
+            tracing::error!(%reason, "the operating system does not keep its settings; it is asked again");
+        }
+    }
+
+    /// Asks again for what was not kept, or whether somebody has changed what is in force.
+    async fn look_at_system(&mut self) {
+        let Scope::System(link) = self.scope.clone() else { return };
+        if self.machine.is_trying() {
+            return;
+        }
+        if self.system.is_unsettled {
+            return self.settle().await;
+        }
+        if Instant::now() < self.system.next_look {
+            return;
+        }
+        self.system.next_look = Instant::now() + LOOK_AT_SYSTEM_EVERY;
+        match link.ask(&AgentToSystem::Look).await {
+            Ok(drift) => self.system.drift = drift,
+            Err(reason) => tracing::error!(%reason, "nobody says what the operating system has in force"),
         }
     }
 
@@ -166,6 +258,14 @@ impl Keeper {
             tracing::error!(error = %Chain(&error), "the configuration in force cannot be read");
             None
         });
+        // Two parts that are both as they were given are the document; anything else has a digest of its own.
+        let digest = match (digest, self.system.drift) {
+            (digest, Some(seen)) => {
+                let document = digest.map_or_else(String::new, |digest| digest.to_string());
+                Some(Digest::of(format!("{document}\n{seen}").as_bytes()))
+            }
+            (digest, None) => digest,
+        };
         let sealing_key = self.sealing_key.as_ref().map(SealingKey::public);
         set(&self.facts.told, Some(Told { state, generation, digest, reason, sealing_key }));
     }

@@ -72,6 +72,8 @@ pub(super) enum Step {
     Apply(Option<Wish>),
     /// Dial the service anew: an old connection proves nothing about a new network.
     Reconnect,
+    /// What is in force is confirmed: whoever has it on trial need not take it back.
+    Settle,
 }
 
 /// The life of a configuration.
@@ -120,6 +122,7 @@ impl Machine {
                     && let Some(trial) = self.kept.trial.take()
                 {
                     self.confirm(trial.wish);
+                    return vec![Step::Settle];
                 }
                 Vec::new()
             }
@@ -240,8 +243,9 @@ mod tests {
         assert_eq!(machine.on(Fact::Wished(wish(1, PLAIN))), [Step::Apply(Some(wish(1, PLAIN)))]);
         assert_eq!(machine.on(Fact::Applied { now: at(1) }), [], "the network stays as it is");
         assert_eq!(machine.told().0, ConfigurationState::Trial);
-        machine.on(Fact::Reached);
+        assert_eq!(machine.on(Fact::Reached), [Step::Settle]);
         assert_eq!(machine.told(), (ConfigurationState::Confirmed, 1, None));
+        assert_eq!(machine.on(Fact::Reached), [], "once is enough");
         machine
     }
 
@@ -319,7 +323,7 @@ mod tests {
                     _ => match queue.pop() {
                         Some(Step::Apply(_)) if kind == 6 && flag => Fact::NotApplied { reason: Reason::new(ReasonCode::StorageFailed, "full") },
                         Some(Step::Apply(what)) => { placed = what; connects = false; Fact::Applied { now: at(now) } }
-                        Some(Step::Reconnect) | None => { connects = true; Fact::TimePassed { now: at(now) } }
+                        Some(Step::Reconnect | Step::Settle) | None => { connects = true; Fact::TimePassed { now: at(now) } }
                     },
                 };
                 let before = machine.told().0;

@@ -7,6 +7,7 @@
 //!     machine   trial → confirmed, or undone after a limit without the service; pure
 //!     sealing   opens the secrets in a document
 //!     place     the files of the board `host`, which stand for its operating system
+//!     system_link   asks a process of the operating system for what is its own, on every other board
 //! ```
 
 mod keeper;
@@ -15,6 +16,7 @@ mod place;
 mod scope;
 mod sealing;
 mod share;
+mod system_link;
 
 use protocol_types::{Configuration, ConfigurationState, DeviceConfiguration, Digest, Reason, recovery::RecoveryKey};
 use serde::{Deserialize, Serialize};
@@ -26,6 +28,7 @@ pub use scope::Scope;
 pub use sealing::{NoKey, NotForUs, SealingKey};
 pub use share::InForce;
 pub(crate) use share::{for_apps, for_updater};
+pub use system_link::SystemLink;
 
 /// What the service wants as the configuration of this device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +36,8 @@ pub(crate) use share::{for_apps, for_updater};
 pub struct Wish {
     generation: u64,
     document: String,
+    /// What the document says: read once, so that there is no wish whose document breaks a rule.
+    read: DeviceConfiguration,
 }
 
 /// A wish as it is kept; a document that breaks a rule is none.
@@ -51,7 +56,7 @@ impl Wish {
     pub fn new(generation: u64, document: impl Into<String>) -> Result<Self, String> {
         let document = document.into();
         match DeviceConfiguration::parse(document.as_bytes()) {
-            Ok(_) => Ok(Self { generation, document }),
+            Ok(read) => Ok(Self { generation, document, read }),
             Err(error) => Err(error.to_string()),
         }
     }
@@ -73,13 +78,12 @@ impl Wish {
 
     /// What the document says.
     fn settings(&self) -> Configuration {
-        self.read().settings
+        self.read.settings.clone()
     }
 
-    /// The whole document.
+    /// All that the document says.
     fn read(&self) -> DeviceConfiguration {
-        // It was read when the wish was made.
-        DeviceConfiguration::parse(self.document.as_bytes()).unwrap_or_default()
+        self.read.clone()
     }
 }
 

@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
 };
@@ -41,7 +40,7 @@ impl Place {
         durable::make_folder(&self.folder, true)?;
         durable::remove(&self.folder.join(DOCUMENT))?;
         let files = wish.map(|wish| files(&wish.settings())).unwrap_or_default();
-        for name in self.present() {
+        for name in self.present()? {
             if !files.contains_key(&name) {
                 durable::remove(&self.folder.join(&name))?;
             }
@@ -61,13 +60,14 @@ impl Place {
     /// If a file cannot be read.
     pub fn digest(&self) -> Result<Option<Digest>, DurableError> {
         let Some(document) = durable::read(&self.folder.join(DOCUMENT), MAX_BYTES)? else { return Ok(None) };
-        let wanted = DeviceConfiguration::parse(&document).map(|read| files(&read.settings)).unwrap_or_default();
+        // One that somebody else has put there may break a rule; no files are as such a document makes them.
+        let wanted = DeviceConfiguration::parse(&document).ok().map(|read| files(&read.settings));
         let mut found = BTreeMap::new();
-        for name in self.present() {
+        for name in self.present()? {
             let bytes = durable::read(&self.folder.join(&name), MAX_BYTES)?.unwrap_or_default();
             found.insert(name, String::from_utf8_lossy(&bytes).into_owned());
         }
-        if found == wanted {
+        if wanted.as_ref() == Some(&found) {
             return Ok(Some(Digest::of(&document)));
         }
         let all: Vec<String> =
@@ -76,10 +76,9 @@ impl Place {
     }
 
     /// Names of the files that are there, apart from the document and what a power cut left half written.
-    fn present(&self) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(&self.folder) else { return Vec::new() };
-        let name = |entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().into_string().ok();
-        entries.filter_map(name).filter(|name| name != DOCUMENT && !name.starts_with('.')).collect()
+    fn present(&self) -> Result<Vec<String>, DurableError> {
+        let names = durable::names(&self.folder)?;
+        Ok(names.into_iter().filter(|name| name != DOCUMENT && !name.starts_with('.')).collect())
     }
 
     /// The folder.
@@ -133,6 +132,8 @@ fn json(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn wish(document: &str) -> Wish {
@@ -162,9 +163,9 @@ mod tests {
         assert_eq!(source_address(&wish(FIRST).settings()), Some("127.0.0.2".parse().unwrap()));
 
         place.apply(Some(&wish(r#"{"hostname":"b"}"#))).unwrap();
-        assert_eq!(place.present(), ["hostname"]);
+        assert_eq!(place.present().unwrap(), ["hostname"]);
         place.apply(None).unwrap();
-        assert_eq!((place.present().len(), place.digest().unwrap()), (0, None));
+        assert_eq!((place.present().unwrap().len(), place.digest().unwrap()), (0, None));
     }
 
     #[test]
@@ -180,5 +181,15 @@ mod tests {
         assert!(gone != changed && gone != wish(FIRST).digest());
         place.apply(Some(&wish(FIRST))).unwrap();
         assert_eq!(place.digest().unwrap(), Some(wish(FIRST).digest()));
+    }
+
+    #[test]
+    fn a_document_that_breaks_a_rule_is_not_in_force_even_where_there_are_no_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::new(folder.path());
+        let broken = r#"{"hostnam":"a"}"#;
+        fs::write(folder.path().join(DOCUMENT), broken).unwrap();
+        let shown = place.digest().unwrap().unwrap();
+        assert_ne!(shown, Digest::of(broken.as_bytes()));
     }
 }

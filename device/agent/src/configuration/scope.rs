@@ -2,20 +2,25 @@
 
 use protocol_types::Configuration;
 
+use super::SystemLink;
+
 /// What a board takes from the service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Scope {
     /// All settings: on the board `host`, files stand for the operating system.
     All,
+    /// All settings: a process of the operating system brings those into force that are its own.
+    System(SystemLink),
     /// Those that the processes of a device keep to themselves. What only the operating system can do comes with a signed release.
     Processes,
 }
 
 impl Scope {
     /// Refuses settings that the board does not take, by name.
-    pub(super) fn check(self, settings: &Configuration) -> Result<(), String> {
-        if self == Self::All {
-            return Ok(());
+    pub(super) fn check(&self, settings: &Configuration) -> Result<(), String> {
+        match self {
+            Self::All | Self::System(_) => return Ok(()),
+            Self::Processes => {}
         }
         let of_system = [
             ("hostname", settings.hostname.is_some()),
@@ -46,6 +51,7 @@ mod tests {
         ] {
             assert!(check(Scope::Processes, text).unwrap_err().contains(name));
             assert_eq!(check(Scope::All, text), Ok(()));
+            assert_eq!(check(Scope::System(SystemLink::new("/none")), text), Ok(()));
         }
     }
 }

@@ -1,15 +1,50 @@
-//! The end of a log file and, where that is too short, of the file before it. Never reads more than it hands in.
+//! Where a board has its logs, and the end of one. Never reads more than it hands in.
 
 use std::{
     fs::File,
     io::{self, Read as _, Seek as _, SeekFrom},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
-use super::ledger::RESULT_BYTES;
+use super::{child::ChildError, journal, ledger::RESULT_BYTES, order::SystemLog};
+
+/// Where a board has the logs of its system.
+#[derive(Clone, Debug)]
+pub(super) enum Logs {
+    /// A file each in this folder, on the board `host`.
+    Files(PathBuf),
+    /// The journal of the operating system.
+    Journal,
+}
+
+/// A log that is not handed in.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LogError {
+    /// The board has no such log.
+    #[error("this board has no log of its {}", .0.as_str())]
+    None(SystemLog),
+    /// The file cannot be read.
+    #[error("cannot read the log")]
+    File(#[from] io::Error),
+    /// The journal does not answer.
+    #[error("cannot read the journal")]
+    Journal(#[from] ChildError),
+}
+
+impl Logs {
+    /// The last `lines` lines of the log of a part of the system.
+    pub(super) async fn end(&self, of: SystemLog, lines: u32) -> Result<String, LogError> {
+        match self {
+            // It runs on somebody else's kernel.
+            Self::Files(_) if of == SystemLog::Kernel => Err(LogError::None(of)),
+            Self::Files(folder) => Ok(tail(&folder.join(format!("{}.log", of.as_str())), lines)?),
+            Self::Journal => Ok(journal::end(of, lines).await?),
+        }
+    }
+}
 
 /// The last `lines` lines of the log at `path` and of `path` with `.1` behind it, at most as many bytes as a result has.
-pub(super) fn tail(path: &Path, lines: u32) -> io::Result<String> {
+fn tail(path: &Path, lines: u32) -> io::Result<String> {
     let mut older = path.to_owned().into_os_string();
     older.push(".1");
     let mut bytes = last_bytes(path, RESULT_BYTES)?;
@@ -36,7 +71,8 @@ fn last_bytes(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn last_lines(text: &str, lines: u32) -> &str {
+/// The last `lines` lines of a text.
+pub(super) fn last_lines(text: &str, lines: u32) -> &str {
     let body = text.strip_suffix('\n').unwrap_or(text);
     let wanted = usize::try_from(lines).unwrap_or(usize::MAX);
     match body.rmatch_indices('\n').nth(wanted.saturating_sub(1)) {

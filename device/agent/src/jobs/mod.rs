@@ -4,10 +4,16 @@
 //! order    a job as the service writes it
 //! ledger   which job is under way, what became of the last one, and which ones were had before
 //! worker   does what the ledger says is to be done
-//! probes   named checks of the device
+//! probes   the checks that every device has
+//! declared the checks that an image declares
+//! child    a program that runs within bounds
 //! logs     the end of a log file
+//! journal  the end of a log in the journal
 //! ```
 
+mod child;
+mod declared;
+mod journal;
 mod ledger;
 mod logs;
 mod order;
@@ -15,6 +21,5 @@ mod probes;
 mod worker;
 
 pub use ledger::{Ended, JobStatus, Ledger, RESULT_BYTES, Taken};
-pub use order::{JobId, JobOrder, JobWork, LogSource, LogsWork, ProbeWork};
-pub use probes::{PROBES, Probe};
+pub use order::{JobId, JobOrder, JobWork, LogSource, LogsWork, ProbeWork, SystemLog};
 pub use worker::{Board, Worker};

@@ -2,9 +2,8 @@
 
 use std::fmt;
 
+use protocol_types::{AppName, ProbeName};
 use serde::{Deserialize, Serialize};
-
-use super::probes::Probe;
 
 /// The longest arguments in bytes.
 const ARGUMENTS_BYTES: usize = 1024;
@@ -75,11 +74,11 @@ pub enum JobWork {
 
 /// Which part of which log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "LogsText", into = "LogsText")]
 pub struct LogsWork {
     /// Whose.
     pub source: LogSource,
-    /// How many lines, from the end.
+    /// How many lines, from the end: 1 to 1000.
     pub lines: u32,
 }
 
@@ -88,13 +87,21 @@ pub struct LogsWork {
 #[serde(deny_unknown_fields)]
 pub struct ProbeWork {
     /// Its name.
-    pub name: Probe,
+    pub name: ProbeName,
 }
 
 /// Whose log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogSource {
+    /// A part of the system.
+    System(SystemLog),
+    /// An application.
+    Application(AppName),
+}
+
+/// The parts of the system that have a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SystemLog {
     /// `mbl-agent`.
     Agent,
     /// `mbl-updater`.
@@ -103,17 +110,75 @@ pub enum LogSource {
     Apps,
     /// What supervises the three.
     Board,
+    /// The kernel.
+    Kernel,
 }
 
-impl LogSource {
-    /// The name as files and orders write it.
+impl SystemLog {
+    /// The name as files write it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Agent => "agent",
             Self::Updater => "updater",
             Self::Apps => "apps",
             Self::Board => "board",
+            Self::Kernel => "kernel",
         }
+    }
+}
+
+/// A [`LogsWork`] as the service writes it.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LogsText {
+    source: SourceText,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    application: Option<AppName>,
+    lines: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum SourceText {
+    Agent,
+    Updater,
+    Apps,
+    Board,
+    Kernel,
+    Application,
+}
+
+impl TryFrom<LogsText> for LogsWork {
+    type Error = String;
+    fn try_from(LogsText { source, application, lines }: LogsText) -> Result<Self, String> {
+        if !(1..=MOST_LINES).contains(&lines) {
+            return Err(format!("a job hands in 1 to {MOST_LINES} lines"));
+        }
+        let system = match (source, application) {
+            (SourceText::Application, Some(name)) => return Ok(Self { source: LogSource::Application(name), lines }),
+            (SourceText::Application, None) => return Err("the source `application` needs an application".to_owned()),
+            (_, Some(_)) => return Err("only the source `application` has an application".to_owned()),
+            (SourceText::Agent, None) => SystemLog::Agent,
+            (SourceText::Updater, None) => SystemLog::Updater,
+            (SourceText::Apps, None) => SystemLog::Apps,
+            (SourceText::Board, None) => SystemLog::Board,
+            (SourceText::Kernel, None) => SystemLog::Kernel,
+        };
+        Ok(Self { source: LogSource::System(system), lines })
+    }
+}
+
+impl From<LogsWork> for LogsText {
+    fn from(LogsWork { source, lines }: LogsWork) -> Self {
+        let (source, application) = match source {
+            LogSource::System(SystemLog::Agent) => (SourceText::Agent, None),
+            LogSource::System(SystemLog::Updater) => (SourceText::Updater, None),
+            LogSource::System(SystemLog::Apps) => (SourceText::Apps, None),
+            LogSource::System(SystemLog::Board) => (SourceText::Board, None),
+            LogSource::System(SystemLog::Kernel) => (SourceText::Kernel, None),
+            LogSource::Application(name) => (SourceText::Application, Some(name)),
+        };
+        Self { source, application, lines }
     }
 }
 
@@ -142,13 +207,7 @@ impl JobOrder {
                 let Nothing {} = serde_json::from_str(arguments).map_err(wrong)?;
                 JobWork::RotateKey
             }
-            "logs" => {
-                let work: LogsWork = serde_json::from_str(arguments).map_err(wrong)?;
-                if !(1..=MOST_LINES).contains(&work.lines) {
-                    return Err(format!("a job hands in 1 to {MOST_LINES} lines"));
-                }
-                JobWork::Logs(work)
-            }
+            "logs" => JobWork::Logs(serde_json::from_str(arguments).map_err(wrong)?),
             "probe" => JobWork::Probe(serde_json::from_str(arguments).map_err(wrong)?),
             _ => return Err("this device knows the jobs `logs`, `reboot`, `rotate-key` and `probe`".to_owned()),
         };
@@ -167,9 +226,20 @@ mod tests {
         let work = |kind, arguments| JobOrder::read("j-1", kind, arguments).map(|order| order.work);
         assert_eq!(work("reboot", "{}"), Ok(JobWork::Reboot));
         assert_eq!(work("rotate-key", "{}"), Ok(JobWork::RotateKey));
-        let logs = LogsWork { source: LogSource::Updater, lines: 7 };
-        assert_eq!(work("logs", r#"{"source":"updater","lines":7}"#), Ok(JobWork::Logs(logs)));
-        assert_eq!(work("probe", r#"{"name":"disk"}"#), Ok(JobWork::Probe(ProbeWork { name: Probe::Disk })));
+        for (arguments, source) in [
+            (r#"{"source":"updater","lines":7}"#, LogSource::System(SystemLog::Updater)),
+            (r#"{"source":"kernel","lines":7}"#, LogSource::System(SystemLog::Kernel)),
+            (
+                r#"{"source":"application","application":"hello","lines":7}"#,
+                LogSource::Application("hello".parse().unwrap()),
+            ),
+        ] {
+            let logs = LogsWork { source, lines: 7 };
+            assert_eq!(serde_json::to_string(&logs).unwrap(), arguments, "as it is kept");
+            assert_eq!(work("logs", arguments), Ok(JobWork::Logs(logs)));
+        }
+        let probe = ProbeWork { name: "disk".parse().unwrap() };
+        assert_eq!(work("probe", r#"{"name":"disk"}"#), Ok(JobWork::Probe(probe)));
         for (kind, arguments) in [
             ("reboot", ""),
             ("reboot", "[]"),
@@ -178,6 +248,9 @@ mod tests {
             ("logs", r#"{"source":"../../etc/shadow","lines":7}"#),
             ("logs", r#"{"source":"agent","lines":0}"#),
             ("logs", r#"{"source":"agent","lines":1001}"#),
+            ("logs", r#"{"source":"application","lines":7}"#),
+            ("logs", r#"{"source":"application","application":"../x","lines":7}"#),
+            ("logs", r#"{"source":"agent","application":"hello","lines":7}"#),
             ("probe", r#"{"name":"rm -rf /"}"#),
             ("shell", "{}"),
         ] {

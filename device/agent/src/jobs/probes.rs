@@ -1,15 +1,13 @@
-//! Checks that the device declares by name. There is no way to have it run a command line: whoever holds the service must not hold the
+//! Checks that every device has by name. There is no way to have it run a command line: whoever holds the service must not hold the
 //! device, and code comes by signed releases alone (decision 22).
 
 use std::{fmt::Write as _, fs, io, path::Path};
 
-use protocol_types::UnixSeconds;
-use serde::{Deserialize, Serialize};
+use protocol_types::{ProbeName, UnixSeconds};
 
 /// A check.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Probe {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Probe {
     /// Room and use of the state.
     Disk,
     /// Memory of the system and of this process.
@@ -20,18 +18,23 @@ pub enum Probe {
     Time,
 }
 
-/// All checks of this version.
-pub const PROBES: [Probe; 4] = [Probe::Disk, Probe::Memory, Probe::Network, Probe::Time];
+/// The checks that every device of this version has.
+pub(super) const PROBES: [Probe; 4] = [Probe::Disk, Probe::Memory, Probe::Network, Probe::Time];
 
 impl Probe {
     /// The name as the service writes it.
-    pub const fn as_str(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Disk => "disk",
             Self::Memory => "memory",
             Self::Network => "network",
             Self::Time => "time",
         }
+    }
+
+    /// The check of this name, if every device has it.
+    pub(super) fn named(name: &ProbeName) -> Option<Self> {
+        PROBES.into_iter().find(|probe| probe.as_str() == name.as_str())
     }
 
     /// Makes the check; a line a fact.

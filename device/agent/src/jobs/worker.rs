@@ -1,9 +1,9 @@
 //! Does the job that is under way, and keeps what came of it before anybody hears it. A job that a restart of the process or a loss of power
 //! cuts off is done again, except a restart of the system, which has then happened.
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt as _, path::PathBuf, sync::Arc, time::Duration};
 
-use protocol_types::{Reason, ReasonCode};
+use protocol_types::{AppName, ProbeName, Reason, ReasonCode};
 use tokio::{
     sync::mpsc::error::TrySendError,
     time::{sleep, timeout},
@@ -11,32 +11,41 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    child::Program,
+    declared::Declarations,
     ledger::Ledger,
-    logs,
-    order::{JobId, JobOrder, JobWork, LogSource},
+    logs::{LogError, Logs, last_lines},
+    order::{JobId, JobOrder, JobWork, LogSource, LogsWork},
+    probes::{PROBES, Probe},
 };
-use crate::{cause::Chain, clock::Clock, facts::Facts, layout::DeviceFolder, state::StateFolder};
+use crate::{
+    cause::Chain,
+    clock::Clock,
+    facts::Facts,
+    layout::{DeviceFolder, IMAGE_PROBES, IMAGE_PROGRAMS},
+    state::StateFolder,
+};
 
 /// How long a device that was asked to restart may still be there.
 const RESTART_LIMIT: Duration = Duration::from_secs(180);
 /// How long the service may take to issue a certificate, reconnections included.
 const ROTATION_LIMIT: Duration = Duration::from_secs(300);
+/// How long `mbl-apps` may take to hand on a log, reconnections included.
+const APPS_LIMIT: Duration = Duration::from_secs(60);
 
 /// What of a board the jobs touch.
 #[derive(Clone, Debug)]
 pub struct Board {
     /// The folder whose room the check of the disk tells.
     state: PathBuf,
-    /// The folder of log files; none where a journal has them.
-    logs: Option<PathBuf>,
-    /// Whether keys are files, so that there may be another one.
-    has_key_files: bool,
+    logs: Logs,
+    declared: BTreeMap<ProbeName, Program>,
     /// Tells this run of the system from every other.
     boot: String,
 }
 
 impl Board {
-    /// The board of the device in `folder`; on the board `host` keys and logs are files.
+    /// The board of the device in `folder`; on the board `host` logs are files, and whoever has its folder declares checks.
     pub fn of(folder: &DeviceFolder, is_host: bool) -> Self {
         let kernel = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         // The board `host` starts without the kernel; its loader leaves a file anew.
@@ -44,17 +53,25 @@ impl Board {
             |_| String::new(),
             |found| format!("{}.{}.{}", found.ino(), found.mtime(), found.mtime_nsec()),
         );
-        Self {
-            state: folder.state(),
-            logs: is_host.then(|| folder.logs()),
-            has_key_files: is_host,
-            boot: format!("{} {loader}", kernel.trim()),
-        }
+        let (logs, declarations) = if is_host {
+            (Logs::Files(folder.logs()), Declarations { folder: folder.probes(), verified: None })
+        } else {
+            (Logs::Journal, Declarations { folder: IMAGE_PROBES.into(), verified: Some(IMAGE_PROGRAMS.into()) })
+        };
+        let boot = format!("{} {loader}", kernel.trim());
+        Self { state: folder.state(), logs, declared: declarations.load(), boot }
     }
 
     /// Tells this run of the system from every other.
     pub fn boot(&self) -> &str {
         &self.boot
+    }
+
+    /// The names of all checks: those of every device, then those that the image declares.
+    fn probes(&self) -> Vec<ProbeName> {
+        // Each of ours is a plain word.
+        let known = PROBES.into_iter().flat_map(|probe| ProbeName::new(probe.as_str()));
+        known.chain(self.declared.keys().cloned()).collect()
     }
 }
 
@@ -71,6 +88,7 @@ impl Worker {
     /// A worker that goes on with what was kept.
     pub fn new(kept: Ledger, (facts, state, board): (Arc<Facts>, StateFolder, Board), clock: Arc<dyn Clock>) -> Self {
         facts.boot.send_replace(board.boot.clone());
+        facts.probes.send_replace(board.probes());
         facts.jobs.send_replace(Some(kept));
         Self { facts, state, board, clock }
     }
@@ -95,9 +113,6 @@ impl Worker {
     }
 
     async fn perform(&self, work: &JobWork, restarted: bool) -> Result<String, Reason> {
-        let failed = |what: &str, error: &dyn std::error::Error| {
-            Reason::new(ReasonCode::Internal, format!("cannot {what}: {}", Chain(error)))
-        };
         match work {
             JobWork::Reboot if restarted => Ok(String::new()),
             JobWork::Reboot => {
@@ -112,20 +127,53 @@ impl Worker {
                 let limit = RESTART_LIMIT.as_secs();
                 Err(Reason::new(ReasonCode::Internal, format!("the device did not restart within {limit} s")))
             }
-            JobWork::RotateKey if !self.board.has_key_files => {
-                let why = "the key of this board lives in its token, which this version does not give another one";
-                Err(Reason::new(ReasonCode::NotSupported, why))
-            }
             JobWork::RotateKey => self.rotate().await,
-            JobWork::Logs(wanted) => {
-                let Some(path) = self.log(wanted.source) else {
-                    let why = "the logs of this board are in its journal, which this version does not hand in";
-                    return Err(Reason::new(ReasonCode::NotSupported, why));
-                };
-                logs::tail(&path, wanted.lines).map_err(|e| failed("read the log", &e))
+            JobWork::Logs(LogsWork { source: LogSource::Application(name), lines }) => {
+                self.application_log(name, *lines).await
             }
-            JobWork::Probe(wanted) => {
-                wanted.name.run(&self.board.state, self.clock.wall()).map_err(|e| failed("make the check", &e))
+            JobWork::Logs(LogsWork { source: LogSource::System(of), lines }) => {
+                self.board.logs.end(*of, *lines).await.map_err(|error| {
+                    let is_none = matches!(error, LogError::None(_));
+                    let code = if is_none { ReasonCode::NotSupported } else { ReasonCode::Internal };
+                    Reason::new(code, Chain(&error).to_string())
+                })
+            }
+            JobWork::Probe(wanted) => self.probe(&wanted.name).await,
+        }
+    }
+
+    /// Makes a check.
+    async fn probe(&self, name: &ProbeName) -> Result<String, Reason> {
+        let failed = |error: &dyn std::error::Error| {
+            Reason::new(ReasonCode::Internal, format!("cannot make the check `{name}`: {}", Chain(error)))
+        };
+        if let Some(probe) = Probe::named(name) {
+            return probe.run(&self.board.state, self.clock.wall()).map_err(|e| failed(&e));
+        }
+        if let Some(program) = self.board.declared.get(name) {
+            return program.run().await.map_err(|e| failed(&e));
+        }
+        let has = self.board.probes().into_iter().map(String::from).collect::<Vec<_>>().join(", ");
+        Err(Reason::new(ReasonCode::NotSupported, format!("this device has no check `{name}`; it has {has}")))
+    }
+
+    /// Has `mbl-apps` hand on the end of what an application has printed.
+    async fn application_log(&self, name: &AppName, lines: u32) -> Result<String, Reason> {
+        let mut answers = self.facts.log_answer.subscribe();
+        let mut wish = 0;
+        self.facts.log_wish.send_modify(|before| {
+            wish = before.as_ref().map_or(0, |(number, _)| *number) + 1;
+            *before = Some((wish, name.clone()));
+        });
+        let answered = answers.wait_for(|answer| answer.as_ref().is_some_and(|(number, _)| *number == wish));
+        match timeout(APPS_LIMIT, answered).await {
+            Ok(Ok(answer)) => match answer.as_ref() {
+                Some((_, result)) => result.as_ref().map(|log| last_lines(log, lines).to_owned()).map_err(Clone::clone),
+                None => Ok(String::new()),
+            },
+            Ok(Err(_)) | Err(_) => {
+                let why = format!("mbl-apps did not hand on the log of `{name}` within {} s", APPS_LIMIT.as_secs());
+                Err(Reason::new(ReasonCode::Internal, why))
             }
         }
     }
@@ -148,10 +196,6 @@ impl Worker {
             Ok(Some(why)) => Err(failed(&why)),
             Err(_) => Err(failed("the service did not answer in time")),
         }
-    }
-
-    fn log(&self, source: LogSource) -> Option<PathBuf> {
-        self.board.logs.as_ref().map(|folder| folder.join(format!("{}.log", source.as_str())))
     }
 
     /// Keeps the end of a job, then tells it.
@@ -193,14 +237,14 @@ mod tests {
 
     impl Bench {
         /// A device whose system runs under this mark and that kept `ledger`.
-        fn start(folder: tempfile::TempDir, boot: &str, logs: bool) -> Self {
+        fn start(folder: tempfile::TempDir, boot: &str) -> Self {
             let (facts, restarts) = Facts::new(Orders::default());
             let facts = Arc::new(facts);
             let state = StateFolder::new(folder.path());
             let board = Board {
                 state: folder.path().to_owned(),
-                logs: logs.then(|| folder.path().to_owned()),
-                has_key_files: logs,
+                logs: Logs::Files(folder.path().to_owned()),
+                declared: Declarations { folder: folder.path().join("probes.d"), verified: None }.load(),
                 boot: boot.to_owned(),
             };
             let kept = state.jobs().unwrap();
@@ -233,7 +277,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_check_and_a_log_are_handed_in_and_kept() {
-        let bench = Bench::start(tempfile::tempdir().unwrap(), "first", true);
+        let bench = Bench::start(tempfile::tempdir().unwrap(), "first");
         bench.take("a-1", "probe", r#"{"name":"disk"}"#);
         let (status, result) = bench.ended().await;
         assert_eq!((status.id.as_str(), status.state), ("a-1", "done"));
@@ -250,19 +294,48 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_board_with_a_journal_says_that_it_hands_in_none() {
-        let bench = Bench::start(tempfile::tempdir().unwrap(), "first", false);
-        bench.take("a-1", "logs", r#"{"source":"agent","lines":1}"#);
+    async fn what_an_application_printed_is_asked_for_and_cut_to_what_was_wanted() {
+        let bench = Bench::start(tempfile::tempdir().unwrap(), "first");
+        let mut wishes = bench.facts.log_wish.subscribe();
+        let missing = Reason::new(ReasonCode::NotFound, "never ran");
+        for (id, came, handed_in) in [
+            ("a-1", Ok("one\ntwo\nthree\n".to_owned()), ("done", "two\nthree\n", None)),
+            ("a-2", Err(missing.clone()), ("failed", "", Some(missing))),
+        ] {
+            bench.take(id, "logs", r#"{"source":"application","application":"hello","lines":2}"#);
+            timeout(Duration::from_secs(20), wishes.changed()).await.unwrap().unwrap();
+            let (wish, name) = wishes.borrow_and_update().clone().unwrap();
+            assert_eq!(name.as_str(), "hello");
+            bench.facts.log_answer.send_replace(Some((wish, came)));
+            let (status, result) = bench.ended().await;
+            assert_eq!((status.state, result.as_str(), status.reason), handed_in);
+        }
+        bench.stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn a_declared_check_is_made_and_one_that_is_not_declared_is_named_with_those_that_are() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("probes.d")).unwrap();
+        let declared = "program = '/bin/sh'\narguments = ['-c', 'echo signal_dbm -71']\n";
+        fs::write(folder.path().join("probes.d/modem.toml"), declared).unwrap();
+        let bench = Bench::start(folder, "first");
+        let names: Vec<_> = bench.facts.probes.borrow().iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["disk", "memory", "network", "time", "modem"]);
+        bench.take("a-1", "probe", r#"{"name":"modem"}"#);
+        assert_eq!(bench.ended().await.1, "signal_dbm -71\n");
+        bench.take("a-2", "probe", r#"{"name":"moon"}"#);
+        let reason = bench.ended().await.0.reason.unwrap();
+        assert_eq!(reason.code, ReasonCode::NotSupported);
+        assert_eq!(reason.text, "this device has no check `moon`; it has disk, memory, network, time, modem");
+        bench.take("a-3", "logs", r#"{"source":"kernel","lines":1}"#);
         assert_eq!(bench.ended().await.0.reason.unwrap().code, ReasonCode::NotSupported);
-        bench.take("a-2", "rotate-key", "{}");
-        let (status, _) = bench.ended().await;
-        assert_eq!((status.id.as_str(), status.reason.unwrap().code), ("a-2", ReasonCode::NotSupported));
         bench.stop.cancel();
     }
 
     #[tokio::test]
     async fn a_new_key_is_asked_for_once_and_what_came_of_it_is_told() {
-        let bench = Bench::start(tempfile::tempdir().unwrap(), "first", true);
+        let bench = Bench::start(tempfile::tempdir().unwrap(), "first");
         let mut wishes = bench.facts.rotate.subscribe();
         for (id, came, state) in [("a-1", None, "done"), ("a-2", Some("refused".to_owned()), "failed")] {
             bench.take(id, "rotate-key", "{}");
@@ -277,16 +350,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_restart_is_asked_for_until_the_system_has_started_anew_and_not_again() {
-        let mut bench = Bench::start(tempfile::tempdir().unwrap(), "first", true);
+        let mut bench = Bench::start(tempfile::tempdir().unwrap(), "first");
         bench.take("a-1", "reboot", "{}");
         timeout(Duration::from_secs(20), bench.restarts.recv()).await.unwrap().unwrap();
         bench.stop.cancel();
         // The process alone died: the system has not restarted.
-        let mut bench = Bench::start(bench.folder, "first", true);
+        let mut bench = Bench::start(bench.folder, "first");
         timeout(Duration::from_secs(20), bench.restarts.recv()).await.unwrap().unwrap();
         assert_eq!(bench.facts.jobs.borrow().as_ref().unwrap().status().state, "running");
         bench.stop.cancel();
-        let mut bench = Bench::start(bench.folder, "second", true);
+        let mut bench = Bench::start(bench.folder, "second");
         assert_eq!(bench.ended().await.0.state, "done");
         assert!(bench.restarts.try_recv().is_err(), "it restarts twice");
         bench.stop.cancel();

@@ -4,7 +4,9 @@
 mod ecdsa;
 mod files;
 mod lockout;
+mod store_copy;
 mod token;
+mod token_key;
 
 use std::sync::Arc;
 
@@ -19,7 +21,8 @@ pub use lockout::LockoutError;
 pub use token::{TokenError, TokenStore};
 
 use crate::{config::TokenConfig, durable::DurableError, layout::DeviceFolder};
-use token::TokenKey;
+pub(crate) use token_key::KeyId;
+use token_key::{TokenKey, Which};
 
 /// The device's ECDSA P-256 key.
 pub struct DeviceKey {
@@ -60,9 +63,21 @@ pub enum KeyStoreError {
     /// The recorded digest is not a digest.
     #[error("the recorded digest of the factory document is damaged")]
     Digest,
+    /// The key of the operational certificate is not where it was kept.
+    #[error("the key of the operational certificate is gone from the key store")]
+    NoOperational,
     /// A certificate request cannot be made.
     #[error("cannot make a certificate request")]
     Request(#[source] rcgen::Error),
+}
+
+/// As what the key of an operational certificate is kept beside it.
+#[derive(Clone)]
+pub(crate) enum KeptKey {
+    /// The key itself, for the eyes of the agent's own folder.
+    Pem(Zeroizing<String>),
+    /// Which key of the token it is.
+    Token(KeyId),
 }
 
 impl DeviceKey {
@@ -91,6 +106,41 @@ impl DeviceKey {
 
     fn in_token(key: TokenKey) -> Self {
         Self { signing: Arc::new(key.clone()), form: Form::Token(key) }
+    }
+
+    /// Makes a key for an operational certificate where this one lives; in memory until it is kept, or durably in the token.
+    pub(crate) fn make_operational(&self) -> Result<(Self, KeptKey), KeyStoreError> {
+        match &self.form {
+            Form::Memory(_) => Self::generate_with_pem().map(|(key, pem)| (key, KeptKey::Pem(pem))),
+            Form::Token(device) => {
+                let (key, id) = device.store.create_operational_key()?;
+                Ok((Self::in_token(key), KeptKey::Token(id)))
+            }
+        }
+    }
+
+    /// The key of an operational certificate that was kept.
+    pub(crate) fn open_operational(&self, kept: &KeptKey) -> Result<Self, KeyStoreError> {
+        match (kept, &self.form) {
+            (KeptKey::Pem(pem), _) => Self::from_pem(pem),
+            (KeptKey::Token(id), Form::Token(device)) => {
+                let found = device.store.key(Which::Operational(*id))?;
+                found.map(Self::in_token).ok_or(KeyStoreError::NoOperational)
+            }
+            (KeptKey::Token(_), Form::Memory(_)) => Err(KeyStoreError::NoOperational),
+        }
+    }
+
+    /// Removes from the token what no operational certificate is for; how many objects went. What is in memory is gone by itself.
+    pub(crate) fn keep_only(&self, used: Option<&KeptKey>) -> Result<usize, KeyStoreError> {
+        let used = match used {
+            Some(KeptKey::Token(id)) => Some(*id),
+            Some(KeptKey::Pem(_)) | None => None,
+        };
+        match &self.form {
+            Form::Memory(_) => Ok(0),
+            Form::Token(device) => Ok(device.store.keep_only(used)?),
+        }
     }
 
     /// A PKCS#10 request with the subject `O` = account, `CN` = endpoint.
@@ -147,8 +197,24 @@ impl KeyStore {
     /// The key store of the device in `folder`: the token that its board names, or files. Opens nothing yet.
     pub fn of(folder: &DeviceFolder, token: Option<TokenConfig>) -> Self {
         match token {
-            Some(config) => Self::Token(TokenStore::new(config)),
+            Some(config) => Self::Token(TokenStore::new(config, &folder.state())),
             None => Self::Files(FileStore::new(folder.keys())),
+        }
+    }
+
+    /// Puts back the keys that the agent made in a store that does not last, before the store is opened; whether there are any.
+    pub fn restore(&self) -> Result<bool, KeyStoreError> {
+        match self {
+            Self::Files(_) => Ok(false),
+            Self::Token(store) => Ok(store.copy().map_or(Ok(false), |copy| copy.restore())?),
+        }
+    }
+
+    /// Does without these keys from the next start on.
+    pub fn forget_copy(&self) -> Result<(), KeyStoreError> {
+        match self {
+            Self::Files(_) => Ok(()),
+            Self::Token(store) => Ok(store.copy().map_or(Ok(()), |copy| copy.forget())?),
         }
     }
 
@@ -164,7 +230,7 @@ impl KeyStore {
     pub fn device_key(&self) -> Result<Option<DeviceKey>, KeyStoreError> {
         match self {
             Self::Files(store) => store.device_key(),
-            Self::Token(store) => Ok(store.device_key()?.map(DeviceKey::in_token)),
+            Self::Token(store) => Ok(store.key(Which::Device)?.map(DeviceKey::in_token)),
         }
     }
 
@@ -172,7 +238,7 @@ impl KeyStore {
     pub fn create_device_key(&self) -> Result<DeviceKey, KeyStoreError> {
         match self {
             Self::Files(store) => store.create_device_key(),
-            Self::Token(store) => Ok(DeviceKey::in_token(store.create_device_key()?)),
+            Self::Token(store) => Ok(DeviceKey::in_token(store.create_key(Which::Device)?)),
         }
     }
 

@@ -5,7 +5,7 @@
 //! rustls asks for it in the middle of a handshake and cannot wait for another thread, so the agent's loop stands still that long.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -20,17 +20,13 @@ use cryptoki::{
     types::AuthPin,
 };
 use protocol_types::Digest;
-use rustls::{
-    Error as TlsError, SignatureAlgorithm, SignatureScheme,
-    pki_types::SubjectPublicKeyInfoDer,
-    sign::{Signer, SigningKey, public_key_to_spki},
-};
-use rustls_pki_types::alg_id;
 use zeroize::Zeroizing;
 
 use super::{
     ecdsa::{P256, der_signature, point},
     lockout::{self, LockoutError},
+    store_copy::StoreCopy,
+    token_key::{KeyId, OPERATIONAL_LABEL, TokenKey, Which},
 };
 use crate::{
     cause::Chain,
@@ -39,8 +35,6 @@ use crate::{
     random,
 };
 
-/// What the device key is called in the token.
-const KEY_LABEL: &str = "device-key";
 /// What the recorded digest is called in the token.
 const DIGEST_LABEL: &str = "factory.sha256";
 
@@ -84,6 +78,9 @@ pub enum TokenError {
         /// What is wrong.
         what: &'static str,
     },
+    /// The copy of the store cannot be made.
+    #[error("cannot keep a copy of the store of the token")]
+    Copy(#[source] DurableError),
     /// The PIN cannot be read or written.
     #[error("cannot use the PIN of the token")]
     Pin(#[from] DurableError),
@@ -91,7 +88,7 @@ pub enum TokenError {
     #[error("there is no PIN in {}", .0.display())]
     NoPin(PathBuf),
     /// The operating system gives no random bytes.
-    #[error("there are no random bytes for a PIN")]
+    #[error("there are no random bytes for a PIN or an id")]
     NoRandomness,
     /// The TPM behind the token would lock out.
     #[error("the TPM behind the token would lock the device out after cuts of power")]
@@ -104,6 +101,7 @@ pub struct TokenStore(Arc<Token>);
 
 struct Token {
     config: TokenConfig,
+    copy: Option<StoreCopy>,
     /// A session serves one call at a time.
     open: Mutex<Option<Session>>,
 }
@@ -115,9 +113,15 @@ impl std::fmt::Debug for TokenStore {
 }
 
 impl TokenStore {
-    /// The token of these settings. Opens nothing yet.
-    pub fn new(config: TokenConfig) -> Self {
-        Self(Arc::new(Token { config, open: Mutex::new(None) }))
+    /// The token of these settings; `state` is the agent's own folder, where it keeps a copy of a store that does not last. Opens nothing yet.
+    pub fn new(config: TokenConfig, state: &Path) -> Self {
+        let copy = config.store.clone().map(|store| StoreCopy { store, kept: state.join("key-store.sqlite3") });
+        Self(Arc::new(Token { config, copy, open: Mutex::new(None) }))
+    }
+
+    /// The copy of a store that does not last; none where the token keeps its keys itself.
+    pub(super) fn copy(&self) -> Option<&StoreCopy> {
+        self.0.copy.as_ref()
     }
 
     /// Makes a blank token ready: label and PIN. Goes on where a cut of power ended an earlier try.
@@ -147,11 +151,11 @@ impl TokenStore {
         session.logout().map_err(self.call("log out"))
     }
 
-    /// The device key, or none if none was born yet.
-    pub(super) fn device_key(&self) -> Result<Option<TokenKey>, TokenError> {
+    /// This key, or none if none was born yet.
+    pub(super) fn key(&self, which: Which) -> Result<Option<TokenKey>, TokenError> {
         let read = |session: &Session| -> Result<_, CallError> {
             let (Some(private), Some(public)) =
-                (find(session, ObjectClass::PRIVATE_KEY)?, find(session, ObjectClass::PUBLIC_KEY)?)
+                (find(session, ObjectClass::PRIVATE_KEY, which)?, find(session, ObjectClass::PUBLIC_KEY, which)?)
             else {
                 return Ok(None);
             };
@@ -159,29 +163,69 @@ impl TokenStore {
             let public = session.get_attributes(public, &[AttributeType::EcParams, AttributeType::EcPoint])?;
             Ok(Some((secrecy, public)))
         };
-        let Some((secrecy, public)) = self.with("find the device key", read)? else { return Ok(None) };
+        let Some((secrecy, public)) = self.with("find a key", read)? else { return Ok(None) };
         if !secrecy.contains(&Attribute::Extractable(false)) || !secrecy.contains(&Attribute::Sensitive(true)) {
-            return Err(self.content("gives its device key away"));
+            return Err(self.content("gives a key away"));
         }
         let found = public.iter().find_map(|attribute| match attribute {
             Attribute::EcPoint(der) => point(der),
             _ => None,
         });
         let on_p256 = public.contains(&Attribute::EcParams(P256.to_vec()));
-        let point = found.filter(|_| on_p256).ok_or_else(|| self.content("has a device key that is not on P-256"))?;
-        Ok(Some(TokenKey { store: self.clone(), point }))
+        let point = found.filter(|_| on_p256).ok_or_else(|| self.content("has a key that is not on P-256"))?;
+        Ok(Some(TokenKey { store: self.clone(), which, point }))
     }
 
-    /// Makes the device key inside the token.
-    pub(super) fn create_device_key(&self) -> Result<TokenKey, TokenError> {
-        let own = || [Attribute::Token(true), Attribute::Label(KEY_LABEL.into()), Attribute::Id(KEY_LABEL.into())];
+    /// Makes a key for an operational certificate inside the token, where it outlives a loss of power.
+    pub(super) fn create_operational_key(&self) -> Result<(TokenKey, KeyId), TokenError> {
+        let mut id = [0; 16];
+        if !random::fill(&mut id) {
+            return Err(TokenError::NoRandomness);
+        }
+        let key = self.create_key(Which::Operational(KeyId(id)))?;
+        self.keep_copy()?;
+        Ok((key, KeyId(id)))
+    }
+
+    /// Removes every key of an operational certificate but `used`; how many objects went.
+    pub(super) fn keep_only(&self, used: Option<KeyId>) -> Result<usize, TokenError> {
+        let used = used.map(|KeyId(id)| Attribute::Id(id.to_vec()));
+        let removed = self.with("remove the keys that are no longer used", |session| {
+            let mut removed = 0;
+            for class in [ObjectClass::PRIVATE_KEY, ObjectClass::PUBLIC_KEY] {
+                let named = [Attribute::Class(class), Attribute::Label(OPERATIONAL_LABEL.into())];
+                for object in session.find_objects(&named)? {
+                    let id = session.get_attributes(object, &[AttributeType::Id])?;
+                    if used.as_ref().is_none_or(|used| !id.contains(used)) {
+                        session.destroy_object(object)?;
+                        removed += 1;
+                    }
+                }
+            }
+            Ok(removed)
+        })?;
+        if removed > 0 {
+            self.keep_copy()?;
+        }
+        Ok(removed)
+    }
+
+    fn keep_copy(&self) -> Result<(), TokenError> {
+        // Nobody else has the store open, and between two calls nothing of it is half written.
+        let _closed = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
+        self.copy().map_or(Ok(()), |copy| copy.keep().map_err(TokenError::Copy))
+    }
+
+    /// Makes a key inside the token.
+    pub(super) fn create_key(&self, which: Which) -> Result<TokenKey, TokenError> {
+        let own = || [&[Attribute::Token(true)], &which.named()[..]].concat();
         let public = [&own()[..], &[Attribute::EcParams(P256.to_vec()), Attribute::Verify(true)]].concat();
         let secret = [Attribute::Private(true), Attribute::Sensitive(true), Attribute::Extractable(false)];
         let private = [&own()[..], &secret, &[Attribute::Sign(true)]].concat();
-        self.with("make the device key", |session| {
-            session.generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private)
-        })?;
-        self.device_key()?.ok_or_else(|| self.content("lost the device key that it made"))
+        // A TPM has room for three keys at a time if nobody manages it, and the end of a session gives that room back.
+        drop(self.0.open.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.with("make a key", |session| session.generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private))?;
+        self.key(which)?.ok_or_else(|| self.content("lost the key that it made"))
     }
 
     /// The text that was recorded, or none.
@@ -218,10 +262,11 @@ impl TokenStore {
         self.with("record the digest", |session| session.create_object(&object).map(drop))
     }
 
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, TokenError> {
+    /// An ECDSA signature over a message, in DER.
+    pub(super) fn sign(&self, which: Which, message: &[u8]) -> Result<Vec<u8>, TokenError> {
         let hash = digest(&SHA256, message);
         let sign = |session: &Session| {
-            let key = find(session, ObjectClass::PRIVATE_KEY)?;
+            let key = find(session, ObjectClass::PRIVATE_KEY, which)?;
             key.map(|key| session.sign(&Mechanism::Ecdsa, key, hash.as_ref())).transpose()
         };
         // A session dies with the TPM's daemon or a restart of the TEE; the second try has a new one.
@@ -229,7 +274,7 @@ impl TokenStore {
             tracing::warn!(error = %Chain(&first), "the token did not sign, trying once more");
             self.with("sign", sign)
         })?;
-        let raw = raw.ok_or_else(|| self.content("has no device key any more"))?;
+        let raw = raw.ok_or_else(|| self.content("has the key no more"))?;
         der_signature(&raw).ok_or_else(|| self.content("answered with a malformed signature"))
     }
 
@@ -311,64 +356,7 @@ impl TokenStore {
     }
 }
 
-fn find(session: &Session, class: ObjectClass) -> Result<Option<ObjectHandle>, CallError> {
-    let template = [Attribute::Class(class), Attribute::KeyType(KeyType::EC), Attribute::Label(KEY_LABEL.into())];
+fn find(session: &Session, class: ObjectClass, which: Which) -> Result<Option<ObjectHandle>, CallError> {
+    let template = [&[Attribute::Class(class), Attribute::KeyType(KeyType::EC)], &which.named()[..]].concat();
     Ok(session.find_objects(&template)?.first().copied())
-}
-
-/// A key in a token: its public half, and a way to ask for signatures.
-#[derive(Clone, Debug)]
-pub(super) struct TokenKey {
-    store: TokenStore,
-    /// Uncompressed, as in SEC 1, section 2.3.3.
-    point: Vec<u8>,
-}
-
-impl rcgen::PublicKeyData for TokenKey {
-    fn der_bytes(&self) -> &[u8] {
-        &self.point
-    }
-
-    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
-        &rcgen::PKCS_ECDSA_P256_SHA256
-    }
-}
-
-impl rcgen::SigningKey for TokenKey {
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        self.store.sign(message).map_err(|e| {
-            // rcgen's error carries no cause.
-            tracing::error!(error = %Chain(&e), "the token did not sign a certificate request");
-            rcgen::Error::RemoteKeyError
-        })
-    }
-}
-
-impl SigningKey for TokenKey {
-    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
-        offered
-            .contains(&SignatureScheme::ECDSA_NISTP256_SHA256)
-            .then(|| Box::new(TokenSigner(self.store.clone())) as Box<dyn Signer>)
-    }
-
-    fn public_key(&self) -> Option<SubjectPublicKeyInfoDer<'_>> {
-        Some(public_key_to_spki(&alg_id::ECDSA_P256, &self.point))
-    }
-
-    fn algorithm(&self) -> SignatureAlgorithm {
-        SignatureAlgorithm::ECDSA
-    }
-}
-
-#[derive(Debug)]
-struct TokenSigner(TokenStore);
-
-impl Signer for TokenSigner {
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, TlsError> {
-        self.0.sign(message).map_err(|e| TlsError::General(Chain(&e).to_string()))
-    }
-
-    fn scheme(&self) -> SignatureScheme {
-        SignatureScheme::ECDSA_NISTP256_SHA256
-    }
 }

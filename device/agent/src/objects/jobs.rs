@@ -5,11 +5,16 @@ use protocol_lwm2m::{
     formats::{Entry, Value},
     object::ids::job as resource,
 };
+use protocol_types::ProbeName;
 
 use super::text;
-use crate::jobs::{JobOrder, JobStatus, Ledger, PROBES};
+use crate::jobs::{JobOrder, JobStatus, Ledger};
 
-pub(super) fn read(ledger: &Ledger, status: &JobStatus, wanted: u16) -> Result<Reading, ObjectError> {
+pub(super) fn read(
+    ledger: &Ledger,
+    (status, probes): (&JobStatus, &[ProbeName]),
+    wanted: u16,
+) -> Result<Reading, ObjectError> {
     Ok(match wanted {
         // What was written is told by what became of it.
         resource::ID | resource::REPORTED_ID => text(&status.id),
@@ -21,7 +26,7 @@ pub(super) fn read(ledger: &Ledger, status: &JobStatus, wanted: u16) -> Result<R
         resource::RESULT if ledger.status() == *status => text(ledger.result()),
         resource::RESULT => text(""),
         resource::PROBES => Reading::Multiple(
-            (0..).zip(PROBES).map(|(at, probe)| (at, Value::String(probe.as_str().to_owned()))).collect(),
+            (0..).zip(probes).map(|(at, probe)| (at, Value::String(probe.as_str().to_owned()))).collect(),
         ),
         _ => return Err(ObjectError::NotFound),
     })

@@ -241,7 +241,7 @@ impl Objects for DeviceObjects {
             ids::CONFIGURATION => configuration::read(self.facts.wish.borrow().as_ref(), self.told.as_ref(), resource),
             ids::METRICS => metrics::read(&self.facts.metrics, resource),
             ids::JOB => match (self.facts.jobs.borrow().as_ref(), &self.job) {
-                (Some(ledger), Some(status)) => jobs::read(ledger, status, resource),
+                (Some(ledger), Some(status)) => jobs::read(ledger, (status, &self.facts.probes.borrow()), resource),
                 _ => Err(ObjectError::NotFound),
             },
             ids::RELEASE => release::read(&self.facts.orders.borrow(), status, &self.installed, resource),

@@ -19,11 +19,12 @@ pub(super) fn read(
     installed: &Installed,
     resource: u16,
 ) -> Result<Reading, ObjectError> {
-    let (path, digest, rollout) = orders.texts();
+    let [path, digest, rollout, consent] = orders.texts();
     match resource {
         release::DESIRED_RELEASE => return Ok(text(path)),
         release::DESIRED_DIGEST => return Ok(text(digest)),
         release::DESIRED_ROLLOUT => return Ok(text(rollout)),
+        release::CONSENT => return Ok(text(consent)),
         release::ARTIFACT_SERVER => return Ok(text(orders.artifacts.as_ref().map(text_of).unwrap_or_default())),
         _ => {}
     }

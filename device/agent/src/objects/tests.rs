@@ -77,6 +77,7 @@ pub(super) fn status(version: &str) -> UpdateStatus {
             firmware: Some(RunningFirmware { slot: Slot::A, digest: Some(Digest::of(b"package")) }),
         },
         floor: SecurityVersion(3),
+        question: None,
     }
 }
 

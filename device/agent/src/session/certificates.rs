@@ -20,6 +20,15 @@ pub(super) struct Rotating {
     key: OperationalKey,
 }
 
+/// Whether the key store may hold keys that no certificate is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UnusedKeys {
+    /// They were looked for, and none was made since.
+    None,
+    /// One may have been left, be it by an earlier start.
+    Possible,
+}
+
 /// The question for the next certificate, for the key of the present one.
 fn ask_again(operational: &Operational, identity: &Identity) -> Result<Message, est::EstError> {
     let key = operational.enrolment().key.as_ref().map_or(identity.key(), OperationalKey::key);
@@ -86,7 +95,7 @@ impl Session {
     pub(super) fn rotate(&mut self) -> Vec<Fact> {
         let wish = *self.heard.rotate.borrow_and_update();
         let Some(operational) = &mut self.operational else { return Vec::new() };
-        let asked = OperationalKey::generate().map_err(est::EstError::from).and_then(|key| {
+        let asked = OperationalKey::beside(self.device.identity.key()).map_err(est::EstError::from).and_then(|key| {
             let request = est::ask_renewal(&self.device.identity, key.key())?;
             Ok((key, request))
         });
@@ -97,6 +106,8 @@ impl Session {
                 vec![Fact::Request { id: RENEWAL, request }]
             }
             Err(e) => {
+                // The key may be there although no certificate was asked for.
+                self.unused_keys = UnusedKeys::Possible;
                 tracing::error!(error = %Chain(&e), "cannot ask for a certificate for a new key");
                 self.device.facts.rotated.send_replace((wish, Some(Chain(&e).to_string())));
                 Vec::new()
@@ -110,6 +121,30 @@ impl Session {
         self.leaves_line = renewed.is_ok();
         let why = renewed.as_ref().err().map(|e| Chain(e).to_string());
         self.device.facts.rotated.send_replace((wish, why));
+        if renewed.is_err() {
+            self.unused_keys = UnusedKeys::Possible;
+            self.remove_unused_keys();
+        }
+    }
+
+    /// Removes from the token the keys that no certificate of this device is for any more. Called once the present one has been used; a
+    /// key that a certificate is being asked for stays.
+    pub(super) fn remove_unused_keys(&mut self) {
+        let Some(operational) = self.operational.as_ref() else { return };
+        if self.rotating.is_some() || self.unused_keys == UnusedKeys::None {
+            return;
+        }
+        let used = operational.enrolment().key.as_ref().map(OperationalKey::kept);
+        match self.device.identity.key().keep_only(used) {
+            Ok(removed) => {
+                self.unused_keys = UnusedKeys::None;
+                if removed > 0 {
+                    tracing::info!(removed, "keys that are no longer used were removed from the token");
+                }
+            }
+            // Asked again after the next registration.
+            Err(e) => tracing::warn!(error = %Chain(&e), "keys that are no longer used are still in the token"),
+        }
     }
 
     /// Keeps an enrolment and uses it from the next connection on.
@@ -125,6 +160,7 @@ impl Session {
             Ok(operational) => self.operational = Some(operational),
             Err(e) => tracing::error!(error = %Chain(&e), "TLS cannot be configured with the issued certificate"),
         }
+        self.unused_keys = UnusedKeys::Possible;
         self.point_source();
     }
 

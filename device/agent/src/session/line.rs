@@ -12,7 +12,7 @@ use crate::{
     address::{Scheme, ServerAddress},
     cause::Chain,
     connection::{CoapConnection, ConnectionError},
-    dial::{DialError, Verdict, dial_from},
+    dial::{DialError, Verdict},
     facts::set,
     tls::{ALPN_COAP, Validity},
 };
@@ -44,10 +44,8 @@ impl Session {
         tracing::debug!(%address, "dialing");
         let limit = usize::try_from(LIMITS.max_message).unwrap_or(usize::MAX);
         let source = *self.device.facts.source_address.borrow();
-        self.line = Line::Dialing(Box::pin(async move {
-            let stream = dial_from(source, &address, tls).await?;
-            Ok(Box::new(CoapConnection::new(stream, limit)))
-        }));
+        let dialing = self.device.network.dial(source, &address, tls);
+        self.line = Line::Dialing(Box::pin(async move { Ok(Box::new(CoapConnection::new(dialing.await?, limit))) }));
     }
 
     /// Address and TLS of a target, or what the client must hear instead.

@@ -1,4 +1,4 @@
-//! Drives the LwM2M client of one device: performs its steps over TLS and tells it what happened. The client decides when and
+//! Drives the LwM2M client of one device: performs its steps over the network and tells it what happened. The client decides when and
 //! whom to call; a session knows certificates, time and what the other tasks report.
 
 mod certificates;
@@ -31,6 +31,7 @@ use crate::{
     facts::{Facts, set},
     identity::Identity,
     jobs::Ledger,
+    network::Network,
     objects::{About, DeviceObjects},
     operational::Operational,
     orders::Orders,
@@ -41,7 +42,7 @@ use crate::{
     tls::{Trust, TrustError},
     trusted_time::TimeError,
 };
-use certificates::{Enrolling, Rotating};
+use certificates::{Enrolling, Rotating, UnusedKeys};
 use line::Line;
 
 /// What one connection may cost.
@@ -75,6 +76,8 @@ pub struct Device {
     pub state: Arc<dyn DurableState>,
     /// What its tasks tell each other.
     pub facts: Arc<Facts>,
+    /// How it reaches the service.
+    pub network: Arc<dyn Network>,
 }
 
 /// The LwM2M side of one device.
@@ -91,6 +94,7 @@ pub struct Session {
     due: VecDeque<Fact>,
     enrolling: Option<Enrolling>,
     rotating: Option<Rotating>,
+    unused_keys: UnusedKeys,
     /// Whether the line was made with a key that is no longer in use.
     leaves_line: bool,
     asking: Option<Pending<Result<UnixSeconds, TimeError>>>,
@@ -181,6 +185,7 @@ impl Session {
             due: VecDeque::new(),
             enrolling: None,
             rotating: None,
+            unused_keys: UnusedKeys::Possible,
             leaves_line: false,
             asking: None,
             heard,
@@ -358,6 +363,7 @@ impl Session {
                 tracing::info!("registered with the service");
                 set(&self.device.facts.registered_after, self.heard.followed);
                 set(&self.device.facts.registered, true);
+                self.remove_unused_keys();
                 self.ask_time_if_lost();
             }
             Step::Unregistered => {

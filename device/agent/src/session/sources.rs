@@ -45,7 +45,10 @@ impl Session {
         let credential = self.operational.as_ref().map_or_else(|| identity.factory().clone(), Operational::credential);
         let key = identity.time_key().clone();
         match self.device.trust.client(credential, ALPN_HTTP, Validity::ForTime) {
-            Ok(tls) => self.asking = Some(Box::pin(async move { ask_time(&server, tls, &key).await })),
+            Ok(tls) => {
+                let network = self.device.network.clone();
+                self.asking = Some(Box::pin(async move { ask_time(network.as_ref(), &server, tls, &key).await }));
+            }
             Err(e) => tracing::error!(error = %Chain(&e), "TLS cannot be configured for asking the time"),
         }
     }

@@ -8,10 +8,12 @@ pub use error::PrepareError;
 pub use fetch::Source;
 
 use protocol_types::{ApplicationSpec, Digest};
+use tracing::warn;
 
 use crate::{
     image::{BlobRef, Manifest, Platform},
     limits::Limits,
+    refusal::reason,
     store::{Store, StoredSet},
 };
 
@@ -56,7 +58,10 @@ impl Preparer<'_> {
 
     /// The set if it was prepared before and is still whole.
     pub fn prepared(&self, release: Digest, applications: &[ApplicationSpec]) -> Option<StoredSet> {
-        let set = self.store.sets.load(&release).ok().flatten()?;
+        let set = self.store.sets.load(&release).unwrap_or_else(|error| {
+            warn!(%release, reason = %reason(&error), "a set of applications cannot be read and is prepared again");
+            None
+        })?;
         let same = set.applications.iter().map(|a| &a.spec).eq(applications);
         (same && set.applications.iter().all(|a| self.store.images.has(&a.image))).then_some(set)
     }

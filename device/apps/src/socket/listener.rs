@@ -157,7 +157,7 @@ fn converse(mut stream: UnixStream, connection: u64, peers: Peers, hear: &impl F
     let allowed = match role {
         Role::Agent => uid == peers.agent,
         Role::Updater | Role::Installer => uid == peers.updater,
-        Role::Apps => false,
+        Role::Apps | Role::System => false,
     };
     if !allowed {
         return Err(TalkError::NotAllowed { uid, role });
@@ -168,7 +168,7 @@ fn converse(mut stream: UnixStream, connection: u64, peers: Peers, hear: &impl F
     let bringer = match role {
         Role::Agent => Bringer::Agent,
         Role::Installer => Bringer::Installer,
-        Role::Updater | Role::Apps => {
+        Role::Updater | Role::Apps | Role::System => {
             hear(Heard::UpdaterConnected(outbox));
             let ended = listen(&mut stream, &mut reader, |message| hear(Heard::Updater(message)));
             hear(Heard::UpdaterGone(connection));

@@ -8,9 +8,10 @@ use std::{
 
 use protocol_types::{ApplicationSpec, Digest};
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use super::{ImageKey, StoreError, durable};
-use crate::image::ImageProcess;
+use crate::{image::ImageProcess, refusal::reason};
 
 /// The applications of one release and where their parts are (format 1).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,7 +80,14 @@ impl Sets {
         for name in durable::names(&self.dir)? {
             let release = name.strip_suffix(".json").and_then(|hex| Digest::from_hex(hex).ok());
             let set = match release {
-                Some(release) if keep.contains(&release) => self.load(&release).ok().flatten(),
+                // One that is damaged is prepared again; one that cannot be read now may be whole.
+                Some(release) if keep.contains(&release) => match self.load(&release) {
+                    Err(damaged @ StoreError::Malformed { .. }) => {
+                        warn!(%release, reason = %reason(&damaged), "a damaged set of applications is forgotten");
+                        None
+                    }
+                    loaded => loaded?,
+                },
                 _ => None,
             };
             match set {
@@ -93,5 +101,33 @@ impl Sets {
 
     fn path(&self, release: &Digest) -> PathBuf {
         self.dir.join(format!("{}.json", release.hex()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prepared(sets: &Sets, text: &[u8]) -> Digest {
+        let release = Digest::of(text);
+        sets.save(&StoredSet { format: 1, release, applications: Vec::new() }).unwrap();
+        release
+    }
+
+    #[test]
+    fn a_damaged_set_is_forgotten_and_one_that_cannot_be_read_is_left_where_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let sets = Sets::open(folder.path()).unwrap();
+        let (whole, damaged, other) = (prepared(&sets, b"1"), prepared(&sets, b"2"), prepared(&sets, b"3"));
+        fs::write(sets.path(&damaged), "{").unwrap();
+        let keep = BTreeSet::from([whole, damaged]);
+        let kept: Vec<Digest> = sets.retain(&keep).unwrap().into_iter().map(|set| set.release).collect();
+        assert_eq!(kept, [whole]);
+        assert!(!sets.path(&damaged).exists() && !sets.path(&other).exists());
+
+        // A folder cannot be read as a file.
+        fs::create_dir(sets.path(&damaged)).unwrap();
+        assert!(matches!(sets.retain(&keep), Err(StoreError::Io { what: "read", .. })));
+        assert!(sets.path(&damaged).exists());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io::{self, Read as _, Seek as _, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
@@ -50,6 +50,28 @@ impl CappedLog {
     }
 }
 
+/// The last bytes that an application has printed, at most `most`; none if it never ran on this device.
+pub fn end_of_log(dir: &Path, name: &AppName, most: u64) -> io::Result<Option<Vec<u8>>> {
+    let Some(newer) = last_bytes(&dir.join(format!("{name}.log")), most)? else { return Ok(None) };
+    let room = most.saturating_sub(newer.len() as u64);
+    // The file is renamed while we look, so that what it held may be missing once, never twice.
+    let mut bytes = last_bytes(&dir.join(format!("{name}.log.1")), room)?.unwrap_or_default();
+    bytes.extend(newer);
+    Ok(Some(bytes))
+}
+
+fn last_bytes(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    let from = file.metadata()?.len().saturating_sub(most);
+    file.seek(SeekFrom::Start(from))?;
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -77,6 +99,9 @@ mod tests {
                 prop_assert!(kept.len() as u64 <= limit);
                 prop_assert!(all.ends_with(&kept));
                 prop_assert!(kept.len() as u64 >= limit / 4 || kept.len() == all.len(), "{} of {}", kept.len(), all.len());
+                let end = end_of_log(dir.path(), &name, limit / 2).unwrap().unwrap();
+                prop_assert!(end.len() as u64 <= limit / 2 && kept.ends_with(&end));
+                prop_assert!(end.len() as u64 == limit / 2 || end == kept);
             }
         }
     }

@@ -139,6 +139,8 @@ impl Device {
                         say(&mut agent, &AgentToApps::Fetched(Fetched { id, result }));
                     }
                     AppsToAgent::Status(status) => drop(tell.send(status)),
+                    // Whoever asks for a log does so on a connection of its own.
+                    AppsToAgent::Log { .. } => {}
                 }
             }
         });

@@ -2,6 +2,7 @@
 
 use std::{
     io::Write as _,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::mpsc,
@@ -9,9 +10,10 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use device_updater::{
     board::REBOOT_STATUS,
+    consent::{self, ConsentError},
     format,
     install::{self, InstallError, Installed},
     key_store,
@@ -21,7 +23,7 @@ use device_updater::{
     settings::{self, SettingsError},
     tpm, trust,
 };
-use protocol_types::{BoardName, LogLevel, UnixSeconds, UpdateStatus};
+use protocol_types::{Answer, BoardName, LogLevel, ReleaseVersion, UnixSeconds, UpdateStatus};
 use tracing_subscriber::{filter::LevelFilter, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _};
 
 /// How long an updater that cannot start stays, in a system that was confirmed.
@@ -105,6 +107,11 @@ enum Command {
         #[arg(long)]
         device_dir: PathBuf,
     },
+    /// Shows, or answers, the question whether a release that is in its place may be installed.
+    Consent {
+        #[command(subcommand)]
+        command: ConsentCommand,
+    },
     /// Renders the settings of the operating system for the programs that read them, and tells these. Exit status 3 says that the
     /// settings are refused.
     ConfigureSystem {
@@ -117,6 +124,12 @@ enum Command {
         /// Takes the settings of the release that was booted, before any program that reads them has started.
         #[arg(long)]
         at_boot: bool,
+        /// Answers one question of the agent instead, over the socket that standard input is.
+        #[arg(long, conflicts_with = "at_boot")]
+        on_request: bool,
+        /// The user that the agent runs as; by default this process's own.
+        #[arg(long, requires = "on_request")]
+        agent_uid: Option<u32>,
     },
     /// Says how things stand.
     Status {
@@ -127,6 +140,33 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConsentCommand {
+    /// Shows what is asked.
+    Show {
+        /// The device's folder.
+        #[arg(long)]
+        device_dir: PathBuf,
+        /// As JSON; `null` if nothing is asked.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Says yes: the release is installed at once, or when the update window of the device opens.
+    Give(AnswerArgs),
+    /// Says no: the device stays as it is, and asks again later.
+    Refuse(AnswerArgs),
+}
+
+#[derive(Debug, Args)]
+struct AnswerArgs {
+    /// The device's folder.
+    #[arg(long)]
+    device_dir: PathBuf,
+    /// Answers only if it is this release that is asked about.
+    #[arg(long)]
+    release: Option<ReleaseVersion>,
 }
 
 fn main() -> ExitCode {
@@ -184,7 +224,13 @@ fn run(command: Command, around: Surroundings<'_>) -> anyhow::Result<ExitCode> {
             reset::ask(&device_dir)?;
             say("the device restarts with a new state");
         }
-        Command::ConfigureSystem { device_dir, root, at_boot } => {
+        Command::Consent { command } => answer(command)?,
+        Command::ConfigureSystem { device_dir, root, on_request: true, agent_uid, .. } => {
+            let line = std::io::stdin().as_fd().try_clone_to_owned().context("cannot use standard input")?;
+            let agent_uid = agent_uid.unwrap_or_else(|| rustix::process::geteuid().as_raw());
+            settings::answer(&settings::Place { device_dir, root }, line.into(), agent_uid)?;
+        }
+        Command::ConfigureSystem { device_dir, root, at_boot, .. } => {
             let place = settings::Place { device_dir, root };
             let configured = if at_boot { settings::at_boot(&place) } else { settings::change(&place) };
             if let Err(e @ SettingsError::Refused(_)) = configured {
@@ -219,6 +265,33 @@ fn serve_on_devices(config: &Config, root: &Path, around: Surroundings<'_>) -> a
     Ok(restart::ask_system(root)?)
 }
 
+fn answer(command: ConsentCommand) -> anyhow::Result<()> {
+    let (args, answer) = match command {
+        ConsentCommand::Show { device_dir, json } => return print_question(&device_dir, json),
+        ConsentCommand::Give(args) => (args, Answer::Yes),
+        ConsentCommand::Refuse(args) => (args, Answer::No),
+    };
+    let question = consent::answer(&args.device_dir, answer, args.release.as_ref())?;
+    match answer {
+        Answer::Yes => say(&format!("release {} may be installed", question.version)),
+        Answer::No => say(&format!("release {} is not installed; the device asks again later", question.version)),
+    }
+    Ok(())
+}
+
+fn print_question(device_dir: &Path, json: bool) -> anyhow::Result<()> {
+    let question = consent::asked(device_dir)?;
+    let text = match &question {
+        _ if json => serde_json::to_string(&question)?,
+        None => "nothing is asked".to_owned(),
+        Some(question) => {
+            let until = question.deadline.map(|time| format!("; from {time} on it is installed without a yes"));
+            format!("may release {} be installed?{}", question.version, until.unwrap_or_default())
+        }
+    };
+    writeln!(std::io::stdout(), "{text}").context("cannot write to standard output")
+}
+
 fn print_status(device_dir: &Path, json: bool) -> anyhow::Result<()> {
     let status = serve::last_status(device_dir).context("cannot read the last report")?;
     let status = status.with_context(|| format!("no mbl-updater runs on the device in {}", device_dir.display()))?;
@@ -245,6 +318,17 @@ fn hint(error: &anyhow::Error) -> Option<&'static str> {
         "start the device, on the board `host` with `mbl-host-board`, and run this command as root";
     if let Some(ResetError::NotRunning(_)) = error.downcast_ref() {
         return Some(NOT_RUNNING);
+    }
+    match error.downcast_ref() {
+        Some(ConsentError::NotRunning(_)) => return Some(NOT_RUNNING),
+        Some(ConsentError::Link(_)) => return Some("run this command as root"),
+        Some(ConsentError::NothingAsked | ConsentError::OtherRelease(_)) => {
+            return Some("see what is asked with `mbl-updater consent show`");
+        }
+        Some(ConsentError::Report(_) | ConsentError::Gone | ConsentError::TooLate { .. }) => {
+            return Some("see how things stand with `mbl-updater status`");
+        }
+        None => {}
     }
     match error.downcast_ref::<InstallError>()? {
         InstallError::Refused { source, .. } => Some(source.code.hint()),

@@ -14,6 +14,8 @@ mod nor;
 
 #[cfg(test)]
 pub(crate) mod faulty;
+#[cfg(test)]
+mod faulty_tests;
 
 use std::{fmt, io};
 

@@ -164,11 +164,19 @@ impl<D: Disk, P: Peers> Updater<D, P> {
         if self.plan.deadline().is_some_and(|deadline| deadline <= elapsed) {
             self.tell(Fact::Time(elapsed));
         }
+        if self.question_ends_in() == Some(Duration::ZERO) && self.has_room() {
+            self.tell(Fact::DeadlinePassed);
+        }
     }
 
     /// The present, as far as the device knows it.
     pub fn now(&self) -> UnixSeconds {
         self.clock.now()
+    }
+
+    /// How long until the question that is open needs no answer any more; none if there is no such time.
+    pub fn question_ends_in(&self) -> Option<Duration> {
+        self.plan.question_ends().map(|deadline| deadline.since(self.now()))
     }
 
     /// Takes a fact from outside.

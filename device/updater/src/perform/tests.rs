@@ -94,7 +94,7 @@ struct Device {
 }
 
 fn wish((release, digest): (TargetPath, Digest)) -> Wish {
-    Wish { release, digest, rollout: Some(RolloutId::new("r1").unwrap()), origin: Origin::Service }
+    Wish { release, digest, rollout: Some(RolloutId::new("r1").unwrap()), origin: Origin::Service, consent: None }
 }
 
 fn old_image() -> Vec<u8> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use protocol_release::document::SectionName;
 use protocol_types::{
-    ApplicationSpec, Digest, Reason, RunningFirmware, SecurityVersion, Slot, UnixSeconds,
+    Answer, ApplicationSpec, Digest, Reason, RunningFirmware, SecurityVersion, Slot, UnixSeconds,
     boot::BootEntry,
     socket::{ApplicationStatus, Contact},
 };
@@ -29,6 +29,10 @@ pub enum Fact {
     TrustedTime(UnixSeconds),
     /// Whether the device may change its software for the service now; it may until the first of these.
     Window(bool),
+    /// Somebody at the device answers the question about the release with this digest.
+    Answered(Digest, Answer),
+    /// The question that is open needs no answer any more.
+    DeadlinePassed,
     /// The service asks for a restart.
     RestartAsked,
     /// Somebody who may asks for a factory reset.

@@ -9,6 +9,7 @@
 //! wish, for a restart, for a cut of power. From `Arming` on, [`crate::record::Pending`] on the disk says what is going on, and is
 //! written before the boot entry or the running set changes.
 
+mod consent;
 mod facts;
 mod pursue;
 mod start;
@@ -70,7 +71,7 @@ enum Stage {
     ReadingBack { job: Job },
     /// `mbl-apps` brings and unpacks the applications; `until` is how long it may be silent.
     Preparing { job: Job, until: Duration, done: u64, total: u64 },
-    /// Everything is in place; the hours in which the device may change its software are awaited.
+    /// Everything is in place; a yes of somebody at the device, or the hours in which it may change its software, are awaited.
     Held { job: Job },
     /// The trial is made durable.
     Arming { pending: Box<Pending> },
@@ -123,6 +124,8 @@ impl Plan {
             Fact::Contact(contact) => self.in_contact(contact, &mut steps),
             Fact::TrustedTime(time) => self.trusted_time(time, &mut steps),
             Fact::Window(is_open) => self.window(is_open, &mut steps),
+            Fact::Answered(digest, answer) => self.answered(digest, answer, &mut steps),
+            Fact::DeadlinePassed => self.deadline_passed(&mut steps),
             Fact::RestartAsked => self.errand = self.errand.max(Errand::Restart),
             Fact::ResetAsked => self.errand = Errand::FactoryReset,
             Fact::AppsConnected => self.repeat_to_apps(&mut steps),

@@ -213,9 +213,10 @@ impl Plan {
 
     /// Makes the trial durable: first what is going on, then the entry that the loader will try, then the firmware. After a cut
     /// before the last, the new system finds that it was not started by its firmware, and goes back. What the service wishes waits for
-    /// the update window; a person at the device does not.
-    fn arm(&mut self, job: Job, steps: &mut Vec<Step>) {
-        if !self.is_window_open && job.wish.origin == Origin::Service {
+    /// a yes, if one is asked for, and for the update window; a person at the device does not.
+    pub(super) fn arm(&mut self, job: Job, steps: &mut Vec<Step>) {
+        let is_closed = !self.is_window_open && job.wish.origin == Origin::Service;
+        if is_closed || self.needs_yes(&job.wish).is_some() {
             self.stage = Stage::Held { job };
             return;
         }

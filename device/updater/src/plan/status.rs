@@ -26,6 +26,7 @@ impl Plan {
             progress,
             running: self.running_release(),
             floor,
+            question: self.question(),
         }
     }
 
@@ -40,6 +41,11 @@ impl Plan {
             Stage::ReadingBack { job } => (Phase::Verifying, Some(&job.wish), None, None),
             Stage::Preparing { job, done, total, .. } => {
                 (Phase::Downloading, Some(&job.wish), None, (*total > 0).then_some((*done, *total)))
+            }
+            Stage::Held { job } if self.needs_yes(&job.wish).is_some() => {
+                let version = &job.goal.note.version;
+                let text = format!("release {version} is in place and waits for a yes of somebody at the device");
+                (Phase::Verifying, Some(&job.wish), Some(Reason::new(ReasonCode::ConsentNeeded, text)), None)
             }
             Stage::Held { job } => {
                 let text = "everything is in place and waits for the update window";

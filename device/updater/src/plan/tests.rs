@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use protocol_release::document::{Blocks, FormatOne, OsIndex, Section, SectionName};
 use protocol_types::{
-    AppName, BoardName, Digest, Phase, Reason, ReasonCode, SecurityVersion, Slot, UnixSeconds,
+    Answer, AppName, BoardName, DeviceConsent, Digest, Phase, Reason, ReasonCode, SecurityVersion, Slot, UnixSeconds,
     boot::{BootEntry, Tries},
     socket::{ApplicationState, ApplicationStatus, Contact},
 };
@@ -38,6 +38,10 @@ fn goal(minor: u64) -> Box<Goal> {
     Box::new(Goal { note, os: Some(os) })
 }
 
+fn asking(has_deadline: bool) -> DeviceConsent {
+    DeviceConsent { deadline: has_deadline.then_some(UnixSeconds(1_800_000_000)) }
+}
+
 fn root(os: u64) -> Digest {
     Digest::of(&os.to_be_bytes())
 }
@@ -58,6 +62,8 @@ struct World {
     asked: Option<Step>,
     checked: Vec<Wish>,
     armed: Vec<Wish>,
+    /// Wishes that somebody at the device said yes to, or whose deadline passed.
+    agreed: Vec<Wish>,
     /// The newest wish of the service and of a person that came to its end.
     ended: [Option<Wish>; 2],
     elapsed: u64,
@@ -92,6 +98,7 @@ impl World {
             asked: None,
             checked: Vec::new(),
             armed: Vec::new(),
+            agreed: Vec::new(),
             ended: [None, None],
             elapsed: 0,
             trial_since: None,
@@ -143,7 +150,12 @@ impl World {
             }
             Step::Prepare { .. } => self.asked = Some(step),
             Step::Drop => self.asked = None,
-            Step::Save(record) => self.disk = (**record).clone(),
+            Step::Save(record) => {
+                if let Some(wish) = record.pending.as_ref().map(|pending| &pending.wish) {
+                    assert!(wish.consent.is_none() || self.agreed.contains(wish), "nobody said yes to {wish:?}");
+                }
+                self.disk = (**record).clone();
+            }
             Step::Arm(entry) => {
                 assert_eq!(self.disk.pending.as_ref().unwrap().generation, Some(entry.generation));
                 assert!(self.entries.iter().all(|e| e.generation < entry.generation));
@@ -221,6 +233,14 @@ impl World {
         self.tell(fact);
     }
 
+    /// Somebody at the device answers the question about a release, or its deadline passes.
+    fn consent(&mut self, digest: Digest, fact: Fact) {
+        let asked = self.plan.question().and(self.plan.job()).map(|job| job.wish.clone());
+        let counts = !matches!(fact, Fact::Answered(_, Answer::No));
+        self.agreed.extend(asked.filter(|wish| counts && wish.digest == digest));
+        self.tell(fact);
+    }
+
     fn pass(&mut self, seconds: u64) {
         self.elapsed += seconds;
         self.tell(Fact::Time(Duration::from_secs(self.elapsed)));
@@ -243,6 +263,8 @@ enum Act {
     Apps(u8),
     Pass(u64),
     Window(bool),
+    Consent(u64, Answer),
+    DeadlinePassed,
     Crash,
     PowerCut,
     RestartAsked,
@@ -260,6 +282,8 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         3 => (0u8..3).prop_map(Act::Apps),
         4 => (1u64..200).prop_map(Act::Pass),
         1 => any::<bool>().prop_map(Act::Window),
+        2 => (0u64..6, any::<bool>()).prop_map(|(minor, yes)| Act::Consent(minor, if yes { Answer::Yes } else { Answer::No })),
+        1 => Just(Act::DeadlinePassed),
         1 => Just(Act::Crash),
         1 => Just(Act::PowerCut),
         1 => Just(Act::RestartAsked),
@@ -277,7 +301,9 @@ proptest! {
         for act in acts {
             match act {
                 Act::Desire(minor, rollout) => {
-                    world.tell(Fact::Desired(wish(&format!("1.{minor}.0"), &format!("r{rollout}"))));
+                    let consent = (rollout > 0).then(|| asking(rollout > 1));
+                    let wish = wish(&format!("1.{minor}.0"), &format!("r{rollout}"));
+                    world.tell(Fact::Desired(Wish { consent, ..wish }));
                 }
                 Act::Insist(minor) => {
                     let mut wish = wish(&format!("1.{minor}.0"), "none");
@@ -298,6 +324,18 @@ proptest! {
                 }
                 Act::Pass(seconds) => world.pass(seconds),
                 Act::Window(is_open) => world.tell(Fact::Window(is_open)),
+                Act::Consent(minor, answer) => {
+                    let digest = goal(minor).note.digest;
+                    world.consent(digest, Fact::Answered(digest, answer));
+                }
+                Act::DeadlinePassed => {
+                    let ends = world.plan.question_ends().is_some();
+                    if let Some(digest) = world.plan.job().filter(|_| ends).map(|job| job.wish.digest) {
+                        world.consent(digest, Fact::DeadlinePassed);
+                    } else {
+                        world.tell(Fact::DeadlinePassed);
+                    }
+                }
                 Act::Crash => {
                     let generation = world.plan.running.generation;
                     let entry = world.entries.iter().find(|entry| entry.generation == generation).copied();
@@ -312,13 +350,15 @@ proptest! {
         // Whatever happened: once things go well, the newest wish comes to its end.
         world.tell(Fact::Window(true));
         world.tell(Fact::Rest(Origin::Folder));
-        world.tell(Fact::Desired(wish("1.5.0", "last")));
+        let last = Wish { consent: Some(asking(false)), ..wish("1.5.0", "last") };
+        world.tell(Fact::Desired(last.clone()));
         for _ in 0..200 {
             world.answer(9);
+            world.consent(last.digest, Fact::Answered(last.digest, Answer::Yes));
             let version = world.plan.current().map_or("none".to_owned(), |note| note.version.to_string());
             world.tell(ready(&version, ApplicationState::Ready));
             world.tell(Fact::Contact(Some(ONLINE)));
-            world.tell(Fact::Desired(wish("1.5.0", "last")));
+            world.tell(Fact::Desired(last.clone()));
             world.pass(60);
         }
         let status = world.plan.status(SecurityVersion(0));
@@ -403,6 +443,91 @@ fn outside_of_its_hours_a_release_is_brought_but_nothing_changes() {
     world.tell(Fact::Window(true));
     assert_eq!(world.armed, [wish("1.2.0", "r2")]);
     assert_eq!(phase(&world), Phase::Trial);
+}
+
+/// A world that brought the release `1.2.0`, which needs a yes, into its place.
+fn world_that_asks(has_deadline: bool) -> (World, Wish) {
+    let mut world = World::new();
+    let wish = Wish { consent: Some(asking(has_deadline)), ..wish("1.2.0", "r1") };
+    bring(&mut world, &wish);
+    (world, wish)
+}
+
+fn bring(world: &mut World, wish: &Wish) {
+    world.tell(Fact::Desired(wish.clone()));
+    while world.asked.is_some() {
+        world.answer(9);
+    }
+}
+
+#[test]
+fn a_release_that_needs_a_yes_is_brought_first_and_then_asked_about() {
+    let (mut world, wish) = world_that_asks(false);
+    let status = world.plan.status(SecurityVersion(0));
+    assert_eq!((status.phase, status.reason.unwrap().code), (Phase::Verifying, ReasonCode::ConsentNeeded));
+    let question = status.question.unwrap();
+    assert_eq!((question.version.to_string(), question.deadline), ("1.2.0".to_owned(), None));
+    assert!(world.armed.is_empty());
+    for stray in [Fact::Answered(Digest::of(b"another"), Answer::Yes), Fact::DeadlinePassed, Fact::Window(true)] {
+        world.tell(stray);
+        assert!(world.plan.question().is_some() && world.armed.is_empty());
+    }
+    world.consent(wish.digest, Fact::Answered(wish.digest, Answer::Yes));
+    assert_eq!((world.armed.clone(), world.plan.question()), (vec![wish], None));
+}
+
+#[test]
+fn a_no_leaves_the_device_as_it_is_and_only_another_wish_asks_again() {
+    let (mut world, wish) = world_that_asks(true);
+    world.tell(Fact::Answered(wish.digest, Answer::No));
+    let declined = |world: &World| {
+        let status = world.plan.status(SecurityVersion(0));
+        status.is_declined() && status.phase == Phase::Failed && status.question.is_none()
+    };
+    assert!(declined(&world) && world.entries.len() == 1);
+    // It lasts, and saying yes later or repeating the wish changes nothing.
+    world.boot();
+    bring(&mut world, &wish);
+    world.tell(Fact::Answered(wish.digest, Answer::Yes));
+    world.tell(Fact::DeadlinePassed);
+    assert!(declined(&world) && world.armed.is_empty());
+    let again = Wish { rollout: Some("r1_2".parse().unwrap()), ..wish };
+    bring(&mut world, &again);
+    world.consent(again.digest, Fact::Answered(again.digest, Answer::Yes));
+    assert_eq!(world.armed, [again]);
+}
+
+#[test]
+fn after_the_deadline_nobody_is_needed() {
+    let (mut world, wish) = world_that_asks(true);
+    assert_eq!(world.plan.question_ends(), Some(UnixSeconds(1_800_000_000)));
+    world.consent(wish.digest, Fact::DeadlinePassed);
+    assert_eq!(world.armed, [wish]);
+}
+
+#[test]
+fn a_yes_outside_of_the_hours_lasts_until_they_come_whatever_happens_meanwhile() {
+    let (mut world, wish) = world_that_asks(false);
+    world.tell(Fact::Window(false));
+    world.consent(wish.digest, Fact::Answered(wish.digest, Answer::Yes));
+    let status = world.plan.status(SecurityVersion(0));
+    assert_eq!((status.reason.unwrap().code, status.question), (ReasonCode::OutsideWindow, None));
+    world.boot();
+    world.tell(Fact::Window(false));
+    bring(&mut world, &wish);
+    assert!(world.armed.is_empty());
+    assert_eq!(world.plan.question(), None, "nobody is asked twice");
+    world.tell(Fact::Window(true));
+    assert_eq!(world.armed, [wish]);
+}
+
+#[test]
+fn a_wish_that_is_withdrawn_asks_nothing_any_more() {
+    let (mut world, wish) = world_that_asks(false);
+    world.tell(Fact::Rest(Origin::Service));
+    assert_eq!(world.plan.question(), None);
+    world.tell(Fact::Answered(wish.digest, Answer::Yes));
+    assert!(world.armed.is_empty());
 }
 
 #[test]

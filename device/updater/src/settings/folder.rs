@@ -7,17 +7,25 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+use tracing::warn;
 
-use super::{Place, SettingsError, render::Rendered};
+use super::{
+    Place, SettingsError,
+    render::{DOCUMENT, GIVEN, Rendered},
+};
 use crate::files::read_at_most;
 
 /// Our folder, in the device's folder.
 const FOLDER: &str = "run/system";
+/// Whoever changes settings holds this, in the device's folder.
+const LOCK: &str = "run/system.lock";
 /// In our folder once every program was told what it holds.
 const TOLD: &str = "told";
 /// Connections that are made while the system is up, from the top of the root on.
 const CONNECTIONS: &str = "run/NetworkManager/system-connections";
+/// Connections that last. NetworkManager puts one of ours there if it brings it back from a checkpoint after it had been removed.
+const LASTING_CONNECTIONS: &str = "var/lib/NetworkManager/system-connections";
 /// What NetworkManager reads there, and what of it is ours.
 const CONNECTION: &str = ".nmconnection";
 const OURS: &str = "mbl-";
@@ -29,6 +37,25 @@ const EVERYBODY: u32 = 0o644;
 const EVERYBODY_FOLDER: u32 = 0o755;
 /// NetworkManager refuses connections that others could read.
 const ROOT_ALONE: u32 = 0o600;
+
+/// Waits until nobody else changes settings; until the lock is dropped, nobody else does.
+pub(super) fn lock(place: &Place) -> Result<fs::File, SettingsError> {
+    let path = place.device_dir.join(LOCK);
+    let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(SettingsError::file("open", &path))?;
+    flock(&file, FlockOperation::LockExclusive).map_err(|e| SettingsError::file("lock", &path)(e.into()))?;
+    Ok(file)
+}
+
+/// The document of the release from which the files were rendered last; none without one.
+pub(super) fn document(place: &Place) -> Option<Vec<u8>> {
+    read_at_most(&place.device_dir.join(FOLDER).join(DOCUMENT), MAX_BYTES).ok().filter(|bytes| !bytes.is_empty())
+}
+
+/// What the service had given when the files were rendered last; none if it had given nothing.
+pub(super) fn given(place: &Place) -> Option<Vec<u8>> {
+    read_at_most(&place.device_dir.join(FOLDER).join(GIVEN), MAX_BYTES).ok()
+}
 
 /// Puts the files in their places: either all of a folder's or none.
 pub(super) fn put(place: &Place, rendered: &Rendered) -> Result<(), SettingsError> {
@@ -44,6 +71,7 @@ pub(super) fn put(place: &Place, rendered: &Rendered) -> Result<(), SettingsErro
         write(&path, bytes, EVERYBODY)?;
     }
     put_connections(&place.root.join(CONNECTIONS), rendered)?;
+    remove_lasting(&place.root.join(LASTING_CONNECTIONS));
     let flags = if folder.exists() { RenameFlags::EXCHANGE } else { RenameFlags::empty() };
     let moved = renameat_with(CWD, &next, CWD, &folder, flags).map_err(io::Error::from);
     moved.map_err(SettingsError::file("put in place", &folder))?;
@@ -67,6 +95,15 @@ fn put_connections(folder: &Path, rendered: &Rendered) -> Result<(), SettingsErr
     Ok(())
 }
 
+/// Removes connections of ours that NetworkManager has put where they would outlive what was rendered.
+fn remove_lasting(folder: &Path) {
+    for (name, path) in connections(folder).unwrap_or_default() {
+        if let Err(cause) = fs::remove_file(&path) {
+            warn!(connection = name, %cause, "a connection that NetworkManager kept cannot be removed");
+        }
+    }
+}
+
 /// Notes that every program was told of what is in force.
 pub(super) fn note_told(place: &Place) -> Result<(), SettingsError> {
     let path = place.device_dir.join(FOLDER).join(TOLD);
@@ -75,10 +112,12 @@ pub(super) fn note_told(place: &Place) -> Result<(), SettingsError> {
 
 /// What is in force; none unless every program was told of it.
 pub(super) fn in_force(place: &Place) -> Option<Rendered> {
+    if place.device_dir.join(FOLDER).join(TOLD).exists() { files(place) } else { None }
+}
+
+/// The files that are there; none if they cannot be read.
+pub(super) fn files(place: &Place) -> Option<Rendered> {
     let folder = place.device_dir.join(FOLDER);
-    if !folder.join(TOLD).exists() {
-        return None;
-    }
     let mut rendered = Rendered::default();
     let mut open = vec![folder.clone()];
     while let Some(inner) = open.pop() {

@@ -1,7 +1,10 @@
 //! The settings of the operating system: what the configuration document `system` says, rendered below `/run` for the programs that
 //! read it. `/etc` stays as the verified root has it. Never decides which release runs, and never opens a network socket.
 
+mod checkpoint;
+mod conversation;
 mod folder;
+mod given;
 mod kept;
 mod programs;
 mod render;
@@ -16,7 +19,11 @@ use protocol_types::{FactoryDocument, HostName};
 use tracing::{error, info};
 
 use crate::files::read_at_most;
-use render::{HOSTNAME, Rendered};
+use programs::Network;
+use render::{DOCUMENT, HOSTNAME, Rendered};
+
+pub use checkpoint::CheckpointError;
+pub use conversation::answer;
 
 /// The documents in force, in the device's folder.
 pub const DOCUMENTS: &str = "run/configuration";
@@ -41,6 +48,12 @@ pub enum SettingsError {
     /// The document is none.
     #[error("the system configuration is refused, and the former one stays in force")]
     Refused(#[from] DocumentError),
+    /// The system has nothing that brings a network up.
+    #[error("this board has no NetworkManager, so it takes no `network` from the service")]
+    NoNetworkManager,
+    /// A network that nobody would take back.
+    #[error("NetworkManager cannot take the network back, so it is not changed")]
+    Checkpoint(#[from] CheckpointError),
     /// A file.
     #[error("cannot {doing} {}", path.display())]
     File {
@@ -69,11 +82,16 @@ pub fn at_boot(place: &Place) -> Result<(), SettingsError> {
         error!(cause = %chain(&e), "the settings of this release cannot be read; those of the image are in force");
         None
     });
+    let given = given::kept(&place.device_dir).unwrap_or_else(|e| {
+        error!(cause = %chain(&e), "what the service has given cannot be read, and is not in force");
+        Default::default()
+    });
     let identity = identity(&place.device_dir);
-    let rendered = Rendered::of(document.as_deref(), identity.as_ref()).or_else(|e| {
+    let rendered = Rendered::of(document.as_deref(), &given, identity.as_ref()).or_else(|e| {
         error!(cause = %chain(&e), "the settings of this release are refused; those of the image are in force");
-        Rendered::of(None, identity.as_ref())
+        Rendered::of(None, &given, identity.as_ref())
     })?;
+    let _lock = folder::lock(place)?;
     folder::put(place, &rendered)?;
     set_hostname(place, &rendered)?;
     folder::note_told(place)
@@ -88,6 +106,7 @@ pub fn change(place: &Place) -> Result<(), SettingsError> {
         place.device_dir.join(CHANGED),
         place.device_dir.join(DOCUMENTS).join(format!("{}.json", SystemConfiguration::NAME)),
     );
+    let _lock = folder::lock(place)?;
     // First: what changes from here on is looked at again.
     match fs::remove_file(&changed) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(SettingsError::file("remove", &changed)(e)),
@@ -97,14 +116,18 @@ pub fn change(place: &Place) -> Result<(), SettingsError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
         read => Some(read.map_err(SettingsError::file("read", &path))?),
     };
-    let rendered = Rendered::of(document.as_deref(), identity(&place.device_dir).as_ref())?;
+    let given = given::in_force(place);
+    let rendered = Rendered::of(document.as_deref(), &given, identity(&place.device_dir).as_ref())?;
     let former = folder::in_force(place);
     if former.as_ref() == Some(&rendered) {
         return Ok(());
     }
     folder::put(place, &rendered)?;
     set_hostname(place, &rendered)?;
-    programs::tell(&place.root, former.as_ref(), &rendered);
+    programs::tell(&place.root, former.as_ref(), &rendered, Network::BringUp);
+    if former.is_none_or(|former| former.setting(DOCUMENT) != rendered.setting(DOCUMENT)) {
+        programs::restart_agent(&place.root);
+    }
     info!("new settings are in force");
     folder::note_told(place)
 }
@@ -120,6 +143,17 @@ fn set_hostname(place: &Place, rendered: &Rendered) -> Result<(), SettingsError>
     let name = rendered.setting(HOSTNAME);
     let path = place.root.join(KERNEL_HOSTNAME);
     if name.is_empty() { Ok(()) } else { fs::write(&path, name).map_err(SettingsError::file("write", &path)) }
+}
+
+/// Whether the kernel says the name that was rendered.
+fn has_hostname(place: &Place, rendered: &Rendered) -> bool {
+    let name = rendered.setting(HOSTNAME);
+    name.is_empty() || name == kernel_hostname(place).as_bytes()
+}
+
+/// What the kernel says the machine is called.
+fn kernel_hostname(place: &Place) -> String {
+    fs::read_to_string(place.root.join(KERNEL_HOSTNAME)).unwrap_or_default().trim_end().to_owned()
 }
 
 /// An error with its causes in one line.

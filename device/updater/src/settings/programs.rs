@@ -7,15 +7,28 @@ use std::{
 
 use tracing::warn;
 
-use super::render::{ANY_WIRED, DOCUMENT, JOURNAL, Rendered, TIME_SERVERS, interface_of};
+use super::render::{ANY_WIRED, JOURNAL, Rendered, TIME_SERVERS, interface_of};
 
 const SYSTEMCTL: &str = "usr/bin/systemctl";
 const NMCLI: &str = "usr/bin/nmcli";
+/// What NetworkManager is asked with, from the top of the root on.
+pub(super) const OF_NETWORK: [&str; 2] = [NMCLI, super::checkpoint::BUSCTL];
 /// Seconds that an interface has to come up.
 const PATIENCE: &str = "30";
 
+/// How NetworkManager comes to know of connections that changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Network {
+    /// It reads them and brings up those that changed.
+    BringUp,
+    /// It reads them and brings all up: nobody knows what it has.
+    BringAllUp,
+    /// It reads them: a checkpoint has brought them up.
+    IsBack,
+}
+
 /// Tells every program for which `now` differs from `former`; all of them without a former one.
-pub(super) fn tell(root: &Path, former: Option<&Rendered>, now: &Rendered) {
+pub(super) fn tell(root: &Path, former: Option<&Rendered>, now: &Rendered, network: Network) {
     let differs = |name| former.is_none_or(|former| former.setting(name) != now.setting(name));
     if differs(JOURNAL) {
         // It keeps what others write to meanwhile.
@@ -24,22 +37,36 @@ pub(super) fn tell(root: &Path, former: Option<&Rendered>, now: &Rendered) {
     if differs(TIME_SERVERS) {
         run(root, SYSTEMCTL, &["try-reload-or-restart", "chrony.service"]);
     }
-    tell_network(root, former, now);
-    if differs(DOCUMENT) {
-        // The trial of a release goes by what an agent reaches that has never known other settings.
-        run(root, SYSTEMCTL, &["--no-block", "try-restart", "mbl-agent.service"]);
-    }
+    tell_network(root, former, now, network);
 }
 
-fn tell_network(root: &Path, former: Option<&Rendered>, now: &Rendered) {
+/// Has the agent start anew: the trial of a release goes by what an agent reaches that has never known other settings.
+pub(super) fn restart_agent(root: &Path) {
+    run(root, SYSTEMCTL, &["--no-block", "try-restart", "mbl-agent.service"]);
+}
+
+/// The connection that is up on an interface; none if there is none, or nobody says.
+pub(super) fn connection_up(root: &Path, interface: &str) -> Option<String> {
+    let mut command = Command::new(root.join(NMCLI));
+    command.args(["-g", "GENERAL.CONNECTION", "device", "show", interface]).stdin(Stdio::null()).stderr(Stdio::null());
+    let said = command.output().ok().filter(|output| output.status.success())?;
+    let name = String::from_utf8(said.stdout).ok()?.trim().to_owned();
+    (!name.is_empty()).then_some(name)
+}
+
+fn tell_network(root: &Path, former: Option<&Rendered>, now: &Rendered, network: Network) {
     let none = Rendered::default();
     let former = &former.unwrap_or(&none).connections;
-    if *former == now.connections {
+    let all = network == Network::BringAllUp;
+    if *former == now.connections && !all {
         return;
     }
     run(root, NMCLI, &["connection", "reload"]);
+    if network == Network::IsBack {
+        return;
+    }
     for (name, content) in &now.connections {
-        if interface_of(name).is_some() && former.get(name) != Some(content) {
+        if interface_of(name).is_some() && (all || former.get(name) != Some(content)) {
             run(root, NMCLI, &["--wait", PATIENCE, "connection", "up", "id", name]);
         }
     }

@@ -1,12 +1,14 @@
 //! From a document to the files that programs read. Never touches a disk.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use protocol_release::document::{Connection, ConnectionKind, DocumentError, Ip, SystemConfiguration};
-use protocol_types::{Digest, HostName, LogLevel};
+use protocol_types::{Digest, HostName, InterfaceName, LogLevel, SystemSettings, configuration::InterfaceSettings};
 
 /// The document itself, as it was signed; empty without one.
 pub(super) const DOCUMENT: &str = "system.json";
+/// What the service has given, on trial or confirmed; not there if it gave nothing.
+pub(super) const GIVEN: &str = "given.json";
 /// What the machine is called; empty if nobody says.
 pub(super) const HOSTNAME: &str = "hostname";
 /// Time sources in the form of chrony; empty for those of the image.
@@ -29,11 +31,17 @@ pub(super) struct Rendered {
 }
 
 impl Rendered {
-    /// The files for `document`, or for none, on a machine that is called `identity` unless the document says otherwise.
-    pub(super) fn of(document: Option<&[u8]>, identity: Option<&HostName>) -> Result<Self, DocumentError> {
+    /// The files for `document`, or for none, on a machine that is called `identity` unless the document says otherwise. What the service
+    /// has `given` stands in the place of what the document says: the name, the time servers as a whole, and each interface as a whole.
+    pub(super) fn of(
+        document: Option<&[u8]>,
+        given: &SystemSettings,
+        identity: Option<&HostName>,
+    ) -> Result<Self, DocumentError> {
         let wanted = document.map(SystemConfiguration::parse).transpose()?.unwrap_or_default();
-        let name = wanted.hostname.as_ref().or(identity).map_or("", HostName::as_str);
-        let servers: String = wanted.time_servers.iter().map(|server| format!("server {server} iburst\n")).collect();
+        let name = given.hostname().or(wanted.hostname.as_ref()).or(identity).map_or("", HostName::as_str);
+        let servers = if given.time_servers().is_empty() { &*wanted.time_servers } else { given.time_servers() };
+        let servers: String = servers.iter().map(|server| format!("server {server} iburst\n")).collect();
         let settings = [
             (DOCUMENT, document.unwrap_or_default().to_vec()),
             (HOSTNAME, name.into()),
@@ -45,9 +53,22 @@ impl Rendered {
         if !servers.is_empty() {
             settings.insert(TIME_SERVERS.to_owned(), servers.into());
         }
+        if *given != SystemSettings::default() {
+            settings.insert(GIVEN.to_owned(), String::from(given.clone()).into());
+        }
         let mut connections = BTreeMap::from([(ANY_WIRED.to_owned(), any_wired().into_bytes())]);
-        connections.extend(wanted.network.iter().map(|one| (name_of(one.interface.as_str()), connection(one).into())));
+        let given = given.network().iter().map(|(interface, of_one)| connection_of(interface, of_one));
+        let network = wanted.network.into_iter().chain(given);
+        connections.extend(network.map(|one| (name_of(one.interface.as_str()), connection(&one).into())));
         Ok(Self { settings, connections })
+    }
+
+    /// A digest of all files, and of what else is there.
+    pub(super) fn digest_with(&self, others: &[String]) -> Digest {
+        let files = self.settings.iter().chain(&self.connections);
+        let mut all: Vec<u8> = files.flat_map(|(name, bytes)| part(name, bytes)).collect();
+        all.extend(others.iter().flat_map(|text| part("", text.as_bytes())));
+        Digest::of(&all)
     }
 
     /// The content of a file of ours.
@@ -56,8 +77,31 @@ impl Rendered {
     }
 }
 
+/// A name and bytes, so that no two lists of them read the same.
+fn part(name: &str, bytes: &[u8]) -> Vec<u8> {
+    [format!("{name}\n{}\n", bytes.len()).as_bytes(), bytes].concat()
+}
+
+/// What the service gives for an interface, by version of the Internet protocol.
+fn connection_of(interface: &InterfaceName, settings: &InterfaceSettings) -> Connection {
+    let of_version = |is_of_version: fn(&IpAddr) -> bool| {
+        let ip = Ip {
+            addresses: settings.addresses.iter().flatten().filter(|one| is_of_version(&one.address)).copied().collect(),
+            gateway: settings.gateway.filter(is_of_version),
+            dns: settings.dns.iter().flatten().filter(|one| is_of_version(one)).copied().collect(),
+        };
+        (ip != Ip::default()).then_some(ip)
+    };
+    Connection {
+        kind: ConnectionKind::Ethernet,
+        interface: interface.clone(),
+        ipv4: of_version(IpAddr::is_ipv4),
+        ipv6: of_version(IpAddr::is_ipv6),
+    }
+}
+
 /// The name of the connection of an interface.
-fn name_of(interface: &str) -> String {
+pub(super) fn name_of(interface: &str) -> String {
     format!("mbl-on-{interface}")
 }
 
@@ -135,6 +179,10 @@ mod tests {
         "journal_mib": 100, "network": [ { "kind": "ethernet", "interface": "enp0s1",
           "ipv4": { "addresses": ["192.0.2.7/24", "192.0.2.8/24"], "gateway": "192.0.2.1", "dns": ["192.0.2.53", "192.0.2.54"] } } ] }"#;
 
+    fn nothing() -> SystemSettings {
+        SystemSettings::default()
+    }
+
     fn text(bytes: &[u8]) -> &str {
         std::str::from_utf8(bytes).unwrap()
     }
@@ -142,7 +190,7 @@ mod tests {
     #[test]
     fn each_setting_becomes_what_its_program_reads() {
         let identity = HostName::new("gate-1").unwrap();
-        let rendered = Rendered::of(Some(DOCUMENT_TEXT.as_bytes()), Some(&identity)).unwrap();
+        let rendered = Rendered::of(Some(DOCUMENT_TEXT.as_bytes()), &nothing(), Some(&identity)).unwrap();
         for (name, wanted) in [
             (DOCUMENT, DOCUMENT_TEXT),
             (HOSTNAME, "kiln-7"),
@@ -166,11 +214,44 @@ mod tests {
 
     #[test]
     fn without_a_document_the_device_goes_by_its_identity_and_the_rest_is_the_images() {
-        let rendered = Rendered::of(None, Some(&HostName::new("gate-1").unwrap())).unwrap();
+        let rendered = Rendered::of(None, &nothing(), Some(&HostName::new("gate-1").unwrap())).unwrap();
         assert_eq!((text(rendered.setting(HOSTNAME)), text(rendered.setting(JOURNAL))), ("gate-1", "[Journal]\n"));
         assert!(!rendered.settings.contains_key(TIME_SERVERS) && rendered.setting(ENVIRONMENT).is_empty());
         assert!(text(&rendered.connections[ANY_WIRED]).contains("[ipv4]\nmethod=auto\n"));
         assert_eq!(rendered.connections.len(), 1);
+    }
+
+    #[test]
+    fn what_the_service_gives_stands_in_the_place_of_what_the_release_says_and_of_nothing_else() {
+        let rendered = |given: &str| {
+            let given = SystemSettings::parse(given.as_bytes()).unwrap();
+            Rendered::of(Some(DOCUMENT_TEXT.as_bytes()), &given, None).unwrap()
+        };
+        let plain = rendered("{}");
+        assert!(!plain.settings.contains_key(GIVEN));
+        let named = rendered(r#"{"hostname":"oven"}"#);
+        assert_eq!(text(named.setting(HOSTNAME)), "oven");
+        assert_eq!(text(named.setting(GIVEN)), r#"{"hostname":"oven"}"#);
+        assert_eq!(
+            (named.setting(TIME_SERVERS), &named.connections),
+            (plain.setting(TIME_SERVERS), &plain.connections)
+        );
+        let timed = rendered(r#"{"time_servers":["192.0.2.123"]}"#);
+        assert_eq!(text(timed.setting(TIME_SERVERS)), "server 192.0.2.123 iburst\n");
+        assert_eq!(text(timed.setting(HOSTNAME)), "kiln-7");
+
+        let wired = rendered(
+            r#"{"network":{"enp0s1":{"addresses":["2001:db8::7/64","192.0.2.9/24"],"gateway":"192.0.2.1","dns":["2001:db8::53"]},"eth9":{}}}"#,
+        );
+        let names: Vec<&String> = wired.connections.keys().collect();
+        assert_eq!(names, ["mbl-on-enp0s1", "mbl-on-eth9", "mbl-wired"]);
+        let one = text(&wired.connections["mbl-on-enp0s1"]);
+        let internet = "[ipv4]\nmethod=manual\naddress1=192.0.2.9/24\ngateway=192.0.2.1\n\n\
+                        [ipv6]\nmethod=manual\naddress1=2001:db8::7/64\ndns=2001:db8::53;\naddr-gen-mode=stable-privacy\n";
+        assert!(one.ends_with(internet), "{one}");
+        assert!(text(&wired.connections["mbl-on-eth9"]).contains("[ipv4]\nmethod=auto\n"));
+        assert_ne!(wired.digest_with(&[]), wired.digest_with(&["oven".into()]));
+        assert_ne!(wired.digest_with(&[]), plain.digest_with(&[]));
     }
 
     #[test]
@@ -185,7 +266,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_rendered_or_refused(bytes: Vec<u8>) {
-            drop(Rendered::of(Some(&bytes), None));
+            drop(Rendered::of(Some(&bytes), &nothing(), None));
         }
 
         /// Whatever a document that is accepted holds, it stays on its line: no value becomes a key or a section of a program's settings.
@@ -193,7 +274,7 @@ mod tests {
         fn no_value_leaves_its_line(server in "\\PC{1,20}", host in "\\PC{1,12}", interface in "\\PC{1,12}", address in "[0-9.:/a]{1,12}") {
             let document = serde_json::json!({ "format": 1, "hostname": host, "time_servers": [server],
                 "network": [{ "kind": "ethernet", "interface": interface, "ipv4": { "addresses": [address] } }] });
-            if let Ok(rendered) = Rendered::of(Some(document.to_string().as_bytes()), None) {
+            if let Ok(rendered) = Rendered::of(Some(document.to_string().as_bytes()), &nothing(), None) {
                 prop_assert_eq!(text(rendered.setting(TIME_SERVERS)).lines().count(), 1);
                 let one = &rendered.connections[&name_of(&interface)];
                 prop_assert_eq!(text(one).lines().filter(|line| line.starts_with('[')).count(), 3);

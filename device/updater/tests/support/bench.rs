@@ -186,6 +186,11 @@ impl Bench {
         self.command(UPDATER, &["install"]).arg("--from").arg(folder).output().unwrap()
     }
 
+    /// `mbl-updater consent` with these words.
+    pub(crate) fn consent(&self, words: &[&str]) -> std::process::Output {
+        self.command(UPDATER, &[&["consent"], words].concat()).output().unwrap()
+    }
+
     pub(crate) fn factory_reset(&self) -> std::process::Output {
         self.command(UPDATER, &["factory-reset"]).output().unwrap()
     }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use protocol_types::{
-    Digest, RolloutId, TargetPath, UpdateStatus,
+    DeviceConsent, Digest, RolloutId, TargetPath, UpdateStatus,
     socket::{
         AgentToUpdater, ApplicationState, ApplicationStatus, AppsToUpdater, Contact, Fetch, Fetched, FrameReader,
         Greeting, PROTOCOL, Role, UpdaterToAgent, UpdaterToApps, encode,
@@ -28,6 +28,8 @@ use super::account::Account;
 pub(crate) struct World {
     pub(crate) account: Account,
     pub(crate) wish: Option<(TargetPath, Digest, RolloutId)>,
+    /// Whether somebody at the device is asked before any of it is installed.
+    pub(crate) consent: Option<DeviceConsent>,
     rollouts: u32,
     /// The set with this key never becomes ready.
     pub(crate) sick: Option<Digest>,
@@ -44,6 +46,7 @@ impl World {
         Self {
             account,
             wish: None,
+            consent: None,
             rollouts: 0,
             sick: None,
             contact: Contact { registered: true, network: true },
@@ -159,13 +162,13 @@ fn agent(stream: UnixStream, world: &Mutex<World>, stop: &AtomicBool) {
     }
     let (mut told, mut contact) = (None, None);
     while !stop.load(Ordering::Relaxed) {
-        let (wish, now) = {
+        let (wish, consent, now) = {
             let world = world.lock().unwrap();
-            (world.wish.clone(), world.contact)
+            (world.wish.clone(), world.consent, world.contact)
         };
         if told != wish {
             if let Some((release, digest, rollout)) = wish.clone() {
-                line.say(&AgentToUpdater::Desire { release, digest, rollout: Some(rollout) });
+                line.say(&AgentToUpdater::Desire { release, digest, rollout: Some(rollout), consent });
             }
             told = wish;
         }

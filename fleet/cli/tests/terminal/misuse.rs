@@ -69,6 +69,14 @@ fn a_job_without_an_audience_and_a_time_without_a_unit_are_misuse() {
 }
 
 #[test]
+fn a_rollout_asks_somebody_at_the_device_or_an_operator_and_only_the_first_has_a_deadline() {
+    let seen = Desk::new().see("rollout start 1.0.0 --all --ask-device --ask-consent");
+    assert!(seen.starts_with("exit 2\n") && seen.contains("cannot be used with"), "{seen}");
+    let seen = Desk::new().see("rollout start 1.0.0 --all --ask-until 2027-01-31T22:00:00Z");
+    assert!(seen.starts_with("exit 2\n") && seen.contains("--ask-device"), "{seen}");
+}
+
+#[test]
 fn a_webhook_without_a_place_for_its_secret_and_a_rule_that_looks_for_nothing_are_misuse() {
     let seen = Desk::new().see("subscription create desk --webhook https://hooks.example/in");
     assert!(seen.starts_with("exit 2\n") && seen.contains("--output <FILE>"), "{seen}");
@@ -104,10 +112,8 @@ fn a_name_that_breaks_the_rules_is_misuse_before_anything_is_asked() {
     ");
 }
 
-#[test]
-fn a_service_that_is_away_is_told_apart_from_a_refusal() {
-    let desk = Desk::new();
-    // A port that was free a moment ago and on which nobody listens.
+/// A context of a service at a port that was free a moment ago and on which nobody listens.
+fn knows_a_service_that_is_away(desk: &Desk) {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let key = rcgen::KeyPair::generate().unwrap();
     let authority = rcgen::CertificateParams::default().self_signed(&key).unwrap().pem();
@@ -119,6 +125,12 @@ fn a_service_that_is_away_is_told_apart_from_a_refusal() {
     );
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(desk.path("config/contexts.toml"), private).unwrap();
+}
+
+#[test]
+fn a_service_that_is_away_is_told_apart_from_a_refusal() {
+    let desk = Desk::new();
+    knows_a_service_that_is_away(&desk);
     let seen = desk.see("device list");
     assert!(
         seen.starts_with("exit 4\n--- stdout\n--- stderr\nerror: cannot reach the service at https://127.0.0.1:"),
@@ -126,6 +138,31 @@ fn a_service_that_is_away_is_told_apart_from_a_refusal() {
     );
     assert!(seen.ends_with("hint: check that it runs and that the network reaches it\n"), "{seen}");
     assert!(!seen.contains("mblt_x"), "the token is shown: {seen}");
+}
+
+#[test]
+fn who_watches_a_service_that_is_away_is_told_so_once_and_waits() {
+    let desk = Desk::new();
+    knows_a_service_that_is_away(&desk);
+    for line in ["device list", "device show gate-1", "device why gate-1", "alert list", "--json alert list"] {
+        let seen = desk.see(&format!("{line} --watch --time-limit 2"));
+        assert!(
+            seen.starts_with("exit 4\n--- stdout\n--- stderr\nthe service at https://127.0.0.1:"),
+            "{line}: {seen}"
+        );
+        assert_eq!(seen.matches("does not answer").count(), 1, "{line}: {seen}");
+        assert!(seen.contains("error: the service did not answer within 2 s\nhint: "), "{line}: {seen}");
+    }
+}
+
+#[test]
+fn a_time_for_watching_without_watching_is_misuse() {
+    for noun in ["device list", "device show gate-1", "device why gate-1", "alert list", "metrics show gate-1"] {
+        let seen = Desk::new().see(&format!("{noun} --time-limit 5"));
+        assert!(seen.starts_with("exit 2\n") && seen.contains("--watch"), "{noun}: {seen}");
+    }
+    let seen = Desk::new().see("device watch gate-1 --until-change --until-version 1.0.0");
+    assert!(seen.starts_with("exit 2\n") && seen.contains("cannot be used with"), "{seen}");
 }
 
 #[test]

@@ -26,6 +26,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use self::range::Wanted;
 use crate::{
     artifact_store::ByteStream, authority::CertificateFacts, crowd::Crowd, fleet::Fleet, metrics::HandshakeLabels,
+    tls::Peer,
 };
 
 /// The port's name in logs and metrics.
@@ -48,16 +49,36 @@ struct Shop {
     transfers: Arc<Semaphore>,
 }
 
+/// Who comes in, and what they find there. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Admission {
+    router: Router,
+    crowd: Crowd,
+}
+
+impl Admission {
+    pub(crate) fn new(fleet: Fleet) -> Self {
+        let shop = Shop { fleet, transfers: Arc::new(Semaphore::new(TRANSFERS)) };
+        let router = Router::new()
+            .route("/v1/metadata/{name}", get(metadata))
+            .route("/v1/artifacts/{digest}", get(artifact))
+            .route_layer(middleware::from_fn_with_state(shop.clone(), only_who_may_install))
+            .route("/v1/time", get(time))
+            .with_state(shop);
+        Self { router, crowd: Crowd::new(OF_ONE_DEVICE) }
+    }
+
+    /// The router for one connection of a device; none if it has too many of them.
+    pub(crate) fn of(&self, peer: Peer) -> Option<Router> {
+        // The router lives as long as the connection, and the place with it.
+        let present = Arc::new(self.crowd.enter(&peer.facts.identity)?);
+        Some(self.router.clone().layer(Extension(Arc::new(peer.facts))).layer(Extension(present)))
+    }
+}
+
 /// The router for the connection of one device, made from what its handshake proved.
 pub(crate) fn admission(fleet: Fleet) -> impl Fn(&ServerConnection) -> Option<Router> + Clone + Send + Sync + 'static {
-    let shop = Shop { fleet: fleet.clone(), transfers: Arc::new(Semaphore::new(TRANSFERS)) };
-    let crowd = Crowd::new(OF_ONE_DEVICE);
-    let router = Router::new()
-        .route("/v1/metadata/{name}", get(metadata))
-        .route("/v1/artifacts/{digest}", get(artifact))
-        .route_layer(middleware::from_fn_with_state(shop.clone(), only_who_may_install))
-        .route("/v1/time", get(time))
-        .with_state(shop);
+    let admission = Admission::new(fleet.clone());
     move |tls| {
         let count = |result| {
             fleet.metrics.handshakes.get_or_create(&HandshakeLabels { port: NAME, result }).inc();
@@ -66,9 +87,7 @@ pub(crate) fn admission(fleet: Fleet) -> impl Fn(&ServerConnection) -> Option<Ro
             Ok(peer) => {
                 let resumed = tls.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
                 count(if resumed { "resumed" } else { "full" });
-                // The router lives as long as the connection, and the place with it.
-                let present = Arc::new(crowd.enter(&peer.facts.identity)?);
-                Some(router.clone().layer(Extension(Arc::new(peer.facts))).layer(Extension(present)))
+                admission.of(peer)
             }
             Err(error) => {
                 tracing::debug!(port = NAME, %error, "a resumed session is no longer trusted");

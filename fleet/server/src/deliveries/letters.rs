@@ -1,23 +1,20 @@
 //! Sends invitations by mail, again and again until the mail server takes them or they are over. A letter that was taken when the service
 //! died is sent twice; both hold the same secret, which works once.
 
-use std::time::Duration;
+use std::{future::pending, time::Duration};
 
 use fleet_api::InvitationFile;
 use fleet_store::{DueLetter, StoreError};
 use lettre::message::{Attachment, MultiPart, SinglePart, header::ContentType};
 use protocol_types::UnixSeconds;
-use tokio::time::sleep;
 
 use super::{
     mailer::Mailer,
+    pacer::Pacer,
     retry::{self, Before, Failure, Limits},
-    told,
 };
 use crate::{fleet::Fleet, rest::secret::InvitationSecret, users};
 
-/// Longest time between two looks: a signal may be lost.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Shortest time between two looks.
 const REST: Duration = Duration::from_millis(200);
 /// Letters of one look.
@@ -29,30 +26,22 @@ const REASON_CHARACTERS: usize = 300;
 pub(crate) async fn send_invitations(fleet: Fleet) {
     let patience = Duration::from_secs(fleet.config.webhooks.answer_s);
     let mailer = Mailer::new(fleet.config.mail.as_ref(), patience);
-    let mut changes = fleet.signals.subscribe();
+    let mut pacer = Pacer::new(&fleet, REST);
     while !fleet.stop.is_cancelled() {
         let sent = tokio::select! {
             // A letter under way is sent again after the next start.
             () = fleet.stop.cancelled() => break,
             sent = round(&fleet, &mailer) => sent,
         };
-        let rest = match sent {
-            Ok(0) => LOOK_AGAIN,
+        let pause = match sent {
+            Ok(0) => Pacer::LOOK_AGAIN,
             Ok(_) => REST,
             Err(error) => {
                 tracing::error!(error = %crate::Chain(&error), "invitations could not be sent");
-                LOOK_AGAIN
+                Pacer::LOOK_AGAIN
             }
         };
-        tokio::select! {
-            () = fleet.stop.cancelled() => break,
-            () = sleep(REST) => {}
-        }
-        tokio::select! {
-            () = fleet.stop.cancelled() => break,
-            () = sleep(rest) => {}
-            () = told(&mut changes) => {}
-        }
+        pacer.wait(pause, pending()).await;
     }
 }
 

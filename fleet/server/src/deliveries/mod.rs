@@ -8,12 +8,14 @@
 //!       │   └ mailer     the way to a mailbox instead
 //!       └ retry      what becomes of a try that failed
 //! letters        invitations, which are no events
+//! pacer          the time between two looks of work and of letters
 //! ```
 //!
 //! The store knows every position; what is remembered here only saves looking twice.
 
 mod letters;
 mod mailer;
+mod pacer;
 mod retry;
 mod sender;
 mod signature;
@@ -27,23 +29,18 @@ use std::{
     time::Duration,
 };
 
-use fleet_store::{Change, DueSubscription, StoreError};
+use fleet_store::{DueSubscription, StoreError};
 use protocol_types::{AccountName, GroupName};
-use tokio::{
-    sync::broadcast::{Receiver, error::RecvError},
-    task::{Id, JoinSet},
-    time::sleep,
-};
+use tokio::task::{Id, JoinSet};
 
 pub(crate) use letters::send_invitations;
 pub(crate) use mailer::{SCHEME as MAIL_SCHEME, is_address as is_mail_address};
+use pacer::Pacer;
 use sender::Sender;
 pub(crate) use signature::WebhookSecret;
 
 use crate::fleet::Fleet;
 
-/// Longest time between two looks: a signal may be lost.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Shortest time between two looks, so that a thousand events at once cost a few looks and not a thousand.
 const REST: Duration = Duration::from_millis(50);
 
@@ -68,41 +65,20 @@ struct Turns {
 /// Runs until the service stops.
 pub(crate) async fn work(fleet: Fleet) {
     let sender = Arc::new(Sender::new(&fleet.config));
-    let mut changes = fleet.signals.subscribe();
+    let mut pacer = Pacer::new(&fleet, REST);
     let mut turns = Turns::default();
     while !fleet.stop.is_cancelled() {
         let pause = match turns.start_due(&fleet, &sender).await {
             Ok(pause) => pause,
             Err(error) => {
                 tracing::error!(error = %crate::Chain(&error), "events to deliver could not be looked for");
-                LOOK_AGAIN
+                Pacer::LOOK_AGAIN
             }
         };
-        tokio::select! {
-            () = fleet.stop.cancelled() => break,
-            () = sleep(REST) => {}
-        }
-        tokio::select! {
-            () = fleet.stop.cancelled() => break,
-            () = sleep(pause) => {}
-            () = turns.ended(), if !turns.tasks.is_empty() => {}
-            () = told(&mut changes) => {}
-        }
+        pacer.wait(pause, turns.ended()).await;
     }
     // A try under way is cut off; its event is sent again after the next start.
     turns.tasks.shutdown().await;
-}
-
-/// Waits for an event.
-async fn told(changes: &mut Receiver<Change>) {
-    loop {
-        match changes.recv().await {
-            Ok(Change::Event(_)) | Err(RecvError::Lagged(_)) => return,
-            Ok(_) => {}
-            // The sender lives as long as the service; without it only time wakes this task.
-            Err(RecvError::Closed) => std::future::pending().await,
-        }
-    }
 }
 
 impl Turns {
@@ -115,7 +91,7 @@ impl Turns {
         let due = fleet.store.service_wide().due_subscriptions().await?;
         let keys: HashSet<Key> = due.iter().map(|due| (due.account.clone(), due.name.clone())).collect();
         self.looked.retain(|key, _| keys.contains(key));
-        let mut pause = LOOK_AGAIN;
+        let mut pause = Pacer::LOOK_AGAIN;
         for subscription in due {
             if subscription.next_try > now {
                 pause = pause.min(Duration::from_secs(subscription.next_try.0 - now.0));
@@ -141,10 +117,11 @@ impl Turns {
         due.asked || looked.map_or(due.position, |looked| looked.through.max(due.position)) < due.last_event
     }
 
-    /// Waits for the end of a turn.
+    /// Waits for the end of a turn, for ever if none is under way.
     async fn ended(&mut self) {
-        if let Some(ended) = self.tasks.join_next_with_id().await {
-            self.note(ended);
+        match self.tasks.join_next_with_id().await {
+            Some(ended) => self.note(ended),
+            None => std::future::pending().await,
         }
     }
 

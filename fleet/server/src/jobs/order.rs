@@ -1,6 +1,7 @@
 //! What a device is told to do in a job, as the store keeps it and as the device reads it. Never sends it.
 
 use fleet_api::{JobKind, LogSource};
+use protocol_types::AppName;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -12,6 +13,9 @@ pub(crate) enum JobOrder {
     Logs {
         /// Whose.
         source: LogSource,
+        /// Which application, with the source `application` and no other.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        application: Option<AppName>,
         /// How many lines.
         lines: u32,
     },
@@ -39,7 +43,12 @@ impl JobOrder {
     /// The arguments as the device reads them.
     pub(crate) fn arguments(&self) -> String {
         match self {
-            Self::Logs { source, lines } => json!({ "source": source.as_str(), "lines": lines }).to_string(),
+            Self::Logs { source, application: None, lines } => {
+                json!({ "source": source.as_str(), "lines": lines }).to_string()
+            }
+            Self::Logs { source, application: Some(application), lines } => {
+                json!({ "source": source.as_str(), "application": application, "lines": lines }).to_string()
+            }
             Self::Reboot | Self::RotateKey => "{}".to_owned(),
             Self::Probe { name } => json!({ "name": name }).to_string(),
         }
@@ -59,7 +68,14 @@ mod tests {
     #[test]
     fn an_order_reads_back_as_it_was_kept_and_its_arguments_are_those_of_the_device() {
         for (order, arguments) in [
-            (JobOrder::Logs { source: LogSource::Agent, lines: 7 }, json!({ "source": "agent", "lines": 7 })),
+            (
+                JobOrder::Logs { source: LogSource::Agent, application: None, lines: 7 },
+                json!({ "source": "agent", "lines": 7 }),
+            ),
+            (
+                JobOrder::Logs { source: LogSource::Application, application: "hello".parse().ok(), lines: 7 },
+                json!({ "source": "application", "application": "hello", "lines": 7 }),
+            ),
             (JobOrder::Reboot, json!({})),
             (JobOrder::RotateKey, json!({})),
             (JobOrder::Probe { name: "disk".into() }, json!({ "name": "disk" })),

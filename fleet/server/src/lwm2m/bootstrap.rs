@@ -10,7 +10,10 @@ use protocol_lwm2m::{
     server::{BootstrapPlan, Decision, Fact, Question, Step},
 };
 use protocol_types::{EndpointName, ReasonCode};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{Instant, timeout_at},
+};
 
 use super::{
     Devices,
@@ -23,8 +26,6 @@ use crate::tls::Peer;
 const LIFE: Duration = Duration::from_secs(120);
 /// Certificates in one connection: one, and some tries.
 const MAX_CERTIFICATES: u8 = 4;
-/// Seconds after which a device that says nothing is forgotten; it updates its registration before.
-const LIFETIME: u32 = 300;
 /// The only management server.
 const SHORT_SERVER_ID: u16 = 1;
 
@@ -37,7 +38,7 @@ struct Visit<'a> {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn attend(mut wire: Wire, peer: &Peer, devices: &Devices) {
+pub(super) async fn attend<S: AsyncRead + AsyncWrite + Unpin>(mut wire: Wire<S>, peer: &Peer, devices: &Devices) {
     let mut visit = Visit { peer, devices, is_admitted: false, certificates: 0 };
     let end = Instant::now() + LIFE;
     let mut steps = VecDeque::from(wire.tell(Fact::Opened).await);
@@ -137,7 +138,7 @@ impl Visit<'_> {
         };
         let server = ServerAccount {
             short_server_id: SHORT_SERVER_ID,
-            lifetime: LIFETIME,
+            lifetime: self.devices.fleet.config.registration_lifetime_s,
             binding: "T".to_owned(),
             ..ServerAccount::default()
         };

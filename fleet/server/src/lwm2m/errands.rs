@@ -3,7 +3,14 @@
 use std::collections::VecDeque;
 
 use fleet_store::DesiredRelease;
-use protocol_lwm2m::{client::WriteMode, coap::ContentFormat, formats::Entry, object::Path, server::Operation};
+use protocol_lwm2m::{
+    client::WriteMode,
+    coap::ContentFormat,
+    formats::Entry,
+    object::{Path, ids},
+    server::Operation,
+};
+use protocol_types::DeviceConsent;
 
 use super::{report::RELEASE_OBJECT, tries};
 
@@ -154,14 +161,17 @@ pub(super) fn name_artifact_server(uri: String) -> Operation {
     write(vec![entry(14, uri)])
 }
 
-/// What to run; empty texts if nothing is wanted.
-pub(super) fn write_wish(release: Option<&DesiredRelease>) -> Operation {
+/// What to run, and who is asked first; empty texts if nothing is wanted. Without anybody to ask nothing is said about that, so that
+/// devices that know of no consent take it.
+pub(super) fn write_wish(release: Option<&DesiredRelease>, consent: Option<DeviceConsent>) -> Operation {
     let text = |of: fn(&DesiredRelease) -> String| release.map(of).unwrap_or_default();
-    write(vec![
+    let asks = consent.map(|consent| entry(ids::release::CONSENT, consent.to_string()));
+    let wish = [
         entry(0, text(|release| release.path.to_string())),
         entry(1, text(|release| release.digest.to_string())),
         entry(2, text(|release| tries::name(&release.rollout, release.attempt))),
-    ])
+    ];
+    write(wish.into_iter().chain(asks).collect())
 }
 
 pub(super) const fn observe() -> Operation {
@@ -218,6 +228,16 @@ mod tests {
         assert_eq!(errands.answered(id).unwrap().generation, 1);
         assert_eq!(errands.next(true), Some(Errand::WriteWish));
         assert_eq!(errands.next(true), None);
+    }
+
+    #[test]
+    fn a_wish_says_who_is_asked_and_nothing_of_it_where_nobody_is() {
+        let resources = |consent| match write_wish(None, consent) {
+            Operation::Write { entries, .. } => entries.iter().map(|entry| entry.path.ids()[2]).collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(resources(None), [0, 1, 2]);
+        assert_eq!(resources(Some(DeviceConsent { deadline: None })), [0, 1, 2, 16]);
     }
 
     #[test]

@@ -9,7 +9,10 @@ use protocol_lwm2m::{
     server::{Answer, Content, Ended, Fact, Operation, Registration, RequestError, Step},
 };
 use protocol_types::Reason;
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{Instant, sleep_until},
+};
 use tracing::Span;
 
 use super::{
@@ -61,7 +64,11 @@ pub(super) struct Visit {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn attend(mut wire: Wire, (facts, session): (CertificateFacts, u64), devices: Devices) {
+pub(super) async fn attend<S: AsyncRead + AsyncWrite + Unpin>(
+    mut wire: Wire<S>,
+    (facts, session): (CertificateFacts, u64),
+    devices: Devices,
+) {
     let stop = devices.fleet.stop.clone();
     let mut visit = Visit::new(facts, session, devices);
     let mut steps = VecDeque::from(wire.tell(Fact::Opened).await);
@@ -201,8 +208,22 @@ impl Visit {
     /// What the device should run, as the store has it at this moment.
     async fn wish(&self) -> Option<(Operation, u64)> {
         let identity = &self.facts.identity;
-        match self.devices.fleet.store.account(&identity.account).desired_release(&identity.endpoint).await {
-            Ok(wish) => wish.map(|wish| (errands::write_wish(wish.release.as_ref()), wish.generation)),
+        let account = self.devices.fleet.store.account(&identity.account);
+        let read = async {
+            let Some(wish) = account.desired_release(&identity.endpoint).await? else {
+                return Ok::<_, StoreError>(None);
+            };
+            let consent = match &wish.release {
+                Some(release) => account.rollout(&release.rollout).await?.wanted.asked_at_device(),
+                None => None,
+            };
+            // A device whose clock is wrong need not find out by itself that the time is over.
+            let now = self.devices.fleet.clock.now();
+            let consent = consent.filter(|consent| consent.deadline.is_none_or(|deadline| deadline > now));
+            Ok(Some((errands::write_wish(wish.release.as_ref(), consent), wish.generation)))
+        };
+        match read.await {
+            Ok(wish) => wish,
             Err(error) => {
                 self.store_failed("the wish for a device was not read", &error);
                 None

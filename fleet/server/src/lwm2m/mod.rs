@@ -48,8 +48,8 @@ use tokio::sync::broadcast::error::RecvError;
 
 pub(crate) use live::{Attention, LiveDevices};
 pub(crate) use metrics::MetricsRecorder;
-pub(crate) use overdue::tell_overdue;
-pub(crate) use port::{Port, serve};
+pub(crate) use overdue::{tell_overdue, tell_overdue_every};
+pub(crate) use port::{Door, Port, serve};
 pub(crate) use presence::PresenceRecorder;
 
 use crate::fleet::Fleet;

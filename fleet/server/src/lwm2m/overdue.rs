@@ -11,6 +11,11 @@ const TOGETHER: u32 = 256;
 
 /// Runs until the service stops.
 pub(crate) async fn tell_overdue(fleet: Fleet) {
+    tell_overdue_every(fleet, EVERY).await;
+}
+
+/// The same; it looks at such intervals.
+pub(crate) async fn tell_overdue_every(fleet: Fleet, every: Duration) {
     let most = usize::try_from(TOGETHER).unwrap_or(usize::MAX);
     while !fleet.stop.is_cancelled() {
         match fleet.store.service_wide().tell_overdue(TOGETHER, fleet.clock.now()).await {
@@ -20,7 +25,7 @@ pub(crate) async fn tell_overdue(fleet: Fleet) {
         }
         tokio::select! {
             () = fleet.stop.cancelled() => {}
-            () = tokio::time::sleep(EVERY) => {}
+            () = tokio::time::sleep(every) => {}
         }
     }
 }

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use rustls::ServerConfig;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
@@ -39,8 +40,7 @@ pub(crate) async fn serve(port: Port, devices: Devices) {
     let Port { duty, listener, tls } = port;
     let acceptor = TlsAcceptor::from(tls);
     let strangers = Arc::new(Semaphore::new(STRANGERS));
-    let places = Arc::new(Semaphore::new(devices.fleet.config.limits.device_connections));
-    let crowd = Crowd::new(OF_ONE_DEVICE);
+    let door = Door::new(duty, devices.clone());
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -54,20 +54,13 @@ pub(crate) async fn serve(port: Port, devices: Devices) {
         match accepted {
             Ok((socket, _)) => {
                 let (devices, acceptor) = (devices.clone(), acceptor.clone());
-                let (places, crowd) = (places.clone(), crowd.clone());
+                let door = door.clone();
                 connections.spawn(async move {
                     let Some((stream, peer)) = Box::pin(introduce(duty, socket, &acceptor, &devices)).await else {
                         return;
                     };
                     drop(stranger);
-                    let Some(_present) = crowd.enter(&peer.facts.identity) else {
-                        let identity = &peer.facts.identity;
-                        tracing::info!(
-                            account = %identity.account, device = %identity.endpoint, "device has too many connections"
-                        );
-                        return;
-                    };
-                    attend(duty, (stream, peer), places, devices).await;
+                    door.attend(stream, peer).await;
                 });
             }
             Err(error) => {
@@ -134,27 +127,49 @@ async fn introduce(
     }
 }
 
-/// Serves a device that is known, if there is a place for it.
-async fn attend(duty: Duty, (stream, peer): (TlsStream<TcpStream>, Peer), places: Arc<Semaphore>, devices: Devices) {
-    let place: Result<OwnedSemaphorePermit, _> = places.try_acquire_owned();
-    let Ok(_place) = place else {
-        tracing::warn!(port = duty.name(), "all places for devices are taken; raise `limits.device_connections`");
-        return;
-    };
-    // 63 bits: the store counts with a sign.
-    let number = match devices.fleet.random.bytes::<8>() {
-        Ok(bytes) => u64::from_le_bytes(bytes) >> 1,
-        Err(error) => {
-            tracing::error!(error = %crate::Chain(&error), "a connection was given up");
-            return;
-        }
-    };
-    let open = devices.fleet.metrics.connections.get_or_create_owned(&PortLabels { port: duty.name() });
-    open.inc();
-    let wire = Wire::new(stream, number);
-    match duty {
-        Duty::Bootstrap => Box::pin(bootstrap::attend(wire, &peer, &devices)).await,
-        Duty::Management => Box::pin(management::attend(wire, (peer.facts, number), devices)).await,
+/// Where devices come in whose handshake is done. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Door {
+    duty: Duty,
+    devices: Devices,
+    places: Arc<Semaphore>,
+    crowd: Crowd,
+}
+
+impl Door {
+    pub(crate) fn new(duty: Duty, devices: Devices) -> Self {
+        let places = Arc::new(Semaphore::new(devices.fleet.config.limits.device_connections));
+        Self { duty, devices, places, crowd: Crowd::new(OF_ONE_DEVICE) }
     }
-    open.dec();
+
+    /// Serves a device that is known, if there is a place for it.
+    pub(crate) async fn attend<S: AsyncRead + AsyncWrite + Unpin>(self, stream: S, peer: Peer) {
+        let Self { duty, devices, places, crowd } = self;
+        let Some(_present) = crowd.enter(&peer.facts.identity) else {
+            let identity = &peer.facts.identity;
+            tracing::info!(account = %identity.account, device = %identity.endpoint, "device has too many connections");
+            return;
+        };
+        let place: Result<OwnedSemaphorePermit, _> = places.try_acquire_owned();
+        let Ok(_place) = place else {
+            tracing::warn!(port = duty.name(), "all places for devices are taken; raise `limits.device_connections`");
+            return;
+        };
+        // 63 bits: the store counts with a sign.
+        let number = match devices.fleet.random.bytes::<8>() {
+            Ok(bytes) => u64::from_le_bytes(bytes) >> 1,
+            Err(error) => {
+                tracing::error!(error = %crate::Chain(&error), "a connection was given up");
+                return;
+            }
+        };
+        let open = devices.fleet.metrics.connections.get_or_create_owned(&PortLabels { port: duty.name() });
+        open.inc();
+        let wire = Wire::new(stream, number);
+        match duty {
+            Duty::Bootstrap => Box::pin(bootstrap::attend(wire, &peer, &devices)).await,
+            Duty::Management => Box::pin(management::attend(wire, (peer.facts, number), devices)).await,
+        }
+        open.dec();
+    }
 }

@@ -8,11 +8,9 @@ use protocol_lwm2m::{
     time::Millis,
 };
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     time::{Instant, sleep_until, timeout},
 };
-use tokio_rustls::server::TlsStream;
 
 /// Largest message that a device may send: a registration or report with 32 applications has about 6 kB.
 const MAX_MESSAGE: u32 = 16 * 1024;
@@ -22,14 +20,14 @@ const MAX_BODY: usize = 64 * 1024;
 const MESSAGE: Duration = Duration::from_secs(30);
 /// Longest time until a device has taken what was written to it.
 const WRITE: Duration = Duration::from_secs(30);
-/// Longest wait for the end of TLS.
+/// Longest wait for the end of the stream.
 const GOODBYE: Duration = Duration::from_secs(2);
 /// Read at a time: part of every connection's memory.
 const CHUNK: usize = 1024;
 
 /// A connection and its session.
-pub(super) struct Wire {
-    stream: TlsStream<TcpStream>,
+pub(super) struct Wire<S> {
+    stream: S,
     decoder: tcp::Decoder,
     session: Session,
     started: Instant,
@@ -48,8 +46,8 @@ pub(super) enum Arrival {
     Ended,
 }
 
-impl Wire {
-    pub(super) fn new(stream: TlsStream<TcpStream>, seed: u64) -> Self {
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    pub(super) fn new(stream: S, seed: u64) -> Self {
         let mut settings = Settings::new(seed);
         settings.limits = Limits {
             max_message: MAX_MESSAGE,
@@ -151,7 +149,7 @@ impl Wire {
         steps
     }
 
-    /// Ends TLS and the connection.
+    /// Ends the stream, and the connection with it.
     pub(super) async fn close(mut self) {
         // Whether the device hears the goodbye changes nothing.
         drop(timeout(GOODBYE, self.stream.shutdown()).await);

@@ -246,7 +246,7 @@ pub(super) fn publication(
         bytes: online.timestamp.bytes,
     };
     let state = RepositoryRow {
-        root_version: accepted.repository.root_version().unwrap_or_default(),
+        root_version: accepted.repository.root_version().ok_or_else(|| broken("the repository has no root"))?,
         targets_version,
         snapshot_version: snapshot.version,
         timestamp_version,
@@ -258,17 +258,22 @@ pub(super) fn publication(
     Ok(Publication { made_from, uploaded, online: [snapshot, timestamp], state, releases })
 }
 
+/// What the repository itself has made, or accepted, is not as it must be.
+fn broken(why: impl AsRef<str>) -> Refusal {
+    Refusal::internal(&Reason::new(ReasonCode::Internal, why))
+}
+
 fn metadata_file(file: SignedFile) -> Result<MetadataFile, Refusal> {
     let parts = file.name.strip_suffix(".json").and_then(|name| name.split_once('.'));
     let parts = parts.and_then(|(version, role)| Some((version.parse().ok()?, role.to_owned())));
-    let unnamed = || Refusal::internal(&Reason::new(ReasonCode::Internal, format!("`{}` has no version", file.name)));
-    let (version, role) = parts.ok_or_else(unnamed)?;
+    let (version, role) = parts.ok_or_else(|| broken(format!("`{}` has no version", file.name)))?;
     Ok(MetadataFile { role, version, name: file.name, bytes: file.bytes })
 }
 
 fn version_of(bytes: &[u8]) -> Result<u64, Refusal> {
     let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| Refusal::internal(&e))?;
-    Ok(value.pointer("/signed/version").and_then(serde_json::Value::as_u64).unwrap_or_default())
+    let version = value.pointer("/signed/version").and_then(serde_json::Value::as_u64);
+    version.ok_or_else(|| broken("a timestamp has no version"))
 }
 
 async fn store(account: &AccountScope, publication: &Publication, now: UnixSeconds) -> Result<(), Failure> {

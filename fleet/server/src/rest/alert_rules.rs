@@ -5,7 +5,7 @@ use axum::{
     extract::State,
     http::{HeaderName, StatusCode},
 };
-use fleet_api::{AlertCondition, AlertRule, ChangeAlertRule, CreateAlertRule, Page, PageQuery, Severity, forms};
+use fleet_api::{AlertCondition, AlertRule, ChangeAlertRule, CreateAlertRule, Page, PageQuery, forms};
 use fleet_store::{AlertRuleChange, AlertRuleRow, EventKinds, NewAlertRule, Patience, Side};
 use protocol_types::GroupName;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -29,22 +29,6 @@ const MOST_EVENTS: u32 = 1_000_000;
 
 pub(super) fn router() -> OpenApiRouter<Fleet> {
     OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(show, change, delete))
-}
-
-pub(super) fn severity(severity: fleet_store::Severity) -> Severity {
-    match severity {
-        fleet_store::Severity::Info => Severity::Info,
-        fleet_store::Severity::Warning => Severity::Warning,
-        fleet_store::Severity::Critical => Severity::Critical,
-    }
-}
-
-fn stored(severity: Severity) -> fleet_store::Severity {
-    match severity {
-        Severity::Info => fleet_store::Severity::Info,
-        Severity::Warning => fleet_store::Severity::Warning,
-        Severity::Critical => fleet_store::Severity::Critical,
-    }
 }
 
 /// Seconds in a field that are not more than a rule may ask for.
@@ -132,7 +116,7 @@ fn view(row: AlertRuleRow) -> AlertRule {
     AlertRule {
         name: row.name,
         title: row.title,
-        severity: severity(row.severity),
+        severity: row.severity,
         filter: row.filter.to_string(),
         condition: shown(row.condition),
         for_s: row.patience.for_s,
@@ -172,7 +156,7 @@ async fn create(
     let wanted = NewAlertRule {
         name: wish.name,
         title: titled(&wish.title)?.to_owned(),
-        severity: stored(wish.severity),
+        severity: wish.severity,
         filter: filters::read("filter", &wish.filter)?,
         condition: condition(wish.condition)?,
         patience: Patience {
@@ -209,7 +193,7 @@ async fn change(
     let wish = body.value;
     let change = AlertRuleChange {
         title: wish.title.as_deref().map(titled).transpose()?.map(str::to_owned),
-        severity: wish.severity.map(stored),
+        severity: wish.severity,
         filter: wish.filter.as_deref().map(|text| filters::read("filter", text)).transpose()?,
         condition: wish.condition.map(condition).transpose()?,
         for_s: wish.for_s.map(|s| seconds("for_s", s)).transpose()?,

@@ -8,7 +8,7 @@ use fleet_store::{AlertRow, StoreError};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    Refusal, Reply, alert_rules,
+    Refusal, Reply,
     body::{Body, Parameters, Segments},
     caller::{Caller, need},
     paging::Paging,
@@ -31,7 +31,7 @@ fn view(row: AlertRow) -> Alert {
         id: row.id(),
         rule: row.rule,
         device: row.device,
-        severity: alert_rules::severity(row.severity),
+        severity: row.severity,
         // The store writes no other word.
         state: row.state.parse().unwrap_or(AlertState::Raised),
         since: row.since,

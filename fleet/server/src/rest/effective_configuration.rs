@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    Reply,
+    Refusal, Reply,
     body::Segments,
     caller::{Caller, need},
     secrets,
@@ -55,13 +55,14 @@ fn reported((report, received): &(ConfigurationReport, UnixSeconds)) -> Reported
 }
 
 /// What the device last confirmed and should have otherwise.
-fn drift(wanted: &Effective, given: Option<&GivenConfiguration>) -> Vec<ConfigurationChange> {
+fn drift(wanted: &Effective, given: Option<&GivenConfiguration>) -> Reply<Vec<ConfigurationChange>> {
     let confirmed = given.and_then(|given| given.confirmed.as_deref());
-    let mut confirmed: Map<String, Value> =
-        confirmed.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let confirmed: Option<Map<String, Value>> =
+        confirmed.map(serde_json::from_str).transpose().map_err(|error| Refusal::internal(&error))?;
+    let mut confirmed = confirmed.unwrap_or_default();
     // A sealed text says nothing to anybody but the device.
     confirmed.remove(DeviceConfiguration::SECRETS);
-    changes(&confirmed, &wanted.document)
+    Ok(changes(&confirmed, &wanted.document))
 }
 
 /// What the documents of all levels come to for a device, where each setting comes from, and what the device says of it.
@@ -100,7 +101,7 @@ async fn show(
         secrets: sealed.wanted.into_iter().map(|row| secrets::view(row.secret)).collect(),
         generation: given.as_ref().map_or(0, |given| given.generation),
         reported: given.as_ref().and_then(|given| given.report.as_ref()).map(reported),
-        drift: drift(&wanted, given.as_ref()),
+        drift: drift(&wanted, given.as_ref())?,
         invalid: wanted.invalid,
         document: wanted.document,
         endpoint,

@@ -63,6 +63,13 @@ async fn what_a_job_may_not_be_is_refused_with_the_field() {
         ("/jobs/probe", json!({ "filter": "nmae = 1", "probe": "disk" }), "malformed_filter", "filter"),
         ("/jobs/logs", json!({ "filter": "", "source": "agent", "lines": 0 }), "invalid_value", "lines"),
         ("/jobs/logs", json!({ "filter": "", "source": "agent", "lines": 1001 }), "invalid_value", "lines"),
+        ("/jobs/logs", json!({ "filter": "", "source": "application", "lines": 1 }), "invalid_value", "application"),
+        (
+            "/jobs/logs",
+            json!({ "filter": "", "source": "apps", "application": "hello", "lines": 1 }),
+            "invalid_value",
+            "application",
+        ),
         (
             "/jobs/reboot",
             json!({ "filter": "", "bounds": { "concurrency": 0 } }),
@@ -106,6 +113,12 @@ async fn each_kind_of_job_has_a_permission_of_its_own() {
     ] {
         assert_eq!(caller.post(path, &body).await.0, StatusCode::ACCEPTED, "{path}");
     }
+    let wanted = json!({ "filter": "", "source": "application", "application": "hello", "lines": 1 });
+    let (status, job) = caller.post("/jobs/logs", &wanted).await;
+    assert_eq!(
+        (status, &job["source"], &job["application"]),
+        (StatusCode::ACCEPTED, &json!("application"), &json!("hello"))
+    );
     let log = caller.get("/audit?limit=500").await.1.to_string();
     assert!(["collect_logs", "run_probe", "rotate_keys", "reboot_devices"].iter().all(|action| log.contains(action)));
 }

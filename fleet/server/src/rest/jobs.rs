@@ -6,8 +6,8 @@ use axum::{
     http::{HeaderName, StatusCode, header},
 };
 use fleet_api::{
-    BASE_PATH, CollectLogs, CommandState, Job, JobBounds, JobCounts, JobDevice, JobDeviceQuery, JobState, Page,
-    PageQuery, RebootDevices, RotateKeys, RunProbe, forms,
+    BASE_PATH, CollectLogs, CommandState, Job, JobBounds, JobCounts, JobDevice, JobDeviceQuery, JobState, LogSource,
+    Page, PageQuery, RebootDevices, RotateKeys, RunProbe, forms,
 };
 use fleet_store::{AccountScope, CommandRow, JobRow, NewJob, RequestKey, StoreError};
 use protocol_types::{EndpointName, UnixSeconds};
@@ -91,15 +91,16 @@ async fn view(account: &AccountScope, row: JobRow) -> Reply<Job> {
     let order: JobOrder =
         serde_json::from_str(&row.request).map_err(|_| StoreError::Damaged { table: "jobs", column: "request" })?;
     let (kind, id) = (order.kind(), row.id());
-    let (source, lines, probe) = match order {
-        JobOrder::Logs { source, lines } => (Some(source), Some(lines), None),
-        JobOrder::Reboot | JobOrder::RotateKey => (None, None, None),
-        JobOrder::Probe { name } => (None, None, Some(name)),
+    let (source, application, lines, probe) = match order {
+        JobOrder::Logs { source, application, lines } => (Some(source), application, Some(lines), None),
+        JobOrder::Reboot | JobOrder::RotateKey => (None, None, None, None),
+        JobOrder::Probe { name } => (None, None, None, Some(name)),
     };
     Ok(Job {
         id,
         kind,
         source,
+        application,
         lines,
         probe,
         filter: row.filter.to_string(),
@@ -177,9 +178,13 @@ async fn accept(
         description = "Makes the request safe to repeat")),
     security(("token" = ["operate"])), responses((status = 202, description = "The job", body = Job)))]
 async fn logs(State(fleet): State<Fleet>, who: Caller<need::Operate>, body: Body<CollectLogs>) -> Reply<Accepted> {
-    let CollectLogs { filter, source, lines, bounds } = body.value;
+    let CollectLogs { filter, source, application, lines, bounds } = body.value;
+    if (source == LogSource::Application) != application.is_some() {
+        let why = "an application is named with the source `application`, and with no other";
+        return Err(Refusal::value("application", why));
+    }
     let lines = within("lines", (Some(lines), MOST_LINES, MOST_LINES))?;
-    let order = JobOrder::Logs { source, lines };
+    let order = JobOrder::Logs { source, application, lines };
     accept(&who.account, (&filter, &order, bounds), body.key.as_ref(), fleet.clock.now()).await
 }
 

@@ -22,6 +22,7 @@ const DEVICE_ZONE: &str = "device";
 
 /// Checks a wish and turns it into what the store keeps.
 pub(super) fn understand(wanted: CreateRollout) -> Reply<NewRollout> {
+    check_consent(&wanted)?;
     let name = wanted.name.unwrap_or_default();
     if name.chars().count() > NAME_CHARACTERS {
         return Err(Refusal::value("name", format!("a name has at most {NAME_CHARACTERS} characters")));
@@ -56,6 +57,7 @@ pub(super) fn understand(wanted: CreateRollout) -> Reply<NewRollout> {
         consent: match wanted.consent {
             Consent::Automatic => fleet_store::Consent::Automatic,
             Consent::Operator => fleet_store::Consent::Operator,
+            Consent::Device => fleet_store::Consent::Device,
         },
         priority: wanted.priority,
         policy: Policy {
@@ -67,8 +69,30 @@ pub(super) fn understand(wanted: CreateRollout) -> Reply<NewRollout> {
             not_before: wanted.not_before,
             closes_at_start: wanted.close_audience,
             approval: wanted.approval,
+            consent_deadline: wanted.consent_deadline,
+            ask_again_s: wanted.ask_again_s,
         },
     })
+}
+
+fn check_consent(wanted: &CreateRollout) -> Reply<()> {
+    let asks = wanted.consent == Consent::Device;
+    if asks && wanted.release.is_none() {
+        return Err(Refusal::value(
+            "consent",
+            "a device asks about releases only; a configuration needs an operator's consent",
+        ));
+    }
+    if wanted.consent_deadline.is_some() && !asks {
+        return Err(Refusal::value(
+            "consent_deadline",
+            "only a rollout with the consent `device` has a deadline for it",
+        ));
+    }
+    if wanted.ask_again_s == 0 {
+        return Err(Refusal::value("ask_again_s", "a device asks again after 1 second or later"));
+    }
+    Ok(())
 }
 
 fn subject(release: Option<ReleaseVersion>, configuration: Option<StagedConfiguration>) -> Reply<Subject> {
@@ -258,7 +282,10 @@ pub(super) fn view(row: RolloutRow, counts: Counts) -> Rollout {
         consent: match consent {
             fleet_store::Consent::Automatic => Consent::Automatic,
             fleet_store::Consent::Operator => Consent::Operator,
+            fleet_store::Consent::Device => Consent::Device,
         },
+        consent_deadline: policy.consent_deadline,
+        ask_again_s: policy.ask_again_s,
         state: row.state,
         reason: row.reason,
         created: row.created,

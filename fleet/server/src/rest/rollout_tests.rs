@@ -114,6 +114,28 @@ async fn a_rollout_that_needs_a_second_person_waits_for_one() {
 }
 
 #[tokio::test]
+async fn a_rollout_that_asks_at_devices_says_so_and_nobody_else_may_answer() {
+    let service = TestService::start().await;
+    let caller = service.caller("default").await;
+    Publisher::new(&caller).await.publish("1.0.0").await;
+    service.device("default", "gate-1").await;
+    let wish =
+        json!({ "release": "1.0.0", "audience": "all", "consent": "device", "consent_deadline": 4_000_000_000_u64 });
+    let id = start(&caller, &wish).await;
+    let (_, shown) = caller.get(&format!("/rollouts/{id}")).await;
+    assert_eq!((&shown["consent"], &shown["ask_again_s"]), (&json!("device"), &json!(86_400)), "{shown}");
+    assert_eq!(shown["consent_deadline"], json!(4_000_000_000_u64));
+    look(&service).await;
+    assert_eq!(caller.get("/devices/gate-1/why").await.1["reasons"][0]["rule"], "offered", "it asks by itself");
+    let (status, refused) = caller.post(&format!("/rollouts/{id}/consent"), &json!({})).await;
+    assert_eq!((status, &refused["code"]), (StatusCode::CONFLICT, &json!("wrong_state")), "{refused}");
+    assert_eq!(caller.act(&format!("/rollouts/{id}/ask-again")).await.0, StatusCode::OK);
+    let id = start(&caller, &json!({ "release": "1.0.0", "audience": "all" })).await;
+    let (status, refused) = caller.act(&format!("/rollouts/{id}/ask-again")).await;
+    assert_eq!((status, &refused["code"]), (StatusCode::CONFLICT, &json!("wrong_state")), "{refused}");
+}
+
+#[tokio::test]
 async fn a_policy_that_makes_no_sense_is_refused_by_its_field() {
     let service = TestService::start().await;
     let caller = service.caller("default").await;
@@ -122,6 +144,8 @@ async fn a_policy_that_makes_no_sense_is_refused_by_its_field() {
         ("waves", json!([{ "percent": 0 }])),
         ("waves", json!([{ "count": 0 }])),
         ("waves", json!(vec![json!({ "count": 1 }); 21])),
+        ("consent_deadline", json!(4_000_000_000_u64)),
+        ("ask_again_s", json!(0)),
         ("success_percent", json!(101)),
         ("rate", json!({ "per_hour": 0 })),
         ("rate", json!({ "per_hour": 9, "growth": { "percent": 10, "every": 1, "max_per_hour": 8 } })),

@@ -32,6 +32,7 @@ pub(super) fn router() -> OpenApiRouter<Fleet> {
         .routes(routes!(abort))
         .routes(routes!(close))
         .routes(routes!(approve))
+        .routes(routes!(ask_again))
         .routes(routes!(consent))
 }
 
@@ -133,6 +134,8 @@ actions! {
     close Close "/rollouts/{id}/close" "close_rollout";
     /// Says yes to the whole rollout; whoever started it cannot. Asking again changes nothing.
     approve Approve "/rollouts/{id}/approve" "approve_rollout";
+    /// Lets devices at which somebody said no ask again now. Asking again changes nothing more.
+    ask_again AskAgain "/rollouts/{id}/ask-again" "ask_devices_again";
 }
 
 /// Says yes for devices that wait for an operator's consent. Asking again changes nothing.

@@ -48,7 +48,9 @@ impl From<FlowError> for Refusal {
             | FlowError::NotAdmitted(_) => Self::new(ProblemCode::SingleSignOnRefused, error.to_string()),
             FlowError::Provider(_) => Self::new(ProblemCode::ProviderFailed, error.to_string()),
             FlowError::Store(error) => over(error),
-            FlowError::Seal(_) | FlowError::Unseal(_) | FlowError::Random(_) => Self::internal(&error),
+            FlowError::Encode(_) | FlowError::Seal(_) | FlowError::Unseal(_) | FlowError::Random(_) => {
+                Self::internal(&error)
+            }
         }
     }
 }

@@ -32,7 +32,7 @@ pub(crate) fn hold(rollout: &RolloutRow, place: &Place<'_>, now: UnixSeconds) ->
         return until(WaitingFor::Schedule, moment);
     }
     if let Some(moment) = place.not_before.filter(|moment| *moment > now) {
-        return until(WaitingFor::Retry, moment);
+        return until(if was_refused(rollout, place) { WaitingFor::Consent } else { WaitingFor::Retry }, moment);
     }
     if place.wave.unwrap_or_default() > rollout.wave {
         return on(WaitingFor::Wave);
@@ -46,6 +46,13 @@ pub(crate) fn hold(rollout: &RolloutRow, place: &Place<'_>, now: UnixSeconds) ->
         return on(WaitingFor::Asleep);
     }
     None
+}
+
+/// Whether the device waits because somebody at it said no, and not because a try failed.
+pub(crate) fn was_refused(rollout: &RolloutRow, place: &Place<'_>) -> bool {
+    rollout.wanted.consent == Consent::Device
+        && place.not_before.is_some()
+        && (place.waiting_for == Some(WaitingFor::Consent) || place.failed == 0)
 }
 
 /// What about the device itself nobody but a person can end.

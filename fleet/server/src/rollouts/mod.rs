@@ -13,7 +13,7 @@ mod why;
 mod window;
 
 pub(crate) use preview::{Preview, preview};
-pub(crate) use reconcile::reconcile;
+pub(crate) use reconcile::{reconcile, reconcile_at};
 pub(crate) use why::{Why, ended, explain, not_in_audience};
 pub(crate) use window::is_zone;
 

@@ -98,7 +98,7 @@ impl<'a> Place<'a> {
         !self.state.is_under_way() && !self.is_reachable() && !heard
     }
 
-    /// Whether the device lost contact on trial and tries again by itself.
+    /// Whether the device has the wish and goes on by itself: after contact was lost on trial, or with a yes of somebody at it.
     pub(crate) fn is_retrying(&self, rollout: &RolloutRow) -> bool {
         let heard = report::heard(rollout, self.facts.said.as_ref(), self.attempt);
         matches!(heard, Some((DeviceState::Waiting, ..)))

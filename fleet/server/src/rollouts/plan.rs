@@ -6,7 +6,7 @@
 //! end, so has the rollout. Deciding again on the outcome of a decision decides nothing new, so it does not matter how often, or
 //! after which crash, somebody asks.
 
-use fleet_store::{Decision, OnFailure, RolloutFacts, RolloutRow, Tally, Threshold, WishStep};
+use fleet_store::{Consent, Decision, OnFailure, RolloutFacts, RolloutRow, Tally, Threshold, WishStep};
 use protocol_types::{DeviceState, Reason, ReasonCode, RolloutId, RolloutState, UnixSeconds, WaitingFor};
 
 use super::{
@@ -124,6 +124,9 @@ fn settle(rollout: &RolloutRow, place: &mut Place<'_>, now: UnixSeconds) {
         // Nothing is in its way any more, so it has its turn again.
         (Some((DeviceState::Superseded, ..)), None) => give_back(rollout, place),
         (_, None) if place.state == DeviceState::Superseded => give_back(rollout, place),
+        (Some((DeviceState::Waiting, _, Some(reason))), None) if reason.code == ReasonCode::ConsentRefused => {
+            ask_later(rollout, place, reason, now);
+        }
         (Some((state, waiting_for, reason)), None) => place.put((state, waiting_for), reason, WishStep::Leave),
         (None, None) if place.is_before_its_turn() && place.wished(rollout) == Some(true) && is_active(place) => {
             place.go(DeviceState::Offered, None, WishStep::Leave);
@@ -147,6 +150,15 @@ fn give_back(rollout: &RolloutRow, place: &mut Place<'_>) {
     place.try_anew();
     let wish = if place.has_wish_of(rollout) { WishStep::Clear } else { WishStep::Leave };
     place.go(DeviceState::Queued, None, wish);
+}
+
+/// Somebody at the device said no: it asks again with another try, but not soon, and no later than from the deadline on.
+fn ask_later(rollout: &RolloutRow, place: &mut Place<'_>, reason: Reason, now: UnixSeconds) {
+    let policy = &rollout.wanted.policy;
+    let again = UnixSeconds(now.0.saturating_add(policy.ask_again_s.into()));
+    place.not_before = Some(policy.consent_deadline.map_or(again, |deadline| again.min(deadline)));
+    place.try_anew();
+    place.put((DeviceState::Waiting, Some(WaitingFor::Consent)), Some(reason), WishStep::Clear);
 }
 
 /// A try has failed: there is another one, or the device has come to an end.
@@ -237,7 +249,7 @@ fn wave_facts(rollout: &RolloutRow, tallies: &Tallies, places: &[Place<'_>], now
     for place in places.iter().filter(|place| place.wave == Some(wave) && !place.state.is_end()) {
         if needs_a_person(rollout, place).is_some() {
             held += 1;
-        } else if place.is_away(now) {
+        } else if place.is_away(now) || waits_for_people(rollout, place) {
             asleep += 1;
         }
     }
@@ -247,6 +259,11 @@ fn wave_facts(rollout: &RolloutRow, tallies: &Tallies, places: &[Place<'_>], now
         open: tallies.in_wave(wave, OPEN).saturating_sub(held + asleep),
         asleep,
     }
+}
+
+/// Whether the device waits for somebody at it, as long as that may take.
+fn waits_for_people(rollout: &RolloutRow, place: &Place<'_>) -> bool {
+    rollout.wanted.consent == Consent::Device && place.waiting_for == Some(WaitingFor::Consent)
 }
 
 /// Offers what the rollout brings to devices whose turn it is, and says of the others what they wait for.
@@ -278,10 +295,11 @@ fn offer(facts: &RolloutFacts, rollout: &RolloutRow, tallies: &Tallies, places: 
             .or_else(|| if room == 0 { by_turn(WaitingFor::Quota, None) } else { None });
         place.held = held;
         if let Some(Hold { waiting_for, .. }) = held {
-            let reason = place.reason.take().filter(|_| waiting_for == WaitingFor::Retry);
+            let reason = place.reason.take().filter(|_| matches!(waiting_for, WaitingFor::Retry | WaitingFor::Consent));
             place.put((DeviceState::Waiting, Some(waiting_for)), reason, back);
         } else {
             (room, turn) = (room - 1, turn - 1);
+            place.not_before = None;
             place.put((DeviceState::Queued, None), None, WishStep::Set);
         }
     }

@@ -7,6 +7,7 @@ use fleet_store::{
 use protocol_types::{Digest, EndpointName, Phase, RolloutId, SecurityVersion};
 
 use super::*;
+use crate::rollouts::why::explain;
 
 #[path = "plan_walk_tests.rs"]
 mod walk;
@@ -586,4 +587,108 @@ fn a_device_that_left_the_group_of_the_document_is_cancelled() {
     assert_eq!(model.state(1).0, DeviceState::Cancelled);
     assert!(model.devices[1].wish.is_none());
     assert_eq!(model.rollout.state, RolloutState::Running);
+}
+
+fn asking(deadline: Option<UnixSeconds>) -> RolloutRow {
+    let mut row = rollout(Threshold::Count(1), None);
+    row.wanted.consent = Consent::Device;
+    (row.wanted.policy.consent_deadline, row.wanted.policy.ask_again_s) = (deadline, 600);
+    row
+}
+
+#[test]
+fn a_device_that_asks_somebody_waits_as_long_as_that_takes_and_keeps_no_other() {
+    let mut row = asking(None);
+    row.wanted.max_in_flight = Some(1);
+    let mut model = Model::new(row, 2);
+    model.step();
+    model.acknowledge(0);
+    model.say(0, Phase::Verifying, Some(ReasonCode::ConsentNeeded));
+    model.step();
+    assert_eq!(model.state(0), (DeviceState::Waiting, Some(WaitingFor::Consent)));
+    assert!(model.devices[1].wish.is_some(), "the place is free again");
+    // Neither a device that goes away nor a pause takes the question back.
+    model.devices[0].present = Some((false, Standing::Active));
+    model.rollout.state = RolloutState::Paused;
+    model.step();
+    model.rollout.state = RolloutState::Running;
+    model.step();
+    assert!(model.devices[0].wish.is_some());
+    model.devices[0].present = Some((true, Standing::Active));
+    for (phase, state) in [(Phase::Installing, DeviceState::Installing), (Phase::Succeeded, DeviceState::Succeeded)] {
+        model.say(0, phase, None);
+        model.step();
+        assert_eq!(model.state(0).0, state);
+    }
+}
+
+#[test]
+fn a_no_at_the_device_is_no_failure_and_it_is_asked_again_later_or_when_somebody_wants_that() {
+    let mut model = Model::new(asking(None), 1);
+    let refuse = |model: &mut Model| {
+        model.acknowledge(0);
+        model.say(0, Phase::Failed, Some(ReasonCode::ConsentRefused));
+        let decision = model.step();
+        let step = &decision.devices[0];
+        assert_eq!((step.tally, step.failed, step.wish), (Tally::Leave, 0, WishStep::Clear));
+        assert_eq!(step.reason.as_ref().map(|reason| reason.code), Some(ReasonCode::ConsentRefused));
+        assert_eq!(model.state(0), (DeviceState::Waiting, Some(WaitingFor::Consent)));
+        assert_eq!(model.rollout.state, RolloutState::Running);
+    };
+    model.step();
+    refuse(&mut model);
+    let why = explain(&model.facts(), model.now).remove(0);
+    assert_eq!((why.rule, why.next), ("consent", Some(UnixSeconds(NOW.0 + 600))));
+    assert!(why.text.contains("said no"), "{why:?}");
+    model.now = UnixSeconds(NOW.0 + 599);
+    assert!(model.step().is_empty());
+    model.now = UnixSeconds(NOW.0 + 600);
+    model.step();
+    assert_eq!(model.devices[0].wish.as_ref().map(|wish| wish.attempt), Some(2));
+    refuse(&mut model);
+    // What the store does when an operator wants it to ask again.
+    model.devices[0].not_before = None;
+    model.step();
+    assert_eq!(model.devices[0].wish.as_ref().map(|wish| wish.attempt), Some(3));
+}
+
+#[test]
+fn a_no_does_not_hold_beyond_the_deadline() {
+    let deadline = UnixSeconds(NOW.0 + 60);
+    let mut model = Model::new(asking(Some(deadline)), 1);
+    model.step();
+    model.say(0, Phase::Failed, Some(ReasonCode::ConsentRefused));
+    model.step();
+    assert_eq!(model.devices[0].not_before, Some(deadline));
+    model.now = deadline;
+    model.step();
+    assert!(model.devices[0].wish.is_some());
+}
+
+#[test]
+fn waves_go_on_without_those_that_nobody_answers_once_one_device_succeeded() {
+    let mut row = asking(None);
+    row.wanted.policy.waves = vec![Wave::Count(2)];
+    let mut model = Model::new(row, 3);
+    model.step();
+    let first: Vec<usize> = (0..3).filter(|n| model.devices[*n].wish.is_some()).collect();
+    assert_eq!(first.len(), 2);
+    for n in &first {
+        model.acknowledge(*n);
+        model.say(*n, Phase::Verifying, Some(ReasonCode::ConsentNeeded));
+    }
+    model.step();
+    assert_eq!(model.rollout.wave, 0, "nobody has tried it yet");
+    model.say(first[0], Phase::Succeeded, None);
+    model.step();
+    assert_eq!(model.rollout.wave, 1);
+}
+
+#[test]
+fn only_a_rollout_that_asks_at_devices_takes_their_no_for_an_answer() {
+    let mut model = Model::new(rollout(Threshold::Count(1), None), 1);
+    model.step();
+    model.say(0, Phase::Failed, Some(ReasonCode::ConsentRefused));
+    model.step();
+    assert_eq!(model.state(0).0, DeviceState::Failed);
 }

@@ -32,6 +32,8 @@ fn fact() -> impl Strategy<Value = Fact> {
         Just(Some(ReasonCode::NoContact)),
         Just(Some(ReasonCode::Superseded)),
         Just(Some(ReasonCode::BootFailed)),
+        Just(Some(ReasonCode::ConsentNeeded)),
+        Just(Some(ReasonCode::ConsentRefused)),
     ];
     let asked = prop_oneof![Just(RolloutState::Running), Just(RolloutState::Paused), Just(RolloutState::Aborted)];
     prop_oneof![
@@ -58,7 +60,7 @@ fn wanted() -> impl Strategy<Value = RolloutRow> {
     (
         prop_oneof![(1_u32..4).prop_map(Threshold::Count), (1_u8..=100).prop_map(Threshold::Percent)],
         prop::option::of(1_u32..4),
-        prop_oneof![Just(Consent::Automatic), Just(Consent::Operator)],
+        prop_oneof![Just(Consent::Automatic), Just(Consent::Operator), Just(Consent::Device)],
         prop_oneof![Just(OnFailure::Stop), Just(OnFailure::Pause), Just(OnFailure::Return)],
         prop::collection::vec(wave, 0..4),
         prop::option::of(1_u8..=100),
@@ -148,7 +150,7 @@ fn check_steps(model: &Model, before: &RolloutFacts, decision: &Decision) -> Res
         prop_assert!(step.failed <= u32::from(model.rollout.wanted.policy.retries.most) + 1, "one try too many");
         if step.wish == WishStep::Set {
             let policy = &model.rollout.wanted.policy;
-            prop_assert!(model.rollout.wanted.consent == Consent::Automatic || was.consented, "it never agreed");
+            prop_assert!(model.rollout.wanted.consent != Consent::Operator || was.consented, "it never agreed");
             prop_assert!(step.wave <= wave, "wave {} was offered something in wave {wave}", step.wave);
             prop_assert!(
                 policy.hold_after == 0 || was.failures + u32::from(step.tally == Tally::Failure) < policy.hold_after,

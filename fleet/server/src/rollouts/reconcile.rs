@@ -15,6 +15,11 @@ const REST: Duration = Duration::from_millis(25);
 
 /// Runs until the service stops.
 pub(crate) async fn reconcile(fleet: Fleet) {
+    reconcile_at(fleet, REST, LOOK_AGAIN).await;
+}
+
+/// The same; it rests so long after each look, and without a change it looks at such intervals.
+pub(crate) async fn reconcile_at(fleet: Fleet, rest: Duration, look_again: Duration) {
     let mut changes = fleet.signals.subscribe();
     while !fleet.stop.is_cancelled() {
         if let Err(error) = look(&fleet).await {
@@ -22,11 +27,11 @@ pub(crate) async fn reconcile(fleet: Fleet) {
         }
         tokio::select! {
             () = fleet.stop.cancelled() => break,
-            () = sleep(REST) => {}
+            () = sleep(rest) => {}
         }
         tokio::select! {
             () = fleet.stop.cancelled() => break,
-            () = sleep(LOOK_AGAIN) => {}
+            () = sleep(look_again) => {}
             () = concerns(&mut changes) => {}
         }
     }

@@ -1,6 +1,6 @@
 //! What a device's report means for a rollout. Never decides what follows from it.
 
-use fleet_store::{DeviceReport, RolloutRow, Subject};
+use fleet_store::{Consent, DeviceReport, RolloutRow, Subject};
 use protocol_types::{DeviceState, Phase, Reason, ReasonCode, WaitingFor};
 
 /// What the device said; nothing, if it is about something else or about an earlier try.
@@ -14,10 +14,14 @@ pub(crate) fn heard(
         return None;
     }
     let is_configuration = matches!(rollout.wanted.subject, Subject::Configuration { .. });
+    let asks = rollout.wanted.consent == Consent::Device;
     let code = said.reason.as_ref().map(|reason| reason.code);
     let (state, waiting_for) = match (said.phase, code) {
         (Phase::Idle, _) => return None,
         (Phase::Downloading, _) => (DeviceState::Downloading, None),
+        (Phase::Verifying, Some(ReasonCode::ConsentNeeded)) if asks => {
+            (DeviceState::Waiting, Some(WaitingFor::Consent))
+        }
         (Phase::Verifying, _) => (DeviceState::Verifying, None),
         (Phase::Installing, _) => (DeviceState::Installing, None),
         (Phase::Trial, _) => (DeviceState::Trial, None),
@@ -28,6 +32,8 @@ pub(crate) fn heard(
         (Phase::Failed | Phase::RolledBack, Some(ReasonCode::NoContact)) => {
             (DeviceState::Waiting, Some(WaitingFor::Asleep))
         }
+        // A no is no failure: the device is asked again.
+        (Phase::Failed, Some(ReasonCode::ConsentRefused)) if asks => (DeviceState::Waiting, Some(WaitingFor::Consent)),
         (Phase::Failed | Phase::RolledBack, Some(ReasonCode::Superseded)) => (DeviceState::Superseded, None),
         (Phase::Failed, _) => (DeviceState::Failed, None),
         (Phase::RolledBack, _) => (DeviceState::RolledBack, None),

@@ -102,7 +102,7 @@ pub(crate) struct WaveFacts {
     pub(crate) failed: u64,
     /// Not at an end, and not waiting for what may take for ever.
     pub(crate) open: u64,
-    /// Not heard for so long that nobody waits for them.
+    /// Not heard for so long that nobody waits for them, or waiting for somebody at them.
     pub(crate) asleep: u64,
 }
 

@@ -1,11 +1,11 @@
 //! Why a device does not have what a rollout brings: the rule, what shows it, when it is looked at again, and what a person can do.
 //! It is the plan's own judgement that is told here, never a second one.
 
-use fleet_store::{Audience, DeviceFacts, RolloutDeviceRow, RolloutFacts, RolloutRow, Subject};
+use fleet_store::{Audience, Consent, DeviceFacts, RolloutDeviceRow, RolloutFacts, RolloutRow, Subject};
 use protocol_types::{DeviceState, EndpointName, Reason, RolloutState, UnixSeconds, WaitingFor};
 
 use super::{
-    hold::{Hold, hold},
+    hold::{Hold, hold, was_refused},
     pace::per_hour,
     place::Place,
     plan::{Judgement, judge},
@@ -134,7 +134,7 @@ fn of_place(facts: &RolloutFacts, rollout: &RolloutRow, place: &Place<'_>, now: 
             rollout.reason.as_ref().map_or("an operator paused the rollout".to_owned(), |reason| reason.text.clone()),
             "let it go on with `mbl rollout resume`, or end it with `mbl rollout abort`",
         ),
-        (_, DeviceState::Waiting, Some(what)) => (what.as_str(), sentence(rollout, place, what), hint(what)),
+        (_, DeviceState::Waiting, Some(what)) => (what.as_str(), sentence(rollout, place, what), hint(rollout, what)),
         (_, DeviceState::Queued | DeviceState::Waiting, _) => (
             OFFERED,
             format!("{} is offered; the device has not taken it yet", brought(rollout)),
@@ -173,6 +173,11 @@ fn shown(facts: &RolloutFacts, rollout: &RolloutRow, place: &Place<'_>) -> Vec<(
             ("failures_in_a_row", place.failures().to_string()),
             ("hold_after", wanted.policy.hold_after.to_string()),
         ],
+        Some(WaitingFor::Consent) if wanted.consent == Consent::Device => {
+            let answer = if was_refused(rollout, place) { "no" } else { "none" };
+            let deadline = wanted.policy.consent_deadline.map_or("none".to_owned(), |moment| moment.0.to_string());
+            vec![("answer", answer.to_owned()), ("deadline", deadline)]
+        }
         Some(WaitingFor::Consent) => vec![("consented", device.consented.to_string())],
         Some(WaitingFor::Approval) => {
             vec![("started_by", rollout.started_by.clone().unwrap_or_default())]
@@ -231,6 +236,10 @@ fn sentence(rollout: &RolloutRow, place: &Place<'_>, what: WaitingFor) -> String
         WaitingFor::Failures => {
             format!("the last {} tries on the device failed, so it is held back", place.failures())
         }
+        WaitingFor::Consent if was_refused(rollout, place) => "somebody at the device said no".to_owned(),
+        WaitingFor::Consent if wanted.consent == Consent::Device => {
+            "the release is in its place, and the device asks somebody at it".to_owned()
+        }
         WaitingFor::Consent => "no operator has said yes for the device".to_owned(),
         WaitingFor::Approval => "nobody but who started the rollout has approved it".to_owned(),
         WaitingFor::Schedule => "the rollout offers nothing before its time".to_owned(),
@@ -259,10 +268,13 @@ fn sentence(rollout: &RolloutRow, place: &Place<'_>, what: WaitingFor) -> String
 }
 
 /// What a person can do about a rule.
-const fn hint(what: WaitingFor) -> &'static str {
+const fn hint(rollout: &RolloutRow, what: WaitingFor) -> &'static str {
     match what {
         WaitingFor::Quarantined => "look at it with `mbl device show`, then let it take part with `mbl device resume`",
         WaitingFor::Failures => "find out why it fails, then `mbl device forgive`",
+        WaitingFor::Consent if matches!(rollout.wanted.consent, Consent::Device) => {
+            "answer at the device with `mbl-updater consent`; after a no, `mbl rollout ask-again` lets it ask now"
+        }
         WaitingFor::Consent => "say yes with `mbl rollout consent`",
         WaitingFor::Approval => "have somebody else run `mbl rollout approve`",
         WaitingFor::Schedule | WaitingFor::Window | WaitingFor::Rate | WaitingFor::Retry => {

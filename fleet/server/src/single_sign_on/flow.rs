@@ -43,6 +43,8 @@ pub(crate) enum FlowError {
     Provider(#[from] ProviderError),
     #[error("cannot write down a sign-in")]
     Store(#[from] StoreError),
+    #[error("cannot write the secrets of a sign-in as JSON")]
+    Encode(#[source] serde_json::Error),
     #[error("cannot seal a sign-in")]
     Seal(#[from] AuthorityError),
     #[error("cannot open a sealed sign-in")]
@@ -128,7 +130,7 @@ pub(crate) async fn begin(
     let state = secret(&fleet.random)?;
     let secrets = Secrets { nonce: secret(&fleet.random)?, verifier: secret(&fleet.random)? };
     let id = Digest::of(state.as_bytes()).hex();
-    let plain = Zeroizing::new(serde_json::to_vec(&secrets).unwrap_or_default());
+    let plain = Zeroizing::new(serde_json::to_vec(&secrets).map_err(FlowError::Encode)?);
     let expires = UnixSeconds(now.0.saturating_add(PATIENCE_S));
     let begun = NewSingleSignOn {
         id: id.clone(),

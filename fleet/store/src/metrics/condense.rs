@@ -67,13 +67,7 @@ impl ServiceWide {
         let doing = "look for time series to condense";
         const DUE: &str = "SELECT account, endpoint, time, hours_until, days_until FROM device_metrics
             WHERE due IS NOT NULL AND due <= $1 ORDER BY due LIMIT $2";
-        // Most looks find nothing and need no turn to write.
-        let look = |most: u32| sqlx::query(DUE).bind(to_sql(now.0)).bind(i64::from(most));
-        if look(1).fetch_optional(self.store.readers()).await.map_err(cannot(doing))?.is_none() {
-            return Ok(0);
-        }
-        let mut tx = self.store.write().await?;
-        let rows = look(most).fetch_all(tx.sql()).await.map_err(cannot(doing))?;
+        let Some((mut tx, rows)) = self.due((DUE, doing), most, now).await? else { return Ok(0) };
         for row in &rows {
             let number = |column| row.try_get::<i64, _>(column).map(from_sql).map_err(cannot(doing));
             let account = self.store.account(&formed(row, doing, ("device_metrics", "account"))?);

@@ -41,6 +41,16 @@ pub(super) struct Sources<'a> {
     pub(super) copyrights: &'a Copyrights,
 }
 
+/// What a bill lists.
+#[derive(Default)]
+struct Listed {
+    components: Vec<Component>,
+    /// The references of what each needs.
+    needs: BTreeMap<String, BTreeSet<String>>,
+    /// The references of what the image itself needs.
+    top: BTreeSet<String>,
+}
+
 /// Writes bill and report of the build into its folder.
 pub(super) fn write(
     cache: &PackageCache,
@@ -56,63 +66,27 @@ pub(super) fn write(
         .filter(|package| parts.contains_key(package.name.as_str()))
         .collect();
     let crates = Crates::load(order.programs)?;
-    let (of_crates, mut needs) = sbom::crate_components(&crates);
+    let (of_crates, needs) = sbom::crate_components(&crates);
+    let references = references(cache, &packages)?;
 
-    let product_reference = "image".to_owned();
-    let mut references = BTreeMap::new();
-    for package in &packages {
-        let source = deb::source(&cache.file(package))?.unwrap_or_else(|| package.name.clone());
-        let (name, version, architecture) = (&package.name, &package.version, &package.architecture);
-        references.insert(name.as_str(), sbom::debian_reference(RELEASE, name, version, architecture, &source));
-    }
-    let reasons = sources.description.reasons()?;
-    let mut components = Vec::new();
-    let mut top = BTreeSet::new();
-    for package in &packages {
-        let Some(reference) = references.get(package.name.as_str()) else { continue };
-        let mut component = Component::new(ComponentKind::Library, reference.clone(), &package.name);
-        component.version = Some(package.version.clone());
-        component.purl = Some(reference.clone());
-        component.licenses = sources.copyrights.licences(&package.name).into_iter().collect();
-        let within = parts.get(package.name.as_str()).into_iter().flatten();
-        component.properties = within.map(|part| Property::part(part)).collect();
-        if let Some(reason) = reasons.get(package.name.as_str()) {
-            component.properties.push(Property::reason(reason));
-            top.insert(reference.clone());
-        }
-        components.push(component);
-        let needed = package.needs.iter().filter_map(|name| references.get(name.as_str()).cloned());
-        needs.insert(reference.clone(), needed.collect());
-    }
-    for (program, digest) in sources.programs {
-        let mut component = Component::new(ComponentKind::Application, program.clone(), program);
-        component.hashes = vec![digest.into()];
-        let is_init = *program == sources.description.recipe.initrd.init;
-        component.properties = vec![Property::part(if is_init { "initrd" } else { "root" })];
-        let built_from = crates.of_program(program);
-        let licence = built_from.and_then(|name| crates.0.get(name)).map(|found| found.licence.clone());
-        component.licenses = licence.map(|expression| Licence::Expression { expression }).into_iter().collect();
-        let built_from = built_from.map(sbom::crate_reference);
-        needs.insert(program.clone(), built_from.into_iter().collect());
-        top.insert(program.clone());
-        components.push(component);
-    }
-    components.extend(of_crates);
+    let mut listed = Listed { needs, ..Listed::default() };
+    listed.add_packages(&packages, &references, (sources, &parts))?;
+    listed.add_programs(&crates, sources);
+    listed.components.extend(of_crates);
     let board = &sources.description.board;
     let kit = board.tee.as_ref().and_then(|tee| references.get(tee.package.as_str()));
     for (name, digest) in sources.trusted {
-        let component = trusted_application(name, digest);
-        needs.insert(component.reference.clone(), kit.cloned().into_iter().collect());
-        top.insert(component.reference.clone());
-        components.push(component);
+        listed.add(trusted_application(name, digest), kit.cloned());
     }
     let trusted_os = references.get(board.firmware.package()).map(String::as_str);
     let firmware = firmware::bill(sources.description, manifest, sources.copyrights, trusted_os)?;
-    components.extend(firmware.components);
-    needs.extend(firmware.needs);
-    top.extend(firmware.parts);
-    needs.insert(product_reference.clone(), top);
+    listed.components.extend(firmware.components);
+    listed.needs.extend(firmware.needs);
+    listed.top.extend(firmware.parts);
 
+    let Listed { components, mut needs, top } = listed;
+    let product_reference = "image".to_owned();
+    needs.insert(product_reference.clone(), top);
     let title = format!("mbl-{}-{}", manifest.board, manifest.kind.as_str());
     let mut product = Component::new(ComponentKind::OperatingSystem, product_reference, &title);
     product.version = Some(manifest.version.to_string());
@@ -122,11 +96,9 @@ pub(super) fn write(
 
     let of_crates = order.programs.join(CRATES_LICENCES);
     let of_crates = fs::read(&of_crates).map_err(file("read", &of_crates))?;
-    let of_packages = packages.iter().filter_map(|package| {
-        let name = package.name.as_str();
-        Some((name, sources.copyrights.text(name)?))
-    });
-    let of_firmware = firmware.texts.iter().filter_map(|name| Some((name.as_str(), sources.copyrights.text(name)?)));
+    let named = |name| Some((name, sources.copyrights.text(name)?));
+    let of_packages = packages.iter().filter_map(|package| named(package.name.as_str()));
+    let of_firmware = firmware.texts.iter().filter_map(|name| named(name.as_str()));
     let texts = of_packages
         .chain(of_firmware)
         .chain(sources.copyrights.common())
@@ -134,6 +106,70 @@ pub(super) fn write(
     let report = sbom::licence_report(&format!("{title} {}", manifest.version), &bill, texts);
     let path = order.out.join(LICENCES);
     fs::write(&path, report).map_err(file("write", &path))
+}
+
+/// The references of packages, by name.
+fn references<'a>(
+    cache: &PackageCache,
+    packages: &[&'a LockedPackage],
+) -> Result<BTreeMap<&'a str, String>, ImageError> {
+    let mut references = BTreeMap::new();
+    for package in packages {
+        let source = deb::source(&cache.file(package))?.unwrap_or_else(|| package.name.clone());
+        let (name, version, architecture) = (&package.name, &package.version, &package.architecture);
+        references.insert(name.as_str(), sbom::debian_reference(RELEASE, name, version, architecture, &source));
+    }
+    Ok(references)
+}
+
+impl Listed {
+    /// What the image itself needs, and what that needs.
+    fn add(&mut self, component: Component, needs: impl IntoIterator<Item = String>) {
+        self.needs.insert(component.reference.clone(), needs.into_iter().collect());
+        self.top.insert(component.reference.clone());
+        self.components.push(component);
+    }
+
+    /// The packages; those with a reason of their own are needed by the image itself.
+    fn add_packages(
+        &mut self,
+        packages: &[&LockedPackage],
+        references: &BTreeMap<&str, String>,
+        (sources, parts): (&Sources<'_>, &BTreeMap<&str, BTreeSet<&'static str>>),
+    ) -> Result<(), ImageError> {
+        let reasons = sources.description.reasons()?;
+        for package in packages {
+            let Some(reference) = references.get(package.name.as_str()) else { continue };
+            let mut component = Component::new(ComponentKind::Library, reference.clone(), &package.name);
+            component.version = Some(package.version.clone());
+            component.purl = Some(reference.clone());
+            component.licenses = sources.copyrights.licences(&package.name).into_iter().collect();
+            let within = parts.get(package.name.as_str()).into_iter().flatten();
+            component.properties = within.map(|part| Property::part(part)).collect();
+            if let Some(reason) = reasons.get(package.name.as_str()) {
+                component.properties.push(Property::reason(reason));
+                self.top.insert(reference.clone());
+            }
+            self.components.push(component);
+            let needed = package.needs.iter().filter_map(|name| references.get(name.as_str()).cloned());
+            self.needs.insert(reference.clone(), needed.collect());
+        }
+        Ok(())
+    }
+
+    /// The programs of ours, each with the crate that it is built from.
+    fn add_programs(&mut self, crates: &Crates, sources: &Sources<'_>) {
+        for (program, digest) in sources.programs {
+            let mut component = Component::new(ComponentKind::Application, program.clone(), program);
+            component.hashes = vec![digest.into()];
+            let is_init = *program == sources.description.recipe.initrd.init;
+            component.properties = vec![Property::part(if is_init { "initrd" } else { "root" })];
+            let built_from = crates.of_program(program);
+            let licence = built_from.and_then(|name| crates.0.get(name)).map(|found| found.licence.clone());
+            component.licenses = licence.map(|expression| Licence::Expression { expression }).into_iter().collect();
+            self.add(component, built_from.map(sbom::crate_reference));
+        }
+    }
 }
 
 /// One of ours in the TEE, which root file system and initrd bring there.

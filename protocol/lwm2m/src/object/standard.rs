@@ -122,6 +122,8 @@ pub mod ids {
         pub const ARTIFACT_SERVER: u16 = 14;
         /// The recovery key of the state, sealed to the account.
         pub const RECOVERY_KEY: u16 = 15;
+        /// Who is asked before the wanted release is installed; empty if nobody is.
+        pub const CONSENT: u16 = 16;
     }
 }
 
@@ -304,6 +306,7 @@ const RELEASE: Object = Object {
         mandatory(resource(ids::release::SECURITY_FLOOR, "Security floor", R, Type::Integer)),
         mandatory(resource(ids::release::ARTIFACT_SERVER, "Artifact server", RW, Type::String)),
         resource(ids::release::RECOVERY_KEY, "Recovery key", R, Type::String),
+        resource(ids::release::CONSENT, "Consent", RW, Type::String),
     ],
 };
 

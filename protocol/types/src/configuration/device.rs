@@ -44,7 +44,7 @@ impl SealedSecret {
 }
 
 /// The document that a device gets.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeviceConfiguration {
     /// The settings.
     pub settings: Configuration,

@@ -4,6 +4,7 @@
 mod check;
 mod device;
 mod state;
+mod system;
 mod time_of_day;
 
 use std::{collections::BTreeMap, net::IpAddr};
@@ -13,13 +14,14 @@ use serde_json::{Map, Value};
 
 pub use device::{DeviceConfiguration, SealedSecret, SealedSecrets};
 pub use state::ConfigurationState;
+pub use system::SystemSettings;
 pub use time_of_day::TimeOfDay;
 
 use crate::{AppName, HostName, InterfaceAddress, InterfaceName, LogLevel, ServerName};
 
 /// A document of one level, or the one that a device gets. In a level, null takes away what the levels before it say (RFC 7396); it
 /// reads as if the key were not there.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Configuration {
     /// What the device calls itself.

@@ -3,13 +3,19 @@
 use serde::{Deserialize, Serialize};
 
 use super::{AppsSettings, UpdaterSettings};
-use crate::{AppName, ApplicationSpec, Digest, Reason, ReasonCode, RolloutId, TargetPath, UnixSeconds, UpdateStatus};
+use crate::{
+    Answer, AppName, ApplicationSpec, DeviceConsent, Digest, Reason, ReasonCode, RolloutId, TargetPath, UnixSeconds,
+    UpdateStatus,
+};
 
 /// Version of the messages in this module; a peer of another version is told so and refused.
-pub const PROTOCOL: u16 = 2;
+pub const PROTOCOL: u16 = 3;
 
 /// The most bytes that one [`Fetch`] may ask for.
 pub const MAX_FETCH: u32 = 256 * 1024;
+
+/// The most bytes of an application's log that one [`AgentToApps::Log`] may ask for.
+pub const MAX_LOG: u32 = 32 * 1024;
 
 /// Who speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +29,8 @@ pub enum Role {
     Apps,
     /// `mbl-updater install`: brings a release from a folder in the agent's place, with the messages of the agent. Only root may.
     Installer,
+    /// `mbl-updater configure-system`, for one question of the agent about the settings of the operating system.
+    System,
 }
 
 /// The first message of each side.
@@ -48,6 +56,9 @@ pub enum AgentToUpdater {
         digest: Digest,
         /// The rollout that asks.
         rollout: Option<RolloutId>,
+        /// Whether somebody at the device is asked first.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        consent: Option<DeviceConsent>,
     },
     /// The service no longer wants a change; an update not yet on trial is dropped.
     Rest,
@@ -65,6 +76,13 @@ pub enum AgentToUpdater {
     /// Somebody who may asks for a factory reset: the service (LwM2M resource 3/0/5), or a person at the device. What has not been
     /// tried yet is dropped; a trial comes to its end first. The agent repeats it on each connection until the state is gone.
     FactoryReset,
+    /// Somebody at the device answers its question. Only an installer says this: whoever is on the network does not answer for people.
+    Answer {
+        /// Digest of the release document that was asked about.
+        digest: Digest,
+        /// The answer.
+        answer: Answer,
+    },
 }
 
 /// From the updater to the agent.
@@ -92,6 +110,15 @@ pub enum AgentToApps {
     Fetched(Fetched),
     /// What the configuration in force says about applications; repeated on each connection.
     Settings(AppsSettings),
+    /// Asks for the end of what an application has printed; repeated on each connection until it is answered.
+    Log {
+        /// Chosen by the one who asks.
+        id: u64,
+        /// The application.
+        application: AppName,
+        /// Bytes wanted, at most [`MAX_LOG`].
+        max_bytes: u32,
+    },
 }
 
 /// From `mbl-apps` to the agent.
@@ -107,6 +134,13 @@ pub enum AppsToAgent {
     },
     /// How the applications are; sent after the greeting and on every change.
     Status(Vec<ApplicationStatus>),
+    /// The answer to an [`AgentToApps::Log`].
+    Log {
+        /// The id of the question.
+        id: u64,
+        /// The end of the log with what is no UTF-8 replaced, or why there is none.
+        result: Result<String, Reason>,
+    },
 }
 
 /// From the updater to `mbl-apps`. A set of applications is keyed by the digest of its release document.

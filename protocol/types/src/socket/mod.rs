@@ -5,6 +5,9 @@
 //! configuration names for the role in the greeting. A lost connection is made again by the side that dialled, and both repeat
 //! their newest wish or status: no message needs to survive a connection.
 //!
+//! On a board with an operating system image, `mbl-updater configure-system` answers the agent on `system.sock`: the service manager listens
+//! there and starts one for each connection, which carries one question and one answer.
+//!
 //! `mbl-updater install` dials both sockets as [`Role::Installer`] and speaks the agent's messages: it brings the bytes of one
 //! exported release in the agent's place. It must run as root. While one is connected, `mbl-apps` asks it first and the agent for
 //! what it does not have.
@@ -12,10 +15,12 @@
 mod frame;
 mod messages;
 mod settings;
+mod system;
 
 pub use frame::{FrameError, FrameReader, MAX_FRAME, encode};
 pub use messages::{
     AgentToApps, AgentToUpdater, ApplicationState, ApplicationStatus, AppsToAgent, AppsToUpdater, Contact, Fetch,
-    FetchError, Fetched, Greeting, MAX_FETCH, PROTOCOL, Role, UpdaterToAgent, UpdaterToApps,
+    FetchError, Fetched, Greeting, MAX_FETCH, MAX_LOG, PROTOCOL, Role, UpdaterToAgent, UpdaterToApps,
 };
 pub use settings::{AppsSettings, GivenToApplication, SecretValue, UpdaterSettings};
+pub use system::{AgentToSystem, SystemToAgent};

@@ -1,7 +1,8 @@
 //! Measures `mbl-service` under simulated devices over real TLS: enrolments, registrations with full and with resumed handshakes,
-//! registration updates, and memory with many connected devices. Loopback only; every loop is bounded.
+//! registration updates as fast as they go and at the pace of a fleet, ten times that pace, and memory with many connected devices.
+//! Loopback only; every loop is bounded.
 
-mod meter;
+mod paced;
 mod wire;
 
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
@@ -10,12 +11,10 @@ use anyhow::Context as _;
 use testbed::{
     Service,
     crowd::{Enrolled, Factory, Simulated},
+    meter::{self, Meter},
 };
 
-use crate::{
-    meter::Meter,
-    wire::{Handshakes, Line},
-};
+use crate::wire::{Handshakes, Line};
 
 /// Connections at a time while registrations and updates are measured.
 const LINES: usize = 16;
@@ -27,10 +26,14 @@ struct Plan {
     devices: usize,
     registrations: usize,
     updates: usize,
+    /// How long the pace of a fleet is held.
+    paced: Duration,
+    /// How long ten times that pace is asked for.
+    overload: Duration,
 }
 
 impl Plan {
-    /// `load [DEVICES [REGISTRATIONS [UPDATES]]]`
+    /// `load [DEVICES [REGISTRATIONS [UPDATES [PACED_SECONDS [OVERLOAD_SECONDS]]]]]`
     fn from_arguments() -> anyhow::Result<Self> {
         let mut arguments = std::env::args().skip(1);
         let mut next = |default: usize| -> anyhow::Result<usize> {
@@ -38,7 +41,10 @@ impl Plan {
                 .next()
                 .map_or(Ok(default), |text| text.parse().with_context(|| format!("`{text}` is not a number")))
         };
-        Ok(Self { devices: next(10_000)?, registrations: next(4_000)?, updates: next(100_000)? })
+        let (devices, registrations, updates) = (next(10_000)?, next(4_000)?, next(100_000)?);
+        let seconds = |count: usize| anyhow::Ok(Duration::from_secs(u64::try_from(count)?));
+        let (paced, overload) = (seconds(next(60)?)?, seconds(next(300)?)?);
+        Ok(Self { devices, registrations, updates, paced, overload })
     }
 }
 
@@ -85,6 +91,7 @@ async fn measure(plan: &Plan, service: &Service) -> anyhow::Result<()> {
     let enrolled = simulated.stop().await?;
 
     let management = service.addresses().lwm2m;
+    paced::measure(process, (&enrolled, management), (plan.paced, plan.overload)).await?;
     let enrolled = &enrolled[..enrolled.len().min(RETURNING)];
     let register = move |device: &Arc<Enrolled>, handshakes| {
         let device = Arc::clone(device);

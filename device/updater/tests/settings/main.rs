@@ -2,151 +2,19 @@
 
 #![expect(clippy::unwrap_used, reason = "whatever fails here fails the test")]
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    process::Command,
-};
+mod board;
+mod given;
 
-use device_updater::record::{Configuration, Installed, Note, Origin, Pending, Record, Verdict, Wish};
-use protocol_release::document::Health;
-use protocol_types::{
-    AppName, BootRecord, Digest, FactoryDocument, Reason, ReasonCode, SecurityVersion, Slot, TargetPath, UnixSeconds,
-    boot_record::{Format1, StateOutcome},
-};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
-const UPDATER: &str = env!("CARGO_BIN_EXE_mbl-updater");
+use board::Board;
+use device_updater::record::{Origin, Pending, Record, Verdict, Wish};
+use protocol_types::{Digest, Reason, ReasonCode, Slot, TargetPath};
+
 const FIRST: &str = r#"{ "format": 1, "hostname": "kiln-7", "time_servers": ["ntp.example"], "log_level": "debug", "journal_mib": 64,
     "network": [{ "kind": "ethernet", "interface": "eth0", "ipv4": { "addresses": ["192.0.2.7/24"] } }] }"#;
 const SECOND: &str = r#"{ "format": 1, "time_servers": ["ntp.example"], "journal_mib": 100 }"#;
 const MALFORMED: &str = r#"{ "format": 1, "hostname": "Kiln 7" }"#;
-
-/// A board with an identity, a system in slot A, and programs that write down what they are told.
-struct Board {
-    dir: tempfile::TempDir,
-}
-
-impl Board {
-    fn new() -> Self {
-        let board = Self { dir: tempfile::tempdir().unwrap() };
-        for folder in ["usr/bin", "proc/sys/kernel", "run", "mbl/run/configuration", "mbl/factory", "mbl/state/updater"]
-        {
-            fs::create_dir_all(board.path(folder)).unwrap();
-        }
-        for program in ["systemctl", "nmcli"] {
-            let script = format!("#!/bin/sh\necho {program} \"$@\" >> {}\n", board.path("told").display());
-            fs::write(board.path("usr/bin").join(program), script).unwrap();
-            fs::set_permissions(board.path("usr/bin").join(program), fs::Permissions::from_mode(0o755)).unwrap();
-        }
-        let factory = FactoryDocument {
-            format: 1,
-            endpoint: "Gate.1".parse().unwrap(),
-            account: "acme".parse().unwrap(),
-            board: "qemu-arm64-tpm".parse().unwrap(),
-            architecture: "aarch64".parse().unwrap(),
-            bootstrap_uri: String::new(),
-            service_authority: String::new(),
-            tuf_root: String::new(),
-            time_key: String::new(),
-            provisioned: UnixSeconds(0),
-            recovery_key: None,
-        };
-        fs::write(board.path("mbl/factory/factory.json"), serde_json::to_vec(&factory).unwrap()).unwrap();
-        board
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    /// Runs the program; its exit status, and what it said.
-    fn run(&self, words: &[&str]) -> (i32, String) {
-        let mut command = Command::new(UPDATER);
-        command.arg("configure-system").args(words).arg("--root").arg(self.dir.path());
-        let output = command.arg("--device-dir").arg(self.path("mbl")).env_remove("MBL_LOG_LEVEL").output().unwrap();
-        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
-    }
-
-    /// What the updater does when this document is in force, and what the service manager does then.
-    fn change(&self, document: Option<&str>) -> (i32, String) {
-        let path = self.path("mbl/run/configuration/system.json");
-        match document {
-            Some(text) => fs::write(path, text).unwrap(),
-            None => fs::remove_file(path).unwrap(),
-        }
-        fs::write(self.path("mbl/run/configuration-changed"), "").unwrap();
-        drop(fs::remove_file(self.path("told")));
-        let seen = self.run(&[]);
-        assert!(!self.path("mbl/run/configuration-changed").exists(), "it would be started again and again");
-        seen
-    }
-
-    /// What the programs were told since the last change.
-    fn told(&self) -> Vec<String> {
-        fs::read_to_string(self.path("told")).unwrap_or_default().lines().map(str::to_owned).collect()
-    }
-
-    fn text(&self, name: &str) -> String {
-        fs::read_to_string(self.path(name)).unwrap()
-    }
-
-    fn setting(&self, name: &str) -> String {
-        self.text(&format!("mbl/run/system/{name}"))
-    }
-
-    fn connections(&self) -> Vec<String> {
-        let listed = fs::read_dir(self.path("run/NetworkManager/system-connections")).unwrap();
-        let mut names: Vec<String> = listed.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-
-    /// Power on: what the initrd leaves behind, and nothing else in `/run`.
-    fn boot(&self, slot: Slot, root: &str) -> (i32, String) {
-        for folder in ["run", "mbl/run"] {
-            fs::remove_dir_all(self.path(folder)).unwrap();
-            fs::create_dir_all(self.path(folder)).unwrap();
-        }
-        let record = BootRecord {
-            format: Format1,
-            slot,
-            entry: None,
-            root_hash: Digest::of(root.as_bytes()),
-            security_version: SecurityVersion(1),
-            floor: SecurityVersion(0),
-            state: StateOutcome::Open,
-            reason: None,
-        };
-        fs::write(self.path("mbl/run/boot.json"), serde_json::to_vec(&record).unwrap()).unwrap();
-        drop(fs::remove_file(self.path("told")));
-        let seen = self.run(&["--at-boot"]);
-        assert_eq!(self.told(), Vec::<String>::new(), "nobody runs yet who could be told");
-        seen
-    }
-
-    /// A release with this document whose system has this root, as the updater remembers it.
-    fn installed(&self, root: &str, document: &str) -> Installed {
-        let digest = Digest::of(document.as_bytes());
-        let name = AppName::new("system").unwrap();
-        let configuration = Configuration { name, digest, size: document.len() as u64 };
-        fs::write(self.path("mbl/state/updater").join(configuration.file_name()), document).unwrap();
-        let note = Note {
-            digest: Digest::of(root.as_bytes()),
-            version: "1.0.0".parse().unwrap(),
-            security_version: SecurityVersion(1),
-            raises_floor: false,
-            health: Health { time_limit_s: 90, no_contact_limit_s: 600 },
-            applications: Vec::new(),
-            configurations: vec![configuration],
-        };
-        Installed { root: Digest::of(root.as_bytes()), note }
-    }
-
-    fn remember(&self, record: &Record) {
-        fs::write(self.path("mbl/state/updater/state.json"), serde_json::to_vec(record).unwrap()).unwrap();
-    }
-}
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
@@ -240,6 +108,7 @@ fn at_boot_the_settings_are_those_of_the_release_that_was_booted() {
         digest: Digest::of(b"new"),
         rollout: None,
         origin: Origin::Service,
+        consent: None,
     };
     let mut pending = Pending {
         wish,

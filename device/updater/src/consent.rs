@@ -1,0 +1,107 @@
+//! `mbl-updater consent`: somebody at the device answers the question of the running updater. Never decides what follows.
+
+use std::{
+    io,
+    os::unix::net::UnixStream,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use protocol_types::{
+    Answer, Question, Reason, ReleaseVersion, UpdateStatus,
+    socket::{AgentToUpdater, Role, UpdaterToAgent},
+};
+
+use crate::{
+    serve,
+    socket::{Conversation, LinkError},
+};
+
+/// How long the updater may take to act on an answer: one write of its record.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// An answer that did not count.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsentError {
+    /// The last report cannot be read.
+    #[error("cannot read the last report of the updater")]
+    Report(#[source] io::Error),
+    /// No updater runs on this device, or this user may not speak to it.
+    #[error("cannot reach the updater of this device")]
+    NotRunning(#[source] io::Error),
+    /// The connection to the updater failed.
+    #[error("the updater cannot be spoken to")]
+    Link(#[from] LinkError),
+    /// Nothing is being asked.
+    #[error("the device asks nothing")]
+    NothingAsked,
+    /// The question is about another release.
+    #[error("the device asks about release {0}")]
+    OtherRelease(ReleaseVersion),
+    /// The updater ended before it had acted on the answer.
+    #[error("the updater went away before it had acted on the answer")]
+    Gone,
+    /// Something else happened first.
+    #[error("the question was over before the answer came{}", because(.reason.as_ref()))]
+    TooLate {
+        /// What the updater says now.
+        reason: Option<Reason>,
+    },
+}
+
+fn because(reason: Option<&Reason>) -> String {
+    reason.map(|reason| format!(": {}", reason.text)).unwrap_or_default()
+}
+
+/// What the device in `device_dir` asks now.
+///
+/// # Errors
+/// If the last report cannot be read, or no updater runs.
+pub fn asked(device_dir: &Path) -> Result<Option<Question>, ConsentError> {
+    let status = serve::last_status(device_dir).map_err(ConsentError::Report)?;
+    let status = status.ok_or_else(|| ConsentError::NotRunning(io::ErrorKind::NotFound.into()))?;
+    Ok(status.question)
+}
+
+/// Answers what the device in `device_dir` asks; with `release`, only if it asks about that one. Returns once the answer lasts.
+///
+/// # Errors
+/// If nothing, or something else, is asked, or the answer does not reach the updater.
+pub fn answer(device_dir: &Path, answer: Answer, release: Option<&ReleaseVersion>) -> Result<Question, ConsentError> {
+    // Without a question nobody is disturbed: who speaks here takes the place of an installation from a folder.
+    asked(device_dir)?.ok_or(ConsentError::NothingAsked)?;
+    let stream = UnixStream::connect(device_dir.join("run/updater.sock")).map_err(ConsentError::NotRunning)?;
+    let mut updater = Conversation::open(stream, Role::Installer)?;
+    if updater.role() != Role::Updater {
+        return Err(LinkError::WrongPeer(updater.role()).into());
+    }
+    let until = Instant::now() + ANSWER_LIMIT;
+    let UpdateStatus { question, wanted, rollout, .. } =
+        next_status(&mut updater, until)?.ok_or(ConsentError::NothingAsked)?;
+    let (Some(question), Some(digest)) = (question, wanted) else { return Err(ConsentError::NothingAsked) };
+    if release.is_some_and(|release| *release != question.version) {
+        return Err(ConsentError::OtherRelease(question.version));
+    }
+    updater.say(&AgentToUpdater::Answer { digest, answer })?;
+    loop {
+        let Some(status) = next_status(&mut updater, until)? else { return Ok(question) };
+        let is_same = status.wanted == Some(digest) && status.rollout == rollout;
+        if is_same && status.question.is_some() {
+            continue;
+        }
+        let counts = is_same && status.is_declined() == (answer == Answer::No);
+        return if counts { Ok(question) } else { Err(ConsentError::TooLate { reason: status.reason }) };
+    }
+}
+
+/// What the updater reports next; none if the device goes down.
+fn next_status(updater: &mut Conversation, until: Instant) -> Result<Option<UpdateStatus>, ConsentError> {
+    loop {
+        updater.hear_until(until)?;
+        match updater.hear()?.ok_or(ConsentError::Gone)? {
+            UpdaterToAgent::Status(status) => return Ok(Some(*status)),
+            UpdaterToAgent::Restarting => return Ok(None),
+            UpdaterToAgent::Fetch { .. } => {}
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Settings of the service on a board with the operating system: in force through NetworkManager, kept over a restart, and back when they
+//! cut the board off.
+
+use std::{fs, time::Duration};
+
+use serde_json::{Value, json};
+use testbed::until;
+
+use crate::{
+    os::{DEVELOPMENT, owners},
+    site::{ENDPOINT, FIRST, Site},
+};
+
+/// Addresses that QEMU's network leaves to the guest.
+const ADDRESS: &str = "10.0.2.77";
+const OTHER: &str = "10.0.2.78";
+/// From there nobody is reached.
+const NOWHERE: &str = "192.0.2.7";
+const AWAY: &str = "192.0.2.8";
+/// NetworkManager waits for the agent and half a minute more.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Saves the document of the board.
+fn save(site: &Site, document: &Value) {
+    fs::write(site.at_desk("wanted.json"), document.to_string()).unwrap();
+    site.mbl(&format!("configuration save wanted.json --device {ENDPOINT}"));
+}
+
+/// Waits until the service says that the board stands like this with its settings.
+fn until_status(site: &Site, status: &str, generation: u64) -> Value {
+    site.until(&format!("the settings to be {status}"), || {
+        let shown = site.mbl(&format!("configuration effective {ENDPOINT}"));
+        Ok((shown["status"] == status && shown["generation"] == generation).then_some(shown))
+    })
+}
+
+fn network(interface: &str, name: &str, address: &str, limit: u32) -> Value {
+    let network = json!({ interface: { "addresses": [format!("{address}/24")], "gateway": "10.0.2.2" } });
+    json!({ "hostname": name, "time_servers": ["10.0.2.100"], "network": network, "contact_limit_s": limit })
+}
+
+/// What the board goes by: name, address and connection of its interface, time sources, and checkpoints that are held.
+fn facts(site: &mut Site, interface: &str) -> [String; 5] {
+    [
+        "cat /proc/sys/kernel/hostname".to_owned(),
+        format!("nmcli -g IP4.ADDRESS device show {interface}"),
+        format!("nmcli -g GENERAL.CONNECTION device show {interface}"),
+        "chronyc -c -n sources | cut -d, -f3".to_owned(),
+        "busctl get-property org.freedesktop.NetworkManager /org/freedesktop/NetworkManager org.freedesktop.NetworkManager Checkpoints"
+            .to_owned(),
+    ]
+    .map(|command| site.shell(&command).trim().to_owned())
+}
+
+/// Waits until a command in the board's shell says this; all that it said.
+fn until_says(site: &mut Site, command: &str, wanted: &str) -> String {
+    let look = || {
+        let said = site.shell(command).trim().to_owned();
+        Ok(said.contains(wanted).then_some(said))
+    };
+    until(PATIENCE, &format!("`{command}` to say {wanted}"), look).unwrap()
+}
+
+#[test]
+fn os_settings_of_the_service_hold_over_a_restart_and_those_that_cut_contact_go_back_by_themselves() {
+    let mut site = Site::registered(&owners(DEVELOPMENT));
+    site.power_on();
+    let interface = site.shell("cd /sys/class/net && echo e*").trim().to_owned();
+    assert_eq!(facts(&mut site, &interface)[0], "gate-1");
+
+    save(&site, &network(&interface, "kiln", ADDRESS, 120));
+    assert_eq!(until_status(&site, "in_force", 1)["drift"], json!([]));
+    let good =
+        ["kiln", &format!("{ADDRESS}/24"), &format!("mbl-on-{interface}"), "10.0.2.100", "ao 0"].map(str::to_owned);
+    assert_eq!(facts(&mut site, &interface), good);
+    // The agent has no right to any of this itself.
+    let refused = site.shell("ls -l /run/mbl/system.sock /state/mbl/system/given.json; ls /etc/hostname 2>&1");
+    assert!(refused.contains("srw-rw---- 1 root mbl-agent") && refused.contains("No such file"), "{refused}");
+
+    save(&site, &network(&interface, "oven", NOWHERE, 60));
+    let undone = until_status(&site, "undone", 2);
+    assert_eq!(undone["reported"]["reason_code"], "no_contact", "{undone}");
+    assert_eq!(facts(&mut site, &interface), good);
+
+    // The agent is stopped as soon as the network is away, so nobody but NetworkManager takes it back.
+    save(&site, &network(&interface, "fridge", AWAY, 60));
+    until_says(&mut site, &format!("nmcli -g IP4.ADDRESS device show {interface}"), AWAY);
+    assert!(site.shell("systemctl stop mbl-agent.service; systemctl is-active mbl-agent.service").contains("inactive"));
+    let held = until_says(&mut site, &format!("nmcli -g IP4.ADDRESS device show {interface}"), ADDRESS);
+    assert_eq!(held, format!("{ADDRESS}/24"));
+
+    // A restart of the whole board begins with what was confirmed; the agent then tries once more, and takes it back.
+    site.shut_down();
+    site.machine.power_on().unwrap();
+    site.until_shell();
+    until_status(&site, "undone", 3);
+    site.until_runs(FIRST, "a");
+    assert_eq!(facts(&mut site, &interface), good);
+    assert_eq!(site.shell("systemctl --failed --plain --no-legend -q").trim(), "");
+
+    save(&site, &network(&interface, "kiln", OTHER, 120));
+    until_status(&site, "in_force", 4);
+    site.shell("echo mine > /proc/sys/kernel/hostname");
+    until_status(&site, "drifted", 4);
+    site.shell("systemctl restart mbl-agent.service");
+    until_status(&site, "in_force", 4);
+    assert_eq!(facts(&mut site, &interface)[..2], ["kiln".to_owned(), format!("{OTHER}/24")]);
+}
