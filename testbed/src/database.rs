@@ -56,6 +56,17 @@ fn make(server: &str, name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Every row of the database at `address`, as text; bytes are hexadecimal digits.
+///
+/// # Errors
+/// If the server does not give them.
+pub(crate) fn rows(address: &str) -> anyhow::Result<Vec<u8>> {
+    let dumped = Command::new("pg_dump").args(["--data-only", "--dbname"]).arg(address).output();
+    let dumped = dumped.context("cannot run pg_dump, of the package postgresql-client")?;
+    ensure!(dumped.status.success(), "no dump of {address}: {}", String::from_utf8_lossy(&dumped.stderr));
+    Ok(dumped.stdout)
+}
+
 /// The address of a database in the server at `address`.
 fn in_server(address: &str, name: &str) -> anyhow::Result<String> {
     let (scheme, rest) = address.split_once("://").with_context(|| format!("{SERVER} is no address: {address}"))?;

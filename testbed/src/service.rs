@@ -181,6 +181,25 @@ impl Service {
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
     }
 
+    /// Whether its database holds `text` anywhere.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn keeps(&self, text: &str) -> anyhow::Result<bool> {
+        let Some(address) = &self.database else {
+            // What was written last may be in the second file alone.
+            let mut found = false;
+            for name in ["mbl.db", "mbl.db-wal"] {
+                let path = self.data_dir.join(name);
+                let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+                found |= holds(&bytes, text);
+            }
+            return Ok(found);
+        };
+        let rows = database::rows(address)?;
+        Ok(holds(&rows, text) || holds(&rows, &hex::encode(text)))
+    }
+
     /// The process id while it runs.
     pub fn id(&self) -> Option<u32> {
         self.process.as_ref().map(Running::id)
@@ -210,6 +229,10 @@ impl Service {
         self.kill()?;
         self.launch()
     }
+}
+
+fn holds(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|part| part == text.as_bytes())
 }
 
 fn make(data_dir: &Path) -> anyhow::Result<()> {

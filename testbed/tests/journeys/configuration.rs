@@ -281,6 +281,7 @@ fn fleet_a_secret_reaches_its_application_and_lies_nowhere_in_the_clear() {
         let found = holding(&folder, secret.as_bytes());
         assert!(found.is_empty(), "{found:?}");
     }
+    assert!(!world.stage.service.keeps(secret).unwrap());
     assert!(!world.stage.mbl(&["events"]).unwrap().contains(secret));
 
     // One of the device alone comes over that of the account, and a start of the agent changes nothing.

@@ -1,12 +1,9 @@
 //! Live commands and jobs: what an operator asks of a device itself at the terminal, while devices are off and the service is killed.
 
-use std::process::Command;
-
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use testbed::{
     crowd::{Factory, Simulated},
-    programs::program,
     until,
 };
 
@@ -114,8 +111,7 @@ fn fleet_an_execute_is_done_once_although_the_service_is_killed_around_it() {
 
 /// Another token for the administrator's programs: the first one went away with its first use.
 fn first_token(world: &World) {
-    let mut token = Command::new(program("mbl-service").unwrap());
-    let made = token.arg("first-token").arg("--data-dir").arg(world.stage.service.data_dir()).output().unwrap();
+    let made = world.stage.service.command("first-token").unwrap().output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }
 
