@@ -73,7 +73,7 @@ pub(crate) async fn run(body: Rc<Body>, updater: mpsc::Sender<DuplexStream>, sto
     let floor = state.floor().expect("the floor of time is sound").max(identity.document().provisioned);
     let clock = Arc::new(VerificationClock::new(body.clock(), floor));
     let trust = Trust::new(body.provider(), identity.roots().clone(), clock).expect("the roots are sound");
-    let enrolment = state.enrolment().expect("the enrolment is sound");
+    let enrolment = state.enrolment(identity.key()).expect("the enrolment is sound");
     let about = About::new(&identity, "simulated");
     let forgets = body.forgets_orders();
     let state: Arc<dyn DurableState> = if forgets { Arc::new(Forgets(state)) } else { Arc::new(state) };

@@ -299,6 +299,7 @@ impl Body {
             digest,
             rollout: format!("{rollout}_{number}").parse().ok(),
             origin: Origin::Service,
+            consent: None,
         })
     }
 

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use device_agent::{state::StateFolder, tls::provider};
+use device_agent::{identity::Identity, key_store::KeyStore, state::StateFolder, tls::provider};
 use protocol_types::{Digest, EndpointName, RolloutId};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -416,7 +416,9 @@ impl Director {
         let one = &fleet.bodies[0];
         let other = fleet.bodies.iter().find(|it| it.endpoint() == one.endpoint() && it.place() != one.place());
         let other = other.expect("a device of the same name");
-        let enrolment = StateFolder::new(other.folder().state()).enrolment().expect("a sound enrolment");
+        let folder = other.folder();
+        let identity = Identity::load(folder, &KeyStore::of(folder, None)).expect("the identity is sound");
+        let enrolment = StateFolder::new(folder.state()).enrolment(identity.key()).expect("a sound enrolment");
         // Two that answer at once would be quarantined, so the other one says goodbye first.
         fleet.commands[other.place()].send(Command::Off(Duration::from_secs(4 * HOUR))).expect("the device lives");
         sleep(Duration::from_secs(60)).await;

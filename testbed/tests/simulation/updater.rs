@@ -269,8 +269,8 @@ impl Process {
         let Some(link) = &mut self.link else { return };
         while let Some(message) = link.frames.take::<AgentToUpdater>().expect("the agent speaks the protocol") {
             let told = match message {
-                AgentToUpdater::Desire { release, digest, rollout } => {
-                    Told::Fact(Fact::Desired(Wish { release, digest, rollout, origin: Origin::Service }))
+                AgentToUpdater::Desire { release, digest, rollout, consent } => {
+                    Told::Fact(Fact::Desired(Wish { release, digest, rollout, origin: Origin::Service, consent }))
                 }
                 AgentToUpdater::Rest => Told::Fact(Fact::Rest(Origin::Service)),
                 AgentToUpdater::Fetched(fetched) => {
