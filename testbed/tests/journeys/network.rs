@@ -141,13 +141,8 @@ async fn network_settings_that_cut_contact_go_back_with_the_agent_and_without_it
     assert!(!reaches_neighbour(&island));
     agent.task.abort();
     drop(agent.task.await);
-    let back = tokio::time::timeout(PATIENCE, async {
-        while !reaches_neighbour(&island) {
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    });
-    back.await.unwrap_or_else(|_| panic!("{}", logs(&island)));
-    assert_eq!((seen(&island).0, checkpoints(&island).as_str()), (good.0.clone(), "ao 0"));
+    until_address(&island, &good.0).await;
+    assert_eq!((reaches_neighbour(&island), checkpoints(&island).as_str()), (true, "ao 0"));
 
     // Its next start tries what it was given once more, and takes it back itself.
     let agent = Agent::start(&island).await;
