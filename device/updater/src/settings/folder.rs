@@ -24,7 +24,7 @@ const LOCK: &str = "run/system.lock";
 const TOLD: &str = "told";
 /// Connections that are made while the system is up, from the top of the root on.
 const CONNECTIONS: &str = "run/NetworkManager/system-connections";
-/// Connections that last. NetworkManager puts one of ours there if it brings it back from a checkpoint after it had been removed.
+/// Connections that last. NetworkManager 1.42 puts one of ours there if it brings it back from a checkpoint after it had been removed.
 const LASTING_CONNECTIONS: &str = "var/lib/NetworkManager/system-connections";
 /// What NetworkManager reads there, and what of it is ours.
 const CONNECTION: &str = ".nmconnection";
