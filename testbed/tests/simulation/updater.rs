@@ -284,8 +284,8 @@ impl Process {
                 AgentToUpdater::TrustedTime(time) => Told::Fact(Fact::TrustedTime(time)),
                 AgentToUpdater::Restart => Told::Fact(Fact::RestartAsked),
                 AgentToUpdater::FactoryReset => Told::Fact(Fact::ResetAsked),
-                // Nobody configures these devices: no log level, no window of their own.
-                AgentToUpdater::Settings(_) => continue,
+                // Nobody configures these devices: no log level, no window of their own. And an agent does not answer for people.
+                AgentToUpdater::Settings(_) | AgentToUpdater::Answer { .. } => continue,
             };
             self.facts.push_back(told);
         }
