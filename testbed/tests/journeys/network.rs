@@ -105,16 +105,17 @@ fn checkpoints(island: &Island) -> String {
     island.says(&format!("busctl --system get-property {manager} Checkpoints"))
 }
 
-fn document(name: &str, address: &str) -> String {
+/// With the seconds that the device has to reach the service: many where it does, on a busy machine.
+fn document(name: &str, address: &str, limit: u32) -> String {
     let network = format!(r#"{{"veth0":{{"addresses":["{address}/24"]}}}}"#);
-    format!(r#"{{"hostname":"{name}","network":{network},"contact_limit_s":10}}"#)
+    format!(r#"{{"hostname":"{name}","network":{network},"contact_limit_s":{limit}}}"#)
 }
 
 #[tokio::test]
 async fn network_settings_that_cut_contact_go_back_with_the_agent_and_without_it() {
     let island = Island::new();
     let agent = Agent::start(&island).await;
-    agent.wish(1, &document("kiln", "198.51.100.7"));
+    agent.wish(1, &document("kiln", "198.51.100.7", 60));
     agent.until(&island, 1, ConfigurationState::Confirmed).await;
     let good = ("198.51.100.7/24".to_owned(), "mbl-on-veth0".to_owned(), "kiln".to_owned());
     assert_eq!((seen(&island), checkpoints(&island).as_str()), (good.clone(), "ao 0"), "{}", logs(&island));
@@ -122,7 +123,7 @@ async fn network_settings_that_cut_contact_go_back_with_the_agent_and_without_it
     assert!(kept.contains("198.51.100.7"), "{kept}");
 
     // From there nobody is reached. The agent takes it back.
-    agent.wish(2, &document("oven", "203.0.113.7"));
+    agent.wish(2, &document("oven", "203.0.113.7", 10));
     let undone = agent.until(&island, 2, ConfigurationState::Undone).await;
     assert_eq!(undone.reason.unwrap().code, ReasonCode::NoContact);
     until_address(&island, &good.0).await;
@@ -130,7 +131,7 @@ async fn network_settings_that_cut_contact_go_back_with_the_agent_and_without_it
     assert!(reaches_neighbour(&island));
 
     // The same again, and the agent is gone for good: NetworkManager takes it back.
-    agent.wish(3, &document("fridge", "203.0.113.8"));
+    agent.wish(3, &document("fridge", "203.0.113.8", 10));
     agent.until(&island, 3, ConfigurationState::Trial).await;
     let away = tokio::time::timeout(PATIENCE, async {
         while seen(&island).0 != "203.0.113.8/24" || !checkpoints(&island).starts_with("ao 1") {
@@ -156,7 +157,7 @@ async fn network_settings_that_cut_contact_go_back_with_the_agent_and_without_it
 async fn network_of_a_document_that_went_away_comes_back_for_no_longer_than_it_should_and_drift_is_seen() {
     let island = Island::new();
     let agent = Agent::start(&island).await;
-    let document = document("kiln", "198.51.100.7");
+    let document = document("kiln", "198.51.100.7", 60);
     agent.wish(1, &document);
     agent.until(&island, 1, ConfigurationState::Confirmed).await;
 
