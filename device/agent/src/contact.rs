@@ -57,7 +57,8 @@ pub async fn keep_contact(probes: Vec<String>, facts: Arc<Facts>, stop: Cancella
             tokio::select! {
                 Ok(()) = registered.changed() => {}
                 Ok(()) = service.changed() => {}
-                found = next_round(&probes), if reach < Reach::Service => others = found,
+                // Without a host to ask nothing is learned from time alone.
+                found = next_round(&probes), if reach < Reach::Service && !probes.is_empty() => others = found,
                 else => return,
             }
         }
