@@ -19,8 +19,9 @@ use crate::random::Random;
 const BEGINNING: Duration = Duration::from_secs(1_798_761_600);
 /// What the monotonic clock shows then: a machine is up for a while before anything begins.
 const UP: Duration = Duration::from_secs(100_000);
-/// Real time between two looks at what happens outside of the thread, should nobody wake it.
-const LOOK: i32 = 20;
+/// Real milliseconds between two looks at what happens outside of the thread. Nobody wakes it for the end of work whose result it has
+/// already, as when a connection to the database is given back.
+const LOOK: i32 = 1;
 
 thread_local! {
     static MACHINE: RefCell<Option<Rc<Machine>>> = const { RefCell::new(None) };
