@@ -19,8 +19,9 @@ use crate::{
     failure::{Exit, Failure},
     filter::refused_filter,
     recovery_key,
+    request::not_there,
     secret::PassphraseArgs,
-    session::{Session, service_error},
+    session::Session,
     watch::{self, WatchArgs},
     why,
     words::{or_dash, time},
@@ -268,14 +269,7 @@ async fn recover(client: &Client, args: &RecoveryKeyArgs, session: &Session) -> 
 
 /// A refusal because there is no such device says where to look.
 pub(crate) fn missing(error: ClientError, endpoint: &EndpointName) -> anyhow::Error {
-    match error.problem() {
-        Some(problem) if problem.status == 404 => {
-            Failure::new(Exit::Refused, format!("device `{endpoint}` is not enrolled"))
-                .hint("list the enrolled devices with `mbl device list`")
-                .into()
-        }
-        _ => service_error(error),
-    }
+    not_there(error, format!("device `{endpoint}` is not enrolled"), "list the enrolled devices with `mbl device list`")
 }
 
 async fn find(client: &Client, endpoint: &EndpointName) -> anyhow::Result<DeviceDetail> {
