@@ -11,12 +11,14 @@ use std::{
 
 use anyhow::Context as _;
 use image_builder::image::{FIRMWARE_PACKAGE, FIRMWARE_VARIABLES, Reach};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{images::tree, monitor, programs::program, until};
 
 /// The socket of QEMU's monitor, in the machine's folder, which is where QEMU runs.
 const MONITOR: &str = "monitor.sock";
+/// How long QEMU may take to write a machine's memory into a file, or to read it from there.
+const MOVING: Duration = Duration::from_secs(120);
 
 /// Where the flash has the two places of the record, and the slots for firmware image packages (docs/formats/firmware.md).
 pub const RECORDS: [u64; 2] = [0, 256 << 10];
@@ -41,6 +43,8 @@ pub struct Machine {
     qemu: Option<Child>,
     /// How much of the log earlier waits have read.
     read: usize,
+    /// How much of it is of earlier times that it was on.
+    earlier: usize,
 }
 
 impl Machine {
@@ -56,7 +60,16 @@ impl Machine {
     /// A machine that was made before from the signed build in `build`, in its folder. It is off.
     pub fn found(build: &Path, folder: &Path) -> Self {
         let (build, folder) = (build.to_owned(), folder.to_owned());
-        Self { build, folder, reach: Vec::new(), forward: Vec::new(), further: Vec::new(), qemu: None, read: 0 }
+        Self {
+            build,
+            folder,
+            reach: Vec::new(),
+            forward: Vec::new(),
+            further: Vec::new(),
+            qemu: None,
+            read: 0,
+            earlier: 0,
+        }
     }
 
     /// Its disk, which may be looked at and bent while it is off.
@@ -124,16 +137,35 @@ impl Machine {
     /// # Errors
     /// If QEMU cannot be started.
     pub fn power_on(&mut self) -> anyhow::Result<()> {
+        self.start(&[])
+    }
+
+    /// Lets it go on as it was when the file `moment` was saved. Its folder is as it was then, and so is its command, but for the ports of
+    /// this machine's loopback.
+    ///
+    /// # Errors
+    /// If QEMU cannot be started, or does not take it.
+    pub fn resume(&mut self, moment: &Path) -> anyhow::Result<()> {
+        self.start(&["-incoming", &format!("exec:cat {}", quoted(moment)?)])?;
+        // What is typed before would be lost.
+        let is_there = || Ok((self.ask("query-status", &json!({}))?["status"] == "paused").then_some(()));
+        until(MOVING, "the machine to be as it was saved", is_there).with_context(|| self.last_words())?;
+        self.ask("cont", &json!({})).map(drop)
+    }
+
+    fn start(&mut self, further: &[&str]) -> anyhow::Result<()> {
         match fs::remove_file(self.folder.join(MONITOR)) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 return Err(error).context("cannot clear the old monitor");
             }
             _ => {}
         }
+        self.earlier = self.said().len();
+        self.read = self.earlier;
         let log = File::options().create(true).append(true).open(self.log()).context("cannot open the serial log")?;
         let mut command = self.command()?;
         let errors = log.try_clone().context("cannot share the serial log")?;
-        command.stdin(Stdio::piped()).stdout(log).stderr(errors);
+        command.args(further).stdin(Stdio::piped()).stdout(log).stderr(errors);
         self.qemu = Some(command.spawn().context("cannot run mbl image run")?);
         Ok(())
     }
@@ -143,10 +175,33 @@ impl Machine {
     /// # Errors
     /// If QEMU does not do it.
     pub fn cable(&self, plugged: bool) -> anyhow::Result<()> {
+        self.ask("set_link", &json!({ "name": "net", "up": plugged })).map(drop)
+    }
+
+    /// Has QEMU's monitor do this; what it answers.
+    fn ask(&self, command: &str, arguments: &Value) -> anyhow::Result<Value> {
         let socket = self.folder.join(MONITOR);
         // QEMU makes the socket a moment after it was started.
         until(Duration::from_secs(30), "QEMU's monitor", || Ok(socket.exists().then_some(())))?;
-        monitor::tell(&socket, "set_link", &json!({ "name": "net", "up": plugged }))
+        monitor::tell(&socket, command, arguments)
+    }
+
+    /// Saves what it does at this moment in the file `moment` and turns it off: with its folder, that is all it takes to go on.
+    ///
+    /// # Errors
+    /// If QEMU does not do it.
+    pub fn save(&mut self, moment: &Path) -> anyhow::Result<()> {
+        // A file is no network that others need, too.
+        self.ask("migrate-set-parameters", &json!({ "max-bandwidth": 10_u64 << 30 }))?;
+        self.ask("stop", &json!({}))?;
+        self.ask("migrate", &json!({ "uri": format!("exec:cat > {}", quoted(moment)?) }))?;
+        let saved = || {
+            let state = self.ask("query-migrate", &json!({}))?;
+            anyhow::ensure!(state["status"] != "failed", "QEMU cannot save the machine: {state}");
+            Ok((state["status"] == "completed").then_some(()))
+        };
+        until(MOVING, "the machine to be saved", saved)?;
+        self.cut_power()
     }
 
     /// Cuts the power.
@@ -231,11 +286,11 @@ impl Machine {
     /// After `limit`.
     pub fn until_prompt(&mut self, limit: Duration) -> anyhow::Result<()> {
         const PROMPT: &str = "bash-";
-        let log = self.log();
+        let (log, earlier) = (self.log(), self.earlier);
         let shown = until(limit, "the prompt of the shell", || {
             let text = plain(&fs::read(&log)?);
             // Prompts of earlier starts stand above it.
-            let from = text.rfind("mbl-init: starting slot").unwrap_or_default();
+            let from = text.rfind("mbl-init: starting slot").map_or(earlier, |at| at.max(earlier));
             Ok(text.get(from..).and_then(|this| this.find(PROMPT)).map(|at| from + at + PROMPT.len()))
         });
         self.read = shown.with_context(|| self.last_words())?;
@@ -344,6 +399,13 @@ impl Drop for Machine {
         // Nothing can be told from a destructor; a process that is gone already is what was wanted.
         drop(self.cut_power());
     }
+}
+
+/// A path as a word of the shell.
+fn quoted(path: &Path) -> anyhow::Result<String> {
+    let path = std::path::absolute(path).context("cannot find the folder")?;
+    let text = path.to_str().filter(|text| !text.contains('\'')).context("the path is no word of a shell")?;
+    Ok(format!("'{text}'"))
 }
 
 /// Text without escape sequences and carriage returns.

@@ -127,9 +127,7 @@ fn os_an_image_that_a_stranger_signed_is_refused_by_the_firmware() {
 
 #[test]
 fn os_a_board_gets_its_identity_at_its_serial_port_registers_and_updates_into_the_other_slot() {
-    let mut site = Site::registered(&owners(DEVELOPMENT));
-    site.machine.power_on().unwrap();
-    site.until_runs("1.0.0", "a");
+    let site = Site::running(&owners(DEVELOPMENT));
     let newer = owners(NEWER);
     let rollout = site.roll_out(&Release::of_os("1.1.0", &newer));
     site.until_rollout(&rollout, "succeeded");

@@ -64,8 +64,7 @@ fn with_firmware_of(build: &Path, other: &Path, at: &Path) -> PathBuf {
 
 #[test]
 fn os_tee_a_release_with_firmware_is_kept_with_the_system_though_power_fails_on_trial_and_the_service_shows_it() {
-    let mut site = Site::provisioned(&owners(DEVELOPMENT));
-    site.machine.power_on().unwrap();
+    let mut site = Site::running(&owners(DEVELOPMENT));
     assert_eq!(shown(&site.until_runs(FIRST, "a")).1, "slot_a");
     let build = owners(newer());
     let rollout = site.roll_out(&Release { with_firmware: true, ..Release::of_os("1.1.0", &build) });
@@ -82,8 +81,7 @@ fn os_tee_a_release_with_firmware_is_kept_with_the_system_though_power_fails_on_
 
 #[test]
 fn os_tee_firmware_of_a_release_that_a_stranger_signed_uses_up_its_tries_and_the_board_comes_back_with_the_old_one() {
-    let mut site = Site::provisioned(&owners(DEVELOPMENT));
-    site.machine.power_on().unwrap();
+    let mut site = Site::running(&owners(DEVELOPMENT));
     let before = shown(&site.until_runs(FIRST, "a"));
     let stranger = images::image(newer().on(BOARD), Signer::Stranger).unwrap();
     let build = with_firmware_of(&owners(newer()), &stranger, &site.at_desk("strange"));

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use image_builder::image::{HOST_ADDRESS, Reach, inspect};
@@ -102,17 +102,51 @@ impl Site {
     /// A machine with the build in `build`, which has registered with its service once and is off. The first one is kept, and the others
     /// are copies of it.
     pub(crate) fn registered(build: &Path) -> Self {
-        let kept = kept(build);
+        Self::copy_of(&kept(build).join(OFF), build)
+    }
+
+    /// A machine with the build in `build`, which is on and registered with its service, and whose shell waits. It goes on from a moment of
+    /// the first one.
+    pub(crate) fn running(build: &Path) -> Self {
+        Self::running_with(build, &[])
+    }
+
+    /// As [`Site::running`], with further arguments of QEMU that add nothing to the machine itself.
+    pub(crate) fn running_with(build: &Path, further: &[&str]) -> Self {
+        let kept = kept(build).join(ON);
+        let mut site = Self::copy_of(&kept, build);
+        site.machine.arguments(further);
+        site.go_on(&kept.join(MOMENT));
+        site
+    }
+
+    /// A copy of the site in `kept`, whose machine is not turned on.
+    fn copy_of(kept: &Path, build: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        copy(&["desk", "service", "machine"].map(|name| kept.join(name)), folder.path()).unwrap();
+        copy(&PARTS.map(|name| kept.join(name)), folder.path()).unwrap();
         // The operator's token is for the address that the service had.
         let mut token = Command::new(program("mbl-service").unwrap());
         let made = token.arg("first-token").arg("--data-dir").arg(folder.path().join("service")).output().unwrap();
         assert!(made.status.success(), "mbl-service first-token: {}", String::from_utf8_lossy(&made.stderr));
         let machine = Machine::found(build, &folder.path().join("machine"));
         let mut site = Self::around(machine, folder);
-        site.machine.reach(reach(&kept, site.ports()));
+        site.machine.reach(reach(kept, site.ports()));
         site
+    }
+
+    /// Saves a registered board at this moment. Its connections would not outlive it, so the agent ends them.
+    fn save(&mut self, moment: &Path) {
+        self.shell(&format!("systemctl stop {AGENT}; sync"));
+        self.machine.save(moment).unwrap();
+    }
+
+    /// Lets the board go on from that moment, as if it had slept until now.
+    fn go_on(&mut self, moment: &Path) {
+        self.machine.resume(moment).unwrap();
+        #[expect(clippy::disallowed_methods, reason = "the board takes the time of this machine")]
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        self.shell(&format!("date --set=@{now} && systemctl start {AGENT}"));
+        self.until_runs(FIRST, "a");
     }
 
     /// Starts the service and makes the operator known to it.
@@ -177,6 +211,11 @@ impl Site {
 
     /// Builds the application in `version`, whose ready check is this word of its program; its folder at the operator's.
     pub(crate) fn build_app(&self, version: &str, check: &str) -> String {
+        self.build_app_with(version, check, "")
+    }
+
+    /// As [`Site::build_app`], with further parts of its recipe.
+    pub(crate) fn build_app_with(&self, version: &str, check: &str, more: &str) -> String {
         let program = application("confined").unwrap();
         let recipe = format!(
             r#"name = "{APP}"
@@ -188,7 +227,7 @@ entrypoint = ["/bin/confined", "serve"]
 target = "/bin/confined"
 source = "{}"
 mode = 0o755
-
+{more}
 [run]
 memory_bytes = 16777216
 pids = 8
@@ -294,6 +333,15 @@ fn reach(kept: &Path, now: [u16; 3]) -> Vec<Reach> {
 
 /// The ports of the service that a board registered with first.
 const PORTS: &str = "ports.json";
+/// What of a site is copied.
+const PARTS: [&str; 3] = ["desk", "service", "machine"];
+/// A site whose board was turned off in order, and one whose board was saved while it was on.
+const OFF: &str = "off";
+const ON: &str = "on";
+/// That board's memory.
+const MOMENT: &str = "moment";
+/// What keeps a board registered.
+const AGENT: &str = "mbl-agent.service";
 
 /// The folder of the site in which a machine with the build in `build` has registered; made the first time.
 fn kept(build: &Path) -> PathBuf {
@@ -308,20 +356,30 @@ fn kept(build: &Path) -> PathBuf {
         return kept;
     }
     let began = Instant::now();
-    let mut site = Site::provisioned(build);
-    site.power_on();
-    site.shut_down();
-    site.service.stop().unwrap();
-    let ports = site.ports();
     let unfinished = sites.join("unfinished");
     if unfinished.exists() {
         fs::remove_dir_all(&unfinished).unwrap();
     }
-    fs::create_dir(&unfinished).unwrap();
-    // What this machine has said would be taken for the words of its copies.
-    fs::remove_file(site.folder.path().join("machine/serial.log")).unwrap();
-    copy(&["desk", "service", "machine"].map(|name| site.folder.path().join(name)), &unfinished).unwrap();
-    fs::write(unfinished.join(PORTS), serde_json::to_vec(&ports).unwrap()).unwrap();
+    let mut site = Site::provisioned(build);
+    let ports = serde_json::to_vec(&site.ports()).unwrap();
+    let keep = |site: &mut Site, name: &str| {
+        site.service.stop().unwrap();
+        let to = unfinished.join(name);
+        fs::create_dir_all(&to).unwrap();
+        copy(&PARTS.map(|part| site.folder.path().join(part)), &to).unwrap();
+        // What this machine has said would be taken for the words of its copies.
+        fs::remove_file(Machine::found(build, &to.join("machine")).log()).unwrap();
+        fs::write(to.join(PORTS), &ports).unwrap();
+    };
+    site.power_on();
+    let moment = unfinished.join(ON).join(MOMENT);
+    fs::create_dir_all(unfinished.join(ON)).unwrap();
+    site.save(&moment);
+    keep(&mut site, ON);
+    site.service.restart().unwrap();
+    site.go_on(&moment);
+    site.shut_down();
+    keep(&mut site, OFF);
     fs::rename(&unfinished, &kept).unwrap();
     measured("a registered machine", began.elapsed()).unwrap();
     kept

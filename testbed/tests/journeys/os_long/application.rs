@@ -10,8 +10,7 @@ const TIME_LIMIT: u32 = 150;
 
 #[test]
 fn os_an_application_runs_confined_and_one_that_is_not_ready_takes_its_system_back() {
-    let mut site = Site::registered(&owners(DEVELOPMENT));
-    site.power_on();
+    let mut site = Site::running(&owners(DEVELOPMENT));
     let good = site.build_app("1.0.1", "ready");
     let release = Release { os: None, app: Some(&good), ..Release::of_os("1.0.1", "".as_ref()) };
     let rollout = site.roll_out(&release);

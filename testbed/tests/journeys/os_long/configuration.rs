@@ -47,8 +47,7 @@ fn facts(site: &mut Site, interface: &str) -> Facts {
 
 #[test]
 fn os_settings_of_a_release_are_in_force_without_a_restart_and_the_one_before_brings_the_former_back() {
-    let mut site = Site::registered(&owners(DEVELOPMENT));
-    site.power_on();
+    let mut site = Site::running(&owners(DEVELOPMENT));
     let interface = site.shell("cd /sys/class/net && echo e*").trim().to_owned();
     let before = facts(&mut site, &interface);
     assert_eq!((before.hostname.trim(), before.connection.trim()), ("gate-1", "mbl-wired"));

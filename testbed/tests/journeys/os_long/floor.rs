@@ -13,8 +13,7 @@ const SAFER: Order = Order::fallible("1.2.0", 2);
 #[test]
 fn os_a_confirmed_release_raises_the_floor_and_nothing_below_it_starts_again() {
     let (first, newer, safer) = (owners(DEVELOPMENT), owners(NEWER), owners(SAFER));
-    let mut site = Site::registered(&first);
-    site.power_on();
+    let mut site = Site::running(&first);
     let rollout = site.roll_out(&Release { raises_floor: true, ..Release::of_os("1.1.0", &newer) });
     site.until_rollout(&rollout, "succeeded");
     site.until_runs("1.1.0", "b");

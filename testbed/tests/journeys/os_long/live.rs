@@ -31,8 +31,7 @@ const BOOT: &str = "cat /proc/sys/kernel/random/boot_id";
 
 #[test]
 fn os_a_registered_board_answers_commands_and_does_its_jobs() {
-    let mut site = Site::registered(&owners(DEVELOPMENT));
-    site.power_on();
+    let mut site = Site::running(&owners(DEVELOPMENT));
     assert_eq!(read(&site, "/3/0/2"), ENDPOINT);
     let facts = job(&site, "probe disk");
     assert!(facts.contains("free_bytes "), "{facts}");

@@ -52,11 +52,10 @@ fn needed(old: &Path, new: &Path) -> u64 {
 #[test]
 fn os_a_download_goes_on_where_the_network_left_it() {
     let (first, newer) = (owners(DEVELOPMENT), owners(NEWER));
-    let mut site = Site::registered(&first);
     let traffic = tempfile::NamedTempFile::new().unwrap();
     let brought = || fs::metadata(traffic.path()).unwrap().len();
-    site.machine.arguments(&["-object", &format!("filter-dump,id=dump,netdev=net,file={}", traffic.path().display())]);
-    site.power_on();
+    let dump = format!("filter-dump,id=dump,netdev=net,file={}", traffic.path().display());
+    let site = Site::running_with(&first, &["-object", &dump]);
     let (before, needed) = (brought(), needed(&first, &newer));
     let rollout = site.roll_out(&Release::of_os("1.1.0", &newer));
     site.until("most of the download", || Ok((brought() > before + needed * 6 / 10).then_some(())));
@@ -74,8 +73,7 @@ fn os_a_download_goes_on_where_the_network_left_it() {
 fn os_of_two_updates_at_once_the_newer_wish_is_fulfilled() {
     let (first, newer) = (owners(DEVELOPMENT), owners(NEWER));
     let newest = owners(Order::fallible("1.2.0", 2));
-    let mut site = Site::registered(&first);
-    site.power_on();
+    let site = Site::running(&first);
     site.publish(&Release { security_version: 2, ..Release::of_os("1.2.0", &newest) });
     let old = site.roll_out(&Release::of_os("1.1.0", &newer));
     site.until_device("the first one to be under way", |shown| shown["device"]["report"]["phase"] == "downloading");

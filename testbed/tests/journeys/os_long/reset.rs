@@ -189,8 +189,7 @@ fn start_by_the_menu(machine: &mut Machine) {
 
 #[test]
 fn os_a_person_at_the_boot_menu_makes_a_board_as_new_and_nobody_else_does() {
-    let mut site = Site::registered(&build());
-    site.power_on();
+    let mut site = Site::running(&build());
     site.shell("echo mine > /state/note; sync");
     site.shut_down();
 

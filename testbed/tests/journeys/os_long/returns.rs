@@ -17,8 +17,7 @@ const TRIED: &str = "mbl-init: starting slot b";
 /// Rolls out a system that fails in the way of `fault`, and waits until the board has left it for this reason; all that it said.
 fn returns(fault: &str, reason: &str) -> String {
     let (first, newer) = (owners(DEVELOPMENT), owners(NEWER));
-    let mut site = Site::registered(&first);
-    site.power_on();
+    let mut site = Site::running(&first);
     site.arm_fault(fault);
     let began = Instant::now();
     let rollout = site.roll_out(&Release { time_limit: TIME_LIMIT, ..Release::of_os("1.1.0", &newer) });

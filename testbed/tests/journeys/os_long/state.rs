@@ -13,8 +13,7 @@ const DATA_AT: u64 = 16 << 20;
 #[test]
 fn os_a_board_whose_state_is_full_says_so_and_updates_once_there_is_room() {
     let (first, newer) = (owners(DEVELOPMENT), owners(NEWER));
-    let mut site = Site::registered(&first);
-    site.power_on();
+    let mut site = Site::running(&first);
     // Quickly first, then to the last byte; and again and again, for the journal gives room back when it sees none.
     site.shell("fallocate -l $(df --output=avail -B1 /state | tail -1) /state/ballast");
     let filled = site.shell("cat /dev/zero > /state/more; sync; df /state");
