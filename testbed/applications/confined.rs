@@ -1,5 +1,5 @@
 //! An application for the tests: `serve` runs until it is ended; `ready` succeeds only while nothing is granted that no release named;
-//! `never` does not succeed. Built alone, without a crate, as static program for the board.
+//! `handed` succeeds once its settings and its secret `token` are there; `never` does not succeed. Built alone, without a crate, as static program for the board.
 
 use std::{
     fs::{self, File},
@@ -12,6 +12,7 @@ fn main() -> ExitCode {
             std::thread::park();
         },
         Some("ready") => confined(),
+        Some("handed") => handed(),
         _ => Err("not ready, and never will be".to_owned()),
     };
     match refused {
@@ -21,6 +22,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Says what was not handed to it.
+fn handed() -> Result<(), String> {
+    for path in ["/run/mbl/settings.json", "/run/mbl/secrets/token"] {
+        fs::read(path).map_err(|e| format!("cannot read {path}: {e}"))?;
+    }
+    Ok(())
 }
 
 /// Says what is not as it should be.

@@ -8,7 +8,7 @@ use testbed::until;
 
 use crate::{
     os::{DEVELOPMENT, owners},
-    site::{ENDPOINT, FIRST, Site},
+    site::{APP, ENDPOINT, FIRST, Release, Site},
 };
 
 /// Addresses that QEMU's network leaves to the guest.
@@ -32,6 +32,14 @@ fn until_status(site: &Site, status: &str, generation: u64) -> Value {
         let shown = site.mbl(&format!("configuration effective {ENDPOINT}"));
         Ok((shown["status"] == status && shown["generation"] == generation).then_some(shown))
     })
+}
+
+/// Waits until the board has all that it should have. A secret that is set makes a generation of its own.
+fn until_in_force(site: &Site) {
+    site.until("the settings to be in force", || {
+        let shown = site.mbl(&format!("configuration effective {ENDPOINT}"));
+        Ok((shown["status"] == "in_force").then_some(()))
+    });
 }
 
 fn network(interface: &str, name: &str, address: &str, limit: u32) -> Value {
@@ -68,8 +76,7 @@ fn until_says(site: &mut Site, command: &str, wanted: &str) -> String {
 
 #[test]
 fn os_settings_of_the_service_hold_over_a_restart_and_those_that_cut_contact_go_back_by_themselves() {
-    let mut site = Site::registered(&owners(DEVELOPMENT));
-    site.power_on();
+    let mut site = Site::running(&owners(DEVELOPMENT));
     let interface = site.shell("cd /sys/class/net && echo e*").trim().to_owned();
     assert_eq!(facts(&mut site, &interface)[0], "gate-1");
 
@@ -110,4 +117,56 @@ fn os_settings_of_the_service_hold_over_a_restart_and_those_that_cut_contact_go_
     site.shell("systemctl restart mbl-agent.service");
     until_status(&site, "in_force", 4);
     assert_eq!(facts(&mut site, &interface)[..2], ["kiln".to_owned(), format!("{OTHER}/24")]);
+}
+
+/// An application that has a folder for what it is handed.
+const TAKES: &str = "\n[[files]]\ntarget = \"/run/.keep\"\ntext = \"\"\n";
+/// Its folder, seen from outside.
+const HANDED: &str = "/proc/$(pgrep -x confined)/root/run/mbl";
+
+#[test]
+fn os_an_application_has_its_settings_and_secrets_and_the_update_window_holds_the_switch_alone() {
+    let mut site = Site::running(&owners(DEVELOPMENT));
+    let give = |site: &Site, value: &str| {
+        fs::write(site.at_desk("value"), value).unwrap();
+        site.mbl(&format!("configuration secret set {APP} token --file value"));
+        fs::remove_file(site.at_desk("value")).unwrap();
+    };
+    let settings = |greeting: &str| json!({ "applications": { APP: { "greeting": greeting } }, "log_levels": { "apps": "error" } });
+    give(&site, "staple-7");
+    save(&site, &settings("hi"));
+    until_in_force(&site);
+    // It is ready once it has both.
+    let app = site.build_app_with("1.0.1", "handed", TAKES);
+    let rollout = site.roll_out(&Release { os: None, app: Some(&app), ..Release::of_os("1.0.1", "".as_ref()) });
+    site.until_rollout(&rollout, "succeeded");
+    assert_eq!(site.shell(&format!("cat {HANDED}/settings.json")), r#"{"greeting":"hi"}"#);
+    let secret = site.shell(&format!("cat {HANDED}/secrets/token; echo; stat -c %a,%F {HANDED}/secrets/token"));
+    assert_eq!(secret, "staple-7\n400,regular file");
+
+    give(&site, "battery-8");
+    save(&site, &settings("ho"));
+    until_says(&mut site, &format!("cat {HANDED}/settings.json"), "ho");
+    until_says(&mut site, &format!("cat {HANDED}/secrets/token"), "battery-8");
+    let clear = "grep -rlE 'staple-7|battery-8' /state /factory; journalctl --no-pager | grep -cE 'staple-7|battery-8'";
+    assert_eq!(site.shell(&format!("sync; {clear}")), "0", "a secret lies in the clear, or is in the journal");
+    // The agent says what it did, and the applications' process keeps to its level.
+    let said = site.shell("journalctl --no-pager -b -u mbl-agent | grep -c 'configuration in force'; journalctl --no-pager -b -u mbl-apps -p info | grep -c 'application started'");
+    let counts: Vec<u32> = said.lines().map(|line| line.parse().unwrap()).collect();
+    assert!(counts[0] >= 2 && counts[1] == 0, "{said}");
+
+    let hours = site.shell("date -d '+2 hours' +%H:%M; date -d '+3 hours' +%H:%M");
+    let (from, to) = hours.split_once('\n').unwrap();
+    let mut closed = settings("ho");
+    closed["update_window"] = json!({ "from": from, "to": to });
+    save(&site, &closed);
+    until_in_force(&site);
+    let newer = site.build_app_with("1.0.2", "handed", TAKES);
+    let rollout = site.roll_out(&Release { os: None, app: Some(&newer), ..Release::of_os("1.0.2", "".as_ref()) });
+    let held = site.until_rollout(&rollout, "verifying");
+    assert_eq!(held["devices"][0]["reason"]["code"], "outside_window", "{held}");
+    site.until_runs("1.0.1", "a");
+    save(&site, &settings("ho"));
+    site.until_rollout(&rollout, "succeeded");
+    site.until_runs("1.0.2", "a");
 }
