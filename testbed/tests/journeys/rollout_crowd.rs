@@ -1,4 +1,5 @@
-//! A rollout over many simulated devices, with a wave that fails, while the service is killed again and again.
+//! A rollout over many simulated devices, with a wave that fails, while the service is killed again and again. `MBL_TEST_KILLS` says how
+//! often.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use device_agent::{facts::Facts, orders::Wish};
@@ -24,15 +25,23 @@ use testbed::{
 };
 use tokio::task::JoinSet;
 
-/// Devices, if nobody says otherwise: `MBL_CROWD=2000` takes a machine to itself.
-const CROWD: usize = 300;
+const CROWD: usize = 2000;
+/// Devices of the first wave, which succeeds, and where the second one ends.
+const GOOD: usize = 1000;
+const BAD: usize = 1200;
+/// How long a device is in each phase of its update.
+const PHASE: Duration = Duration::from_millis(400);
+/// Deaths of the service without `MBL_TEST_KILLS`, and the time between two of them.
 const KILLS: usize = 3;
+const BETWEEN_KILLS: Duration = Duration::from_secs(20);
+/// Devices that update at a time if the service dies once; fewer if it dies more often, so that the first wave alone lasts longer.
+const IN_FLIGHT: usize = 60;
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Devices of the second wave, of which every other one fails.
 fn fails(endpoint: &EndpointName) -> bool {
     let number: usize = endpoint.as_str().trim_start_matches("load-").parse().unwrap();
-    (100..200).contains(&number) && number.is_multiple_of(2)
+    (GOOD..BAD).contains(&number) && number.is_multiple_of(2)
 }
 
 /// What a device runs that has installed nothing yet.
@@ -71,7 +80,7 @@ async fn updater(endpoint: EndpointName, facts: Arc<Facts>, begun: Arc<AtomicUsi
             begun.fetch_add(1, Ordering::SeqCst);
             for phase in [Phase::Downloading, Phase::Installing, Phase::Trial] {
                 facts.status.send_replace(Some(status(phase, Some((&rollout, digest)), &running)));
-                tokio::time::sleep(Duration::from_millis(400)).await;
+                tokio::time::sleep(PHASE).await;
             }
             let end = if fails(&endpoint) {
                 Phase::RolledBack
@@ -130,11 +139,12 @@ fn fleet_a_rollout_over_many_devices_ends_as_its_threshold_says_although_the_ser
     let folder = tempfile::tempdir().unwrap();
     let mut service = Service::start(&folder.path().join("service")).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let crowd = var_os("MBL_CROWD").map_or(CROWD, |text| text.to_str().and_then(|text| text.parse().ok()).unwrap());
+    let kills =
+        var_os("MBL_TEST_KILLS").map_or(KILLS, |text| text.to_str().and_then(|text| text.parse().ok()).unwrap());
 
     let (simulated, client) = runtime.block_on(async {
         let factory = Factory::open(&service).await.unwrap();
-        let simulated = Simulated::enrol(&factory, crowd).await.unwrap();
+        let simulated = Simulated::enrol(&factory, CROWD).await.unwrap();
         (simulated, factory.client().clone())
     });
     let operator = operator(&folder.path().join("desk"), &service);
@@ -144,6 +154,7 @@ fn fleet_a_rollout_over_many_devices_ends_as_its_threshold_says_although_the_ser
         updaters.spawn_on(updater(endpoint.clone(), Arc::clone(facts), Arc::clone(&begun)), runtime.handle());
     }
 
+    let in_flight = (IN_FLIGHT / kills).max(1).to_string();
     let start = [
         "rollout",
         "start",
@@ -151,24 +162,23 @@ fn fleet_a_rollout_over_many_devices_ends_as_its_threshold_says_although_the_ser
         "--all",
         "--close-audience",
         "--wave",
-        "name ~ \"load-?\" or name ~ \"load-??\"",
+        "name ~ \"load-?\" or name ~ \"load-??\" or name ~ \"load-???\"",
         "--wave",
-        "name ~ \"load-1??\"",
+        "name ~ \"load-10??\" or name ~ \"load-11??\"",
         "--failures-percent",
-        "10",
+        "5",
         "--max-in-flight",
-        "20",
+        &in_flight,
     ];
     let id: RolloutId = operator.json(&start).unwrap()["id"].as_str().unwrap().parse().unwrap();
     let mut acknowledged = Vec::new();
-    for kill in 0..KILLS {
-        let seen = begun.load(Ordering::SeqCst);
-        // Somewhere in the middle: after some more devices have begun, or once it is over.
-        until(PATIENCE, "more devices to begin", || {
-            let over = runtime.block_on(client.rollout(&id)).is_ok_and(|rollout| rollout.state.is_end());
-            Ok((over || begun.load(Ordering::SeqCst) >= seen + 15 + 10 * kill).then_some(()))
-        })
-        .unwrap();
+    for _kill in 0..kills {
+        let (begins, seen) = (Instant::now(), begun.load(Ordering::SeqCst));
+        until(PATIENCE, "the next death", || Ok((begins.elapsed() >= BETWEEN_KILLS).then_some(()))).unwrap();
+        // In the middle of it: it goes on, and is not at its end.
+        until(PATIENCE, "more devices to begin", || Ok((begun.load(Ordering::SeqCst) > seen).then_some(()))).unwrap();
+        let before = runtime.block_on(client.rollout(&id)).unwrap();
+        assert!(!before.state.is_end(), "the rollout ended before the service died for the last time: {before:?}");
         acknowledged = runtime.block_on(events(&client));
         service.restart().unwrap();
     }
@@ -185,10 +195,12 @@ fn fleet_a_rollout_over_many_devices_ends_as_its_threshold_says_although_the_ser
     assert_eq!((rollout.state.as_str(), reason.code), ("stopped", ReasonCode::FailureThreshold), "{reason}");
     assert_eq!(rollout.open_wave, 2, "the devices behind the wave that failed were never asked");
     let (succeeded, failed) = (count("succeeded"), count("rolled_back"));
-    assert!(succeeded >= 100, "the first wave is through: {:?}", rollout.devices);
-    // 10 per cent of the 200 devices in the open waves, and those that were in the middle of it.
-    assert!((20..=40).contains(&failed), "{:?}", rollout.devices);
-    assert_eq!(rollout.devices.values().sum::<u64>(), crowd as u64);
+    assert!(succeeded >= GOOD as u64, "the first wave is through: {:?}", rollout.devices);
+    // 5 per cent of the devices in the open waves, and those that were in the middle of it.
+    let threshold = BAD as u64 / 20;
+    let in_the_middle = in_flight.parse::<u64>().unwrap();
+    assert!((threshold..=threshold + in_the_middle).contains(&failed), "{:?}", rollout.devices);
+    assert_eq!(rollout.devices.values().sum::<u64>(), CROWD as u64);
 
     let all = runtime.block_on(events(&client));
     assert!(all.starts_with(&acknowledged), "an event that was told was forgotten");
@@ -199,9 +211,9 @@ fn fleet_a_rollout_over_many_devices_ends_as_its_threshold_says_although_the_ser
             ends.entry(event.subject.clone()).or_default().push(state.to_owned());
         }
     }
-    assert_eq!(ends.len(), crowd, "each device has come to an end");
+    assert_eq!(ends.len(), CROWD, "each device has come to an end");
     assert!(ends.values().all(|states| states.len() == 1), "and each once: {ends:?}");
-    assert!(begun.load(Ordering::SeqCst) <= crowd, "no device began twice");
+    assert!(begun.load(Ordering::SeqCst) <= CROWD, "no device began twice");
     for (endpoint, facts) in simulated.facts() {
         let phase = facts.status.borrow().as_ref().unwrap().phase;
         match ends[&format!("rollouts/{id}/devices/{endpoint}")][0].as_str() {
