@@ -16,3 +16,15 @@ pub fn read_at_most(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
     File::open(path)?.take(more).read_to_end(&mut bytes)?;
     if bytes.len() > limit { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
 }
+
+/// The bytes of the file at `path`; none if there is no such file.
+///
+/// # Errors
+/// As [`read_at_most`] otherwise.
+pub fn read_if_there(path: &Path, limit: usize) -> io::Result<Option<Vec<u8>>> {
+    match read_at_most(path, limit) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}

@@ -96,8 +96,8 @@ pub(super) fn hold(place: &Place, now: Option<&Rendered>, seconds: u32) -> Resul
     info!(checkpoint, seconds, "NetworkManager goes back to the network of now unless it is told otherwise");
     let note = Note { checkpoint, connections: connections(now) };
     let path = place.device_dir.join(NOTE);
-    let text = serde_json::to_vec(&note).unwrap_or_default();
-    fs::write(&path, text).map_err(|source| CheckpointError::Note { path, source })
+    let write = || fs::write(&path, serde_json::to_vec(&note)?);
+    write().map_err(|source| CheckpointError::Note { path: path.clone(), source })
 }
 
 /// Gives whoever has to say that the network is good `seconds` from now on; false if no checkpoint is held.

@@ -14,7 +14,7 @@ use super::{
     Place, SettingsError,
     render::{DOCUMENT, GIVEN, Rendered},
 };
-use crate::files::read_at_most;
+use crate::files::{read_at_most, read_if_there};
 
 /// Our folder, in the device's folder.
 const FOLDER: &str = "run/system";
@@ -48,13 +48,19 @@ pub(super) fn lock(place: &Place) -> Result<fs::File, SettingsError> {
 }
 
 /// The document of the release from which the files were rendered last; none without one.
-pub(super) fn document(place: &Place) -> Option<Vec<u8>> {
-    read_at_most(&place.device_dir.join(FOLDER).join(DOCUMENT), MAX_BYTES).ok().filter(|bytes| !bytes.is_empty())
+pub(super) fn document(place: &Place) -> Result<Option<Vec<u8>>, SettingsError> {
+    Ok(read(place, DOCUMENT)?.filter(|bytes| !bytes.is_empty()))
 }
 
 /// What the service had given when the files were rendered last; none if it had given nothing.
-pub(super) fn given(place: &Place) -> Option<Vec<u8>> {
-    read_at_most(&place.device_dir.join(FOLDER).join(GIVEN), MAX_BYTES).ok()
+pub(super) fn given(place: &Place) -> Result<Option<Vec<u8>>, SettingsError> {
+    read(place, GIVEN)
+}
+
+/// A file of our folder, if it is there.
+fn read(place: &Place, name: &str) -> Result<Option<Vec<u8>>, SettingsError> {
+    let path = place.device_dir.join(FOLDER).join(name);
+    read_if_there(&path, MAX_BYTES).map_err(SettingsError::file("read", &path))
 }
 
 /// Puts the files in their places: either all of a folder's or none.
@@ -97,7 +103,14 @@ fn put_connections(folder: &Path, rendered: &Rendered) -> Result<(), SettingsErr
 
 /// Removes connections of ours that NetworkManager has put where they would outlive what was rendered.
 fn remove_lasting(folder: &Path) {
-    for (name, path) in connections(folder).unwrap_or_default() {
+    let kept = connections(folder).unwrap_or_else(|cause| {
+        // A newer NetworkManager keeps none there.
+        if cause.kind() != io::ErrorKind::NotFound {
+            warn!(%cause, "cannot list {}, so a connection that NetworkManager kept stays there", folder.display());
+        }
+        Vec::new()
+    });
+    for (name, path) in kept {
         if let Err(cause) = fs::remove_file(&path) {
             warn!(connection = name, %cause, "a connection that NetworkManager kept cannot be removed");
         }

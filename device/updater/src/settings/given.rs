@@ -18,7 +18,7 @@ use super::{
     render::{Rendered, name_of},
     set_hostname,
 };
-use crate::files::read_at_most;
+use crate::files::{read_at_most, read_if_there};
 
 /// What was confirmed, in the device's folder.
 const FOLDER: &str = "state/system";
@@ -42,23 +42,20 @@ pub(super) enum KeptError {
 /// What was confirmed last; nothing if nothing ever was.
 pub(super) fn kept(device_dir: &Path) -> Result<SystemSettings, KeptError> {
     let path = device_dir.join(FOLDER).join(FILE);
-    match read_at_most(&path, SystemSettings::MAX_BYTES) {
-        Ok(bytes) => SystemSettings::parse(&bytes).map_err(|source| KeptError::Form { path, source }),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(SystemSettings::default()),
+    match read_if_there(&path, SystemSettings::MAX_BYTES) {
+        Ok(Some(bytes)) => SystemSettings::parse(&bytes).map_err(|source| KeptError::Form { path, source }),
+        Ok(None) => Ok(SystemSettings::default()),
         Err(source) => Err(KeptError::Read { path, source }),
     }
 }
 
 /// What is in force of it, on trial or confirmed.
-pub(super) fn in_force(place: &Place) -> SystemSettings {
-    let given = folder::given(place).map(|bytes| SystemSettings::parse(&bytes));
-    given
-        .transpose()
-        .unwrap_or_else(|cause| {
-            warn!(%cause, "what the service had given was changed by somebody else, and is not in force");
-            None
-        })
-        .unwrap_or_default()
+pub(super) fn in_force(place: &Place) -> Result<SystemSettings, SettingsError> {
+    let Some(bytes) = folder::given(place)? else { return Ok(SystemSettings::default()) };
+    Ok(SystemSettings::parse(&bytes).unwrap_or_else(|cause| {
+        warn!(%cause, "what the service had given was changed by somebody else, and is not in force");
+        SystemSettings::default()
+    }))
 }
 
 /// Brings settings into force so that nothing of them outlives a restart of the device, and the network goes back by itself.
@@ -112,7 +109,7 @@ pub(super) fn keep(place: &Place, given: &SystemSettings) -> Result<(), Settings
 /// Looks whether all is as it was brought into force; a digest of what is there if it is not.
 pub(super) fn drift(place: &Place) -> Result<Option<Digest>, SettingsError> {
     let _lock = folder::lock(place)?;
-    let given = in_force(place);
+    let given = in_force(place)?;
     let wanted = wanted(place, &given)?;
     let there = folder::files(place).unwrap_or_default();
     let name = kernel_hostname(place);
@@ -132,7 +129,7 @@ pub(super) fn drift(place: &Place) -> Result<Option<Digest>, SettingsError> {
 /// The files for the release that runs with what the service gives.
 fn wanted(place: &Place, given: &SystemSettings) -> Result<Rendered, SettingsError> {
     let identity = identity(&place.device_dir);
-    Ok(Rendered::of(folder::document(place).as_deref(), given, identity.as_ref())?)
+    Ok(Rendered::of(folder::document(place)?.as_deref(), given, identity.as_ref())?)
 }
 
 fn bring(place: &Place, former: Option<&Rendered>, wanted: &Rendered, network: Network) -> Result<(), SettingsError> {

@@ -9,7 +9,7 @@ use protocol_release::document::SystemConfiguration;
 use protocol_types::{BootRecord, Digest, boot_record::BootRecordError};
 
 use crate::{
-    files::read_at_most,
+    files::read_if_there,
     record::{Record, RecordError},
     serve::BOOT_RECORD,
 };
@@ -50,9 +50,5 @@ pub(super) fn document(device_dir: &Path) -> Result<Option<Vec<u8>>, KeptError> 
 
 /// The bytes of a file, or none if there is none.
 fn read(path: &Path, limit: usize) -> Result<Option<Vec<u8>>, KeptError> {
-    match read_at_most(path, limit) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(KeptError::Read { path: path.to_owned(), source }),
-    }
+    read_if_there(path, limit).map_err(|source| KeptError::Read { path: path.to_owned(), source })
 }

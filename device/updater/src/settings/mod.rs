@@ -18,7 +18,7 @@ use protocol_release::document::{DocumentError, SystemConfiguration};
 use protocol_types::{FactoryDocument, HostName};
 use tracing::{error, info};
 
-use crate::files::read_at_most;
+use crate::files::{read_at_most, read_if_there};
 use programs::Network;
 use render::{DOCUMENT, HOSTNAME, Rendered};
 
@@ -112,11 +112,8 @@ pub fn change(place: &Place) -> Result<(), SettingsError> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(SettingsError::file("remove", &changed)(e)),
         Ok(()) | Err(_) => {}
     }
-    let document = match read_at_most(&path, SystemConfiguration::MAX_BYTES) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-        read => Some(read.map_err(SettingsError::file("read", &path))?),
-    };
-    let given = given::in_force(place);
+    let document = read_if_there(&path, SystemConfiguration::MAX_BYTES).map_err(SettingsError::file("read", &path))?;
+    let given = given::in_force(place)?;
     let rendered = Rendered::of(document.as_deref(), &given, identity(&place.device_dir).as_ref())?;
     let former = folder::in_force(place);
     if former.as_ref() == Some(&rendered) {
