@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::{
     os::{DEVELOPMENT, owners},
+    os_tee,
     site::{ENDPOINT, Site},
 };
 
@@ -50,25 +51,35 @@ fn os_a_registered_board_answers_commands_and_does_its_jobs() {
     });
     assert!((0.0..1.0).contains(&used), "{used}");
 
-    // The token's key of before is still there when the new one is asked for, and goes after it.
+    rotates_its_key(&mut site);
+}
+
+#[test]
+fn os_tee_a_board_with_a_trusted_world_rotates_its_key_there() {
+    rotates_its_key(&mut Site::running(&os_tee::owners(DEVELOPMENT)));
+}
+
+/// Has the board make a new key in its token twice, and restart.
+fn rotates_its_key(site: &mut Site) {
+    // The key of before is still there when the new one is asked for, and goes after it.
     assert_eq!(site.shell(WHICH_KEY).trim(), "");
-    let before = certificates(&site);
+    let before = certificates(site);
     for turn in 1..=2 {
-        job(&site, "rotate-key");
-        assert_eq!(read(&site, "/3/0/2"), ENDPOINT, "it is registered with the new key");
-        assert_eq!(certificates(&site).len(), before.len() + turn);
+        job(site, "rotate-key");
+        assert_eq!(read(site, "/3/0/2"), ENDPOINT, "it is registered with the new key");
+        assert_eq!(certificates(site).len(), before.len() + turn);
     }
     let key = site.shell(WHICH_KEY);
     assert!(key.contains("token_key"), "{key}");
     let removed = site.shell("journalctl -u mbl-agent -o cat --no-pager | grep -c 'removed from the token'");
     assert_eq!(removed.trim(), "1");
 
-    let (boot, issued) = (site.shell(BOOT), certificates(&site));
-    job(&site, "reboot");
-    assert_eq!(read(&site, "/3/0/2"), ENDPOINT);
+    let (boot, issued) = (site.shell(BOOT), certificates(site));
+    job(site, "reboot");
+    assert_eq!(read(site, "/3/0/2"), ENDPOINT);
     site.until_shell();
     assert_ne!(site.shell(BOOT), boot, "it did not restart");
     assert_eq!(site.shell(WHICH_KEY), key, "it came back with another key");
-    assert_eq!(certificates(&site), issued, "it had to enrol anew");
+    assert_eq!(certificates(site), issued, "it had to enrol anew");
     assert_eq!(site.shell("systemctl --failed --plain --no-legend -q").trim(), "");
 }
