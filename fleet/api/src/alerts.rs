@@ -4,20 +4,7 @@ use protocol_types::{EndpointName, GroupName, Severity, UnixSeconds, metrics::Me
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::{Client, ClientError, Page, PageQuery};
-
-/// How bad it is.
-#[derive(Debug, ToSchema)]
-#[schema(as = Severity, rename_all = "snake_case")]
-#[expect(dead_code, reason = "describes the form for openapi.json")]
-enum SeverityForm {
-    /// Good to know.
-    Info,
-    /// Somebody should look.
-    Warning,
-    /// Somebody must act.
-    Critical,
-}
+use crate::{Client, ClientError, Page, PageQuery, words::SeverityForm};
 
 /// What a rule looks for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]

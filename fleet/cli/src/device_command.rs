@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use fleet_api::{
-    Client, ClientError, Command as Asked, CommandQuery, CommandState, ExecuteResource, PageQuery, Presence,
-    ReadResource, ResourceType, ResourceValue, WriteResource,
+    Client, ClientError, Command as Asked, CommandQuery, ExecuteResource, PageQuery, Presence, ReadResource,
+    ResourceType, ResourceValue, WriteResource,
 };
-use protocol_types::EndpointName;
+use protocol_types::{CommandState, EndpointName};
 use tokio::time::Instant;
 
 use crate::{
@@ -291,7 +291,7 @@ async fn list(client: &Client, (endpoint, limit): (&EndpointName, u32), session:
 
 #[cfg(test)]
 mod tests {
-    use protocol_types::UnixSeconds;
+    use protocol_types::{CommandKind, UnixSeconds};
 
     use super::*;
 
@@ -299,7 +299,7 @@ mod tests {
         Asked {
             id: "c-7".into(),
             endpoint: "gate-1".parse().unwrap(),
-            kind: fleet_api::CommandKind::Read,
+            kind: CommandKind::Read,
             path: "/3/0/13".into(),
             state,
             job: None,

@@ -4,11 +4,11 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 use fleet_api::{
-    Client, ClientError, CollectLogs, CommandState, Job, JobBounds, JobDeviceQuery, JobState, LogSource, PageQuery,
-    RebootDevices, RotateKeys, RunProbe,
+    Client, ClientError, CollectLogs, Job, JobBounds, JobDeviceQuery, LogSource, PageQuery, RebootDevices, RotateKeys,
+    RunProbe,
 };
 use indicatif::ProgressBar;
-use protocol_types::{AppName, EndpointName, GroupName};
+use protocol_types::{AppName, CommandState, EndpointName, GroupName, JobState};
 
 use crate::{
     device_command::seconds,
@@ -159,8 +159,10 @@ fn source(text: &str) -> Result<LogSource, String> {
 }
 
 fn state(text: &str) -> Result<CommandState, String> {
-    let found = CommandState::ALL.into_iter().find(|state| state.as_str() == text);
-    found.ok_or_else(|| format!("a state is one of {}", CommandState::ALL.map(CommandState::as_str).join(", ")))
+    CommandState::parse(text).ok_or_else(|| {
+        let words: Vec<&str> = CommandState::ALL.iter().map(|state| state.as_str()).collect();
+        format!("a state is one of {}", words.join(", "))
+    })
 }
 
 /// How long between two looks at a watched job.

@@ -3,9 +3,9 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
-use fleet_api::{Client, ClientError, ExportFormat, Operation, PageQuery, ReportFileQuery, ReportQuery, RowOutcome};
+use fleet_api::{Client, ClientError, ExportFormat, Operation, PageQuery, ReportFileQuery, ReportQuery};
 use indicatif::ProgressBar;
-use protocol_types::OperationState;
+use protocol_types::{OperationState, RowOutcome};
 
 use crate::{
     device::{export_format, save},
@@ -62,10 +62,7 @@ pub(crate) struct ReportArgs {
 }
 
 fn outcome(text: &str) -> Result<RowOutcome, String> {
-    [RowOutcome::Done, RowOutcome::Unchanged, RowOutcome::Refused]
-        .into_iter()
-        .find(|outcome| outcome.as_str() == text)
-        .ok_or_else(|| "an outcome is done, unchanged or refused".to_owned())
+    RowOutcome::parse(text).ok_or_else(|| "an outcome is done, unchanged or refused".to_owned())
 }
 
 /// How long between two looks at a watched operation.

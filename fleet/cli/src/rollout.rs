@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use fleet_api::{
-    Client, ClientError, ConfigurationLevel, GiveConsent, PageQuery, Rollout, RolloutAction, RolloutDevice,
-    RolloutDeviceQuery, StagedConfiguration,
+    Client, ClientError, ConfigurationLevel, GiveConsent, PageQuery, Rollout, RolloutDevice, RolloutDeviceQuery,
+    StagedConfiguration,
 };
 use indicatif::ProgressBar;
-use protocol_types::{DeviceState, EndpointName, ReleaseVersion, RolloutId, RolloutState};
+use protocol_types::{DeviceState, EndpointName, ReleaseVersion, RolloutAction, RolloutId, RolloutState};
 
 use crate::{
     failure::{Exit, Failure},

@@ -1,10 +1,10 @@
 //! Claims about jobs on both databases: each device once, never more at a time than allowed, whatever is cut off.
 
-use protocol_types::{EndpointName, UnixSeconds};
+use protocol_types::{CommandState, EndpointName, JobState, UnixSeconds};
 
 use crate::{
-    AccountScope, CommandState, Delivered, EnrolmentRule, FactoryIdentity, JobState, NewAuthority, NewCertificate,
-    NewJob, Parent, Presence, PresenceFact, Promise, StoreError,
+    AccountScope, Delivered, EnrolmentRule, FactoryIdentity, NewAuthority, NewCertificate, NewJob, Parent, Presence,
+    PresenceFact, Promise, StoreError,
     tests::{Database, NOW},
 };
 

@@ -3,12 +3,13 @@
 use std::sync::Mutex;
 
 use protocol_types::{
-    DeviceState, Digest, EndpointName, Phase, RolloutId, RolloutState, SecurityVersion, UnixSeconds, WaitingFor,
+    DeviceState, Digest, EndpointName, Phase, RolloutAction, RolloutId, RolloutState, SecurityVersion, UnixSeconds,
+    WaitingFor,
 };
 
 use crate::{
     AccountScope, Audience, Consent, DailyWindow, Decision, DeviceFacts, DeviceReport, DeviceStep, NewRollout,
-    OnFailure, Policy, Rate, RolloutAction, RolloutFacts, StoreError, Subject, Tally, Threshold, Wave, WishStep, Zone,
+    OnFailure, Policy, Rate, RolloutFacts, StoreError, Subject, Tally, Threshold, Wave, WishStep, Zone,
     tests::{Database, NOW, fleet},
 };
 

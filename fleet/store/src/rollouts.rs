@@ -165,7 +165,7 @@ pub(crate) async fn count(tx: &mut Transaction, scope: &AccountScope, name: &str
 
 impl AccountScope {
     /// Makes a rollout of a listed release or of a staged configuration. Nothing happens on any device before
-    /// [`crate::RolloutAction::Start`].
+    /// [`protocol_types::RolloutAction::Start`].
     pub async fn create_rollout(
         &self,
         wanted: &NewRollout,

@@ -1,4 +1,4 @@
-//! How far a rollout is, as a whole and on each of its devices. Never says how a state is reached.
+//! How far a rollout is, as a whole and on each of its devices, and what a person asks of it. Never says how a state is reached.
 
 use std::fmt;
 
@@ -115,6 +115,26 @@ states! {
     }
 }
 
+states! {
+    /// What a person asks of a rollout, as the last part of the path says it.
+    RolloutAction {
+        /// Begin to offer the release.
+        Start = "start",
+        /// Offer nothing new for now.
+        Pause = "pause",
+        /// Go on after a pause; failures until now no longer count against the thresholds.
+        Resume = "resume",
+        /// End it; devices that are not beyond the point of return stay where they are.
+        Abort = "abort",
+        /// Admit no further devices; the rollout ends once those that it has have come to an end.
+        Close = "close",
+        /// Say yes to the whole rollout, as somebody else than who started it.
+        Approve = "approve",
+        /// Let devices at which somebody said no ask again now.
+        AskAgain = "ask-again",
+    }
+}
+
 impl DeviceState {
     /// Whether it never changes again.
     pub const fn is_end(self) -> bool {
@@ -154,6 +174,10 @@ mod tests {
         for state in DeviceState::ALL {
             assert_eq!(DeviceState::parse(state.as_str()), Some(*state));
             assert_eq!(serde_json::to_string(state).unwrap(), format!("\"{state}\""));
+        }
+        for action in RolloutAction::ALL {
+            assert_eq!(RolloutAction::parse(action.as_str()), Some(*action));
+            assert_eq!(serde_json::to_string(action).unwrap(), format!("\"{action}\""));
         }
         assert_eq!(WaitingFor::parse("nothing"), None);
     }

@@ -1,7 +1,7 @@
 //! A command as an operation on the device, and the answer as what came of it. Never sends anything.
 
 use fleet_api::{ResourceType, ResourceValue};
-use fleet_store::{CommandKind, CommandRow, Delivered};
+use fleet_store::{CommandRow, Delivered};
 use protocol_lwm2m::{
     client::WriteMode,
     coap::{Code, ContentFormat, ExchangeError},
@@ -9,6 +9,7 @@ use protocol_lwm2m::{
     object::Path,
     server::{Answer, Content, Operation, RequestError},
 };
+use protocol_types::CommandKind;
 use serde::{Deserialize, Serialize};
 
 use super::values;
@@ -123,7 +124,7 @@ pub(crate) fn read_back(text: &str) -> Vec<ResourceValue> {
 #[cfg(test)]
 mod tests {
     use protocol_lwm2m::formats::Value;
-    use protocol_types::{EndpointName, UnixSeconds};
+    use protocol_types::{CommandState, EndpointName, UnixSeconds};
 
     use super::*;
 
@@ -135,7 +136,7 @@ mod tests {
             kind,
             path: path.into(),
             argument: argument.map(str::to_owned),
-            state: fleet_store::CommandState::Sent,
+            state: CommandState::Sent,
             tries: 1,
             created: UnixSeconds(0),
             deadline: UnixSeconds(9),

@@ -4,7 +4,8 @@ mod order;
 
 use std::time::Duration;
 
-use fleet_store::{Change, JobState, StoreError};
+use fleet_store::{Change, StoreError};
+use protocol_types::JobState;
 use tokio::{sync::broadcast::error::RecvError, time::sleep};
 
 pub(crate) use order::{JobOrder, is_probe};

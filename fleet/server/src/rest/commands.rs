@@ -6,12 +6,12 @@ use axum::{
     http::{HeaderName, StatusCode, header},
 };
 use fleet_api::{
-    BASE_PATH, Command, CommandKind, CommandQuery, CommandState, CommandValuesQuery, ExecuteResource, ObserveResource,
-    Observed, ObservedValues, Page, PageQuery, Problem, ProblemCode, ReadResource, WriteResource, forms,
+    BASE_PATH, Command, CommandQuery, CommandValuesQuery, ExecuteResource, ObserveResource, Observed, ObservedValues,
+    Page, PageQuery, Problem, ProblemCode, ReadResource, WriteResource, forms,
 };
 use fleet_store::{AccountScope, CommandRow, DeviceRow, MAX_VALUES, NewCommand, RequestKey, StoreError};
 use protocol_lwm2m::object::Path as ResourcePath;
-use protocol_types::{EndpointName, UnixSeconds};
+use protocol_types::{CommandKind, EndpointName, UnixSeconds};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -51,38 +51,14 @@ pub(super) fn router() -> OpenApiRouter<Fleet> {
         .routes(routes!(values_of))
 }
 
-const fn kind_view(kind: fleet_store::CommandKind) -> CommandKind {
-    match kind {
-        fleet_store::CommandKind::Read => CommandKind::Read,
-        fleet_store::CommandKind::Write => CommandKind::Write,
-        fleet_store::CommandKind::Execute => CommandKind::Execute,
-        fleet_store::CommandKind::Observe => CommandKind::Observe,
-        fleet_store::CommandKind::Job => CommandKind::Job,
-    }
-}
-
-/// A state as the API shows it.
-pub(super) const fn state_view(state: fleet_store::CommandState) -> CommandState {
-    match state {
-        fleet_store::CommandState::Waiting => CommandState::Waiting,
-        fleet_store::CommandState::Sent => CommandState::Sent,
-        fleet_store::CommandState::Active => CommandState::Active,
-        fleet_store::CommandState::Done => CommandState::Done,
-        fleet_store::CommandState::Failed => CommandState::Failed,
-        fleet_store::CommandState::Expired => CommandState::Expired,
-        fleet_store::CommandState::Cancelled => CommandState::Cancelled,
-        fleet_store::CommandState::Unknown => CommandState::Unknown,
-    }
-}
-
 fn view(row: CommandRow, device: &DeviceRow, now: UnixSeconds) -> Command {
     let (reason_code, reason) = row.reason.clone().unzip();
     // What a job has brought is a file of its own.
     let values = row.result.as_deref().filter(|_| row.job.is_none()).map(order::read_back).unwrap_or_default();
     Command {
         id: row.id(),
-        kind: kind_view(row.kind),
-        state: state_view(row.state),
+        kind: row.kind,
+        state: row.state,
         job: row.job.map(|job| format!("j-{job}")),
         values,
         reason_code,
@@ -106,7 +82,7 @@ fn number(id: &str) -> Reply<u64> {
 }
 
 /// The path of a request, if a command of this kind may be about it.
-fn allowed(kind: fleet_store::CommandKind, text: &str) -> Reply<ResourcePath> {
+fn allowed(kind: CommandKind, text: &str) -> Reply<ResourcePath> {
     let path: ResourcePath =
         text.parse().map_err(|e: protocol_lwm2m::object::PathError| Refusal::value("path", e.to_string()))?;
     paths::check(kind, &path).map_err(|refused| {
@@ -162,7 +138,7 @@ async fn read(
     body: Body<ReadResource>,
 ) -> Reply<Accepted> {
     who.account.device(&endpoint).await?;
-    let (kind, now) = (fleet_store::CommandKind::Read, fleet.clock.now());
+    let (kind, now) = (CommandKind::Read, fleet.clock.now());
     let path = allowed(kind, &body.value.path)?.to_string();
     let deadline = until("deadline_s", (body.value.deadline_s, DEADLINE_S, LONGEST_DEADLINE_S), now)?;
     let wanted = NewCommand { kind, path: &path, argument: None, deadline };
@@ -182,7 +158,7 @@ async fn write(
     body: Body<WriteResource>,
 ) -> Reply<Accepted> {
     who.account.device(&endpoint).await?;
-    let (kind, now) = (fleet_store::CommandKind::Write, fleet.clock.now());
+    let (kind, now) = (CommandKind::Write, fleet.clock.now());
     let WriteResource { path, value, kind: said, deadline_s } = body.value;
     let path = allowed(kind, &path)?;
     if value.chars().count() > VALUE_CHARACTERS {
@@ -211,7 +187,7 @@ async fn execute(
     body: Body<ExecuteResource>,
 ) -> Reply<Accepted> {
     who.account.device(&endpoint).await?;
-    let (kind, now) = (fleet_store::CommandKind::Execute, fleet.clock.now());
+    let (kind, now) = (CommandKind::Execute, fleet.clock.now());
     let ExecuteResource { path, arguments, deadline_s } = body.value;
     let path = allowed(kind, &path)?.to_string();
     let is_plain = arguments.bytes().all(|byte| (b' '..=b'~').contains(&byte));
@@ -239,7 +215,7 @@ async fn observe(
     body: Body<ObserveResource>,
 ) -> Reply<Accepted> {
     who.account.device(&endpoint).await?;
-    let (kind, now) = (fleet_store::CommandKind::Observe, fleet.clock.now());
+    let (kind, now) = (CommandKind::Observe, fleet.clock.now());
     let path = allowed(kind, &body.value.path)?.to_string();
     let deadline = until("duration_s", (body.value.duration_s, OBSERVATION_S, LONGEST_OBSERVATION_S), now)?;
     let wanted = NewCommand { kind, path: &path, argument: None, deadline };
@@ -329,6 +305,6 @@ async fn values_of(
             time: row.time,
             values: order::read_back(&row.value),
         };
-        return Ok(Json(Observed { state: state_view(row.state), items: rows.into_iter().map(item).collect() }));
+        return Ok(Json(Observed { state: row.state, items: rows.into_iter().map(item).collect() }));
     }
 }

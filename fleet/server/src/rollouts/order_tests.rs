@@ -5,14 +5,15 @@ use std::{cell::Cell, collections::BTreeMap};
 
 use fleet_store::{
     AccountScope, Audience, Consent, DesiredRelease, DeviceReport, NewRollout, OnFailure, Policy, Presence, Promise,
-    Retries, RolloutAction, RolloutRow, Subject, Threshold, Wave,
+    Retries, RolloutRow, Subject, Threshold, Wave,
 };
 use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},
 };
 use protocol_types::{
-    DeviceState, Digest, EndpointName, Phase, Reason, ReasonCode, RolloutId, SecurityVersion, UnixSeconds,
+    DeviceState, Digest, EndpointName, Phase, Reason, ReasonCode, RolloutAction, RolloutId, SecurityVersion,
+    UnixSeconds,
 };
 
 use super::plan::decide;

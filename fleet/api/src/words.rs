@@ -1,0 +1,41 @@
+//! The words of `protocol_types` as `openapi.json` describes them, from the list by which they are read. Never adds one of its own.
+
+use std::borrow::Cow;
+
+use protocol_types::{CommandKind, CommandState, JobState, RowOutcome, Severity};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, Type},
+};
+
+/// A text that is one of these.
+pub(crate) fn one_of(words: impl IntoIterator<Item = &'static str>) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words))
+}
+
+macro_rules! forms {
+    ($($form:ident of $words:ident: $description:literal;)+) => {$(
+        /// Stands for the words of the same name where a schema is described.
+        pub(crate) enum $form {}
+
+        impl PartialSchema for $form {
+            fn schema() -> RefOr<Schema> {
+                one_of($words::ALL.iter().map(|word| word.as_str())).description(Some($description)).into()
+            }
+        }
+
+        impl ToSchema for $form {
+            fn name() -> Cow<'static, str> {
+                stringify!($words).into()
+            }
+        }
+    )+};
+}
+
+forms! {
+    CommandKindForm of CommandKind: "What is asked of a device.";
+    CommandStateForm of CommandState: "How far a command is.";
+    JobStateForm of JobState: "How far a job is.";
+    RowOutcomeForm of RowOutcome: "What became of a row.";
+    SeverityForm of Severity: "How bad it is.";
+}
