@@ -117,9 +117,9 @@ impl AccountScope {
         let doing = "make a command";
         let mut tx = self.write().await?;
         let number = self.next_number(&mut tx, "last_command").await?;
-        if let Some(earlier) = idempotency::claim(&mut tx, self, key, &number.to_string(), now).await? {
+        if let Some(earlier) = idempotency::claim_number(&mut tx, self, key, number, now).await? {
             drop(tx);
-            return self.command(endpoint, earlier.parse().unwrap_or_default()).await;
+            return self.command(endpoint, earlier).await;
         }
         self.may_be_asked(&mut tx, endpoint, wanted).await?;
         sqlx::query(

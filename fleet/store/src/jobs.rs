@@ -104,9 +104,9 @@ impl AccountScope {
     ) -> Result<JobRow, StoreError> {
         let mut tx = self.write().await?;
         let number = self.next_number(&mut tx, "last_job").await?;
-        if let Some(earlier) = idempotency::claim(&mut tx, self, key, &number.to_string(), now).await? {
+        if let Some(earlier) = idempotency::claim_number(&mut tx, self, key, number, now).await? {
             drop(tx);
-            return self.job(earlier.parse().unwrap_or_default()).await;
+            return self.job(earlier).await;
         }
         sqlx::query(
             "INSERT INTO jobs (account, number, kind, filter, request, concurrency, per_minute, state, created, deadline)

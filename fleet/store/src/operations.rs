@@ -137,9 +137,9 @@ impl AccountScope {
             .await
             .map_err(cannot(doing))?;
         let number: i64 = row.try_get("next").map_err(cannot(doing))?;
-        if let Some(earlier) = idempotency::claim(&mut tx, self, key, &number.to_string(), now).await? {
+        if let Some(earlier) = idempotency::claim_number(&mut tx, self, key, from_sql(number), now).await? {
             drop(tx);
-            return self.operation(idempotency::number(&earlier)?).await;
+            return self.operation(earlier).await;
         }
         let text = serde_json::to_string(request)
             .map_err(|_| StoreError::Damaged { table: "operations", column: "request" })?;
