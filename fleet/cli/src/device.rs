@@ -18,6 +18,7 @@ use crate::{
     durable::{self, write_private},
     failure::{Exit, Failure},
     filter::refused_filter,
+    pages::{all_pages, first_of},
     recovery_key,
     request::not_there,
     secret::PassphraseArgs,
@@ -285,7 +286,11 @@ async fn list(client: &Client, args: ListArgs, session: &Session) -> anyhow::Res
         standing: args.standing,
         ..DeviceQuery::default()
     };
-    let look = async || pages(client, query.clone()).await;
+    let look = async || {
+        let page =
+            async |PageQuery { cursor, limit }| client.devices(&DeviceQuery { cursor, limit, ..query.clone() }).await;
+        all_pages(page).await
+    };
     let explain = |error| refused_filter(error, query.filter.as_deref());
     if watching.watch {
         let line = |device: &Device| (device.endpoint.to_string(), state(device));
@@ -305,31 +310,11 @@ async fn list(client: &Client, args: ListArgs, session: &Session) -> anyhow::Res
     })
 }
 
-async fn pages(client: &Client, mut query: DeviceQuery) -> Result<Vec<Device>, ClientError> {
-    let mut devices = Vec::new();
-    loop {
-        let page = client.devices(&query).await?;
-        devices.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => return Ok(devices),
-        }
-    }
-}
-
 async fn history(client: &Client, (endpoint, limit): (&EndpointName, u32), session: &Session) -> anyhow::Result<()> {
     let most = usize::try_from(limit).unwrap_or(usize::MAX);
-    let (mut found, mut query): (Vec<Event>, _) = (Vec::new(), PageQuery::default());
-    while found.len() < most {
-        let page = client.device_history(endpoint, &query).await.map_err(|e| missing(e, endpoint))?;
-        found.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
-    found.truncate(most);
-    session.printer.table(&found, &["TIME", "WHAT", "DETAILS"], |event| {
+    let page = async |query: PageQuery| client.device_history(endpoint, &query).await.map_err(|e| missing(e, endpoint));
+    let found = first_of(most, page).await?;
+    session.printer.table(&found, &["TIME", "WHAT", "DETAILS"], |event: &Event| {
         vec![event.time.clone(), event.kind.clone(), event.data.to_string()]
     })
 }
