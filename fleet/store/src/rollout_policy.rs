@@ -223,9 +223,16 @@ pub struct NewRollout {
     pub policy: Policy,
 }
 
+impl Policy {
+    /// How each device asks somebody at it, if this is the consent that it needs.
+    pub(crate) fn asked_at_device(&self, consent: Consent) -> Option<DeviceConsent> {
+        (consent == Consent::Device).then_some(DeviceConsent { deadline: self.consent_deadline })
+    }
+}
+
 impl NewRollout {
     /// How each device asks somebody at it, if it does.
     pub fn asked_at_device(&self) -> Option<DeviceConsent> {
-        (self.consent == Consent::Device).then_some(DeviceConsent { deadline: self.policy.consent_deadline })
+        self.policy.asked_at_device(self.consent)
     }
 }
