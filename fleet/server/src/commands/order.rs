@@ -1,7 +1,7 @@
 //! A command as an operation on the device, and the answer as what came of it. Never sends anything.
 
 use fleet_api::{ResourceType, ResourceValue};
-use fleet_store::{CommandRow, Delivered};
+use fleet_store::{CommandRow, Delivered, StoreError};
 use protocol_lwm2m::{
     client::WriteMode,
     coap::{Code, ContentFormat, ExchangeError},
@@ -116,9 +116,12 @@ pub(crate) fn kept(content: &Content) -> Option<String> {
     serde_json::to_string(&values).ok().filter(|text| text.len() <= RESULT_BYTES)
 }
 
-/// Values as the store has kept them.
-pub(crate) fn read_back(text: &str) -> Vec<ResourceValue> {
-    serde_json::from_str(text).unwrap_or_default()
+/// Values as the store has kept them, in this column of this table. Values that cannot be read are not the same as none.
+pub(crate) fn read_back(
+    text: &str,
+    (table, column): (&'static str, &'static str),
+) -> Result<Vec<ResourceValue>, StoreError> {
+    serde_json::from_str(text).map_err(|_| StoreError::Damaged { table, column })
 }
 
 #[cfg(test)]
@@ -180,6 +183,11 @@ mod tests {
         };
         let Delivered::Done(Some(text)) = delivered(CommandKind::Read, Ok(answer)) else { panic!("not done") };
         let value = ResourceValue { path: "/3/0/13".into(), kind: ResourceType::Time, value: "1800000000".into() };
-        assert_eq!(read_back(&text), [value]);
+        let kept = ("commands", "result");
+        assert_eq!(read_back(&text, kept).unwrap(), [value]);
+        for damaged in ["", "{}", "[{"] {
+            let refused = read_back(damaged, kept).unwrap_err();
+            assert_eq!(refused.to_string(), "commands holds a row whose result cannot be read");
+        }
     }
 }

@@ -9,7 +9,9 @@ use fleet_api::{
     BASE_PATH, Command, CommandQuery, CommandValuesQuery, ExecuteResource, ObserveResource, Observed, ObservedValues,
     Page, PageQuery, Problem, ProblemCode, ReadResource, WriteResource, forms,
 };
-use fleet_store::{AccountScope, CommandRow, DeviceRow, MAX_VALUES, NewCommand, RequestKey, StoreError};
+use fleet_store::{
+    AccountScope, CommandRow, CommandValueRow, DeviceRow, MAX_VALUES, NewCommand, RequestKey, StoreError,
+};
 use protocol_lwm2m::object::Path as ResourcePath;
 use protocol_types::{CommandKind, EndpointName, UnixSeconds};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -51,11 +53,14 @@ pub(super) fn router() -> OpenApiRouter<Fleet> {
         .routes(routes!(values_of))
 }
 
-fn view(row: CommandRow, device: &DeviceRow, now: UnixSeconds) -> Command {
+fn view(row: CommandRow, device: &DeviceRow, now: UnixSeconds) -> Reply<Command> {
     let (reason_code, reason) = row.reason.clone().unzip();
     // What a job has brought is a file of its own.
-    let values = row.result.as_deref().filter(|_| row.job.is_none()).map(order::read_back).unwrap_or_default();
-    Command {
+    let values = match row.result.as_deref().filter(|_| row.job.is_none()) {
+        Some(text) => order::read_back(text, ("commands", "result"))?,
+        None => Vec::new(),
+    };
+    Ok(Command {
         id: row.id(),
         kind: row.kind,
         state: row.state,
@@ -72,7 +77,7 @@ fn view(row: CommandRow, device: &DeviceRow, now: UnixSeconds) -> Command {
         ended: row.ended,
         endpoint: row.endpoint,
         path: row.path,
-    }
+    })
 }
 
 /// The number in an id; an id of another form names nothing.
@@ -122,7 +127,7 @@ async fn accept(
     let row = account.create_command(endpoint, wanted, key, now).await?;
     let device = account.device(endpoint).await?;
     let place = format!("{BASE_PATH}/devices/{endpoint}/commands/{}", row.id());
-    Ok((StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(view(row, &device, now))))
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(view(row, &device, now)?)))
 }
 
 /// Asks a device what lies at a path. The answer is a command, which waits for a device that is away.
@@ -236,7 +241,7 @@ async fn list(
     let before = Some(paging.after_number()?).filter(|number| *number > 0);
     let (device, now) = (who.account.device(&endpoint).await?, fleet.clock.now());
     let rows = who.account.commands_before(&endpoint, before, paging.rows()).await?;
-    Ok(Json(paging.page(rows, |row| row.number.to_string(), |row| view(row, &device, now))))
+    Ok(Json(paging.try_page(rows, |row| row.number.to_string(), |row| view(row, &device, now))?))
 }
 
 /// One command of a device. With `wait_s` the answer comes when it has ended, or after that time.
@@ -259,7 +264,7 @@ async fn show(
         }
     };
     let device = who.account.device(&endpoint).await?;
-    Ok(Json(view(row, &device, fleet.clock.now())))
+    Ok(Json(view(row, &device, fleet.clock.now())?))
 }
 
 /// Takes a command back that the device has not heard of, or ends an observation.
@@ -275,7 +280,7 @@ async fn cancel(
     let now = fleet.clock.now();
     let row = who.account.cancel_command(&endpoint, number(&id)?, now).await?;
     let device = who.account.device(&endpoint).await?;
-    Ok(Json(view(row, &device, now)))
+    Ok(Json(view(row, &device, now)?))
 }
 
 /// What an observation has brought, the oldest first. With `wait_s` the answer comes when there is something after `after`, when the
@@ -300,11 +305,10 @@ async fn values_of(
         if rows.is_empty() && !row.state.is_end() && waiter.changed().await {
             continue;
         }
-        let item = |row: fleet_store::CommandValueRow| ObservedValues {
-            number: row.number,
-            time: row.time,
-            values: order::read_back(&row.value),
+        let item = |row: CommandValueRow| -> Reply<ObservedValues> {
+            let values = order::read_back(&row.value, ("command_values", "value"))?;
+            Ok(ObservedValues { number: row.number, time: row.time, values })
         };
-        return Ok(Json(Observed { state: row.state, items: rows.into_iter().map(item).collect() }));
+        return Ok(Json(Observed { state: row.state, items: rows.into_iter().map(item).collect::<Reply<_>>()? }));
     }
 }
