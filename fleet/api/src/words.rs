@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use protocol_types::{CommandKind, CommandState, JobState, RowOutcome, Severity};
+use protocol_types::{AlertState, CommandKind, CommandState, JobState, RowOutcome, Severity};
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{ObjectBuilder, RefOr, Schema, Type},
@@ -33,6 +33,7 @@ macro_rules! forms {
 }
 
 forms! {
+    AlertStateForm of AlertState: "How far an alert is.";
     CommandKindForm of CommandKind: "What is asked of a device.";
     CommandStateForm of CommandState: "How far a command is.";
     JobStateForm of JobState: "How far a job is.";

@@ -2,10 +2,10 @@
 
 use clap::{Args, Subcommand};
 use fleet_api::{
-    Alert, AlertCondition, AlertQuery, AlertRule, AlertState, ChangeAlertRule, Client, ClientError, CreateAlertRule,
-    CreateSilence, PageQuery, Silence,
+    Alert, AlertCondition, AlertQuery, AlertRule, ChangeAlertRule, Client, ClientError, CreateAlertRule, CreateSilence,
+    PageQuery, Silence,
 };
-use protocol_types::{GroupName, Severity, UnixSeconds, metrics::Metric};
+use protocol_types::{AlertState, GroupName, Severity, UnixSeconds, metrics::Metric};
 use serde_json::json;
 
 use crate::{

@@ -1,9 +1,7 @@
 //! `/alerts`: what rules have found, and who knows of it.
 
 use axum::{Json, extract::State};
-use fleet_api::{
-    AcknowledgeAlert, Acknowledgement, Alert, AlertQuery, AlertState, Page, PageQuery, ProblemCode, forms,
-};
+use fleet_api::{AcknowledgeAlert, Acknowledgement, Alert, AlertQuery, Page, PageQuery, ProblemCode, forms};
 use fleet_store::{AlertRow, StoreError};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -32,8 +30,7 @@ fn view(row: AlertRow) -> Alert {
         rule: row.rule,
         device: row.device,
         severity: row.severity,
-        // The store writes no other word.
-        state: row.state.parse().unwrap_or(AlertState::Raised),
+        state: row.state,
         since: row.since,
         raised: row.raised,
         told: row.told,
@@ -48,7 +45,7 @@ fn view(row: AlertRow) -> Alert {
 async fn list(who: Caller<need::Read>, Parameters(query): Parameters<AlertQuery>) -> Reply<Json<Page<Alert>>> {
     let paging = Paging::read(&PageQuery { cursor: query.cursor, limit: query.limit })?;
     let before = Some(paging.after_number()?).filter(|before| *before > 0);
-    let wanted = (query.state.map(AlertState::as_str), query.rule.as_ref());
+    let wanted = (query.state, query.rule.as_ref());
     let rows = who.account.alerts_before(wanted, before, paging.rows()).await?;
     Ok(Json(paging.page(rows, |row| row.number.to_string(), view)))
 }
