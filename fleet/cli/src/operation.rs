@@ -13,7 +13,7 @@ use crate::{
     pages::all_pages,
     request::not_there,
     session::{Session, service_error},
-    watch::{Shown, follow, within},
+    watch::{Shown, follow, not_ended, within},
     words::{or_dash, time},
 };
 
@@ -168,12 +168,7 @@ async fn report(client: &Client, args: ReportArgs, session: &Session) -> anyhow:
 async fn watch(client: &Client, args: &WatchArgs, session: &Session) -> anyhow::Result<()> {
     let bar = session.printer.progress(0, "{msg} [{bar:30}] {pos} of {len}");
     let look = until_end(client, &args.id, &bar, session);
-    let ended = within(args.time_limit, look, |seconds| {
-        let message = format!("operation {} did not end within {seconds} s", args.id);
-        let hint = format!("it goes on; look again with `mbl operation watch {}`", args.id);
-        Err(Failure::new(Exit::WatchedFailed, message).hint(hint).into())
-    })
-    .await;
+    let ended = within(args.time_limit, look, |seconds| Err(not_ended("operation", &args.id, seconds))).await;
     bar.finish_and_clear();
     let operation = ended?;
     if operation.state == OperationState::Finished && operation.refused == 0 {
