@@ -2,13 +2,14 @@
 
 use axum::{Json, extract::State};
 use fleet_api::{AcknowledgeAlert, Acknowledgement, Alert, AlertQuery, Page, PageQuery, ProblemCode, forms};
-use fleet_store::{AlertRow, StoreError};
+use fleet_store::AlertRow;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Refusal, Reply,
     body::{Body, Parameters, Segments},
     caller::{Caller, need},
+    numbered::number_in,
     paging::Paging,
 };
 use crate::fleet::Fleet;
@@ -20,8 +21,7 @@ pub(super) fn router() -> OpenApiRouter<Fleet> {
 }
 
 fn number(id: &str) -> Reply<u64> {
-    let number = id.strip_prefix("al-").and_then(|digits| digits.parse().ok());
-    number.ok_or_else(|| StoreError::NotFound { kind: "alert", id: id.chars().take(80).collect() }.into())
+    number_in(id, ("alert", "al-"))
 }
 
 fn view(row: AlertRow) -> Alert {

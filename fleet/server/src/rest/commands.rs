@@ -9,9 +9,7 @@ use fleet_api::{
     BASE_PATH, Command, CommandQuery, CommandValuesQuery, ExecuteResource, ObserveResource, Observed, ObservedValues,
     Page, PageQuery, Problem, ProblemCode, ReadResource, WriteResource, forms,
 };
-use fleet_store::{
-    AccountScope, CommandRow, CommandValueRow, DeviceRow, MAX_VALUES, NewCommand, RequestKey, StoreError,
-};
+use fleet_store::{AccountScope, CommandRow, CommandValueRow, DeviceRow, MAX_VALUES, NewCommand, RequestKey};
 use protocol_lwm2m::object::Path as ResourcePath;
 use protocol_types::{CommandKind, EndpointName, UnixSeconds};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -22,6 +20,7 @@ use super::{
     caller::{Caller, need},
     command_wait::Waiter,
     devices::presence_view,
+    numbered::number_in,
     paging::Paging,
 };
 use crate::{
@@ -80,10 +79,8 @@ fn view(row: CommandRow, device: &DeviceRow, now: UnixSeconds) -> Reply<Command>
     })
 }
 
-/// The number in an id; an id of another form names nothing.
 fn number(id: &str) -> Reply<u64> {
-    let number = id.strip_prefix("c-").and_then(|digits| digits.parse().ok());
-    number.ok_or_else(|| StoreError::NotFound { kind: "command", id: id.chars().take(80).collect() }.into())
+    number_in(id, ("command", "c-"))
 }
 
 /// The path of a request, if a command of this kind may be about it.

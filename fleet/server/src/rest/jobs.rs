@@ -19,6 +19,7 @@ use super::{
     caller::{Caller, need},
     commands::until,
     filters,
+    numbered::number_in,
     paging::Paging,
 };
 use crate::{
@@ -109,10 +110,8 @@ fn device_view(row: CommandRow, with_result: bool) -> JobDevice {
     }
 }
 
-/// The number in an id; an id of another form names nothing.
 fn number(id: &str) -> Reply<u64> {
-    let number = id.strip_prefix("j-").and_then(|digits| digits.parse().ok());
-    number.ok_or_else(|| StoreError::NotFound { kind: "job", id: id.chars().take(80).collect() }.into())
+    number_in(id, ("job", "j-"))
 }
 
 /// A number within its bounds, or the one that stands for none.

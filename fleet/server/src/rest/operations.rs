@@ -9,7 +9,7 @@ use axum::{
 use fleet_api::{
     ExportFormat, Operation, OperationKind, OperationRow, Page, PageQuery, ReportFileQuery, ReportQuery, forms,
 };
-use fleet_store::{AccountScope, OperationRequest, RowReport, StoreError};
+use fleet_store::{AccountScope, OperationRequest, RowReport};
 use futures_util::{Stream, TryStreamExt as _, stream};
 use protocol_types::RowOutcome;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -19,6 +19,7 @@ use super::{
     body::{Parameters, Segments},
     caller::{Caller, need},
     inventory::{csv_lines, json_lines},
+    numbered::number_in,
     paging::Paging,
 };
 use crate::{fleet::Fleet, operations};
@@ -88,10 +89,8 @@ fn hint(code: &str) -> Option<&'static str> {
     })
 }
 
-/// The number in an id; an id of another form names nothing.
 fn number(id: &str) -> Reply<u64> {
-    let number = id.strip_prefix("op-").and_then(|digits| digits.parse().ok());
-    number.ok_or_else(|| StoreError::NotFound { kind: "operation", id: id.chars().take(80).collect() }.into())
+    number_in(id, ("operation", "op-"))
 }
 
 /// The long operations of the account, the newest first.
