@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 
 use protocol_types::{
-    DeviceState, Digest, EndpointName, GroupName, Reason, ReleaseVersion, RolloutAction, RolloutId, RolloutState,
-    UnixSeconds, WaitingFor,
+    Consent, DeviceState, Digest, EndpointName, GroupName, OnFailure, Reason, ReleaseVersion, RolloutAction, RolloutId,
+    RolloutState, UnixSeconds, WaitingFor,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema, openapi::Object};
 
 use crate::{
-    Client, ClientError, ConfigurationLevel, Consent, FailureThreshold, GiveConsent, OnFailure, Page, Rate, Retries,
-    Wave, Window, words::one_of,
+    Client, ClientError, ConfigurationLevel, FailureThreshold, GiveConsent, Page, Rate, Retries, Wave, Window,
+    words::{ConsentForm, OnFailureForm, one_of},
 };
 
 fn rollout_state() -> Object {
@@ -91,6 +91,7 @@ pub struct CreateRollout {
     pub failure_threshold: FailureThreshold,
     /// What happens when too many failed.
     #[serde(default)]
+    #[schema(value_type = OnFailureForm)]
     pub on_failure: OnFailure,
     /// Which devices go first, at most 20 waves; what none takes goes last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -133,6 +134,7 @@ pub struct CreateRollout {
     pub window: Option<Window>,
     /// Whose yes each device needs; without it nobody's.
     #[serde(default)]
+    #[schema(value_type = ConsentForm)]
     pub consent: Consent,
     /// From this moment on, in Unix seconds, devices install the release without a yes of somebody at them; never without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -215,6 +217,7 @@ pub struct Rollout {
     pub failure_threshold: FailureThreshold,
     /// What happens when too many failed.
     #[serde(default)]
+    #[schema(value_type = OnFailureForm)]
     pub on_failure: OnFailure,
     /// Which devices go first, at most 20 waves; what none takes goes last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -269,6 +272,7 @@ pub struct Rollout {
     pub window: Option<Window>,
     /// Whose yes each device needs.
     #[serde(default)]
+    #[schema(value_type = ConsentForm)]
     pub consent: Consent,
     /// From this moment on, in Unix seconds, devices install the release without a yes of somebody at them; never without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use protocol_types::{AlertState, CommandKind, CommandState, JobState, RowOutcome, Severity};
+use protocol_types::{AlertState, CommandKind, CommandState, Consent, JobState, OnFailure, RowOutcome, Severity};
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{ObjectBuilder, RefOr, Schema, Type},
@@ -36,7 +36,9 @@ forms! {
     AlertStateForm of AlertState: "How far an alert is.";
     CommandKindForm of CommandKind: "What is asked of a device.";
     CommandStateForm of CommandState: "How far a command is.";
+    ConsentForm of Consent: "Whose yes each device needs before it installs the release.";
     JobStateForm of JobState: "How far a job is.";
+    OnFailureForm of OnFailure: "What happens when too many devices failed, or too few of a wave succeeded.";
     RowOutcomeForm of RowOutcome: "What became of a row.";
     SeverityForm of Severity: "How bad it is.";
 }

@@ -1,11 +1,11 @@
 //! Whose yes a rollout needs at its devices, and the yes that an operator gives. Never decides whether a device may go on.
 
-use protocol_types::{DeviceConsent, EndpointName, RolloutId, UnixSeconds, WaitingFor};
+use protocol_types::{Consent, DeviceConsent, EndpointName, RolloutId, UnixSeconds, WaitingFor};
 use serde_json::json;
 use sqlx::{AnyConnection, Row};
 
 use crate::{
-    AccountScope, Change, Consent, EventDraft, Policy, RolloutRow, StoreError,
+    AccountScope, Change, EventDraft, Policy, RolloutRow, StoreError,
     error::{cannot, word},
     events,
     numbers::to_sql,

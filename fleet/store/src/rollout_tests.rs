@@ -3,13 +3,13 @@
 use std::sync::Mutex;
 
 use protocol_types::{
-    DeviceState, Digest, EndpointName, Phase, RolloutAction, RolloutId, RolloutState, SecurityVersion, UnixSeconds,
-    WaitingFor,
+    Consent, DeviceState, Digest, EndpointName, OnFailure, Phase, RolloutAction, RolloutId, RolloutState,
+    SecurityVersion, UnixSeconds, WaitingFor,
 };
 
 use crate::{
-    AccountScope, Audience, Consent, DailyWindow, Decision, DeviceFacts, DeviceReport, DeviceStep, NewRollout,
-    OnFailure, Policy, Rate, RolloutFacts, StoreError, Subject, Tally, Threshold, Wave, WishStep, Zone,
+    AccountScope, Audience, DailyWindow, Decision, DeviceFacts, DeviceReport, DeviceStep, NewRollout, Policy, Rate,
+    RolloutFacts, StoreError, Subject, Tally, Threshold, Wave, WishStep, Zone,
     tests::{Database, NOW, fleet},
 };
 

@@ -1,8 +1,8 @@
 //! Why a device does not have what a rollout brings: the rule, what shows it, when it is looked at again, and what a person can do.
 //! It is the plan's own judgement that is told here, never a second one.
 
-use fleet_store::{Audience, Consent, DeviceFacts, RolloutDeviceRow, RolloutFacts, RolloutRow, Subject};
-use protocol_types::{DeviceState, EndpointName, Reason, RolloutState, UnixSeconds, WaitingFor};
+use fleet_store::{Audience, DeviceFacts, RolloutDeviceRow, RolloutFacts, RolloutRow, Subject};
+use protocol_types::{Consent, DeviceState, EndpointName, Reason, RolloutState, UnixSeconds, WaitingFor};
 
 use super::{
     hold::{Hold, hold, was_refused},
