@@ -499,6 +499,19 @@ fn a_device_waits_for_the_hours_of_its_own_place() {
 }
 
 #[test]
+fn a_device_whose_zone_is_none_waits_for_the_hours_of_utc_and_is_told_so() {
+    let mut model = Model::new(rollout(Threshold::Count(1), None), 1);
+    let hours = fleet_store::DailyWindow { from: 17 * 60, until: 18 * 60, zone: fleet_store::Zone::Device };
+    model.rollout.wanted.window = Some(hours);
+    model.devices[0].zone = Some("Asia/Tokio".to_owned());
+    model.step();
+    let why = explain(&model.facts(), model.now).remove(0);
+    assert_eq!(why.rule, "window");
+    let zone = ("device_zone", "UTC, as `Asia/Tokio` names no time zone".to_owned());
+    assert!(why.evidence.contains(&zone), "{why:?}");
+}
+
+#[test]
 fn a_rate_lets_one_device_after_the_other_have_its_turn() {
     let mut model = Model::new(rollout(Threshold::Count(1), None), 3);
     model.rollout.wanted.policy.rate = Some(Rate { per_hour: 60, growth: None });
