@@ -8,7 +8,7 @@ use indicatif::ProgressBar;
 use protocol_types::{OperationState, RowOutcome};
 
 use crate::{
-    device::{export_format, save},
+    export::{export_format, save},
     failure::{Exit, Failure},
     pages::all_pages,
     request::not_there,
