@@ -160,10 +160,14 @@ fn clear_leftovers(workshop: &Workshop) -> Result<(), StartError> {
         warn!(application = %name, "an earlier life left a container; it is removed");
         workshop.runtime.delete(&name)?;
     }
-    let bundles = fs::read_dir(&workshop.bundles).into_iter().flatten().flatten();
+    let bundles = match fs::read_dir(&workshop.bundles) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        bundles => bundles.map_err(system("list the bundles"))?,
+    };
     for bundle in bundles {
+        let bundle = bundle.map_err(system("list the bundles"))?;
         if let Err(error) = Bundle::at(bundle.path()).remove() {
-            warn!(%error, "cannot remove a bundle");
+            warn!(bundle = %bundle.path().display(), %error, "cannot remove a bundle");
         }
     }
     Ok(())

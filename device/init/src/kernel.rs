@@ -65,7 +65,7 @@ pub fn mount_own() -> Result<(), MountError> {
     mount_at("tmpfs", "tmpfs", "/run", MountFlags::NOSUID | MountFlags::NODEV, c"mode=0755,size=20%")
 }
 
-/// Reads variables of the firmware; `None` for each that is not there, or without such firmware.
+/// Reads variables of the firmware; `None` for each that is not there or, which is said, cannot be read, or without such firmware.
 pub fn firmware_variables<const N: usize>(files: [&str; N], limit: usize) -> [Option<Vec<u8>>; N] {
     const AT: &str = "/sys/firmware/efi/efivars";
     // Read-only, and away again at once: the system mounts it as it needs it.
@@ -78,7 +78,14 @@ pub fn firmware_variables<const N: usize>(files: [&str; N], limit: usize) -> [Op
         }
         Some(Ok(())) => {}
     }
-    let read = files.map(|file| read_start(&Path::new(AT).join(file), limit).ok());
+    let read = files.map(|file| match read_start(&Path::new(AT).join(file), limit) {
+        Ok(bytes) => Some(bytes),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => {
+            say(&format!("cannot read the variable {file} of the firmware: {e}"));
+            None
+        }
+    });
     if let Err(e) = unmount(AT, UnmountFlags::DETACH) {
         say(&format!("cannot unmount {AT}: {e}"));
     }

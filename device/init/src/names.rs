@@ -19,13 +19,21 @@ use crate::{console::say, kernel::read_start};
 
 /// In the state, so that a factory reset makes a new one and the journal of the device stays one journal.
 const MACHINE_ID: &str = "machine-id";
+/// 32 hexadecimal digits and the end of their line.
+const MACHINE_ID_BYTES: usize = 33;
 /// What the system sees as `/etc/machine-id`.
 const SHOWN: &str = "/run/machine-id";
 
 /// Names the machine after the endpoint in the factory document on `factory`. Without an identity the system's own default stands.
 pub fn set_hostname(factory: &Path) {
-    let document = read_start(&factory.join("factory.json"), FactoryDocument::MAX_BYTES + 1);
-    let Some(document) = document.ok().and_then(|bytes| FactoryDocument::parse(&bytes).ok()) else { return };
+    let path = factory.join("factory.json");
+    let read = read_start(&path, FactoryDocument::MAX_BYTES + 1);
+    let read = read.and_then(|bytes| FactoryDocument::parse(&bytes).map_err(io::Error::other));
+    let document = match read {
+        Ok(document) => document,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return,
+        Err(e) => return say(&format!("the machine is not named after its endpoint: {}: {e}", path.display())),
+    };
     if let Some(name) = HostName::of_endpoint(&document.endpoint)
         && let Err(e) = sethostname(name.as_str().as_bytes())
     {
@@ -44,13 +52,15 @@ pub fn provide_machine_id(state: &Path, root: &Path) {
     }
 }
 
-/// The kept one, or a new one that is kept from now on (machine-id(5)).
+/// The kept one, or a new one that is kept from now on (machine-id(5)). One that cannot be read may be whole: the journal of the device
+/// goes on under it at the next boot.
 fn machine_id(state: &Path) -> io::Result<String> {
     let path = state.join(MACHINE_ID);
-    if let Ok(kept) = fs::read_to_string(&path)
-        && is_machine_id(&kept)
-    {
-        return Ok(kept);
+    match read_start(&path, MACHINE_ID_BYTES + 1) {
+        Ok(kept) if is_machine_id(&kept) => return Ok(String::from_utf8_lossy(&kept).into_owned()),
+        Ok(_) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(e),
     }
     let mut bytes = [0_u8; 16];
     // Up to 256 bytes come whole.
@@ -66,11 +76,11 @@ fn machine_id(state: &Path) -> io::Result<String> {
     Ok(id)
 }
 
-fn is_machine_id(text: &str) -> bool {
-    let digits = text.strip_suffix('\n').unwrap_or_default();
+fn is_machine_id(text: &[u8]) -> bool {
+    let digits = text.strip_suffix(b"\n").unwrap_or_default();
     digits.len() == 32
-        && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-        && digits.bytes().any(|b| b != b'0')
+        && digits.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        && digits.iter().any(|b| *b != b'0')
 }
 
 #[cfg(test)]
@@ -81,13 +91,22 @@ mod tests {
     fn a_machine_id_is_kept_and_a_damaged_one_is_made_anew() {
         let state = tempfile::tempdir().unwrap();
         let first = machine_id(state.path()).unwrap();
-        assert!(is_machine_id(&first) && first.as_bytes()[12] == b'4', "{first}");
+        assert!(is_machine_id(first.as_bytes()) && first.as_bytes()[12] == b'4', "{first}");
         assert_eq!(machine_id(state.path()).unwrap(), first);
         for damaged in ["", "uninitialized\n", &format!("{:032x}\n", 0), &first[1..]] {
             fs::remove_file(state.path().join(MACHINE_ID)).unwrap();
             fs::write(state.path().join(MACHINE_ID), damaged).unwrap();
             let anew = machine_id(state.path()).unwrap();
-            assert!(is_machine_id(&anew) && anew != first, "{damaged:?}");
+            assert!(is_machine_id(anew.as_bytes()) && anew != first, "{damaged:?}");
         }
+    }
+
+    #[test]
+    fn a_machine_id_that_cannot_be_read_is_not_made_anew() {
+        let state = tempfile::tempdir().unwrap();
+        let path = state.path().join(MACHINE_ID);
+        std::os::unix::fs::symlink(MACHINE_ID, &path).unwrap();
+        assert!(machine_id(state.path()).is_err());
+        assert!(fs::symlink_metadata(&path).unwrap().is_symlink());
     }
 }

@@ -94,11 +94,19 @@ impl ReleaseFolder {
 
 /// Opens a plain file: a stick may hold a pipe, on which a reader would wait for ever.
 fn open(path: &Path) -> Result<File, FetchError> {
-    let found = fs::metadata(path).map_err(|_| FetchError::NotFound)?;
+    let found = fs::metadata(path).map_err(|e| cause(&e))?;
     if !found.is_file() {
         return Err(FetchError::NotFound);
     }
-    File::open(path).map_err(|_| FetchError::Unreachable)
+    File::open(path).map_err(|e| cause(&e))
+}
+
+/// What the folder does not have ends the installation; a stick that cannot be read may be put in again.
+fn cause(error: &io::Error) -> FetchError {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => FetchError::NotFound,
+        _ => FetchError::Unreachable,
+    }
 }
 
 fn piece(file: &File, offset: u64, length: u32) -> Result<Vec<u8>, FetchError> {
@@ -146,6 +154,14 @@ mod tests {
         for name in ["../wish.json", "/etc/passwd", "", ".", "..", "a/b"] {
             assert_eq!(folder.fetch(&metadata(name, 10_000)), Err(FetchError::NotFound), "{name}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_not_missing() {
+        let (dir, folder) = folder();
+        std::os::unix::fs::symlink("loop.json", dir.path().join("metadata/loop.json")).unwrap();
+        assert_eq!(folder.fetch(&metadata("loop.json", 10)), Err(FetchError::Unreachable));
+        assert_eq!(folder.fetch(&metadata("none.json", 10)), Err(FetchError::NotFound));
     }
 
     #[test]

@@ -1,8 +1,7 @@
-//! The process `mbl-updater run`: turns events of the sockets into facts, lets the updater work, and stops when it asks for a
-//! restart. Never decides anything.
+//! The process `mbl-updater run`: lets the updater hear and work in turn, and stops when it asks for a restart. Never decides anything.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io,
     path::{Path, PathBuf},
     sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
@@ -12,9 +11,8 @@ use std::{
 
 use jiff::tz::TimeZone;
 use protocol_types::{
-    AppName, BoardName, BootRecord, Heartbeat, LogLevel, Reason, ReasonCode, UnixSeconds, UpdateStatus,
+    BoardName, BootRecord, Heartbeat, LogLevel, Reason, ReasonCode, UnixSeconds, UpdateStatus,
     boot_record::BootRecordError,
-    socket::{AgentToUpdater, AppsToUpdater, Fetch, Fetched, UpdaterToAgent, UpdaterToApps},
 };
 use rustix::fs::{FlockOperation, flock};
 use sd_notify::NotifyState;
@@ -26,12 +24,12 @@ use crate::{
     disk::{DeviceDisk, Devices, DevicesError, Disk, FileDisk, OpenError},
     files::read_at_most,
     firmware,
+    hearing::hear,
     key_store::{self, HardwareError, KeyStore},
-    perform::{Peers, Turn, Updater},
+    perform::{Turn, Updater},
     plan::{Fact, Running},
-    record::{Origin, Wish},
-    settings,
-    socket::{Event, LinkError, Links, Listener, Peer, keep_apps},
+    socket::{Event, LinkError, Links, Listener, keep_apps},
+    speakers::{STATUS, Speakers},
     storage::{Storage, StorageError},
     trust::{Trust, factory_document},
     window::Window,
@@ -48,8 +46,6 @@ const MINUTE: Duration = Duration::from_secs(60);
 pub(crate) const BOOT_RECORD: &str = "run/boot.json";
 /// Held as long as the updater of a device runs.
 const LOCK: &str = "state/updater/lock";
-/// The newest report, for `mbl-updater status`.
-const STATUS: &str = "run/update-status.json";
 
 /// What the process is started with.
 #[derive(Clone, Debug)]
@@ -189,12 +185,7 @@ fn serve_on<D: Disk>(
     }
     let (events, arrivals) = mpsc::sync_channel(WAITING_EVENTS);
     let links = Links::default();
-    let speakers = Speakers {
-        links: links.clone(),
-        status_file: device_dir.join(STATUS),
-        configuration_dir: device_dir.join(settings::DOCUMENTS),
-        configuration_changed: device_dir.join(settings::CHANGED),
-    };
+    let speakers = Speakers::new(links.clone(), device_dir);
     info!(slot = %running.slot, generation = running.generation, root = %running.root, "updater started");
     let updater = Updater::start(storage, speakers, trust, running, config.spread)?;
     let listener = Listener::bind(&device_dir.join("run/updater.sock"), config.agent_uid)?;
@@ -305,149 +296,4 @@ fn tell_manager(state: NotifyState<'_>) {
     if let Err(e) = sd_notify::notify(&[state]) {
         warn!(cause = %e, "the service manager does not listen");
     }
-}
-
-fn hear<D: Disk>(updater: &mut Updater<D, Speakers>, window: &mut Window, event: Event, around: Surroundings<'_>) {
-    match event {
-        Event::Agent(Peer::Agent, AgentToUpdater::Settings(settings)) => {
-            (around.log_level)(settings.log_level);
-            window.set(settings.update_window);
-        }
-        Event::Up(peer @ (Peer::Agent | Peer::Installer)) => {
-            // What was asked over an earlier link is lost with it.
-            updater.source_gone(origin_of(peer));
-            let status = UpdaterToAgent::Status(Box::new(updater.status()));
-            updater.peers.links.say(peer, &status);
-        }
-        Event::Up(Peer::Apps) => updater.tell(Fact::AppsConnected),
-        Event::Agent(peer, message) => hear_agent(updater, peer, message),
-        Event::Apps(AppsToUpdater::Prepared { release, refused }) => {
-            updater.tell(Fact::Prepared { set: release, refused });
-        }
-        Event::Apps(AppsToUpdater::Preparing { release, done, total }) => {
-            updater.tell(Fact::Preparing { set: release, bytes: (done, total) });
-        }
-        Event::Apps(AppsToUpdater::Status { release, applications }) => {
-            updater.tell(Fact::Applications { set: release, statuses: applications });
-        }
-        Event::Down(Peer::Agent) => {
-            updater.source_gone(Origin::Service);
-            updater.tell(Fact::Contact(None));
-        }
-        Event::Down(Peer::Installer) => {
-            updater.source_gone(Origin::Folder);
-            updater.tell(Fact::Rest(Origin::Folder));
-        }
-        Event::Down(Peer::Apps) => updater.tell(Fact::Applications { set: None, statuses: Vec::new() }),
-    }
-}
-
-const fn origin_of(peer: Peer) -> Origin {
-    match peer {
-        Peer::Installer => Origin::Folder,
-        Peer::Agent | Peer::Apps => Origin::Service,
-    }
-}
-
-fn hear_agent<D: Disk>(updater: &mut Updater<D, Speakers>, peer: Peer, message: AgentToUpdater) {
-    let origin = origin_of(peer);
-    match (message, origin) {
-        (AgentToUpdater::Desire { release, digest, rollout, consent }, _) => {
-            // Who brings a release to the device has said yes to it.
-            let consent = consent.filter(|_| origin == Origin::Service);
-            updater.tell(Fact::Desired(Wish { release, digest, rollout, origin, consent }));
-        }
-        (AgentToUpdater::Rest, _) => updater.tell(Fact::Rest(origin)),
-        (AgentToUpdater::Fetched(Fetched { id, result }), _) => updater.answer(origin, id, result),
-        (AgentToUpdater::Contact(contact), Origin::Service) => updater.tell(Fact::Contact(Some(contact))),
-        (AgentToUpdater::TrustedTime(time), Origin::Service) => updater.tell(Fact::TrustedTime(time)),
-        (AgentToUpdater::Restart, Origin::Service) => updater.tell(Fact::RestartAsked),
-        (AgentToUpdater::FactoryReset, _) => updater.tell(Fact::ResetAsked),
-        (AgentToUpdater::Answer { digest, answer }, Origin::Folder) => updater.tell(Fact::Answered(digest, answer)),
-        (AgentToUpdater::Answer { .. }, Origin::Service) => {
-            warn!("the agent answers what only somebody at the device may; ignored");
-        }
-        (
-            AgentToUpdater::Contact(_)
-            | AgentToUpdater::TrustedTime(_)
-            | AgentToUpdater::Restart
-            | AgentToUpdater::Settings(_),
-            _,
-        ) => {
-            warn!("an installer says what only the agent can know; ignored");
-        }
-    }
-}
-
-/// The peers behind the sockets, and a file for `mbl-updater status`.
-#[derive(Debug)]
-pub struct Speakers {
-    links: Links,
-    status_file: PathBuf,
-    configuration_dir: PathBuf,
-    configuration_changed: PathBuf,
-}
-
-impl Peers for Speakers {
-    fn fetch(&mut self, origin: Origin, id: u64, what: Fetch) -> bool {
-        let peer = match origin {
-            Origin::Service => Peer::Agent,
-            Origin::Folder => Peer::Installer,
-        };
-        self.links.say(peer, &UpdaterToAgent::Fetch { id, what })
-    }
-
-    fn tell_apps(&mut self, message: UpdaterToApps) {
-        // If it is not there now, all that counts is repeated when it comes.
-        self.links.say(Peer::Apps, &message);
-    }
-
-    fn configure(&mut self, documents: &[(AppName, Vec<u8>)]) {
-        let written = write_configurations(&self.configuration_dir, documents);
-        // Made anew whenever the documents may have changed, since a process that ended in between left no other trace.
-        if let Err(e) = written.and_then(|()| fs::write(&self.configuration_changed, "")) {
-            warn!(cause = %e, "cannot put the configuration in force");
-        }
-    }
-
-    fn report(&mut self, status: &UpdateStatus) {
-        let message = UpdaterToAgent::Status(Box::new(status.clone()));
-        for peer in [Peer::Agent, Peer::Installer] {
-            self.links.say(peer, &message);
-        }
-        if let Err(e) = write_status(&self.status_file, status) {
-            warn!(cause = %e, "cannot leave the status for `mbl-updater status`");
-        }
-    }
-
-    fn say_goodbye(&mut self) {
-        for peer in [Peer::Agent, Peer::Installer] {
-            self.links.say(peer, &UpdaterToAgent::Restarting);
-        }
-    }
-}
-
-/// Makes `run/configuration` hold exactly these documents.
-fn write_configurations(folder: &Path, documents: &[(AppName, Vec<u8>)]) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
-    let names: Vec<String> = documents.iter().map(|(name, _)| format!("{name}.json")).collect();
-    for ((_, bytes), name) in documents.iter().zip(&names) {
-        let temporary = folder.join(format!("{name}.tmp"));
-        fs::write(&temporary, bytes)?;
-        fs::rename(&temporary, folder.join(name))?;
-    }
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if !names.iter().any(|name| entry.file_name() == name.as_str()) {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
-}
-
-/// Replaces the status at once, but not durably: `run/` is empty after a power cut anyway.
-fn write_status(path: &Path, status: &UpdateStatus) -> io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    fs::write(&temporary, serde_json::to_vec(status)?)?;
-    fs::rename(&temporary, path)
 }

@@ -1,23 +1,13 @@
 //! Alerts: rules that look at devices and events, what they have found, and when nobody wants to hear of it.
 
-use protocol_types::{EndpointName, GroupName, Severity, UnixSeconds, metrics::Metric};
+use protocol_types::{AlertState, EndpointName, GroupName, Severity, UnixSeconds, metrics::Metric};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::{Client, ClientError, Page, PageQuery};
-
-/// How bad it is.
-#[derive(Debug, ToSchema)]
-#[schema(as = Severity, rename_all = "snake_case")]
-#[expect(dead_code, reason = "describes the form for openapi.json")]
-enum SeverityForm {
-    /// Good to know.
-    Info,
-    /// Somebody should look.
-    Warning,
-    /// Somebody must act.
-    Critical,
-}
+use crate::{
+    Client, ClientError, Page, PageQuery,
+    words::{AlertStateForm, SeverityForm},
+};
 
 /// What a rule looks for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -186,44 +176,6 @@ pub struct ChangeAlertRule {
     pub enabled: Option<bool>,
 }
 
-/// How far an alert is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum AlertState {
-    /// The condition holds, but not long enough yet. If it ends before, the alert was never there.
-    Pending,
-    /// It has held long enough.
-    Raised,
-    /// It is over.
-    Resolved,
-}
-
-impl AlertState {
-    /// The state as the API writes it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Raised => "raised",
-            Self::Resolved => "resolved",
-        }
-    }
-}
-
-impl std::str::FromStr for AlertState {
-    type Err = UnknownAlertState;
-    fn from_str(text: &str) -> Result<Self, UnknownAlertState> {
-        [Self::Pending, Self::Raised, Self::Resolved]
-            .into_iter()
-            .find(|state| state.as_str() == text)
-            .ok_or(UnknownAlertState)
-    }
-}
-
-/// A text that is no state of an alert.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an alert is `pending`, `raised` or `resolved`")]
-pub struct UnknownAlertState;
-
 /// Somebody knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Acknowledgement {
@@ -252,6 +204,7 @@ pub struct Alert {
     #[schema(value_type = SeverityForm)]
     pub severity: Severity,
     /// How far it is.
+    #[schema(value_type = AlertStateForm)]
     pub state: AlertState,
     /// From when on the condition held, in Unix seconds.
     #[schema(value_type = u64)]
@@ -280,7 +233,7 @@ pub struct Alert {
 pub struct AlertQuery {
     /// Only those that are so far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(inline)]
+    #[param(inline, value_type = Option<AlertStateForm>)]
     pub state: Option<AlertState>,
     /// Only those of this rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,96 +1,15 @@
 //! Commands: read, write, execute and observe on a device. A command is a resource of its own, so it waits for a device that is away,
 //! survives a restart of the service, and can be taken back.
 
-use protocol_types::{EndpointName, UnixSeconds};
+use protocol_types::{CommandKind, CommandState, EndpointName, UnixSeconds};
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::{Client, ClientError, Page, PageQuery, Presence};
-
-/// What is asked of a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum CommandKind {
-    /// To tell what lies at a path.
-    Read,
-    /// To take a value.
-    Write,
-    /// To do something; never asked twice.
-    Execute,
-    /// To tell what lies at a path, and again whenever it changes.
-    Observe,
-    /// To do its part of a job.
-    Job,
-}
-
-impl CommandKind {
-    /// The kind as it is written.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Write => "write",
-            Self::Execute => "execute",
-            Self::Observe => "observe",
-            Self::Job => "job",
-        }
-    }
-}
-
-/// How far a command is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum CommandState {
-    /// The device has not heard of it.
-    Waiting,
-    /// It was sent, and the answer is awaited.
-    Sent,
-    /// The device has taken it and is at it: an observation that brings values, or its part of a job.
-    Active,
-    /// The device has done it; an observation has come to its end.
-    Done,
-    /// The device refused it, or failed at it.
-    Failed,
-    /// The device did not take it before the deadline.
-    Expired,
-    /// A person took it back.
-    Cancelled,
-    /// The device may have done it or not: its answer was lost. It is not asked again.
-    Unknown,
-}
-
-impl CommandState {
-    /// All states.
-    pub const ALL: [Self; 8] = [
-        Self::Waiting,
-        Self::Sent,
-        Self::Active,
-        Self::Done,
-        Self::Failed,
-        Self::Expired,
-        Self::Cancelled,
-        Self::Unknown,
-    ];
-
-    /// The state as it is written.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Sent => "sent",
-            Self::Active => "active",
-            Self::Done => "done",
-            Self::Failed => "failed",
-            Self::Expired => "expired",
-            Self::Cancelled => "cancelled",
-            Self::Unknown => "unknown",
-        }
-    }
-
-    /// Whether nothing more happens.
-    pub const fn is_end(self) -> bool {
-        !matches!(self, Self::Waiting | Self::Sent | Self::Active)
-    }
-}
+use crate::{
+    Client, ClientError, Page, PageQuery, Presence,
+    words::{CommandKindForm, CommandStateForm},
+};
 
 /// What a resource holds (OMA LwM2M 1.1, appendix C).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -167,10 +86,12 @@ pub struct Command {
     #[schema(value_type = String)]
     pub endpoint: EndpointName,
     /// What is asked.
+    #[schema(value_type = CommandKindForm)]
     pub kind: CommandKind,
     /// The path that it is about.
     pub path: String,
     /// How far it is.
+    #[schema(value_type = CommandStateForm)]
     pub state: CommandState,
     /// The job that it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -313,6 +234,7 @@ pub struct ObservedValues {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Observed {
     /// How far the observation is; after its end nothing more comes.
+    #[schema(value_type = CommandStateForm)]
     pub state: CommandState,
     /// The values, the oldest first; at most 256 are kept.
     pub items: Vec<ObservedValues>,

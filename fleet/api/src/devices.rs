@@ -1,89 +1,12 @@
 //! The device directory: who the devices of an account are, how they are, and what they should run.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::collections::BTreeMap;
 
-use protocol_types::{
-    Digest, EndpointName, Phase, RolloutId, Slot, UnixSeconds,
-    boot_record::Format1,
-    recovery::{RecoveryKey, Sealed, SealedRecoveryKey, VolumeId},
-};
+use protocol_types::{Digest, EndpointName, Phase, RolloutId, Slot, UnixSeconds};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::{Client, ClientError, Event, Page, PageQuery};
-
-/// Whether a device may take part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Standing {
-    /// It takes part.
-    Active,
-    /// An operator has suspended it: it cannot register.
-    Suspended,
-    /// Its identity was seen in two places: it may register and report, and gets nothing.
-    Quarantined,
-    /// It was taken out of service for good; only a new enrolment that names it lets it come back.
-    Decommissioned,
-}
-
-/// How a device stands to the schedule that it has promised itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Presence {
-    /// It is registered over a connection that stands.
-    Connected,
-    /// It is not connected, as it has promised, and not yet due.
-    Sleeping,
-    /// It should be here.
-    Late,
-    /// It should be here since two lifetimes of its registration.
-    Lost,
-}
-
-impl Presence {
-    /// The presence as it is written.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Connected => "connected",
-            Self::Sleeping => "sleeping",
-            Self::Late => "late",
-            Self::Lost => "lost",
-        }
-    }
-}
-
-impl Standing {
-    /// All standings.
-    pub const ALL: &[Self] = &[Self::Active, Self::Suspended, Self::Quarantined, Self::Decommissioned];
-
-    /// The standing as it is written.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Suspended => "suspended",
-            Self::Quarantined => "quarantined",
-            Self::Decommissioned => "decommissioned",
-        }
-    }
-}
-
-impl fmt::Display for Standing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// A text that is no standing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a standing is active, suspended, quarantined or decommissioned")]
-pub struct UnknownStanding;
-
-impl FromStr for Standing {
-    type Err = UnknownStanding;
-    fn from_str(text: &str) -> Result<Self, UnknownStanding> {
-        Self::ALL.iter().copied().find(|standing| standing.as_str() == text).ok_or(UnknownStanding)
-    }
-}
+use crate::{Client, ClientError, Event, Page, PageQuery, Presence, Standing};
 
 /// The value of an attribute.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -348,38 +271,6 @@ pub struct ChangeTags {
     pub remove: Vec<String>,
 }
 
-/// A recovery key of a device's state, sealed to the account: the service cannot open it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct DeviceRecoveryKey {
-    /// The volume that the key opens: the UUID that `cryptsetup luksUUID` prints.
-    #[schema(value_type = String)]
-    pub volume: VolumeId,
-    /// The recovery key of the account whose private half opens it.
-    #[schema(value_type = String)]
-    pub recipient: RecoveryKey,
-    /// Encapsulated key and ciphertext of HPKE (RFC 9180) in hexadecimal digits.
-    #[schema(value_type = String)]
-    pub sealed: Sealed,
-    /// When it came, in Unix seconds.
-    #[schema(value_type = u64)]
-    pub received: UnixSeconds,
-}
-
-impl DeviceRecoveryKey {
-    /// As the device sealed it.
-    pub fn into_sealed(self) -> SealedRecoveryKey {
-        let Self { volume, recipient, sealed, received: _ } = self;
-        SealedRecoveryKey { format: Format1, recipient, volume, sealed }
-    }
-}
-
-/// The recovery keys of a device: that of its state, and those of states before its last factory resets.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct DeviceRecoveryKeys {
-    /// The newest first; at most four.
-    pub items: Vec<DeviceRecoveryKey>,
-}
-
 /// Suspends a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -448,11 +339,6 @@ impl Client {
     /// Makes a device as new: its data, settings and applications go, its identity and its operating system stay.
     pub async fn reset_device(&self, endpoint: &EndpointName) -> Result<Device, ClientError> {
         self.post_empty(&format!("/devices/{endpoint}/factory-reset")).await
-    }
-
-    /// The sealed recovery keys of a device; that they were fetched goes on record.
-    pub async fn recovery_keys(&self, endpoint: &EndpointName) -> Result<DeviceRecoveryKeys, ClientError> {
-        self.get(&format!("/devices/{endpoint}/recovery"), &()).await
     }
 
     /// Forgets a device and its certificates. It may come back only if an enrolment still allows it.

@@ -1,10 +1,13 @@
 //! Jobs: what many devices do once, each in its turn, with progress and a result for each.
 
-use protocol_types::{AppName, EndpointName, UnixSeconds};
+use protocol_types::{AppName, CommandState, EndpointName, JobState, UnixSeconds};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::{Client, ClientError, CommandState, Page, PageQuery};
+use crate::{
+    Client, ClientError, Page, PageQuery,
+    words::{CommandStateForm, JobStateForm},
+};
 
 /// What a job does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -30,40 +33,6 @@ impl JobKind {
             Self::Probe => "probe",
             Self::RotateKey => "rotate-key",
         }
-    }
-}
-
-/// How far a job is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum JobState {
-    /// Its devices are being chosen.
-    Waiting,
-    /// Its devices have their turns.
-    Running,
-    /// Every device had its turn; some may have failed.
-    Finished,
-    /// A person has stopped it; what was told goes on.
-    Cancelled,
-    /// It cannot go on.
-    Failed,
-}
-
-impl JobState {
-    /// The state as it is written.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Running => "running",
-            Self::Finished => "finished",
-            Self::Cancelled => "cancelled",
-            Self::Failed => "failed",
-        }
-    }
-
-    /// Whether nothing more happens.
-    pub const fn is_end(self) -> bool {
-        matches!(self, Self::Finished | Self::Cancelled | Self::Failed)
     }
 }
 
@@ -240,6 +209,7 @@ pub struct Job {
     /// Which devices; they were chosen when it began.
     pub filter: String,
     /// How far it is.
+    #[schema(value_type = JobStateForm)]
     pub state: JobState,
     /// How many devices are how far.
     pub devices: JobCounts,
@@ -272,6 +242,7 @@ pub struct JobDevice {
     /// Its command.
     pub command: String,
     /// How far it is.
+    #[schema(value_type = CommandStateForm)]
     pub state: CommandState,
     /// A stable code for why it did not end well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -308,7 +279,7 @@ pub struct JobDeviceQuery {
     pub limit: Option<u32>,
     /// Only devices that are so far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(inline)]
+    #[param(inline, value_type = Option<CommandStateForm>)]
     pub state: Option<CommandState>,
 }
 

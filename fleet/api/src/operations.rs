@@ -1,15 +1,15 @@
 //! Long operations: what takes longer than a request, with its progress and a report row by row. They go on after the service was
 //! killed and do each row once.
 
-use protocol_types::{GroupName, OperationState, UnixSeconds};
+use protocol_types::{GroupName, OperationState, RowOutcome, UnixSeconds};
 use reqwest::{Method, Response};
 use serde::{Deserialize, Serialize};
-use utoipa::{
-    IntoParams, ToSchema,
-    openapi::{Object, ObjectBuilder, Type},
-};
+use utoipa::{IntoParams, ToSchema, openapi::Object};
 
-use crate::{ChangeDevice, Client, ClientError, ExportFormat, Page, PageQuery};
+use crate::{
+    ChangeDevice, Client, ClientError, ExportFormat, Page, PageQuery,
+    words::{RowOutcomeForm, one_of},
+};
 
 /// What an operation does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -31,32 +31,8 @@ impl OperationKind {
     }
 }
 
-/// What became of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum RowOutcome {
-    /// It was done.
-    Done,
-    /// It was so already.
-    Unchanged,
-    /// It was not done; the code says why.
-    Refused,
-}
-
-impl RowOutcome {
-    /// The outcome as it is written.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Done => "done",
-            Self::Unchanged => "unchanged",
-            Self::Refused => "refused",
-        }
-    }
-}
-
 fn operation_state() -> Object {
-    let words: Vec<&str> = OperationState::ALL.iter().map(|state| state.as_str()).collect();
-    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words)).build()
+    one_of(OperationState::ALL.iter().map(|state| state.as_str())).build()
 }
 
 /// A long operation.
@@ -109,6 +85,7 @@ pub struct OperationRow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
     /// What became of it.
+    #[schema(value_type = RowOutcomeForm)]
     pub outcome: RowOutcome,
     /// A stable code, if it was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -128,7 +105,7 @@ pub struct OperationRow {
 pub struct ReportQuery {
     /// Only rows of this outcome.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(inline)]
+    #[param(inline, value_type = Option<RowOutcomeForm>)]
     pub outcome: Option<RowOutcome>,
     /// `next` of the page before; without it, the first page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -150,7 +127,7 @@ pub struct ReportFileQuery {
     pub format: Option<ExportFormat>,
     /// Only rows of this outcome.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(inline)]
+    #[param(inline, value_type = Option<RowOutcomeForm>)]
     pub outcome: Option<RowOutcome>,
 }
 

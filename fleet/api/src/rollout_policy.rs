@@ -20,19 +20,6 @@ impl Default for FailureThreshold {
     }
 }
 
-/// What happens when too many devices failed, or too few of a wave succeeded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum OnFailure {
-    /// The rollout ends.
-    #[default]
-    Stop,
-    /// The rollout offers nothing new until somebody lets it go on; the failures until then no longer count.
-    Pause,
-    /// The rollout ends, and devices that succeeded are brought back to the release they ran before, by a rollout of that release.
-    Return,
-}
-
 /// Hours of each day in which a rollout may offer its release. The end may lie on the next day.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -45,19 +32,6 @@ pub struct Window {
     /// as for a device without the attribute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
-}
-
-/// Whose yes each device needs before it installs the release.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Consent {
-    /// Nobody's.
-    #[default]
-    Automatic,
-    /// An operator's: each device waits until somebody consents for it.
-    Operator,
-    /// That of somebody at the device: it brings the release into its place, asks, and installs it after a yes.
-    Device,
 }
 
 /// Consents to a rollout for some of its devices.

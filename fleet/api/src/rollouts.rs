@@ -3,34 +3,27 @@
 use std::collections::BTreeMap;
 
 use protocol_types::{
-    DeviceState, Digest, EndpointName, GroupName, Reason, ReleaseVersion, RolloutId, RolloutState, UnixSeconds,
-    WaitingFor,
+    Consent, DeviceState, Digest, EndpointName, GroupName, OnFailure, Reason, ReleaseVersion, RolloutAction, RolloutId,
+    RolloutState, UnixSeconds, WaitingFor,
 };
 use serde::{Deserialize, Serialize};
-use utoipa::{
-    IntoParams, ToSchema,
-    openapi::{Object, ObjectBuilder, Type},
-};
+use utoipa::{IntoParams, ToSchema, openapi::Object};
 
 use crate::{
-    Client, ClientError, ConfigurationLevel, Consent, FailureThreshold, GiveConsent, OnFailure, Page, Rate, Retries,
-    Wave, Window,
+    Client, ClientError, ConfigurationLevel, FailureThreshold, GiveConsent, Page, Rate, Retries, Wave, Window,
+    words::{ConsentForm, OnFailureForm, one_of},
 };
 
-fn words(words: Vec<&'static str>) -> Object {
-    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words)).build()
-}
-
 fn rollout_state() -> Object {
-    words(RolloutState::ALL.iter().map(|state| state.as_str()).collect())
+    one_of(RolloutState::ALL.iter().map(|state| state.as_str())).build()
 }
 
 fn device_state() -> Object {
-    words(DeviceState::ALL.iter().map(|state| state.as_str()).collect())
+    one_of(DeviceState::ALL.iter().map(|state| state.as_str())).build()
 }
 
 fn waiting_for() -> Object {
-    words(WaitingFor::ALL.iter().map(|what| what.as_str()).collect())
+    one_of(WaitingFor::ALL.iter().map(|what| what.as_str())).build()
 }
 
 /// Why something was refused, failed or was undone; the form of `protocol_types::Reason`.
@@ -98,6 +91,7 @@ pub struct CreateRollout {
     pub failure_threshold: FailureThreshold,
     /// What happens when too many failed.
     #[serde(default)]
+    #[schema(value_type = OnFailureForm)]
     pub on_failure: OnFailure,
     /// Which devices go first, at most 20 waves; what none takes goes last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -140,6 +134,7 @@ pub struct CreateRollout {
     pub window: Option<Window>,
     /// Whose yes each device needs; without it nobody's.
     #[serde(default)]
+    #[schema(value_type = ConsentForm)]
     pub consent: Consent,
     /// From this moment on, in Unix seconds, devices install the release without a yes of somebody at them; never without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -222,6 +217,7 @@ pub struct Rollout {
     pub failure_threshold: FailureThreshold,
     /// What happens when too many failed.
     #[serde(default)]
+    #[schema(value_type = OnFailureForm)]
     pub on_failure: OnFailure,
     /// Which devices go first, at most 20 waves; what none takes goes last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -276,6 +272,7 @@ pub struct Rollout {
     pub window: Option<Window>,
     /// Whose yes each device needs.
     #[serde(default)]
+    #[schema(value_type = ConsentForm)]
     pub consent: Consent,
     /// From this moment on, in Unix seconds, devices install the release without a yes of somebody at them; never without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -355,40 +352,6 @@ pub struct RolloutDeviceQuery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[param(minimum = 1, maximum = 500)]
     pub limit: Option<u32>,
-}
-
-/// What a person asks of a rollout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RolloutAction {
-    /// Begin to offer the release.
-    Start,
-    /// Offer nothing new for now.
-    Pause,
-    /// Go on after a pause.
-    Resume,
-    /// End it; devices that are not beyond the point of return stay where they are.
-    Abort,
-    /// Admit no further devices; the rollout ends once those that it has have come to an end.
-    Close,
-    /// Say yes to the whole rollout, as somebody else than who started it.
-    Approve,
-    /// Let devices at which somebody said no ask again now.
-    AskAgain,
-}
-
-impl RolloutAction {
-    /// The last part of the path.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Start => "start",
-            Self::Pause => "pause",
-            Self::Resume => "resume",
-            Self::Abort => "abort",
-            Self::Close => "close",
-            Self::Approve => "approve",
-            Self::AskAgain => "ask-again",
-        }
-    }
 }
 
 impl Client {

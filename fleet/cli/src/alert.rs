@@ -2,10 +2,10 @@
 
 use clap::{Args, Subcommand};
 use fleet_api::{
-    Alert, AlertCondition, AlertQuery, AlertRule, AlertState, ChangeAlertRule, Client, ClientError, CreateAlertRule,
-    CreateSilence, Silence,
+    Alert, AlertCondition, AlertQuery, AlertRule, ChangeAlertRule, Client, ClientError, CreateAlertRule, CreateSilence,
+    PageQuery, Silence,
 };
-use protocol_types::{GroupName, Severity, UnixSeconds, metrics::Metric};
+use protocol_types::{AlertState, GroupName, Severity, UnixSeconds, metrics::Metric};
 use serde_json::json;
 
 use crate::{
@@ -211,7 +211,11 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
 async fn list(client: &Client, args: ListArgs, session: &Session) -> anyhow::Result<()> {
     let state = if args.all { None } else { Some(args.state.unwrap_or(AlertState::Raised)) };
     let query = AlertQuery { state, rule: args.rule, cursor: None, limit: None };
-    let look = async || pages(client, query.clone()).await;
+    let look = async || {
+        let page =
+            async |PageQuery { cursor, limit }| client.alerts(&AlertQuery { cursor, limit, ..query.clone() }).await;
+        all_pages(page).await
+    };
     if args.watch.watch {
         let line = |alert: &Alert| (alert.id.clone(), described(alert).replace('\n', ", "));
         return watch::list(args.watch, session, look, service_error, line).await;
@@ -229,18 +233,6 @@ async fn list(client: &Client, args: ListArgs, session: &Session) -> anyhow::Res
             or_dash(alert.acknowledged.as_ref().map(|known| &known.by)),
         ]
     })
-}
-
-async fn pages(client: &Client, mut query: AlertQuery) -> Result<Vec<Alert>, ClientError> {
-    let mut alerts = Vec::new();
-    loop {
-        let page = client.alerts(&query).await?;
-        alerts.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => return Ok(alerts),
-        }
-    }
 }
 
 fn state_of(alert: &Alert) -> &'static str {

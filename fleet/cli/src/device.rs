@@ -1,12 +1,12 @@
 //! `mbl device`: who the devices are and how they are.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use fleet_api::{
     AttributeValue, ChangeAttributes, ChangeDevice, ChangeTags, Client, ClientError, CountQuery, DecommissionDevice,
-    Device, DeviceDetail, DeviceQuery, DeviceRecoveryKey, Download, Event, ExportFormat, ExportQuery, PageQuery,
-    Standing, SuspendDevice,
+    Device, DeviceDetail, DeviceQuery, DeviceRecoveryKey, Event, ExportFormat, ExportQuery, PageQuery, Standing,
+    SuspendDevice,
 };
 use protocol_types::{EndpointName, recovery::VolumeId};
 use serde_json::json;
@@ -15,9 +15,11 @@ use crate::{
     device_command,
     device_edit::{self, EditArgs},
     device_watch::{self, DeviceWatchArgs},
-    durable::{self, write_private},
+    durable::write_private,
+    export::{deliver, export_format},
     failure::{Exit, Failure},
     filter::refused_filter,
+    pages::{all_pages, first_of},
     recovery_key,
     request::not_there,
     secret::PassphraseArgs,
@@ -144,14 +146,6 @@ pub(crate) struct SetArgs {
     /// The note
     #[arg(long)]
     note: Option<String>,
-}
-
-pub(crate) fn export_format(text: &str) -> Result<ExportFormat, String> {
-    match text {
-        "csv" => Ok(ExportFormat::Csv),
-        "jsonl" => Ok(ExportFormat::Jsonl),
-        _ => Err("a format is csv or jsonl".to_owned()),
-    }
 }
 
 pub(crate) fn attribute(text: &str) -> Result<(String, AttributeValue), String> {
@@ -285,7 +279,11 @@ async fn list(client: &Client, args: ListArgs, session: &Session) -> anyhow::Res
         standing: args.standing,
         ..DeviceQuery::default()
     };
-    let look = async || pages(client, query.clone()).await;
+    let look = async || {
+        let page =
+            async |PageQuery { cursor, limit }| client.devices(&DeviceQuery { cursor, limit, ..query.clone() }).await;
+        all_pages(page).await
+    };
     let explain = |error| refused_filter(error, query.filter.as_deref());
     if watching.watch {
         let line = |device: &Device| (device.endpoint.to_string(), state(device));
@@ -305,31 +303,11 @@ async fn list(client: &Client, args: ListArgs, session: &Session) -> anyhow::Res
     })
 }
 
-async fn pages(client: &Client, mut query: DeviceQuery) -> Result<Vec<Device>, ClientError> {
-    let mut devices = Vec::new();
-    loop {
-        let page = client.devices(&query).await?;
-        devices.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => return Ok(devices),
-        }
-    }
-}
-
 async fn history(client: &Client, (endpoint, limit): (&EndpointName, u32), session: &Session) -> anyhow::Result<()> {
     let most = usize::try_from(limit).unwrap_or(usize::MAX);
-    let (mut found, mut query): (Vec<Event>, _) = (Vec::new(), PageQuery::default());
-    while found.len() < most {
-        let page = client.device_history(endpoint, &query).await.map_err(|e| missing(e, endpoint))?;
-        found.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
-    found.truncate(most);
-    session.printer.table(&found, &["TIME", "WHAT", "DETAILS"], |event| {
+    let page = async |query: PageQuery| client.device_history(endpoint, &query).await.map_err(|e| missing(e, endpoint));
+    let found = first_of(most, page).await?;
+    session.printer.table(&found, &["TIME", "WHAT", "DETAILS"], |event: &Event| {
         vec![event.time.clone(), event.kind.clone(), event.data.to_string()]
     })
 }
@@ -348,32 +326,7 @@ async fn count(client: &Client, query: CountQuery, session: &Session) -> anyhow:
 async fn export(client: &Client, args: ExportArgs, session: &Session) -> anyhow::Result<()> {
     let query = ExportQuery { format: Some(args.format), filter: args.filter };
     let answer = client.export_devices(&query).await.map_err(|e| refused_filter(e, query.filter.as_deref()))?;
-    match args.output {
-        None => pour(answer, session).await,
-        Some(path) => save(answer, &path, session).await,
-    }
-}
-
-/// Writes an export to the standard output as it comes.
-pub(crate) async fn pour(mut answer: Download, session: &Session) -> anyhow::Result<()> {
-    while let Some(part) = answer.chunk().await.map_err(broken)? {
-        session.printer.bytes(&part)?;
-    }
-    Ok(())
-}
-
-fn broken(cause: impl Into<anyhow::Error>) -> Failure {
-    Failure::new(Exit::NotReached, "the export broke off; what came is not whole").because(cause)
-}
-
-/// Puts an export into a file, which is there only once it is whole.
-pub(crate) async fn save(mut answer: Download, path: &Path, session: &Session) -> anyhow::Result<()> {
-    let mut bytes = Vec::new();
-    while let Some(part) = answer.chunk().await.map_err(broken)? {
-        bytes.extend_from_slice(&part);
-    }
-    durable::write(path, &bytes)?;
-    session.printer.data(&serde_json::json!({ "file": path }), format_args!("{} written", path.display()))
+    deliver(answer, args.output.as_deref(), session).await
 }
 
 async fn set(client: &Client, args: SetArgs, session: &Session) -> anyhow::Result<()> {

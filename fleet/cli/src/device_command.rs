@@ -4,16 +4,17 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use fleet_api::{
-    Client, ClientError, Command as Asked, CommandQuery, CommandState, ExecuteResource, PageQuery, Presence,
-    ReadResource, ResourceType, ResourceValue, WriteResource,
+    Client, ClientError, Command as Asked, CommandQuery, ExecuteResource, PageQuery, Presence, ReadResource,
+    ResourceType, ResourceValue, WriteResource,
 };
-use protocol_types::EndpointName;
+use protocol_types::{CommandState, EndpointName};
 use tokio::time::Instant;
 
 use crate::{
     device::missing,
     device_observe::{self, ObserveArgs},
     failure::{Exit, Failure},
+    pages::first_of,
     session::Session,
     words::{or_dash, time},
 };
@@ -267,17 +268,9 @@ pub(crate) fn describe(asked: &Asked) -> String {
 
 async fn list(client: &Client, (endpoint, limit): (&EndpointName, u32), session: &Session) -> anyhow::Result<()> {
     let most = usize::try_from(limit).unwrap_or(usize::MAX);
-    let (mut found, mut query): (Vec<Asked>, _) = (Vec::new(), PageQuery::default());
-    while found.len() < most {
-        let page = client.commands(endpoint, &query).await.map_err(|e| missing(e, endpoint))?;
-        found.extend(page.items);
-        match page.next {
-            Some(next) => query.cursor = Some(next),
-            None => break,
-        }
-    }
-    found.truncate(most);
-    session.printer.table(&found, &["COMMAND", "KIND", "PATH", "STATE", "CREATED", "REASON"], |asked| {
+    let page = async |query: PageQuery| client.commands(endpoint, &query).await.map_err(|e| missing(e, endpoint));
+    let found = first_of(most, page).await?;
+    session.printer.table(&found, &["COMMAND", "KIND", "PATH", "STATE", "CREATED", "REASON"], |asked: &Asked| {
         vec![
             asked.id.clone(),
             asked.kind.as_str().to_owned(),
@@ -291,7 +284,7 @@ async fn list(client: &Client, (endpoint, limit): (&EndpointName, u32), session:
 
 #[cfg(test)]
 mod tests {
-    use protocol_types::UnixSeconds;
+    use protocol_types::{CommandKind, UnixSeconds};
 
     use super::*;
 
@@ -299,7 +292,7 @@ mod tests {
         Asked {
             id: "c-7".into(),
             endpoint: "gate-1".parse().unwrap(),
-            kind: fleet_api::CommandKind::Read,
+            kind: CommandKind::Read,
             path: "/3/0/13".into(),
             state,
             job: None,

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
-use fleet_api::{Client, ClientError, CommandQuery, CommandState, CommandValuesQuery, ObserveResource, ObservedValues};
-use protocol_types::EndpointName;
+use fleet_api::{Client, ClientError, CommandQuery, CommandValuesQuery, ObserveResource, ObservedValues};
+use protocol_types::{CommandState, EndpointName};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{

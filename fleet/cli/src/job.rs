@@ -4,11 +4,11 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 use fleet_api::{
-    Client, ClientError, CollectLogs, CommandState, Job, JobBounds, JobDeviceQuery, JobState, LogSource, PageQuery,
-    RebootDevices, RotateKeys, RunProbe,
+    Client, ClientError, CollectLogs, Job, JobBounds, JobDeviceQuery, LogSource, PageQuery, RebootDevices, RotateKeys,
+    RunProbe,
 };
 use indicatif::ProgressBar;
-use protocol_types::{AppName, EndpointName, GroupName};
+use protocol_types::{AppName, CommandState, EndpointName, GroupName, JobState};
 
 use crate::{
     device_command::seconds,
@@ -18,6 +18,7 @@ use crate::{
     pages::all_pages,
     request::not_there,
     session::{Session, service_error},
+    watch::{Shown, follow, not_ended, within},
     words::{or_dash, time},
 };
 
@@ -159,8 +160,10 @@ fn source(text: &str) -> Result<LogSource, String> {
 }
 
 fn state(text: &str) -> Result<CommandState, String> {
-    let found = CommandState::ALL.into_iter().find(|state| state.as_str() == text);
-    found.ok_or_else(|| format!("a state is one of {}", CommandState::ALL.map(CommandState::as_str).join(", ")))
+    CommandState::parse(text).ok_or_else(|| {
+        let words: Vec<&str> = CommandState::ALL.iter().map(|state| state.as_str()).collect();
+        format!("a state is one of {}", words.join(", "))
+    })
 }
 
 /// How long between two looks at a watched job.
@@ -302,18 +305,8 @@ async fn result(
 
 async fn watch(client: &Client, args: &WatchArgs, session: &Session) -> anyhow::Result<()> {
     let bar = session.printer.progress(0, "{msg} [{bar:30}] {pos} of {len}");
-    let look = follow(client, &args.id, &bar, session);
-    let ended = match args.time_limit {
-        None => look.await,
-        Some(seconds) => match tokio::time::timeout(Duration::from_secs(seconds), look).await {
-            Ok(ended) => ended,
-            Err(_) => {
-                let message = format!("job {} did not end within {seconds} s", args.id);
-                let hint = format!("it goes on; look again with `mbl job watch {}`", args.id);
-                Err(Failure::new(Exit::WatchedFailed, message).hint(hint).into())
-            }
-        },
-    };
+    let look = until_end(client, &args.id, &bar, session);
+    let ended = within(args.time_limit, look, |seconds| Err(not_ended("job", &args.id, seconds))).await;
     bar.finish_and_clear();
     let job = ended?;
     let devices = &job.devices;
@@ -330,29 +323,22 @@ async fn watch(client: &Client, args: &WatchArgs, session: &Session) -> anyhow::
     Err(Failure::new(Exit::WatchedFailed, message).hint(hint).into())
 }
 
-/// Prints every change until the job ends. A service that restarts meanwhile is waited for.
-async fn follow(client: &Client, id: &str, bar: &ProgressBar, session: &Session) -> anyhow::Result<Job> {
-    let mut last = String::new();
-    loop {
-        match client.job(id).await {
-            Ok(job) => {
-                bar.set_message(id.to_owned());
-                bar.set_length(job.devices.total());
-                bar.set_position(job.devices.ended());
-                let text = describe(&job);
-                if text != last {
-                    bar.suspend(|| session.printer.line(&job, &text))?;
-                    last = text;
-                }
-                if job.state.is_end() {
-                    return Ok(job);
-                }
-            }
-            Err(ClientError::Unreachable { .. }) => {
-                session.printer.detail("the service does not answer; trying again");
-            }
-            Err(error) => return Err(missing(error, id)),
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
+/// Prints every change until the job ends.
+async fn until_end(client: &Client, id: &str, bar: &ProgressBar, session: &Session) -> anyhow::Result<Job> {
+    let mut shown = Shown::default();
+    let look = async || client.job(id).await;
+    follow(
+        session,
+        LOOK_EVERY,
+        look,
+        |error| missing(error, id),
+        |job: Job| {
+            bar.set_message(id.to_owned());
+            bar.set_length(job.devices.total());
+            bar.set_position(job.devices.ended());
+            bar.suspend(|| shown.show(&session.printer, id, &job, describe(&job)))?;
+            Ok(job.state.is_end().then_some(job))
+        },
+    )
+    .await
 }

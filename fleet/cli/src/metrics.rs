@@ -10,7 +10,8 @@ use fleet_api::{
 use protocol_types::{EndpointName, UnixSeconds, metrics::Metric};
 
 use crate::{
-    device::{export_format, missing, save},
+    device::missing,
+    export::{deliver, export_format},
     filter::refused_filter,
     session::Session,
     watch::{follow, within},
@@ -238,10 +239,7 @@ async fn export(client: &Client, args: ExportArgs, session: &Session) -> anyhow:
         step: args.range.step,
     };
     let answer = client.export_metrics(&args.endpoint, &query).await.map_err(|e| missing(e, &args.endpoint))?;
-    match args.output {
-        None => crate::device::pour(answer, session).await,
-        Some(path) => save(answer, &path, session).await,
-    }
+    deliver(answer, args.output.as_deref(), session).await
 }
 
 #[cfg(test)]

@@ -3,17 +3,17 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
-use fleet_api::{Client, ClientError, ExportFormat, Operation, PageQuery, ReportFileQuery, ReportQuery, RowOutcome};
+use fleet_api::{Client, ClientError, ExportFormat, Operation, PageQuery, ReportFileQuery, ReportQuery};
 use indicatif::ProgressBar;
-use protocol_types::OperationState;
+use protocol_types::{OperationState, RowOutcome};
 
 use crate::{
-    device::{export_format, save},
+    export::{export_format, save},
     failure::{Exit, Failure},
     pages::all_pages,
     request::not_there,
     session::{Session, service_error},
-    watch::{Shown, follow, within},
+    watch::{Shown, follow, not_ended, within},
     words::{or_dash, time},
 };
 
@@ -62,10 +62,7 @@ pub(crate) struct ReportArgs {
 }
 
 fn outcome(text: &str) -> Result<RowOutcome, String> {
-    [RowOutcome::Done, RowOutcome::Unchanged, RowOutcome::Refused]
-        .into_iter()
-        .find(|outcome| outcome.as_str() == text)
-        .ok_or_else(|| "an outcome is done, unchanged or refused".to_owned())
+    RowOutcome::parse(text).ok_or_else(|| "an outcome is done, unchanged or refused".to_owned())
 }
 
 /// How long between two looks at a watched operation.
@@ -171,12 +168,7 @@ async fn report(client: &Client, args: ReportArgs, session: &Session) -> anyhow:
 async fn watch(client: &Client, args: &WatchArgs, session: &Session) -> anyhow::Result<()> {
     let bar = session.printer.progress(0, "{msg} [{bar:30}] {pos} of {len}");
     let look = until_end(client, &args.id, &bar, session);
-    let ended = within(args.time_limit, look, |seconds| {
-        let message = format!("operation {} did not end within {seconds} s", args.id);
-        let hint = format!("it goes on; look again with `mbl operation watch {}`", args.id);
-        Err(Failure::new(Exit::WatchedFailed, message).hint(hint).into())
-    })
-    .await;
+    let ended = within(args.time_limit, look, |seconds| Err(not_ended("operation", &args.id, seconds))).await;
     bar.finish_and_clear();
     let operation = ended?;
     if operation.state == OperationState::Finished && operation.refused == 0 {

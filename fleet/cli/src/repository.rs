@@ -1,7 +1,7 @@
 //! The account's metadata as its key holders keep it: a folder with the newest file of each offline role, which every new version
 //! must follow. Never talks to the service, so a service that shows old files cannot make anybody sign on top of them.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
 use anyhow::Context as _;
 use protocol_release::{
@@ -54,7 +54,9 @@ impl MetadataFolder {
                     .hint("somebody signed another file of this version: create the release again")
                     .into());
             }
-            Err(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // It may be another one.
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
         }
         self.replace(file)
     }
@@ -157,6 +159,17 @@ mod tests {
         folder.store(&file("1.targets.json", "one")).unwrap();
         folder.store(&file("1.targets.json", "one")).unwrap();
         assert!(folder.store(&file("1.targets.json", "two")).is_err());
+    }
+
+    #[test]
+    fn a_stored_version_that_cannot_be_read_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = MetadataFolder::at(dir.path().to_owned());
+        let path = dir.path().join("1.targets.json");
+        std::os::unix::fs::symlink("1.targets.json", &path).unwrap();
+        let refused = folder.store(&file("1.targets.json", "one")).unwrap_err();
+        assert!(refused.to_string().contains("1.targets.json"), "{refused}");
+        assert!(fs::symlink_metadata(&path).unwrap().is_symlink());
     }
 
     #[test]

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use fleet_api::{
-    Client, ClientError, ConfigurationLevel, GiveConsent, PageQuery, Rollout, RolloutAction, RolloutDevice,
-    RolloutDeviceQuery, StagedConfiguration,
+    Client, ClientError, ConfigurationLevel, GiveConsent, PageQuery, Rollout, RolloutDevice, RolloutDeviceQuery,
+    StagedConfiguration,
 };
 use indicatif::ProgressBar;
-use protocol_types::{DeviceState, EndpointName, ReleaseVersion, RolloutId, RolloutState};
+use protocol_types::{DeviceState, EndpointName, ReleaseVersion, RolloutAction, RolloutId, RolloutState};
 
 use crate::{
     failure::{Exit, Failure},
@@ -17,7 +17,7 @@ use crate::{
     rollout_dry_run,
     rollout_start::StartArgs,
     session::{Session, service_error},
-    watch::{Shown, follow, within},
+    watch::{Shown, follow, not_ended, within},
     why,
     words::{or_dash, time},
 };
@@ -208,12 +208,7 @@ async fn list(client: &Client, session: &Session) -> anyhow::Result<()> {
 async fn watch(client: &Client, args: &WatchArgs, session: &Session) -> anyhow::Result<()> {
     let bar = session.printer.progress(100, "{msg} [{bar:30}] {pos} %");
     let look = until_end(client, &args.id, &bar, session);
-    let ended = within(args.time_limit, look, |seconds| {
-        let message = format!("rollout {} did not end within {seconds} s", args.id);
-        let hint = format!("it goes on; look again with `mbl rollout watch {}`", args.id);
-        Err(Failure::new(Exit::WatchedFailed, message).hint(hint).into())
-    })
-    .await;
+    let ended = within(args.time_limit, look, |seconds| Err(not_ended("rollout", &args.id, seconds))).await;
     bar.finish_and_clear();
     let rollout = ended?;
     let failed = |state| rollout.devices.get(&state).copied().unwrap_or(0);

@@ -2,10 +2,10 @@
 
 use clap::{Args, ValueEnum};
 use fleet_api::{
-    Audience, ConfigurationLevel, Consent, CreateRollout, FailureThreshold, Growth, OnFailure, Rate, Retries,
-    StagedConfiguration, Wave, Window,
+    Audience, ConfigurationLevel, CreateRollout, FailureThreshold, Growth, Rate, Retries, StagedConfiguration, Wave,
+    Window,
 };
-use protocol_types::{EndpointName, GroupName, ReleaseVersion, UnixSeconds};
+use protocol_types::{Consent, EndpointName, GroupName, OnFailure, ReleaseVersion, UnixSeconds};
 
 #[derive(Debug, Args)]
 pub(crate) struct StartArgs {

@@ -3,6 +3,7 @@
 use std::{
     cell::Cell,
     collections::{BTreeMap, BTreeSet},
+    fmt::Display,
     time::{Duration, Instant},
 };
 
@@ -75,6 +76,13 @@ pub(crate) async fn within<T>(
         Ok(ended) => ended,
         Err(_) => late(seconds),
     }
+}
+
+/// That something was not over when its time was: it goes on, and the command that watches it is the way to see the end.
+pub(crate) fn not_ended(what: &str, id: &dyn Display, seconds: u64) -> anyhow::Error {
+    Failure::new(Exit::WatchedFailed, format!("{what} {id} did not end within {seconds} s"))
+        .hint(format!("it goes on; look again with `mbl {what} watch {id}`"))
+        .into()
 }
 
 /// Shows a list, then each element of it that changes, comes or goes. `describe` gives the name of an element and its line.

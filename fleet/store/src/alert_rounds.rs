@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use protocol_types::{GroupName, UnixSeconds};
+use protocol_types::{AlertState, GroupName, UnixSeconds};
 use serde_json::json;
 use sqlx::Row;
 
@@ -11,7 +11,7 @@ use crate::{
     AccountScope, AlertRuleRow, EventDraft, StoreError,
     alert_sights::Sights,
     alerts::subject_of,
-    error::cannot,
+    error::{cannot, word},
     events,
     numbers::{from_sql, time, to_sql},
     transaction::Transaction,
@@ -138,11 +138,13 @@ impl AccountScope {
             .map(|row| {
                 let optional =
                     |column| row.try_get::<Option<i64>, _>(column).map(|at| at.map(time)).map_err(cannot(doing));
-                let state: String = row.try_get("state").map_err(cannot(doing))?;
-                let open = if state == "pending" {
-                    OpenAlert::Pending { since: time(row.try_get("since").map_err(cannot(doing))?) }
-                } else {
-                    OpenAlert::Raised { told: optional("told")?, clear_since: optional("clear_since")? }
+                let open = match word(row, doing, ("alerts", "state"), AlertState::parse)? {
+                    AlertState::Pending => {
+                        OpenAlert::Pending { since: time(row.try_get("since").map_err(cannot(doing))?) }
+                    }
+                    AlertState::Raised | AlertState::Resolved => {
+                        OpenAlert::Raised { told: optional("told")?, clear_since: optional("clear_since")? }
+                    }
                 };
                 let number = from_sql(row.try_get("number").map_err(cannot(doing))?);
                 let standing = OpenRow { number, open, acknowledged: optional("acknowledged")?.is_some() };

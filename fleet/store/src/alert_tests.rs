@@ -1,7 +1,7 @@
 //! Claims about alert rules, alerts and silences, on both databases.
 
 use protocol_types::{
-    GroupName, Severity, UnixSeconds,
+    AlertState, GroupName, Severity, UnixSeconds,
     metrics::{Batch, Metric, Readings, Sample},
 };
 use serde_json::json;
@@ -50,7 +50,7 @@ fn state(filter: &str) -> AlertCondition {
 async fn look(account: &AccountScope, of: &str, now: UnixSeconds) -> Vec<String> {
     let rule = account.alert_rule(&name(of)).await.unwrap();
     account.evaluate_alert_rule(&rule, at_once, now).await.unwrap();
-    let rows = account.alerts_before((Some("raised"), Some(&name(of))), None, 2000).await.unwrap();
+    let rows = account.alerts_before((Some(AlertState::Raised), Some(&name(of))), None, 2000).await.unwrap();
     let mut who: Vec<String> =
         rows.iter().map(|row| row.device.as_ref().map(ToString::to_string).unwrap_or_default()).collect();
     who.sort_unstable();
@@ -78,7 +78,7 @@ async fn a_rule_raises_one_alert_a_device_and_resolves_it_when_the_condition_end
     tx.commit().await.unwrap();
     assert!(look(&one, "here", later(10)).await.is_empty());
     let over = one.alert(1).await.unwrap();
-    assert_eq!((over.state.as_str(), over.resolved, over.told), ("resolved", Some(later(10)), Some(NOW)));
+    assert_eq!((over.state, over.resolved, over.told), (AlertState::Resolved, Some(later(10)), Some(NOW)));
     assert_eq!(kinds_after(&one, before).await.last().unwrap().0, "alert.resolved");
     let history = one.device_history(&"gate-1".parse().unwrap(), None, 10).await.unwrap();
     assert!(history.iter().any(|event| event.kind == "alert.raised"), "the device's own history tells it, too");
@@ -190,7 +190,7 @@ async fn an_alert_is_acknowledged_once_and_only_while_it_is_raised() {
     let again = one.acknowledge_alert(1, ("token/b", "me too"), later(2)).await.unwrap();
     assert_eq!(again, known, "the first one counts");
     one.delete_alert_rule(&name("here"), None, later(3)).await.unwrap();
-    assert_eq!(one.alert(1).await.unwrap().state, "resolved", "a rule that is gone leaves no alert behind");
+    assert_eq!(one.alert(1).await.unwrap().state, AlertState::Resolved, "a rule that is gone leaves no alert behind");
     rule(&one, "here", "name = \"gate-1\"", state("connected = true")).await;
     look(&one, "here", later(4)).await;
     let off = AlertRuleChange { enabled: Some(false), ..AlertRuleChange::default() };

@@ -1,12 +1,12 @@
 //! Alerts as people see them: what a rule has found and nobody has seen end. Raises none; `alert_rounds` does.
 
-use protocol_types::{EndpointName, GroupName, Severity, UnixSeconds};
+use protocol_types::{AlertState, EndpointName, GroupName, Severity, UnixSeconds};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Row, any::AnyRow};
 
 use crate::{
     AccountScope, AlertCondition, EventDraft, Filter, StoreError,
-    error::{cannot, formed},
+    error::{cannot, formed, word},
     events,
     numbers::{from_sql, time, to_sql},
     transaction::Transaction,
@@ -23,8 +23,8 @@ pub struct AlertRow {
     pub device: Option<EndpointName>,
     /// How bad it is.
     pub severity: Severity,
-    /// `pending`, `raised` or `resolved`.
-    pub state: String,
+    /// How far it is.
+    pub state: AlertState,
     /// From when on the condition held.
     pub since: UnixSeconds,
     /// When it was raised.
@@ -59,7 +59,7 @@ fn read(row: &AnyRow) -> Result<AlertRow, StoreError> {
         rule: formed(row, doing, ("alerts", "rule"))?,
         device: if subject.is_empty() { None } else { Some(EndpointName::new(subject).map_err(damaged)?) },
         severity: formed(row, doing, ("alerts", "severity"))?,
-        state: text("state")?,
+        state: word(row, doing, ("alerts", "state"), AlertState::parse)?,
         since: time(row.try_get("since").map_err(cannot(doing))?),
         raised: optional("raised")?,
         told: optional("told")?,
@@ -129,7 +129,7 @@ impl AccountScope {
     /// At most `limit` alerts, the newest first, before the one of number `before`; of one state and one rule if they are named.
     pub async fn alerts_before(
         &self,
-        (state, rule): (Option<&str>, Option<&GroupName>),
+        (state, rule): (Option<AlertState>, Option<&GroupName>),
         before: Option<u64>,
         limit: u32,
     ) -> Result<Vec<AlertRow>, StoreError> {
@@ -141,7 +141,7 @@ impl AccountScope {
             .bind(self.id())
             .bind(before.map_or(i64::MAX, to_sql))
             .bind(i64::from(limit))
-            .bind(state.unwrap_or_default())
+            .bind(state.map_or("", AlertState::as_str))
             .bind(rule.map_or("", GroupName::as_str))
             .fetch_all(self.readers())
             .await
@@ -175,7 +175,7 @@ impl AccountScope {
         .await
         .map_err(cannot(doing))?;
         if done.rows_affected() == 0 {
-            return Err(StoreError::WrongState { kind: "alert", id: row.id(), state: row.state });
+            return Err(StoreError::WrongState { kind: "alert", id: row.id(), state: row.state.to_string() });
         }
         let subject = row.device.as_ref().map_or("", EndpointName::as_str);
         let data = json!({ "rule": row.rule, "by": by, "note": note });

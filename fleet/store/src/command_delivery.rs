@@ -1,10 +1,10 @@
 //! The way of a command to its device and back. Each step is one transaction: that it goes out is on record before it does.
 
-use protocol_types::{AccountName, EndpointName, UnixSeconds};
+use protocol_types::{AccountName, CommandKind, CommandState, EndpointName, UnixSeconds};
 use sqlx::AssertSqlSafe;
 
 use crate::{
-    AccountScope, CommandKind, CommandRow, CommandState, ServiceWide, StoreError,
+    AccountScope, CommandRow, ServiceWide, StoreError,
     commands::{COLUMNS, Ending, read},
     error::{cannot, formed},
     numbers::to_sql,

@@ -1,10 +1,10 @@
 //! Claims about commands on both databases: kept until they have ended, in order, and an Execute never given twice.
 
-use protocol_types::{Digest, EndpointName, UnixSeconds};
+use protocol_types::{CommandKind, CommandState, Digest, EndpointName, UnixSeconds};
 
 use crate::{
-    AccountScope, CommandKind, CommandRow, CommandState, Delivered, EnrolmentRule, FactoryIdentity, MAX_OBSERVATIONS,
-    MAX_OPEN_COMMANDS, MAX_TRIES, MAX_VALUES, NewAuthority, NewCommand, RequestKey, StoreError,
+    AccountScope, CommandRow, Delivered, EnrolmentRule, FactoryIdentity, MAX_OBSERVATIONS, MAX_OPEN_COMMANDS,
+    MAX_TRIES, MAX_VALUES, NewAuthority, NewCommand, RequestKey, StoreError,
     tests::{Database, NOW},
 };
 

@@ -1,13 +1,13 @@
 //! Commands for devices: what was asked, and how far it is. A command is on record before the device hears of it and before the answer is
 //! passed on, so the end of the service at any instant neither loses one nor gives an Execute twice. Never knows what a path or a value means.
 
-use protocol_types::{EndpointName, UnixSeconds};
+use protocol_types::{CommandKind, CommandState, EndpointName, UnixSeconds};
 use serde_json::json;
 use sqlx::{AnyConnection, AssertSqlSafe, Row, any::AnyRow};
 
 use crate::{
     AccountScope, Change, RequestKey, Standing, StoreError,
-    error::{cannot, formed},
+    error::{cannot, formed, word},
     idempotency,
     numbers::{from_sql, time, to_sql},
     transaction::Transaction,
@@ -17,102 +17,6 @@ use crate::{
 pub const MAX_OPEN_COMMANDS: u64 = 32;
 /// Observations of one device at a time.
 pub const MAX_OBSERVATIONS: u64 = 4;
-
-/// What is asked of a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CommandKind {
-    /// To tell what lies at a path.
-    Read,
-    /// To take a value.
-    Write,
-    /// To do something; never asked twice.
-    Execute,
-    /// To tell what lies at a path, and again whenever it changes.
-    Observe,
-    /// To do its part of a job; the device itself knows a job that it has had.
-    Job,
-}
-
-impl CommandKind {
-    /// The kind as the table holds it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Write => "write",
-            Self::Execute => "execute",
-            Self::Observe => "observe",
-            Self::Job => "job",
-        }
-    }
-
-    fn read(text: &str) -> Result<Self, StoreError> {
-        [Self::Read, Self::Write, Self::Execute, Self::Observe, Self::Job]
-            .into_iter()
-            .find(|kind| kind.as_str() == text)
-            .ok_or(StoreError::Damaged { table: "commands", column: "kind" })
-    }
-}
-
-/// How far a command is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CommandState {
-    /// The device has not heard of it.
-    Waiting,
-    /// The device may have heard of it; its answer is awaited.
-    Sent,
-    /// The device has taken it and is at it.
-    Active,
-    /// The device has done it.
-    Done,
-    /// The device refused it or failed at it.
-    Failed,
-    /// The device did not take it before the deadline.
-    Expired,
-    /// A person took it back.
-    Cancelled,
-    /// The device may have done it; its answer was lost, and it is not asked again.
-    Unknown,
-}
-
-impl CommandState {
-    /// All states.
-    pub const ALL: [Self; 8] = [
-        Self::Waiting,
-        Self::Sent,
-        Self::Active,
-        Self::Done,
-        Self::Failed,
-        Self::Expired,
-        Self::Cancelled,
-        Self::Unknown,
-    ];
-
-    /// The state as the table holds it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Sent => "sent",
-            Self::Active => "active",
-            Self::Done => "done",
-            Self::Failed => "failed",
-            Self::Expired => "expired",
-            Self::Cancelled => "cancelled",
-            Self::Unknown => "unknown",
-        }
-    }
-
-    /// Whether nothing more happens.
-    pub const fn is_end(self) -> bool {
-        !matches!(self, Self::Waiting | Self::Sent | Self::Active)
-    }
-
-    pub(crate) fn read(text: &str) -> Result<Self, StoreError> {
-        Self::ALL
-            .into_iter()
-            .find(|state| state.as_str() == text)
-            .ok_or(StoreError::Damaged { table: "commands", column: "state" })
-    }
-}
 
 /// A command to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,10 +83,10 @@ pub(crate) fn read(row: &AnyRow) -> Result<CommandRow, StoreError> {
         number: number("number")?,
         endpoint: formed(row, doing, ("commands", "endpoint"))?,
         job: optional("job")?.map(from_sql),
-        kind: CommandKind::read(&text("kind")?.unwrap_or_default())?,
+        kind: word(row, doing, ("commands", "kind"), CommandKind::parse)?,
         path: text("path")?.unwrap_or_default(),
         argument: text("argument")?,
-        state: CommandState::read(&text("state")?.unwrap_or_default())?,
+        state: word(row, doing, ("commands", "state"), CommandState::parse)?,
         tries: number("tries")?,
         created: UnixSeconds(number("created")?),
         deadline: UnixSeconds(number("deadline")?),
@@ -213,9 +117,9 @@ impl AccountScope {
         let doing = "make a command";
         let mut tx = self.write().await?;
         let number = self.next_number(&mut tx, "last_command").await?;
-        if let Some(earlier) = idempotency::claim(&mut tx, self, key, &number.to_string(), now).await? {
+        if let Some(earlier) = idempotency::claim_number(&mut tx, self, key, number, now).await? {
             drop(tx);
-            return self.command(endpoint, earlier.parse().unwrap_or_default()).await;
+            return self.command(endpoint, earlier).await;
         }
         self.may_be_asked(&mut tx, endpoint, wanted).await?;
         sqlx::query(

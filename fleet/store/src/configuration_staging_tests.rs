@@ -1,14 +1,15 @@
 //! Claims about revisions that are not in force: which devices have them, how far their rollouts see them, and what brings them in force.
 
 use protocol_types::{
-    ConfigurationState, DeviceState, Digest, EndpointName, Phase, Reason, ReasonCode, RolloutId, RolloutState,
+    ConfigurationState, Consent, DeviceState, Digest, EndpointName, OnFailure, Phase, Reason, ReasonCode,
+    RolloutAction, RolloutId, RolloutState,
 };
 use serde_json::{Map, Value, json};
 
 use crate::{
-    AccountScope, Audience, ConfigurationLevel, ConfigurationReport, Consent, Decision, DeviceFacts, DeviceStep,
-    GivenConfiguration, GroupChange, NewRollout, OnFailure, Policy, Released, RevisionStanding, RolloutAction,
-    RolloutFacts, StoreError, Subject, Tally, Threshold, WishStep,
+    AccountScope, Audience, ConfigurationLevel, ConfigurationReport, Decision, DeviceFacts, DeviceStep,
+    GivenConfiguration, GroupChange, NewRollout, Policy, Released, RevisionStanding, RolloutFacts, StoreError, Subject,
+    Tally, Threshold, WishStep,
     tests::{Database, NOW, fleet},
 };
 

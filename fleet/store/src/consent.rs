@@ -1,17 +1,38 @@
-//! The yes that an operator gives for a device of a rollout. Never decides whether one is needed.
+//! Whose yes a rollout needs at its devices, and the yes that an operator gives. Never decides whether a device may go on.
 
-use protocol_types::{EndpointName, RolloutId, UnixSeconds, WaitingFor};
+use protocol_types::{Consent, DeviceConsent, EndpointName, RolloutId, UnixSeconds, WaitingFor};
 use serde_json::json;
-use sqlx::AnyConnection;
+use sqlx::{AnyConnection, Row};
 
 use crate::{
-    AccountScope, Change, Consent, EventDraft, RolloutRow, StoreError, error::cannot, events, numbers::to_sql,
+    AccountScope, Change, EventDraft, Policy, RolloutRow, StoreError,
+    error::{cannot, word},
+    events,
+    numbers::to_sql,
     updates::parsed,
 };
 
 const DOING: &str = "give consent to a rollout";
 
 impl AccountScope {
+    /// How devices of a rollout ask somebody at them, if they do; those of a rollout that is not there do not. Reads no more of the
+    /// rollout than that: devices are many, and so may be those that it names.
+    pub async fn asked_at_device(&self, id: &RolloutId) -> Result<Option<DeviceConsent>, StoreError> {
+        let doing = "read whose consent a rollout needs";
+        let row = sqlx::query("SELECT consent, policy FROM rollouts WHERE account = $1 AND id = $2")
+            .bind(self.id())
+            .bind(id.as_str())
+            .fetch_optional(self.readers())
+            .await
+            .map_err(cannot(doing))?;
+        let Some(row) = row else { return Ok(None) };
+        let consent = word(&row, doing, ("rollouts", "consent"), Consent::parse)?;
+        let policy: String = row.try_get("policy").map_err(cannot(doing))?;
+        let policy: Policy =
+            serde_json::from_str(&policy).map_err(|_| StoreError::Damaged { table: "rollouts", column: "policy" })?;
+        Ok(policy.asked_at_device(consent))
+    }
+
     /// Says yes for `devices`, or for every device that waits for it now, and answers with the rollout.
     ///
     /// All of it happens or nothing: a device that the rollout does not know is refused, and so is a rollout that has ended or

@@ -1,6 +1,6 @@
 //! The same edit to many devices, as a long operation: in the order of their names, some in each transaction.
 
-use protocol_types::{EndpointName, GroupName, OperationState, UnixSeconds};
+use protocol_types::{EndpointName, GroupName, OperationState, RowOutcome, UnixSeconds};
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, raw_sql};
 
@@ -9,7 +9,7 @@ use crate::{
     devices::bound,
     error::{cannot, formed},
     filter::Place,
-    operations::{OperationRequest, OperationRow, RowOutcome, RowReport},
+    operations::{OperationRequest, OperationRow, RowReport},
     transaction::Transaction,
 };
 

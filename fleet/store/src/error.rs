@@ -146,6 +146,17 @@ pub(crate) fn formed<T: FromStr>(
     text.parse().map_err(|_| StoreError::Damaged { table, column })
 }
 
+/// The word in a column, one of those that only the store writes there.
+pub(crate) fn word<T>(
+    row: &AnyRow,
+    doing: &'static str,
+    (table, column): (&'static str, &'static str),
+    parse: impl FnOnce(&str) -> Option<T>,
+) -> Result<T, StoreError> {
+    let text: String = row.try_get(column).map_err(cannot(doing))?;
+    parse(&text).ok_or(StoreError::Damaged { table, column })
+}
+
 /// Refuses a change of a resource that was at revision `was` and not at the one that the caller names.
 pub(crate) fn at_revision((kind, id): (&'static str, &str), at: Option<i64>, was: i64) -> Result<(), StoreError> {
     match at {

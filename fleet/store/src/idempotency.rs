@@ -49,9 +49,17 @@ pub(crate) async fn claim(
     Ok(None)
 }
 
-/// The number of the resource that an earlier request has made.
-pub(crate) fn number(earlier: &str) -> Result<u64, StoreError> {
-    earlier.parse().map_err(|_| StoreError::Damaged { table: "idempotency_keys", column: "resource" })
+/// The same for a resource that has a number.
+pub(crate) async fn claim_number(
+    tx: &mut Transaction,
+    scope: &AccountScope,
+    key: Option<&RequestKey>,
+    number: u64,
+    now: UnixSeconds,
+) -> Result<Option<u64>, StoreError> {
+    let earlier = claim(tx, scope, key, &number.to_string(), now).await?;
+    let damaged = |_| StoreError::Damaged { table: "idempotency_keys", column: "resource" };
+    earlier.map(|earlier| earlier.parse().map_err(damaged)).transpose()
 }
 
 impl ServiceWide {

@@ -1,10 +1,10 @@
 //! Claims about jobs on both databases: each device once, never more at a time than allowed, whatever is cut off.
 
-use protocol_types::{EndpointName, UnixSeconds};
+use protocol_types::{CommandState, Digest, EndpointName, JobState, UnixSeconds};
 
 use crate::{
-    AccountScope, CommandState, Delivered, EnrolmentRule, FactoryIdentity, JobState, NewAuthority, NewCertificate,
-    NewJob, Parent, Presence, PresenceFact, Promise, StoreError,
+    AccountScope, Delivered, EnrolmentRule, FactoryIdentity, NewAuthority, NewCertificate, NewJob, Parent, Presence,
+    PresenceFact, Promise, RequestKey, StoreError,
     tests::{Database, NOW},
 };
 
@@ -218,4 +218,25 @@ async fn a_cancelled_job_asks_nobody_more_and_one_that_has_ended_is_not_cancelle
     let all = db.store.service_wide();
     assert_eq!(all.forget_jobs(later(1), 10).await.unwrap(), 3);
     assert!(account.commands_before(&name(0), None, 10).await.unwrap().is_empty(), "their commands go with them");
+}
+
+#[tokio::test]
+async fn a_repeated_request_finds_its_job_and_what_cannot_be_read_is_damage() {
+    let db = Database::new().await;
+    let account = with_devices(&db, 1).await;
+    let filter = "".parse().unwrap();
+    let (concurrency, per_minute, deadline) = (1, 1, later(3600));
+    let wanted = NewJob { kind: "probe", filter: &filter, request: "{}", concurrency, per_minute, deadline };
+    let key = RequestKey { key: "k".into(), request: Digest::of(b"request") };
+    let first = account.create_job(&wanted, Some(&key), NOW).await.unwrap();
+    assert_eq!(account.create_job(&wanted, Some(&key), later(1)).await.unwrap(), first);
+    assert_eq!(account.create_job(&wanted, None, NOW).await.unwrap().number, first.number + 1, "no number is lost");
+    let mut tx = db.store.write().await.unwrap();
+    sqlx::query("UPDATE idempotency_keys SET resource = 'seven'").execute(tx.sql()).await.unwrap();
+    sqlx::query("UPDATE jobs SET state = 'asleep' WHERE number = 2").execute(tx.sql()).await.unwrap();
+    tx.commit().await.unwrap();
+    let refused = account.create_job(&wanted, Some(&key), NOW).await.unwrap_err();
+    assert_eq!(refused.to_string(), "idempotency_keys holds a row whose resource cannot be read");
+    let refused = account.job(2).await.unwrap_err();
+    assert_eq!(refused.to_string(), "jobs holds a row whose state cannot be read");
 }

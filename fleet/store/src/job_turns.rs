@@ -1,11 +1,11 @@
 //! Whose turn it is in a job. The devices are chosen once, in the order of their names; their commands wait until the job lets them go, a few
 //! at a time. Each step is one transaction, so a job that was cut off at any instant asks each device once.
 
-use protocol_types::{EndpointName, UnixSeconds};
+use protocol_types::{EndpointName, JobState, UnixSeconds};
 use sqlx::{AssertSqlSafe, Row, any::AnyRow};
 
 use crate::{
-    AccountScope, Change, JobRow, JobState, StoreError,
+    AccountScope, Change, JobRow, StoreError,
     devices::bound,
     error::{cannot, formed},
     filter::Place,

@@ -1,52 +1,17 @@
 //! Jobs: the same to many devices, a command for each. What was asked, how far it is, and what became of each device. Never lets a
 //! device go itself.
 
-use protocol_types::{AccountName, EndpointName, UnixSeconds};
+use protocol_types::{AccountName, CommandState, EndpointName, JobState, UnixSeconds};
 use serde_json::json;
 use sqlx::{AnyConnection, AssertSqlSafe, Row, any::AnyRow};
 
 use crate::{
-    AccountScope, Change, CommandRow, CommandState, EventDraft, Filter, RequestKey, ServiceWide, StoreError, commands,
-    error::{cannot, formed},
+    AccountScope, Change, CommandRow, EventDraft, Filter, RequestKey, ServiceWide, StoreError, commands,
+    error::{cannot, formed, word},
     events, idempotency,
     numbers::{from_sql, time, to_sql},
     transaction::Transaction,
 };
-
-/// How far a job is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JobState {
-    /// Its devices are being chosen.
-    Waiting,
-    /// Its devices are asked.
-    Running,
-    /// Every device had its turn.
-    Finished,
-    /// A person has stopped it.
-    Cancelled,
-    /// It cannot go on.
-    Failed,
-}
-
-impl JobState {
-    /// The state as the table holds it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Running => "running",
-            Self::Finished => "finished",
-            Self::Cancelled => "cancelled",
-            Self::Failed => "failed",
-        }
-    }
-
-    fn read(text: &str) -> Result<Self, StoreError> {
-        [Self::Waiting, Self::Running, Self::Finished, Self::Cancelled, Self::Failed]
-            .into_iter()
-            .find(|state| state.as_str() == text)
-            .ok_or(StoreError::Damaged { table: "jobs", column: "state" })
-    }
-}
 
 /// A job to make.
 #[derive(Clone, Debug, PartialEq)]
@@ -116,7 +81,7 @@ fn read(row: &AnyRow) -> Result<JobRow, StoreError> {
         request: text("request")?,
         concurrency: number("concurrency")?,
         per_minute: number("per_minute")?,
-        state: JobState::read(&text("state")?)?,
+        state: word(row, doing, ("jobs", "state"), JobState::parse)?,
         position: text("position")?,
         created: UnixSeconds(number("created")?),
         deadline: UnixSeconds(number("deadline")?),
@@ -139,9 +104,9 @@ impl AccountScope {
     ) -> Result<JobRow, StoreError> {
         let mut tx = self.write().await?;
         let number = self.next_number(&mut tx, "last_job").await?;
-        if let Some(earlier) = idempotency::claim(&mut tx, self, key, &number.to_string(), now).await? {
+        if let Some(earlier) = idempotency::claim_number(&mut tx, self, key, number, now).await? {
             drop(tx);
-            return self.job(earlier.parse().unwrap_or_default()).await;
+            return self.job(earlier).await;
         }
         sqlx::query(
             "INSERT INTO jobs (account, number, kind, filter, request, concurrency, per_minute, state, created, deadline)
@@ -220,9 +185,8 @@ impl AccountScope {
         .map_err(cannot(doing))?;
         rows.iter()
             .map(|row| {
-                let state: String = row.try_get("state").map_err(cannot(doing))?;
                 let devices: i64 = row.try_get("devices").map_err(cannot(doing))?;
-                Ok((CommandState::read(&state)?, from_sql(devices)))
+                Ok((word(row, doing, ("commands", "state"), CommandState::parse)?, from_sql(devices)))
             })
             .collect()
     }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use protocol_types::{EndpointName, OperationState, UnixSeconds};
+use protocol_types::{EndpointName, OperationState, RowOutcome, UnixSeconds};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Row, any::AnyRow};
 
@@ -13,7 +13,7 @@ use crate::{
     error::cannot,
     events,
     numbers::{time, to_sql},
-    operations::{RowOutcome, RowReport},
+    operations::RowReport,
     transaction::Transaction,
 };
 

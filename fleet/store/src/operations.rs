@@ -1,14 +1,14 @@
 //! Long operations: what was asked, how far it is, and what became of each row. The place where the work goes on is written together
 //! with the rows before it, so an operation that was cut off at any instant does each row exactly once. Never does the work itself.
 
-use protocol_types::{AccountName, OperationState, UnixSeconds};
+use protocol_types::{AccountName, OperationState, RowOutcome, UnixSeconds};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::{AnyConnection, AssertSqlSafe, Row, any::AnyRow};
 
 use crate::{
     AccountScope, Change, DeviceEdit, EventDraft, Filter, RequestKey, ServiceWide, StoreError,
-    error::{cannot, formed},
+    error::{cannot, formed, word},
     events, idempotency,
     numbers::{from_sql, time, to_sql},
     transaction::Transaction,
@@ -30,35 +30,6 @@ pub enum OperationRequest {
         /// What is done to each.
         edit: Box<DeviceEdit>,
     },
-}
-
-/// What became of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RowOutcome {
-    /// It was done.
-    Done,
-    /// It was so already.
-    Unchanged,
-    /// It was not done; the code says why.
-    Refused,
-}
-
-impl RowOutcome {
-    /// The outcome as the table holds it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Done => "done",
-            Self::Unchanged => "unchanged",
-            Self::Refused => "refused",
-        }
-    }
-
-    fn read(text: &str) -> Result<Self, StoreError> {
-        [Self::Done, Self::Unchanged, Self::Refused]
-            .into_iter()
-            .find(|outcome| outcome.as_str() == text)
-            .ok_or(StoreError::Damaged { table: "operation_rows", column: "outcome" })
-    }
 }
 
 /// What became of one row.
@@ -132,8 +103,7 @@ fn read(row: &AnyRow) -> Result<OperationRow, StoreError> {
         number: number("number")?,
         request: serde_json::from_str(&request)
             .map_err(|_| StoreError::Damaged { table: "operations", column: "request" })?,
-        state: OperationState::parse(&text("state")?.unwrap_or_default())
-            .ok_or(StoreError::Damaged { table: "operations", column: "state" })?,
+        state: word(row, doing, ("operations", "state"), OperationState::parse)?,
         total: optional("total")?.map(from_sql),
         done: number("done")?,
         unchanged: number("unchanged")?,
@@ -167,9 +137,9 @@ impl AccountScope {
             .await
             .map_err(cannot(doing))?;
         let number: i64 = row.try_get("next").map_err(cannot(doing))?;
-        if let Some(earlier) = idempotency::claim(&mut tx, self, key, &number.to_string(), now).await? {
+        if let Some(earlier) = idempotency::claim_number(&mut tx, self, key, from_sql(number), now).await? {
             drop(tx);
-            return self.operation(idempotency::number(&earlier)?).await;
+            return self.operation(earlier).await;
         }
         let text = serde_json::to_string(request)
             .map_err(|_| StoreError::Damaged { table: "operations", column: "request" })?;
@@ -253,7 +223,7 @@ impl AccountScope {
                 Ok(RowReport {
                     line: from_sql(row.try_get("line").map_err(cannot(doing))?),
                     subject: text("subject")?,
-                    outcome: RowOutcome::read(&text("outcome")?.unwrap_or_default())?,
+                    outcome: word(row, doing, ("operation_rows", "outcome"), RowOutcome::parse)?,
                     code: text("code")?,
                     detail: text("detail")?,
                 })

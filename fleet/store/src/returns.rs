@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use protocol_types::{EndpointName, ReleaseVersion, RolloutId, RolloutState, UnixSeconds};
+use protocol_types::{Consent, EndpointName, OnFailure, ReleaseVersion, RolloutId, RolloutState, UnixSeconds};
 use serde_json::json;
 
 use crate::{
-    AccountScope, Audience, Consent, EventDraft, NewRollout, OnFailure, Policy, RolloutRow, StoreError, Subject,
-    Threshold, error::cannot, events, numbers::to_sql, rollouts::count, transaction::Transaction, updates::parsed,
+    AccountScope, Audience, EventDraft, NewRollout, Policy, RolloutRow, StoreError, Subject, Threshold, error::cannot,
+    events, numbers::to_sql, rollouts::count, transaction::Transaction, updates::parsed,
 };
 
 const DOING: &str = "bring devices back";

@@ -1,6 +1,6 @@
 //! What a person asks of a rollout that was made. Never decides what happens on a device.
 
-use protocol_types::{Reason, RolloutId, RolloutState, UnixSeconds};
+use protocol_types::{Reason, RolloutAction, RolloutId, RolloutState, UnixSeconds};
 use serde_json::json;
 
 use crate::{
@@ -8,68 +8,62 @@ use crate::{
     transaction::Transaction,
 };
 
-/// What a person asks of a rollout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RolloutAction {
-    /// Begin to offer the release.
-    Start,
-    /// Offer nothing new for now.
-    Pause,
-    /// Go on after a pause; failures until now no longer count against the thresholds.
-    Resume,
-    /// End it.
-    Abort,
-    /// Admit no further devices; the rollout ends once those that it has have come to an end.
-    Close,
-    /// Say yes to the whole rollout, as somebody else than who started it.
-    Approve,
-    /// Let devices at which somebody said no ask again now.
-    AskAgain,
+/// The state that an action leads to, where it may be asked for; asking for what is already so is allowed.
+fn outcome(action: RolloutAction, from: RolloutState) -> Option<RolloutState> {
+    match (action, from) {
+        (RolloutAction::Start, RolloutState::Draft | RolloutState::Running) => Some(RolloutState::Running),
+        (RolloutAction::Pause, RolloutState::Running | RolloutState::Paused) => Some(RolloutState::Paused),
+        (RolloutAction::Resume, RolloutState::Paused | RolloutState::Running) => Some(RolloutState::Running),
+        (
+            RolloutAction::Abort,
+            RolloutState::Draft | RolloutState::Running | RolloutState::Paused | RolloutState::Aborted,
+        ) => Some(RolloutState::Aborted),
+        (
+            RolloutAction::Close | RolloutAction::Approve | RolloutAction::AskAgain,
+            RolloutState::Running | RolloutState::Paused,
+        ) => Some(from),
+        (RolloutAction::Start, RolloutState::Paused)
+        | (
+            RolloutAction::Pause
+            | RolloutAction::Resume
+            | RolloutAction::Close
+            | RolloutAction::Approve
+            | RolloutAction::AskAgain,
+            RolloutState::Draft,
+        )
+        | (_, RolloutState::Stopped | RolloutState::Finished)
+        | (
+            RolloutAction::Start
+            | RolloutAction::Pause
+            | RolloutAction::Resume
+            | RolloutAction::Close
+            | RolloutAction::Approve
+            | RolloutAction::AskAgain,
+            RolloutState::Aborted,
+        ) => None,
+    }
 }
 
-impl RolloutAction {
-    /// The state that the action leads to, where it may be asked for; asking for what is already so is allowed.
-    fn outcome(self, from: RolloutState) -> Option<RolloutState> {
-        match (self, from) {
-            (Self::Start, RolloutState::Draft | RolloutState::Running) => Some(RolloutState::Running),
-            (Self::Pause, RolloutState::Running | RolloutState::Paused) => Some(RolloutState::Paused),
-            (Self::Resume, RolloutState::Paused | RolloutState::Running) => Some(RolloutState::Running),
-            (
-                Self::Abort,
-                RolloutState::Draft | RolloutState::Running | RolloutState::Paused | RolloutState::Aborted,
-            ) => Some(RolloutState::Aborted),
-            (Self::Close | Self::Approve | Self::AskAgain, RolloutState::Running | RolloutState::Paused) => Some(from),
-            (Self::Start, RolloutState::Paused)
-            | (Self::Pause | Self::Resume | Self::Close | Self::Approve | Self::AskAgain, RolloutState::Draft)
-            | (_, RolloutState::Stopped | RolloutState::Finished)
-            | (
-                Self::Start | Self::Pause | Self::Resume | Self::Close | Self::Approve | Self::AskAgain,
-                RolloutState::Aborted,
-            ) => None,
-        }
+const fn event(action: RolloutAction) -> &'static str {
+    match action {
+        RolloutAction::Start => "rollout.started",
+        RolloutAction::Pause => "rollout.paused",
+        RolloutAction::Resume => "rollout.resumed",
+        RolloutAction::Abort => "rollout.aborted",
+        RolloutAction::Close => "rollout.closed",
+        RolloutAction::Approve => "rollout.approved",
+        RolloutAction::AskAgain => "rollout.asked_again",
     }
+}
 
-    const fn event(self) -> &'static str {
-        match self {
-            Self::Start => "rollout.started",
-            Self::Pause => "rollout.paused",
-            Self::Resume => "rollout.resumed",
-            Self::Abort => "rollout.aborted",
-            Self::Close => "rollout.closed",
-            Self::Approve => "rollout.approved",
-            Self::AskAgain => "rollout.asked_again",
-        }
-    }
-
-    /// Whether it is already so.
-    fn is_done(self, row: &RolloutRow, next: RolloutState) -> bool {
-        match self {
-            Self::Close => row.closed,
-            Self::Approve => row.approved_by.is_some(),
-            // Somebody may have said no since.
-            Self::AskAgain => false,
-            Self::Start | Self::Pause | Self::Resume | Self::Abort => next == row.state,
-        }
+/// Whether it is already so.
+fn is_done(action: RolloutAction, row: &RolloutRow, next: RolloutState) -> bool {
+    match action {
+        RolloutAction::Close => row.closed,
+        RolloutAction::Approve => row.approved_by.is_some(),
+        // Somebody may have said no since.
+        RolloutAction::AskAgain => false,
+        RolloutAction::Start | RolloutAction::Pause | RolloutAction::Resume | RolloutAction::Abort => next == row.state,
     }
 }
 
@@ -90,14 +84,14 @@ impl AccountScope {
             return Err(StoreError::Stale { kind: "rollout", id: id.to_string(), now: row.revision });
         }
         let wrong = |state: String| StoreError::WrongState { kind: "rollout", id: id.to_string(), state };
-        let Some(next) = action.outcome(row.state) else { return Err(wrong(row.state.to_string())) };
+        let Some(next) = outcome(action, row.state) else { return Err(wrong(row.state.to_string())) };
         if action == RolloutAction::Approve && !row.wanted.policy.approval {
             return Err(wrong("a rollout that asks for nobody's approval".to_owned()));
         }
         if action == RolloutAction::AskAgain && row.wanted.asked_at_device().is_none() {
             return Err(wrong("a rollout that asks nobody at the device".to_owned()));
         }
-        if action.is_done(&row, next) {
+        if is_done(action, &row, next) {
             return Ok(row);
         }
         if action == RolloutAction::Approve && row.started_by.as_deref() == Some(by) {
@@ -108,7 +102,7 @@ impl AccountScope {
         }
         self.set_rollout_state(&mut tx, id, (next, row.reason.as_ref().filter(|_| next == row.state)), now).await?;
         self.note_action(&mut tx, (&row, action), by, now).await?;
-        let draft = EventDraft { kind: action.event(), subject: format!("rollouts/{id}"), data: json!({ "by": by }) };
+        let draft = EventDraft { kind: event(action), subject: format!("rollouts/{id}"), data: json!({ "by": by }) };
         events::append(&mut tx, self, now, draft).await?;
         tx.commit().await?;
         self.rollout(id).await

@@ -1,10 +1,10 @@
 //! What is known about a rollout and its devices: the facts that a decision needs, read in one look. Never decides.
 
-use protocol_types::{DeviceState, EndpointName, RolloutId, RolloutState, UnixSeconds, WaitingFor};
+use protocol_types::{DeviceState, EndpointName, OnFailure, RolloutId, RolloutState, UnixSeconds, WaitingFor};
 use sqlx::{AnyConnection, AssertSqlSafe, Row, any::AnyRow};
 
 use crate::{
-    AccountScope, Audience, DeviceReport, NewRollout, OnFailure, RolloutRow, Standing, StoreError, Subject, Wave,
+    AccountScope, Audience, DeviceReport, NewRollout, RolloutRow, Standing, StoreError, Subject, Wave,
     configuration_facts,
     devices::bound,
     error::cannot,

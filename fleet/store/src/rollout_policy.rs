@@ -1,6 +1,6 @@
 //! What is asked of a rollout: for whom, how carefully, how fast and when. Plain data; never decides anything.
 
-use protocol_types::{DeviceConsent, EndpointName, GroupName, UnixSeconds};
+use protocol_types::{Consent, DeviceConsent, EndpointName, GroupName, OnFailure, UnixSeconds};
 use serde::{Deserialize, Serialize};
 
 use crate::{Filter, Subject};
@@ -29,32 +29,6 @@ pub enum Threshold {
     Percent(u8),
 }
 
-/// What a rollout does when too many devices failed, or too few of a wave succeeded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnFailure {
-    /// It ends.
-    #[default]
-    Stop,
-    /// It offers nothing new until an operator lets it go on.
-    Pause,
-    /// It ends, and devices that succeeded are brought back to the release they ran before.
-    Return,
-}
-
-impl OnFailure {
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Stop => "stop",
-            Self::Pause => "pause",
-            Self::Return => "return",
-        }
-    }
-
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        [Self::Stop, Self::Pause, Self::Return].into_iter().find(|what| what.as_str() == text)
-    }
-}
-
 /// Whose clock a window is read on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -78,32 +52,6 @@ pub struct DailyWindow {
     /// Whose midnight.
     #[serde(default)]
     pub zone: Zone,
-}
-
-/// Whose yes a device needs before it installs the release.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Consent {
-    /// Nobody's.
-    #[default]
-    Automatic,
-    /// An operator's, given for each device.
-    Operator,
-    /// That of somebody at the device, which asks.
-    Device,
-}
-
-impl Consent {
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Automatic => "automatic",
-            Self::Operator => "operator",
-            Self::Device => "device",
-        }
-    }
-
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        [Self::Automatic, Self::Operator, Self::Device].into_iter().find(|consent| consent.as_str() == text)
-    }
 }
 
 /// Which devices go together. What no wave takes goes last.
@@ -223,9 +171,16 @@ pub struct NewRollout {
     pub policy: Policy,
 }
 
+impl Policy {
+    /// How each device asks somebody at it, if this is the consent that it needs.
+    pub(crate) fn asked_at_device(&self, consent: Consent) -> Option<DeviceConsent> {
+        (consent == Consent::Device).then_some(DeviceConsent { deadline: self.consent_deadline })
+    }
+}
+
 impl NewRollout {
     /// How each device asks somebody at it, if it does.
     pub fn asked_at_device(&self) -> Option<DeviceConsent> {
-        (self.consent == Consent::Device).then_some(DeviceConsent { deadline: self.policy.consent_deadline })
+        self.policy.asked_at_device(self.consent)
     }
 }

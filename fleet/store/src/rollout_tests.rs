@@ -3,12 +3,13 @@
 use std::sync::Mutex;
 
 use protocol_types::{
-    DeviceState, Digest, EndpointName, Phase, RolloutId, RolloutState, SecurityVersion, UnixSeconds, WaitingFor,
+    Consent, DeviceState, Digest, EndpointName, OnFailure, Phase, RolloutAction, RolloutId, RolloutState,
+    SecurityVersion, UnixSeconds, WaitingFor,
 };
 
 use crate::{
-    AccountScope, Audience, Consent, DailyWindow, Decision, DeviceFacts, DeviceReport, DeviceStep, NewRollout,
-    OnFailure, Policy, Rate, RolloutAction, RolloutFacts, StoreError, Subject, Tally, Threshold, Wave, WishStep, Zone,
+    AccountScope, Audience, DailyWindow, Decision, DeviceFacts, DeviceReport, DeviceStep, NewRollout, Policy, Rate,
+    RolloutFacts, StoreError, Subject, Tally, Threshold, Wave, WishStep, Zone,
     tests::{Database, NOW, fleet},
 };
 
@@ -166,7 +167,10 @@ async fn devices_that_ask_somebody_ask_again_when_an_operator_wants_that() {
     (wish.policy.consent_deadline, wish.policy.ask_again_s) = (Some(UnixSeconds(NOW.0 + 9)), 60);
     let id = started(&one, &wish).await;
     assert_eq!(one.rollout(&id).await.unwrap().wanted, wish);
-    assert_eq!(wish.asked_at_device().unwrap().to_string(), format!("device until {}", NOW.0 + 9));
+    let asked = one.asked_at_device(&id).await.unwrap();
+    assert_eq!(asked.unwrap().to_string(), format!("device until {}", NOW.0 + 9));
+    assert_eq!(asked, wish.asked_at_device());
+    assert_eq!(one.asked_at_device(&"r99".parse().unwrap()).await.unwrap(), None);
     let later = UnixSeconds(NOW.0 + 60);
     let refused = |facts: &RolloutFacts| {
         let mut decision = all_to(DeviceState::Waiting, WishStep::Clear)(facts);
@@ -185,6 +189,7 @@ async fn devices_that_ask_somebody_ask_again_when_an_operator_wants_that() {
         "{told:?}"
     );
     let other = started(&one, &wanted(Audience::All, 50)).await;
+    assert_eq!(one.asked_at_device(&other).await.unwrap(), None);
     let nobody = one.act_on_rollout(&other, RolloutAction::AskAgain, (None, "t1"), NOW).await;
     assert!(matches!(nobody, Err(StoreError::WrongState { .. })), "{nobody:?}");
 }

@@ -1,12 +1,14 @@
 //! Rollouts: what goes to which devices, how carefully, and how far it is. Never decides what happens next.
 
-use protocol_types::{Digest, EndpointName, Reason, RolloutId, RolloutState, TargetPath, UnixSeconds};
+use protocol_types::{
+    Consent, Digest, EndpointName, OnFailure, Reason, RolloutId, RolloutState, TargetPath, UnixSeconds,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 use sqlx::{AnyConnection, Row, any::AnyRow};
 
 use crate::{
-    AccountScope, Audience, Consent, EventDraft, NewRollout, OnFailure, RequestKey, StoreError, Subject,
+    AccountScope, Audience, EventDraft, NewRollout, RequestKey, StoreError, Subject,
     configuration_staging::must_be_staged,
     error::cannot,
     events, idempotency,
@@ -165,7 +167,7 @@ pub(crate) async fn count(tx: &mut Transaction, scope: &AccountScope, name: &str
 
 impl AccountScope {
     /// Makes a rollout of a listed release or of a staged configuration. Nothing happens on any device before
-    /// [`crate::RolloutAction::Start`].
+    /// [`protocol_types::RolloutAction::Start`].
     pub async fn create_rollout(
         &self,
         wanted: &NewRollout,

@@ -97,9 +97,9 @@ impl AccountScope {
         .await
         .map_err(cannot(doing))?;
         let number: i64 = row.try_get("next").map_err(cannot(doing))?;
-        if let Some(earlier) = idempotency::claim(&mut tx, self, key, &number.to_string(), now).await? {
+        if let Some(earlier) = idempotency::claim_number(&mut tx, self, key, from_sql(number), now).await? {
             drop(tx);
-            return self.silence(idempotency::number(&earlier)?).await;
+            return self.silence(earlier).await;
         }
         if from_sql(row.try_get("open").map_err(cannot(doing))?) >= MAX_SILENCES {
             return Err(StoreError::TooMany { what: "silences in an account", most: MAX_SILENCES });

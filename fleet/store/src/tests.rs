@@ -12,7 +12,7 @@ use std::{
 };
 
 use postgres::Server;
-use protocol_types::{AccountName, UnixSeconds};
+use protocol_types::{AccountName, RolloutAction, UnixSeconds};
 use sqlx::{Executor, Row};
 
 use crate::{AccountScope, NewToken, Store, StoreError, migrations};
@@ -416,7 +416,7 @@ async fn a_decision_is_carried_out_once_with_its_wishes_and_events() {
     let rollout = one.create_rollout(&wanted(crate::Audience::All), None, NOW).await.unwrap();
     assert_eq!(rollout.wanted, wanted(crate::Audience::All), "what was asked for reads back");
     assert_eq!(db.store.service_wide().rollouts_under_way().await.unwrap(), []);
-    one.act_on_rollout(&rollout.id, crate::RolloutAction::Start, (Some(1), "t1"), NOW).await.unwrap();
+    one.act_on_rollout(&rollout.id, RolloutAction::Start, (Some(1), "t1"), NOW).await.unwrap();
     let under_way = db.store.service_wide().rollouts_under_way().await.unwrap();
     assert_eq!(under_way, [(one.name().clone(), rollout.id.clone())]);
 
@@ -441,7 +441,7 @@ async fn consent_is_kept_for_the_devices_that_it_was_given_for() {
     let db = Database::new().await;
     let one = fleet(&db).await;
     let rollout = one.create_rollout(&wanted(crate::Audience::All), None, NOW).await.unwrap();
-    one.act_on_rollout(&rollout.id, crate::RolloutAction::Start, (None, "t1"), NOW).await.unwrap();
+    one.act_on_rollout(&rollout.id, RolloutAction::Start, (None, "t1"), NOW).await.unwrap();
     let wait = |facts: &crate::RolloutFacts| {
         let step = |d: &crate::DeviceFacts| crate::DeviceStep {
             endpoint: d.endpoint.clone(),
@@ -479,7 +479,7 @@ async fn consent_is_kept_for_the_devices_that_it_was_given_for() {
 
     let automatic = crate::NewRollout { consent: crate::Consent::Automatic, ..wanted(crate::Audience::All) };
     let automatic = one.create_rollout(&automatic, None, NOW).await.unwrap();
-    one.act_on_rollout(&rollout.id, crate::RolloutAction::Abort, (None, "t1"), NOW).await.unwrap();
+    one.act_on_rollout(&rollout.id, RolloutAction::Abort, (None, "t1"), NOW).await.unwrap();
     for id in [automatic.id, rollout.id] {
         let refused = one.consent_to_rollout(&id, None, NOW).await;
         assert!(matches!(refused, Err(StoreError::WrongState { .. })), "{refused:?}");
@@ -514,7 +514,7 @@ async fn the_facts_of_a_device_are_what_was_recorded() {
     one.create_group(&"doors".parse().unwrap(), &first, None, NOW).await.unwrap();
     let audience = crate::Audience::Group("doors".parse().unwrap());
     let rollout = one.create_rollout(&wanted(audience), None, NOW).await.unwrap();
-    one.act_on_rollout(&rollout.id, crate::RolloutAction::Start, (None, "t1"), NOW).await.unwrap();
+    one.act_on_rollout(&rollout.id, RolloutAction::Start, (None, "t1"), NOW).await.unwrap();
     let seen = std::sync::Mutex::new(Vec::new());
     let look = |facts: &crate::RolloutFacts| {
         *seen.lock().unwrap() = facts.devices.clone();
@@ -552,7 +552,7 @@ async fn a_rollout_that_was_started_later_is_newer_for_its_devices() {
     let second = one.create_rollout(&wanted(audience), None, NOW).await.unwrap();
     // The one with the higher number is started first.
     for id in [&second.id, &first.id] {
-        one.act_on_rollout(id, crate::RolloutAction::Start, (None, "t1"), NOW).await.unwrap();
+        one.act_on_rollout(id, RolloutAction::Start, (None, "t1"), NOW).await.unwrap();
         one.reconcile_rollout(id, offer_all, NOW).await.unwrap();
     }
     let newer = std::sync::Mutex::new(Vec::new());
@@ -582,12 +582,12 @@ async fn a_rollout_for_a_device_that_is_not_there_is_not_made_and_an_action_out_
     assert_eq!(one.rollouts_after(0, 9).await.unwrap(), []);
     let id = one.create_rollout(&wanted(crate::Audience::All), None, NOW).await.unwrap().id;
     assert_eq!(id.as_str(), "r1", "the number of the refused one was given back");
-    let refused = one.act_on_rollout(&id, crate::RolloutAction::Resume, (None, "t1"), NOW).await;
+    let refused = one.act_on_rollout(&id, RolloutAction::Resume, (None, "t1"), NOW).await;
     assert!(matches!(refused, Err(StoreError::WrongState { .. })), "{refused:?}");
-    one.act_on_rollout(&id, crate::RolloutAction::Abort, (None, "t1"), NOW).await.unwrap();
-    let twice = one.act_on_rollout(&id, crate::RolloutAction::Abort, (None, "t1"), NOW).await.unwrap();
+    one.act_on_rollout(&id, RolloutAction::Abort, (None, "t1"), NOW).await.unwrap();
+    let twice = one.act_on_rollout(&id, RolloutAction::Abort, (None, "t1"), NOW).await.unwrap();
     assert_eq!(twice.revision, 2, "asking again changes nothing");
-    let stale = one.act_on_rollout(&id, crate::RolloutAction::Abort, (Some(1), "t1"), NOW).await;
+    let stale = one.act_on_rollout(&id, RolloutAction::Abort, (Some(1), "t1"), NOW).await;
     assert!(matches!(stale, Err(StoreError::Stale { .. })), "{stale:?}");
 }
 

@@ -1,4 +1,4 @@
-//! How far a long operation of the service is. Never says what it does.
+//! How far a long operation of the service is, and what became of each row. Never says what it does.
 
 use std::fmt;
 
@@ -22,6 +22,18 @@ states! {
     }
 }
 
+states! {
+    /// What became of a row.
+    RowOutcome {
+        /// It was done.
+        Done = "done",
+        /// It was so already.
+        Unchanged = "unchanged",
+        /// It was not done; the code says why.
+        Refused = "refused",
+    }
+}
+
 impl OperationState {
     /// Whether nothing more happens.
     pub const fn is_end(self) -> bool {
@@ -40,5 +52,13 @@ mod tests {
             assert_eq!(serde_json::to_string(state).unwrap(), format!("\"{state}\""));
         }
         assert_eq!(OperationState::ALL.iter().filter(|state| state.is_end()).count(), 3);
+    }
+
+    #[test]
+    fn every_outcome_of_a_row_reads_back_as_itself() {
+        for outcome in RowOutcome::ALL {
+            assert_eq!(RowOutcome::parse(outcome.as_str()), Some(*outcome));
+            assert_eq!(serde_json::to_string(outcome).unwrap(), format!("\"{outcome}\""));
+        }
     }
 }

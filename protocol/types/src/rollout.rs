@@ -1,4 +1,5 @@
-//! How far a rollout is, as a whole and on each of its devices. Never says how a state is reached.
+//! How far a rollout is, as a whole and on each of its devices, and the words in which people ask for it. Never says how a state is
+//! reached.
 
 use std::fmt;
 
@@ -115,6 +116,54 @@ states! {
     }
 }
 
+states! {
+    /// What happens when too many devices failed, or too few of a wave succeeded.
+    #[derive(Default)]
+    OnFailure {
+        /// The rollout ends.
+        #[default]
+        Stop = "stop",
+        /// The rollout offers nothing new until somebody lets it go on; the failures until then no longer count.
+        Pause = "pause",
+        /// The rollout ends, and devices that succeeded are brought back to the release they ran before, by a rollout of that release.
+        Return = "return",
+    }
+}
+
+states! {
+    /// Whose yes each device needs before it installs the release.
+    #[derive(Default)]
+    Consent {
+        /// Nobody's.
+        #[default]
+        Automatic = "automatic",
+        /// An operator's: each device waits until somebody consents for it.
+        Operator = "operator",
+        /// That of somebody at the device: it brings the release into its place, asks, and installs it after a yes.
+        Device = "device",
+    }
+}
+
+states! {
+    /// What a person asks of a rollout, as the last part of the path says it.
+    RolloutAction {
+        /// Begin to offer the release.
+        Start = "start",
+        /// Offer nothing new for now.
+        Pause = "pause",
+        /// Go on after a pause; failures until now no longer count against the thresholds.
+        Resume = "resume",
+        /// End it; devices that are not beyond the point of return stay where they are.
+        Abort = "abort",
+        /// Admit no further devices; the rollout ends once those that it has have come to an end.
+        Close = "close",
+        /// Say yes to the whole rollout, as somebody else than who started it.
+        Approve = "approve",
+        /// Let devices at which somebody said no ask again now.
+        AskAgain = "ask-again",
+    }
+}
+
 impl DeviceState {
     /// Whether it never changes again.
     pub const fn is_end(self) -> bool {
@@ -154,6 +203,18 @@ mod tests {
         for state in DeviceState::ALL {
             assert_eq!(DeviceState::parse(state.as_str()), Some(*state));
             assert_eq!(serde_json::to_string(state).unwrap(), format!("\"{state}\""));
+        }
+        for what in OnFailure::ALL {
+            assert_eq!(OnFailure::parse(what.as_str()), Some(*what));
+            assert_eq!(serde_json::to_string(what).unwrap(), format!("\"{what}\""));
+        }
+        for consent in Consent::ALL {
+            assert_eq!(Consent::parse(consent.as_str()), Some(*consent));
+            assert_eq!(serde_json::to_string(consent).unwrap(), format!("\"{consent}\""));
+        }
+        for action in RolloutAction::ALL {
+            assert_eq!(RolloutAction::parse(action.as_str()), Some(*action));
+            assert_eq!(serde_json::to_string(action).unwrap(), format!("\"{action}\""));
         }
         assert_eq!(WaitingFor::parse("nothing"), None);
     }

@@ -94,15 +94,16 @@ impl Declarations {
     /// What is declared; a declaration that breaks a rule is told in the log and left out.
     pub(super) fn load(&self) -> BTreeMap<ProbeName, Program> {
         let mut found = BTreeMap::new();
-        let entries = match fs::read_dir(&self.folder) {
+        let listed = fs::read_dir(&self.folder)
+            .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>());
+        let mut paths = match listed {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return found,
             Err(error) => {
                 tracing::error!(folder = %self.folder.display(), %error, "declared checks cannot be listed");
                 return found;
             }
-            Ok(entries) => entries,
+            Ok(paths) => paths,
         };
-        let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
         paths.sort();
         for path in paths {
             let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();

@@ -19,6 +19,7 @@ use super::{
     probes::{PROBES, Probe},
 };
 use crate::{
+    boot_id::boot_id,
     cause::Chain,
     clock::Clock,
     facts::Facts,
@@ -47,7 +48,6 @@ pub struct Board {
 impl Board {
     /// The board of the device in `folder`; on the board `host` logs are files, and whoever has its folder declares checks.
     pub fn of(folder: &DeviceFolder, is_host: bool) -> Self {
-        let kernel = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         // The board `host` starts without the kernel; its loader leaves a file anew.
         let loader = fs::metadata(folder.booted()).map_or_else(
             |_| String::new(),
@@ -58,7 +58,7 @@ impl Board {
         } else {
             (Logs::Journal, Declarations { folder: IMAGE_PROBES.into(), verified: Some(IMAGE_PROGRAMS.into()) })
         };
-        let boot = format!("{} {loader}", kernel.trim());
+        let boot = format!("{} {loader}", boot_id());
         Self { state: folder.state(), logs, declared: declarations.load(), boot }
     }
 

@@ -1,6 +1,6 @@
 //! Measures when it is time to, and keeps the counts that outlive the agent. The only part of metrics that writes a file.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -10,10 +10,8 @@ use super::{
     now,
     sensors::{Places, Sensors},
 };
-use crate::{cause::Chain, durable, facts::Facts, state::StateFolder};
+use crate::{boot_id::boot_id, cause::Chain, facts::Facts, state::StateFolder};
 
-/// What the kernel calls the present start of the system.
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Without a budget there is nothing to do until the service says otherwise.
 const NOTHING_TO_DO: Duration = Duration::from_secs(60 * 60);
 /// Ends of applications are written down this often at most: flash wears.
@@ -33,8 +31,7 @@ pub struct MetricsKeeper {
 impl MetricsKeeper {
     /// Counts this start of the agent, and has the device show that it measures.
     pub fn start(kept: Life, places: Places, state: StateFolder, facts: Arc<Facts>) -> Self {
-        let bytes = durable::read(Path::new(BOOT_ID), 64).ok().flatten().unwrap_or_default();
-        let life = kept.begun(String::from_utf8_lossy(&bytes).trim());
+        let life = kept.begun(&boot_id());
         keep(&state, &life);
         facts.metrics.begin();
         let sensors = Sensors::new(places, now());

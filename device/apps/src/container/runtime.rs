@@ -176,10 +176,11 @@ impl Runtime {
     pub fn leftovers(&self) -> io::Result<Vec<AppName>> {
         match fs::read_dir(&self.root) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            entries => Ok(entries?
-                .flatten()
-                .filter_map(|entry| AppName::new(entry.file_name().to_string_lossy().into_owned()).ok())
-                .collect()),
+            // One that is overlooked would be in the way of its successor.
+            entries => entries?
+                .map(|entry| Ok(AppName::new(entry?.file_name().to_string_lossy().into_owned()).ok()))
+                .filter_map(Result::transpose)
+                .collect(),
         }
     }
 

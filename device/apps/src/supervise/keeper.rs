@@ -212,7 +212,8 @@ impl Bench {
             Waker::Check => self.check.take().map(|check| match check.finish() {
                 Ok(Some(status)) if status.success() => Fact::CheckPassed,
                 Ok(Some(status)) => Fact::CheckFailed(format!("failed its ready check with {status}")),
-                Ok(None) | Err(_) => Fact::CheckFailed("failed its ready check".into()),
+                Ok(None) => Fact::CheckFailed("failed its ready check, which did not end".into()),
+                Err(error) => Fact::CheckFailed(format!("failed its ready check, which cannot be waited for: {error}")),
             }),
         }
     }
@@ -381,7 +382,12 @@ impl Bench {
         let mut piece = [0; 16 * 1024];
         let Some(output) = &mut self.output else { return };
         match output.read(&mut piece) {
-            Ok(0) | Err(_) => self.output = None,
+            Ok(0) => self.output = None,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                warn!(application = %self.application.spec.name, %error, "output of the application cannot be read any more");
+                self.output = None;
+            }
             Ok(read) => {
                 let Some(Err(error)) = self.log.as_mut().map(|log| log.write(&piece[..read])) else { return };
                 warn!(application = %self.application.spec.name, %error, "output of the application is lost");

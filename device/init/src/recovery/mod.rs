@@ -180,8 +180,11 @@ pub fn apply(
 ) -> Result<(), RecoveryError> {
     let volume = volume(&places.device)?;
     let (kept_at, pending_at) = (places.state.join(KEPT), places.state.join(PENDING));
-    // One that is damaged counts as none: its slot is made anew.
-    let kept = read_start(&kept_at, SealedRecoveryKey::MAX_BYTES + 1).ok();
+    // One that is damaged counts as none: its slot is made anew. One that cannot be read may be whole.
+    let kept = match read_start(&kept_at, SealedRecoveryKey::MAX_BYTES + 1) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        read => Some(read.map_err(at("read", &kept_at))?),
+    };
     let parsed = kept.as_deref().and_then(|bytes| SealedRecoveryKey::parse(bytes).ok());
     match plan(wanted, &volume, parsed.as_ref(), kept.is_some() || pending_at.exists()) {
         Plan::Nothing => return Ok(()),

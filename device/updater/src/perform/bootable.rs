@@ -37,7 +37,8 @@ impl<D: Disk, P: Peers> Updater<D, P> {
 
     fn check_host_uki(&self, os: &OsIndex, section: &Section) -> Result<(), Reason> {
         let text = self.storage.load(Folder::Esp, STAGED, HostUki::MAX_BYTES).map_err(|e| Reason::from(&e))?;
-        let uki = HostUki::parse(&text.unwrap_or_default()).map_err(Reason::from)?;
+        let text = text.ok_or_else(|| malformed("there is no boot entry in its place"))?;
+        let uki = HostUki::parse(&text).map_err(Reason::from)?;
         let root = os.section(SectionName::Root);
         if root.is_some_and(|root| (root.blocks.digest, root.size) == (uki.root, uki.size)) && section.size > 0 {
             Ok(())

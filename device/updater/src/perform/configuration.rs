@@ -10,7 +10,10 @@ use protocol_types::{
 use tracing::warn;
 
 use super::{Disk, Fact, Folder, Peers, Updater, Work, bring::same_length};
-use crate::record::{Configuration, Goal};
+use crate::{
+    record::{Configuration, Goal},
+    storage::StorageError,
+};
 
 /// The longest configuration document in bytes, as for every component that is not an operating system.
 const MAX_BYTES: usize = 1024 * 1024;
@@ -43,7 +46,11 @@ impl<D: Disk, P: Peers> Updater<D, P> {
     /// Asks for what is still missing; at the end, the check is over.
     fn bring_next(&mut self, mut under_way: Box<Configurations>) {
         while let Some(wanted) = under_way.goal.note.configurations.get(under_way.next) {
-            let kept = if under_way.so_far.is_empty() { self.kept_configuration(wanted) } else { None };
+            let kept = if under_way.so_far.is_empty() { self.kept_configuration(wanted) } else { Ok(None) };
+            let kept = kept.unwrap_or_else(|e| {
+                warn!(configuration = %wanted.name, reason = %Reason::from(&e), "cannot be read, and is brought again");
+                None
+            });
             let Some(kept) = kept else {
                 let offset = u64::try_from(under_way.so_far.len()).unwrap_or(u64::MAX);
                 let length = piece_length(wanted.size, offset);
@@ -83,10 +90,10 @@ impl<D: Disk, P: Peers> Updater<D, P> {
         Ok(())
     }
 
-    /// A document that was brought before.
-    fn kept_configuration(&self, wanted: &Configuration) -> Option<Vec<u8>> {
-        let kept = self.storage.load(Folder::State, &wanted.file_name(), MAX_BYTES).ok().flatten()?;
-        (Digest::of(&kept) == wanted.digest).then_some(kept)
+    /// A document that was brought before, if it is still the one that was signed.
+    fn kept_configuration(&self, wanted: &Configuration) -> Result<Option<Vec<u8>>, StorageError> {
+        let kept = self.storage.load(Folder::State, &wanted.file_name(), MAX_BYTES)?;
+        Ok(kept.filter(|kept| Digest::of(kept) == wanted.digest))
     }
 
     /// Puts the configurations of the running release in force.
@@ -94,8 +101,12 @@ impl<D: Disk, P: Peers> Updater<D, P> {
         let mut documents = Vec::new();
         for wanted in configurations {
             match self.kept_configuration(wanted) {
-                Some(bytes) => documents.push((wanted.name.clone(), bytes)),
-                None => warn!(configuration = %wanted.name, "a kept configuration is damaged and not in force"),
+                Ok(Some(bytes)) => documents.push((wanted.name.clone(), bytes)),
+                Ok(None) => warn!(configuration = %wanted.name, "a kept configuration is damaged and not in force"),
+                Err(e) => {
+                    let reason = Reason::from(&e);
+                    warn!(configuration = %wanted.name, %reason, "a kept configuration cannot be read and is not in force");
+                }
             }
         }
         self.peers.configure(&documents);

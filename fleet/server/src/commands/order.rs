@@ -1,7 +1,7 @@
 //! A command as an operation on the device, and the answer as what came of it. Never sends anything.
 
 use fleet_api::{ResourceType, ResourceValue};
-use fleet_store::{CommandKind, CommandRow, Delivered};
+use fleet_store::{CommandRow, Delivered, StoreError};
 use protocol_lwm2m::{
     client::WriteMode,
     coap::{Code, ContentFormat, ExchangeError},
@@ -9,6 +9,7 @@ use protocol_lwm2m::{
     object::Path,
     server::{Answer, Content, Operation, RequestError},
 };
+use protocol_types::CommandKind;
 use serde::{Deserialize, Serialize};
 
 use super::values;
@@ -115,15 +116,18 @@ pub(crate) fn kept(content: &Content) -> Option<String> {
     serde_json::to_string(&values).ok().filter(|text| text.len() <= RESULT_BYTES)
 }
 
-/// Values as the store has kept them.
-pub(crate) fn read_back(text: &str) -> Vec<ResourceValue> {
-    serde_json::from_str(text).unwrap_or_default()
+/// Values as the store has kept them, in this column of this table. Values that cannot be read are not the same as none.
+pub(crate) fn read_back(
+    text: &str,
+    (table, column): (&'static str, &'static str),
+) -> Result<Vec<ResourceValue>, StoreError> {
+    serde_json::from_str(text).map_err(|_| StoreError::Damaged { table, column })
 }
 
 #[cfg(test)]
 mod tests {
     use protocol_lwm2m::formats::Value;
-    use protocol_types::{EndpointName, UnixSeconds};
+    use protocol_types::{CommandState, EndpointName, UnixSeconds};
 
     use super::*;
 
@@ -135,7 +139,7 @@ mod tests {
             kind,
             path: path.into(),
             argument: argument.map(str::to_owned),
-            state: fleet_store::CommandState::Sent,
+            state: CommandState::Sent,
             tries: 1,
             created: UnixSeconds(0),
             deadline: UnixSeconds(9),
@@ -179,6 +183,11 @@ mod tests {
         };
         let Delivered::Done(Some(text)) = delivered(CommandKind::Read, Ok(answer)) else { panic!("not done") };
         let value = ResourceValue { path: "/3/0/13".into(), kind: ResourceType::Time, value: "1800000000".into() };
-        assert_eq!(read_back(&text), [value]);
+        let kept = ("commands", "result");
+        assert_eq!(read_back(&text, kept).unwrap(), [value]);
+        for damaged in ["", "{}", "[{"] {
+            let refused = read_back(damaged, kept).unwrap_err();
+            assert_eq!(refused.to_string(), "commands holds a row whose result cannot be read");
+        }
     }
 }

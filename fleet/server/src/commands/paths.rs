@@ -1,12 +1,12 @@
 //! What a command may be about. Credentials, software, settings and jobs have doors of their own, with rules that a plain Write would go
 //! around.
 
-use fleet_store::CommandKind;
 use protocol_lwm2m::object::{
     Operations, Path,
     definition::{definition, resource},
     ids,
 };
+use protocol_types::CommandKind;
 
 /// A path that a command may not touch.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,7 +1,7 @@
 //! Sends invitations by mail, again and again until the mail server takes them or they are over. A letter that was taken when the service
 //! died is sent twice; both hold the same secret, which works once.
 
-use std::{future::pending, time::Duration};
+use std::time::Duration;
 
 use fleet_api::InvitationFile;
 use fleet_store::{DueLetter, StoreError};
@@ -9,11 +9,11 @@ use lettre::message::{Attachment, MultiPart, SinglePart, header::ContentType};
 use protocol_types::UnixSeconds;
 
 use super::{
+    LOOK_AGAIN, is_event,
     mailer::Mailer,
-    pacer::Pacer,
     retry::{self, Before, Failure, Limits},
 };
-use crate::{fleet::Fleet, rest::secret::InvitationSecret, users};
+use crate::{fleet::Fleet, pacer::Pacer, rest::secret::InvitationSecret, users};
 
 /// Shortest time between two looks.
 const REST: Duration = Duration::from_millis(200);
@@ -26,7 +26,7 @@ const REASON_CHARACTERS: usize = 300;
 pub(crate) async fn send_invitations(fleet: Fleet) {
     let patience = Duration::from_secs(fleet.config.webhooks.answer_s);
     let mailer = Mailer::new(fleet.config.mail.as_ref(), patience);
-    let mut pacer = Pacer::new(&fleet, REST);
+    let mut pacer = Pacer::new(&fleet, REST, is_event);
     while !fleet.stop.is_cancelled() {
         let sent = tokio::select! {
             // A letter under way is sent again after the next start.
@@ -34,14 +34,14 @@ pub(crate) async fn send_invitations(fleet: Fleet) {
             sent = round(&fleet, &mailer) => sent,
         };
         let pause = match sent {
-            Ok(0) => Pacer::LOOK_AGAIN,
+            Ok(0) => LOOK_AGAIN,
             Ok(_) => REST,
             Err(error) => {
                 tracing::error!(error = %crate::Chain(&error), "invitations could not be sent");
-                Pacer::LOOK_AGAIN
+                LOOK_AGAIN
             }
         };
-        pacer.wait(pause, pending()).await;
+        pacer.wait(pause).await;
     }
 }
 

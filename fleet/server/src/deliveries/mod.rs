@@ -8,14 +8,12 @@
 //!       │   └ mailer     the way to a mailbox instead
 //!       └ retry      what becomes of a try that failed
 //! letters        invitations, which are no events
-//! pacer          the time between two looks of work and of letters
 //! ```
 //!
 //! The store knows every position; what is remembered here only saves looking twice.
 
 mod letters;
 mod mailer;
-mod pacer;
 mod retry;
 mod sender;
 mod signature;
@@ -29,20 +27,21 @@ use std::{
     time::Duration,
 };
 
-use fleet_store::{DueSubscription, StoreError};
+use fleet_store::{Change, DueSubscription, StoreError};
 use protocol_types::{AccountName, GroupName};
 use tokio::task::{Id, JoinSet};
 
 pub(crate) use letters::send_invitations;
 pub(crate) use mailer::{SCHEME as MAIL_SCHEME, is_address as is_mail_address};
-use pacer::Pacer;
 use sender::Sender;
 pub(crate) use signature::WebhookSecret;
 
-use crate::fleet::Fleet;
+use crate::{fleet::Fleet, pacer::Pacer};
 
-/// Shortest time between two looks, so that a thousand events at once cost a few looks and not a thousand.
+/// Shortest time between two looks.
 const REST: Duration = Duration::from_millis(50);
+/// Longest time between two looks: a signal may be lost.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 type Key = (AccountName, GroupName);
 
@@ -65,20 +64,25 @@ struct Turns {
 /// Runs until the service stops.
 pub(crate) async fn work(fleet: Fleet) {
     let sender = Arc::new(Sender::new(&fleet.config));
-    let mut pacer = Pacer::new(&fleet, REST);
+    let mut pacer = Pacer::new(&fleet, REST, is_event);
     let mut turns = Turns::default();
     while !fleet.stop.is_cancelled() {
         let pause = match turns.start_due(&fleet, &sender).await {
             Ok(pause) => pause,
             Err(error) => {
                 tracing::error!(error = %crate::Chain(&error), "events to deliver could not be looked for");
-                Pacer::LOOK_AGAIN
+                LOOK_AGAIN
             }
         };
-        pacer.wait(pause, turns.ended()).await;
+        pacer.wait_or(pause, turns.ended()).await;
     }
     // A try under way is cut off; its event is sent again after the next start.
     turns.tasks.shutdown().await;
+}
+
+/// Whether there may be something to send.
+const fn is_event(change: &Change) -> bool {
+    matches!(change, Change::Event(_))
 }
 
 impl Turns {
@@ -91,7 +95,7 @@ impl Turns {
         let due = fleet.store.service_wide().due_subscriptions().await?;
         let keys: HashSet<Key> = due.iter().map(|due| (due.account.clone(), due.name.clone())).collect();
         self.looked.retain(|key, _| keys.contains(key));
-        let mut pause = Pacer::LOOK_AGAIN;
+        let mut pause = LOOK_AGAIN;
         for subscription in due {
             if subscription.next_try > now {
                 pause = pause.min(Duration::from_secs(subscription.next_try.0 - now.0));

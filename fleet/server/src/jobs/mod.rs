@@ -4,12 +4,12 @@ mod order;
 
 use std::time::Duration;
 
-use fleet_store::{Change, JobState, StoreError};
-use tokio::{sync::broadcast::error::RecvError, time::sleep};
+use fleet_store::{Change, StoreError};
+use protocol_types::JobState;
 
 pub(crate) use order::{JobOrder, is_probe};
 
-use crate::fleet::Fleet;
+use crate::{fleet::Fleet, pacer::Pacer};
 
 /// Longest time between two looks: turns come with time, and a signal may be lost.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -20,31 +20,14 @@ const DEVICES: u32 = 200;
 
 /// Runs until the service stops.
 pub(crate) async fn work(fleet: Fleet) {
-    let mut changes = fleet.signals.subscribe();
+    let mut pacer = Pacer::new(&fleet, REST, |change| matches!(change, Change::Job(..) | Change::Device(..)));
     while !fleet.stop.is_cancelled() {
         match round(&fleet).await {
             Ok(true) => continue,
             Ok(false) => {}
             Err(error) => tracing::error!(error = %crate::Chain(&error), "jobs could not be looked at"),
         }
-        tokio::select! {
-            () = fleet.stop.cancelled() => break,
-            () = sleep(REST) => {}
-        }
-        tokio::select! {
-            () = fleet.stop.cancelled() => break,
-            () = sleep(LOOK_AGAIN) => {}
-            () = async {
-                loop {
-                    match changes.recv().await {
-                        Ok(Change::Job(..) | Change::Device(..)) | Err(RecvError::Lagged(_)) => return,
-                        Ok(_) => {}
-                        // The sender lives as long as the service; without it only time wakes this task.
-                        Err(RecvError::Closed) => std::future::pending().await,
-                    }
-                }
-            } => {}
-        }
+        pacer.wait(LOOK_AGAIN).await;
     }
 }
 

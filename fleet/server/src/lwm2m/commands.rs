@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use fleet_store::{CommandKind, Delivered};
+use fleet_store::Delivered;
 use protocol_lwm2m::{
     formats::Entry,
     object::Path,
     server::{Answer, Content, Operation, RequestError},
 };
+use protocol_types::CommandKind;
 use tokio::time::{Instant, sleep_until};
 
 use super::{errands::Errand, jobs, management::Visit};

@@ -130,7 +130,7 @@ impl Visit {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use protocol_types::{EndpointName, UnixSeconds};
+    use protocol_types::{CommandKind, CommandState, EndpointName, UnixSeconds};
 
     use super::*;
 
@@ -144,10 +144,10 @@ mod tests {
             number: 9,
             endpoint: EndpointName::new("gate-1").unwrap(),
             job: Some(7),
-            kind: fleet_store::CommandKind::Job,
+            kind: CommandKind::Job,
             path: "/26244/0".into(),
             argument: Some(r#"{"kind":"probe","name":"disk"}"#.into()),
-            state: fleet_store::CommandState::Sent,
+            state: CommandState::Sent,
             tries: 1,
             created: UnixSeconds(1_800_000_000),
             deadline: UnixSeconds(1_800_000_060),

@@ -162,7 +162,14 @@ impl MetricsRecorder {
             let report = MetricReport { account, endpoint, batch, least_gap_s };
             self.0.send(Job { report, kept }).await.is_ok() && answer.await.is_ok()
         };
-        timeout(PATIENCE, recorded).await.unwrap_or(false)
+        timeout(PATIENCE, recorded).await.unwrap_or_else(|_| {
+            let patience_s = PATIENCE.as_secs();
+            tracing::warn!(
+                account = %identity.account, device = %identity.endpoint, patience_s,
+                "metrics wait too long for the database; the device sends them again"
+            );
+            false
+        })
     }
 }
 

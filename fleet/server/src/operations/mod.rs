@@ -4,9 +4,8 @@
 use std::{collections::HashSet, io, time::Duration};
 
 use fleet_store::{AccountScope, Change, ListBatch, OperationRequest, OperationRow, StoreError};
-use tokio::{sync::broadcast::error::RecvError, time::sleep};
 
-use crate::{fleet::Fleet, list_files::ReadListError};
+use crate::{fleet::Fleet, list_files::ReadListError, pacer::Pacer};
 
 /// Longest time between two looks: a signal may be lost.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
@@ -44,27 +43,15 @@ impl StepError {
 
 /// Runs until the service stops.
 pub(crate) async fn work(fleet: Fleet) {
-    let mut changes = fleet.signals.subscribe();
+    // People ask for operations one by one, so there is nothing to rest from.
+    let mut pacer = Pacer::new(&fleet, Duration::ZERO, |change| matches!(change, Change::Operations(_)));
     while !fleet.stop.is_cancelled() {
         match round(&fleet).await {
             Ok(true) => continue,
             Ok(false) => {}
             Err(error) => tracing::error!(error = %crate::Chain(&error), "long operations could not be looked at"),
         }
-        tokio::select! {
-            () = fleet.stop.cancelled() => break,
-            () = sleep(LOOK_AGAIN) => {}
-            () = async {
-                loop {
-                    match changes.recv().await {
-                        Ok(Change::Operations(_)) | Err(RecvError::Lagged(_)) => return,
-                        Ok(_) => {}
-                        // The sender lives as long as the service; without it only time wakes this task.
-                        Err(RecvError::Closed) => std::future::pending().await,
-                    }
-                }
-            } => {}
-        }
+        pacer.wait(LOOK_AGAIN).await;
     }
 }
 

@@ -1,16 +1,15 @@
 //! `/alerts`: what rules have found, and who knows of it.
 
 use axum::{Json, extract::State};
-use fleet_api::{
-    AcknowledgeAlert, Acknowledgement, Alert, AlertQuery, AlertState, Page, PageQuery, ProblemCode, forms,
-};
-use fleet_store::{AlertRow, StoreError};
+use fleet_api::{AcknowledgeAlert, Acknowledgement, Alert, AlertQuery, Page, PageQuery, ProblemCode, forms};
+use fleet_store::AlertRow;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Refusal, Reply,
     body::{Body, Parameters, Segments},
     caller::{Caller, need},
+    numbered::number_in,
     paging::Paging,
 };
 use crate::fleet::Fleet;
@@ -22,8 +21,7 @@ pub(super) fn router() -> OpenApiRouter<Fleet> {
 }
 
 fn number(id: &str) -> Reply<u64> {
-    let number = id.strip_prefix("al-").and_then(|digits| digits.parse().ok());
-    number.ok_or_else(|| StoreError::NotFound { kind: "alert", id: id.chars().take(80).collect() }.into())
+    number_in(id, ("alert", "al-"))
 }
 
 fn view(row: AlertRow) -> Alert {
@@ -32,8 +30,7 @@ fn view(row: AlertRow) -> Alert {
         rule: row.rule,
         device: row.device,
         severity: row.severity,
-        // The store writes no other word.
-        state: row.state.parse().unwrap_or(AlertState::Raised),
+        state: row.state,
         since: row.since,
         raised: row.raised,
         told: row.told,
@@ -48,7 +45,7 @@ fn view(row: AlertRow) -> Alert {
 async fn list(who: Caller<need::Read>, Parameters(query): Parameters<AlertQuery>) -> Reply<Json<Page<Alert>>> {
     let paging = Paging::read(&PageQuery { cursor: query.cursor, limit: query.limit })?;
     let before = Some(paging.after_number()?).filter(|before| *before > 0);
-    let wanted = (query.state.map(AlertState::as_str), query.rule.as_ref());
+    let wanted = (query.state, query.rule.as_ref());
     let rows = who.account.alerts_before(wanted, before, paging.rows()).await?;
     Ok(Json(paging.page(rows, |row| row.number.to_string(), view)))
 }

@@ -5,13 +5,13 @@ use std::time::Duration;
 use fleet_store::Change;
 use protocol_types::{AccountName, EndpointName};
 use tokio::{
-    sync::broadcast::{Receiver, error::RecvError},
+    sync::broadcast::Receiver,
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{Refusal, Reply};
-use crate::fleet::Fleet;
+use crate::{fleet::Fleet, signals::told};
 
 /// Longest wait, in seconds.
 const MOST_S: u64 = 20;
@@ -46,18 +46,8 @@ impl Waiter {
     /// Waits until there may be news; false once the time is over or the service stops.
     pub(super) async fn changed(&mut self) -> bool {
         let Self { changes, wanted, ends, stop } = self;
-        let news = async {
-            loop {
-                match changes.recv().await {
-                    Ok(change) if change == *wanted => return,
-                    Err(RecvError::Lagged(_)) => return,
-                    Ok(_) => {}
-                    Err(RecvError::Closed) => std::future::pending().await,
-                }
-            }
-        };
         tokio::select! {
-            () = news => true,
+            () = told(changes, |change| *change == *wanted) => true,
             () = sleep_until(*ends) => false,
             () = stop.cancelled() => false,
         }

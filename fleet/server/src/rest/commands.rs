@@ -6,12 +6,12 @@ use axum::{
     http::{HeaderName, StatusCode, header},
 };
 use fleet_api::{
-    BASE_PATH, Command, CommandKind, CommandQuery, CommandState, CommandValuesQuery, ExecuteResource, ObserveResource,
-    Observed, ObservedValues, Page, PageQuery, Problem, ProblemCode, ReadResource, WriteResource, forms,
+    BASE_PATH, Command, CommandQuery, CommandValuesQuery, ExecuteResource, ObserveResource, Observed, ObservedValues,
+    Page, PageQuery, Problem, ProblemCode, ReadResource, WriteResource, forms,
 };
-use fleet_store::{AccountScope, CommandRow, DeviceRow, MAX_VALUES, NewCommand, RequestKey, StoreError};
+use fleet_store::{AccountScope, CommandRow, CommandValueRow, DeviceRow, MAX_VALUES, NewCommand, RequestKey};
 use protocol_lwm2m::object::Path as ResourcePath;
-use protocol_types::{EndpointName, UnixSeconds};
+use protocol_types::{CommandKind, EndpointName, UnixSeconds};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -20,6 +20,7 @@ use super::{
     caller::{Caller, need},
     command_wait::Waiter,
     devices::presence_view,
+    numbered::number_in,
     paging::Paging,
 };
 use crate::{
@@ -51,38 +52,17 @@ pub(super) fn router() -> OpenApiRouter<Fleet> {
         .routes(routes!(values_of))
 }
 
-const fn kind_view(kind: fleet_store::CommandKind) -> CommandKind {
-    match kind {
-        fleet_store::CommandKind::Read => CommandKind::Read,
-        fleet_store::CommandKind::Write => CommandKind::Write,
-        fleet_store::CommandKind::Execute => CommandKind::Execute,
-        fleet_store::CommandKind::Observe => CommandKind::Observe,
-        fleet_store::CommandKind::Job => CommandKind::Job,
-    }
-}
-
-/// A state as the API shows it.
-pub(super) const fn state_view(state: fleet_store::CommandState) -> CommandState {
-    match state {
-        fleet_store::CommandState::Waiting => CommandState::Waiting,
-        fleet_store::CommandState::Sent => CommandState::Sent,
-        fleet_store::CommandState::Active => CommandState::Active,
-        fleet_store::CommandState::Done => CommandState::Done,
-        fleet_store::CommandState::Failed => CommandState::Failed,
-        fleet_store::CommandState::Expired => CommandState::Expired,
-        fleet_store::CommandState::Cancelled => CommandState::Cancelled,
-        fleet_store::CommandState::Unknown => CommandState::Unknown,
-    }
-}
-
-fn view(row: CommandRow, device: &DeviceRow, now: UnixSeconds) -> Command {
+fn view(row: CommandRow, device: &DeviceRow, now: UnixSeconds) -> Reply<Command> {
     let (reason_code, reason) = row.reason.clone().unzip();
     // What a job has brought is a file of its own.
-    let values = row.result.as_deref().filter(|_| row.job.is_none()).map(order::read_back).unwrap_or_default();
-    Command {
+    let values = match row.result.as_deref().filter(|_| row.job.is_none()) {
+        Some(text) => order::read_back(text, ("commands", "result"))?,
+        None => Vec::new(),
+    };
+    Ok(Command {
         id: row.id(),
-        kind: kind_view(row.kind),
-        state: state_view(row.state),
+        kind: row.kind,
+        state: row.state,
         job: row.job.map(|job| format!("j-{job}")),
         values,
         reason_code,
@@ -96,17 +76,15 @@ fn view(row: CommandRow, device: &DeviceRow, now: UnixSeconds) -> Command {
         ended: row.ended,
         endpoint: row.endpoint,
         path: row.path,
-    }
+    })
 }
 
-/// The number in an id; an id of another form names nothing.
 fn number(id: &str) -> Reply<u64> {
-    let number = id.strip_prefix("c-").and_then(|digits| digits.parse().ok());
-    number.ok_or_else(|| StoreError::NotFound { kind: "command", id: id.chars().take(80).collect() }.into())
+    number_in(id, ("command", "c-"))
 }
 
 /// The path of a request, if a command of this kind may be about it.
-fn allowed(kind: fleet_store::CommandKind, text: &str) -> Reply<ResourcePath> {
+fn allowed(kind: CommandKind, text: &str) -> Reply<ResourcePath> {
     let path: ResourcePath =
         text.parse().map_err(|e: protocol_lwm2m::object::PathError| Refusal::value("path", e.to_string()))?;
     paths::check(kind, &path).map_err(|refused| {
@@ -146,7 +124,7 @@ async fn accept(
     let row = account.create_command(endpoint, wanted, key, now).await?;
     let device = account.device(endpoint).await?;
     let place = format!("{BASE_PATH}/devices/{endpoint}/commands/{}", row.id());
-    Ok((StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(view(row, &device, now))))
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(view(row, &device, now)?)))
 }
 
 /// Asks a device what lies at a path. The answer is a command, which waits for a device that is away.
@@ -162,7 +140,7 @@ async fn read(
     body: Body<ReadResource>,
 ) -> Reply<Accepted> {
     who.account.device(&endpoint).await?;
-    let (kind, now) = (fleet_store::CommandKind::Read, fleet.clock.now());
+    let (kind, now) = (CommandKind::Read, fleet.clock.now());
     let path = allowed(kind, &body.value.path)?.to_string();
     let deadline = until("deadline_s", (body.value.deadline_s, DEADLINE_S, LONGEST_DEADLINE_S), now)?;
     let wanted = NewCommand { kind, path: &path, argument: None, deadline };
@@ -182,7 +160,7 @@ async fn write(
     body: Body<WriteResource>,
 ) -> Reply<Accepted> {
     who.account.device(&endpoint).await?;
-    let (kind, now) = (fleet_store::CommandKind::Write, fleet.clock.now());
+    let (kind, now) = (CommandKind::Write, fleet.clock.now());
     let WriteResource { path, value, kind: said, deadline_s } = body.value;
     let path = allowed(kind, &path)?;
     if value.chars().count() > VALUE_CHARACTERS {
@@ -211,7 +189,7 @@ async fn execute(
     body: Body<ExecuteResource>,
 ) -> Reply<Accepted> {
     who.account.device(&endpoint).await?;
-    let (kind, now) = (fleet_store::CommandKind::Execute, fleet.clock.now());
+    let (kind, now) = (CommandKind::Execute, fleet.clock.now());
     let ExecuteResource { path, arguments, deadline_s } = body.value;
     let path = allowed(kind, &path)?.to_string();
     let is_plain = arguments.bytes().all(|byte| (b' '..=b'~').contains(&byte));
@@ -239,7 +217,7 @@ async fn observe(
     body: Body<ObserveResource>,
 ) -> Reply<Accepted> {
     who.account.device(&endpoint).await?;
-    let (kind, now) = (fleet_store::CommandKind::Observe, fleet.clock.now());
+    let (kind, now) = (CommandKind::Observe, fleet.clock.now());
     let path = allowed(kind, &body.value.path)?.to_string();
     let deadline = until("duration_s", (body.value.duration_s, OBSERVATION_S, LONGEST_OBSERVATION_S), now)?;
     let wanted = NewCommand { kind, path: &path, argument: None, deadline };
@@ -260,7 +238,7 @@ async fn list(
     let before = Some(paging.after_number()?).filter(|number| *number > 0);
     let (device, now) = (who.account.device(&endpoint).await?, fleet.clock.now());
     let rows = who.account.commands_before(&endpoint, before, paging.rows()).await?;
-    Ok(Json(paging.page(rows, |row| row.number.to_string(), |row| view(row, &device, now))))
+    Ok(Json(paging.try_page(rows, |row| row.number.to_string(), |row| view(row, &device, now))?))
 }
 
 /// One command of a device. With `wait_s` the answer comes when it has ended, or after that time.
@@ -283,7 +261,7 @@ async fn show(
         }
     };
     let device = who.account.device(&endpoint).await?;
-    Ok(Json(view(row, &device, fleet.clock.now())))
+    Ok(Json(view(row, &device, fleet.clock.now())?))
 }
 
 /// Takes a command back that the device has not heard of, or ends an observation.
@@ -299,7 +277,7 @@ async fn cancel(
     let now = fleet.clock.now();
     let row = who.account.cancel_command(&endpoint, number(&id)?, now).await?;
     let device = who.account.device(&endpoint).await?;
-    Ok(Json(view(row, &device, now)))
+    Ok(Json(view(row, &device, now)?))
 }
 
 /// What an observation has brought, the oldest first. With `wait_s` the answer comes when there is something after `after`, when the
@@ -324,11 +302,10 @@ async fn values_of(
         if rows.is_empty() && !row.state.is_end() && waiter.changed().await {
             continue;
         }
-        let item = |row: fleet_store::CommandValueRow| ObservedValues {
-            number: row.number,
-            time: row.time,
-            values: order::read_back(&row.value),
+        let item = |row: CommandValueRow| -> Reply<ObservedValues> {
+            let values = order::read_back(&row.value, ("command_values", "value"))?;
+            Ok(ObservedValues { number: row.number, time: row.time, values })
         };
-        return Ok(Json(Observed { state: state_view(row.state), items: rows.into_iter().map(item).collect() }));
+        return Ok(Json(Observed { state: row.state, items: rows.into_iter().map(item).collect::<Reply<_>>()? }));
     }
 }

@@ -5,12 +5,12 @@ use std::{collections::VecDeque, time::Duration};
 use fleet_api::{Event, StreamQuery};
 use fleet_store::{AccountScope, Change, EventRow, EventSelection};
 use tokio::{
-    sync::broadcast::{Receiver, error::RecvError},
+    sync::broadcast::Receiver,
     time::{Instant, sleep, timeout_at},
 };
 
 use super::Reply;
-use crate::{cloud_event::cloud_event, fleet::Fleet};
+use crate::{cloud_event::cloud_event, fleet::Fleet, signals::told};
 
 /// Events that a stream reads from the store at a time.
 const BATCH: u32 = 100;
@@ -80,18 +80,11 @@ impl Follower {
 
     /// Waits until there may be more.
     async fn wait(&mut self) {
+        let Self { account, changes, .. } = self;
+        let is_ours = |change: &Change| matches!(change, Change::Event(name) if name == account.name());
         tokio::select! {
             () = sleep(LOOK_AGAIN) => {}
-            () = async {
-                loop {
-                    match self.changes.recv().await {
-                        Ok(Change::Event(account)) if account == *self.account.name() => return,
-                        Err(RecvError::Lagged(_)) => return,
-                        Ok(_) => {}
-                        Err(RecvError::Closed) => std::future::pending().await,
-                    }
-                }
-            } => {}
+            () = told(changes, is_ours) => {}
         }
     }
 }

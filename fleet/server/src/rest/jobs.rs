@@ -6,19 +6,20 @@ use axum::{
     http::{HeaderName, StatusCode, header},
 };
 use fleet_api::{
-    BASE_PATH, CollectLogs, CommandState, Job, JobBounds, JobCounts, JobDevice, JobDeviceQuery, JobState, LogSource,
-    Page, PageQuery, RebootDevices, RotateKeys, RunProbe, forms,
+    BASE_PATH, CollectLogs, Job, JobBounds, JobCounts, JobDevice, JobDeviceQuery, LogSource, Page, PageQuery,
+    RebootDevices, RotateKeys, RunProbe, forms,
 };
 use fleet_store::{AccountScope, CommandRow, JobRow, NewJob, RequestKey, StoreError};
-use protocol_types::{EndpointName, UnixSeconds};
+use protocol_types::{CommandState, EndpointName, UnixSeconds};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     Refusal, Reply,
     body::{Body, Parameters, Segments},
     caller::{Caller, need},
-    commands::{state_view, until},
+    commands::until,
     filters,
+    numbered::number_in,
     paging::Paging,
 };
 use crate::{
@@ -47,41 +48,18 @@ pub(super) fn router() -> OpenApiRouter<Fleet> {
         .routes(routes!(device))
 }
 
-const fn job_state_view(state: fleet_store::JobState) -> JobState {
-    match state {
-        fleet_store::JobState::Waiting => JobState::Waiting,
-        fleet_store::JobState::Running => JobState::Running,
-        fleet_store::JobState::Finished => JobState::Finished,
-        fleet_store::JobState::Cancelled => JobState::Cancelled,
-        fleet_store::JobState::Failed => JobState::Failed,
-    }
-}
-
-const fn state_wanted(state: CommandState) -> fleet_store::CommandState {
-    match state {
-        CommandState::Waiting => fleet_store::CommandState::Waiting,
-        CommandState::Sent => fleet_store::CommandState::Sent,
-        CommandState::Active => fleet_store::CommandState::Active,
-        CommandState::Done => fleet_store::CommandState::Done,
-        CommandState::Failed => fleet_store::CommandState::Failed,
-        CommandState::Expired => fleet_store::CommandState::Expired,
-        CommandState::Cancelled => fleet_store::CommandState::Cancelled,
-        CommandState::Unknown => fleet_store::CommandState::Unknown,
-    }
-}
-
-fn counted(counts: Vec<(fleet_store::CommandState, u64)>) -> JobCounts {
+fn counted(counts: Vec<(CommandState, u64)>) -> JobCounts {
     let mut all = JobCounts::default();
     for (state, devices) in counts {
         *match state {
-            fleet_store::CommandState::Waiting => &mut all.waiting,
-            fleet_store::CommandState::Sent => &mut all.sent,
-            fleet_store::CommandState::Active => &mut all.active,
-            fleet_store::CommandState::Done => &mut all.done,
-            fleet_store::CommandState::Failed => &mut all.failed,
-            fleet_store::CommandState::Expired => &mut all.expired,
-            fleet_store::CommandState::Cancelled => &mut all.cancelled,
-            fleet_store::CommandState::Unknown => &mut all.unknown,
+            CommandState::Waiting => &mut all.waiting,
+            CommandState::Sent => &mut all.sent,
+            CommandState::Active => &mut all.active,
+            CommandState::Done => &mut all.done,
+            CommandState::Failed => &mut all.failed,
+            CommandState::Expired => &mut all.expired,
+            CommandState::Cancelled => &mut all.cancelled,
+            CommandState::Unknown => &mut all.unknown,
         } = devices;
     }
     all
@@ -104,7 +82,7 @@ async fn view(account: &AccountScope, row: JobRow) -> Reply<Job> {
         lines,
         probe,
         filter: row.filter.to_string(),
-        state: job_state_view(row.state),
+        state: row.state,
         devices: counted(account.job_counts(row.number).await?),
         concurrency: row.concurrency,
         per_minute: row.per_minute,
@@ -122,7 +100,7 @@ fn device_view(row: CommandRow, with_result: bool) -> JobDevice {
     JobDevice {
         endpoint: row.endpoint,
         command,
-        state: state_view(row.state),
+        state: row.state,
         reason_code,
         reason,
         result: row.result.filter(|_| with_result),
@@ -132,10 +110,8 @@ fn device_view(row: CommandRow, with_result: bool) -> JobDevice {
     }
 }
 
-/// The number in an id; an id of another form names nothing.
 fn number(id: &str) -> Reply<u64> {
-    let number = id.strip_prefix("j-").and_then(|digits| digits.parse().ok());
-    number.ok_or_else(|| StoreError::NotFound { kind: "job", id: id.chars().take(80).collect() }.into())
+    number_in(id, ("job", "j-"))
 }
 
 /// A number within its bounds, or the one that stands for none.
@@ -272,8 +248,7 @@ async fn devices(
 ) -> Reply<Json<Page<JobDevice>>> {
     let paging = Paging::read(&PageQuery { cursor: query.cursor, limit: query.limit })?;
     let number = who.account.job(number(&id)?).await?.number;
-    let state = query.state.map(state_wanted);
-    let rows = who.account.job_devices_after(number, state, paging.after_number()?, paging.rows()).await?;
+    let rows = who.account.job_devices_after(number, query.state, paging.after_number()?, paging.rows()).await?;
     Ok(Json(paging.page(rows, |row| row.number.to_string(), |row| device_view(row, false))))
 }
 

@@ -33,6 +33,7 @@ mod invitations;
 mod jobs;
 mod listed_certificates;
 mod metrics;
+mod numbered;
 mod observe;
 mod operations;
 mod outsider;

@@ -7,11 +7,11 @@ use axum::{
     http::{HeaderName, header},
 };
 use fleet_api::{
-    ExportFormat, Operation, OperationKind, OperationRow, Page, PageQuery, ReportFileQuery, ReportQuery, RowOutcome,
-    forms,
+    ExportFormat, Operation, OperationKind, OperationRow, Page, PageQuery, ReportFileQuery, ReportQuery, forms,
 };
-use fleet_store::{AccountScope, OperationRequest, RowReport, StoreError};
+use fleet_store::{AccountScope, OperationRequest, RowReport};
 use futures_util::{Stream, TryStreamExt as _, stream};
+use protocol_types::RowOutcome;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -19,6 +19,7 @@ use super::{
     body::{Parameters, Segments},
     caller::{Caller, need},
     inventory::{csv_lines, json_lines},
+    numbered::number_in,
     paging::Paging,
 };
 use crate::{fleet::Fleet, operations};
@@ -60,24 +61,12 @@ pub(super) fn view(row: fleet_store::OperationRow) -> Operation {
     }
 }
 
-const fn outcome_wanted(outcome: RowOutcome) -> fleet_store::RowOutcome {
-    match outcome {
-        RowOutcome::Done => fleet_store::RowOutcome::Done,
-        RowOutcome::Unchanged => fleet_store::RowOutcome::Unchanged,
-        RowOutcome::Refused => fleet_store::RowOutcome::Refused,
-    }
-}
-
 fn row_view(row: RowReport) -> OperationRow {
     let hint = row.code.as_deref().and_then(hint).map(str::to_owned);
     OperationRow {
         line: row.line,
         subject: row.subject,
-        outcome: match row.outcome {
-            fleet_store::RowOutcome::Done => RowOutcome::Done,
-            fleet_store::RowOutcome::Unchanged => RowOutcome::Unchanged,
-            fleet_store::RowOutcome::Refused => RowOutcome::Refused,
-        },
+        outcome: row.outcome,
         code: row.code,
         detail: row.detail,
         hint,
@@ -100,10 +89,8 @@ fn hint(code: &str) -> Option<&'static str> {
     })
 }
 
-/// The number in an id; an id of another form names nothing.
 fn number(id: &str) -> Reply<u64> {
-    let number = id.strip_prefix("op-").and_then(|digits| digits.parse().ok());
-    number.ok_or_else(|| StoreError::NotFound { kind: "operation", id: id.chars().take(80).collect() }.into())
+    number_in(id, ("operation", "op-"))
 }
 
 /// The long operations of the account, the newest first.
@@ -149,8 +136,7 @@ async fn report(
 ) -> Reply<Json<Page<OperationRow>>> {
     let paging = Paging::read(&PageQuery { cursor: query.cursor, limit: query.limit })?;
     let number = who.account.operation(number(&id)?).await?.number;
-    let outcome = query.outcome.map(outcome_wanted);
-    let rows = who.account.operation_rows_after(number, outcome, paging.after_number()?, paging.rows()).await?;
+    let rows = who.account.operation_rows_after(number, query.outcome, paging.after_number()?, paging.rows()).await?;
     Ok(Json(paging.page(rows, |row| row.line.to_string(), row_view)))
 }
 
@@ -170,7 +156,7 @@ async fn report_file(
         ExportFormat::Csv => "text/csv; charset=utf-8",
         ExportFormat::Jsonl => "application/jsonl",
     };
-    let lines = lines(who.account, (number, query.outcome.map(outcome_wanted)), format).map_err(|refusal| *refusal.0);
+    let lines = lines(who.account, (number, query.outcome), format).map_err(|refusal| *refusal.0);
     Ok(([(header::CONTENT_TYPE, media_type)], Payload::from_stream(lines)))
 }
 
@@ -184,7 +170,7 @@ enum Place {
 /// The report, a batch at a time; only what is being sent is in memory.
 fn lines(
     account: AccountScope,
-    (number, outcome): (u64, Option<fleet_store::RowOutcome>),
+    (number, outcome): (u64, Option<RowOutcome>),
     format: ExportFormat,
 ) -> impl Stream<Item = Result<Bytes, Refusal>> {
     stream::try_unfold((account, Place::Head), move |(account, place)| async move {

@@ -65,6 +65,17 @@ impl Paging {
         let next = rows.last().filter(|_| more).map(|row| BASE64URL_NOPAD.encode(key(row).as_bytes()));
         Page { items: rows.into_iter().map(view).collect(), next }
     }
+
+    /// The same of rows that the store may hold damaged.
+    pub(crate) fn try_page<R, T>(
+        &self,
+        rows: Vec<R>,
+        key: impl Fn(&R) -> String,
+        view: impl Fn(R) -> Reply<T>,
+    ) -> Reply<Page<T>> {
+        let Page { items, next } = self.page(rows, key, view);
+        Ok(Page { items: items.into_iter().collect::<Reply<_>>()?, next })
+    }
 }
 
 #[cfg(test)]

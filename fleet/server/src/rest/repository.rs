@@ -11,7 +11,6 @@ use fleet_api::{Page, PageQuery, ProblemCode, PublishMetadata, Release, Reposito
 use fleet_store::{AccountScope, ReleaseRow, StoreError};
 use protocol_release::metadata::MAX_METADATA_BYTES;
 use protocol_types::ReleaseVersion;
-use serde_json::Value;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -50,11 +49,11 @@ async fn view(account: &AccountScope, fleet: &Fleet) -> Reply<Json<Repository>> 
     Ok(Json(Repository { keys, state }))
 }
 
-fn release_view(row: ReleaseRow) -> Release {
+fn release_view(row: ReleaseRow) -> Reply<Release> {
     let ReleaseRow { version, path, digest, security_version, document, listed, published } = row;
-    // What is stored was parsed before it was stored.
-    let document = serde_json::from_str(&document).unwrap_or(Value::Null);
-    Release { version, path, digest, security_version, listed, published, document }
+    let document =
+        serde_json::from_str(&document).map_err(|_| StoreError::Damaged { table: "releases", column: "document" })?;
+    Ok(Release { version, path, digest, security_version, listed, published, document })
 }
 
 /// The service's own keys for snapshot and timestamp, and which versions are current.
@@ -110,7 +109,7 @@ async fn file(
 async fn list(who: Caller<need::Read>, Parameters(query): Parameters<PageQuery>) -> Reply<Json<Page<Release>>> {
     let paging = Paging::read(&query)?;
     let rows = who.account.releases_after(paging.after(), paging.rows()).await?;
-    Ok(Json(paging.page(rows, |row| row.version.to_string(), release_view)))
+    Ok(Json(paging.try_page(rows, |row| row.version.to_string(), release_view)?))
 }
 
 /// One release.
@@ -118,5 +117,5 @@ async fn list(who: Caller<need::Read>, Parameters(query): Parameters<PageQuery>)
     params(("version" = String, Path, description = "Its version")), security(("token" = ["read"])),
     responses((status = 200, description = "The release", body = Release)))]
 async fn release(who: Caller<need::Read>, Segments(version): Segments<ReleaseVersion>) -> Reply<Json<Release>> {
-    Ok(Json(release_view(who.account.release(&version).await?)))
+    Ok(Json(release_view(who.account.release(&version).await?)?))
 }

@@ -1,11 +1,11 @@
 //! Rollouts as the API writes them and as the store keeps them. Never asks the store.
 
 use fleet_api::{
-    Audience, ConfigurationLevel as Level, Consent, CreateRollout, FailureThreshold, Growth, OnFailure, Rate, Retries,
-    Rollout, StagedConfiguration, Wave, Window,
+    Audience, ConfigurationLevel as Level, CreateRollout, FailureThreshold, Growth, Rate, Retries, Rollout,
+    StagedConfiguration, Wave, Window,
 };
 use fleet_store::{ConfigurationLevel, Counts, DailyWindow, NewRollout, Policy, RolloutRow, Subject, Threshold, Zone};
-use protocol_types::ReleaseVersion;
+use protocol_types::{Consent, ReleaseVersion};
 
 use super::{Refusal, Reply, effective_configuration::api_level, filters};
 use crate::rollouts::is_zone;
@@ -47,18 +47,10 @@ pub(super) fn understand(wanted: CreateRollout) -> Reply<NewRollout> {
         subject: subject(wanted.release, wanted.configuration)?,
         audience: audience(wanted.audience)?,
         threshold: threshold(wanted.failure_threshold)?,
-        on_failure: match wanted.on_failure {
-            OnFailure::Stop => fleet_store::OnFailure::Stop,
-            OnFailure::Pause => fleet_store::OnFailure::Pause,
-            OnFailure::Return => fleet_store::OnFailure::Return,
-        },
+        on_failure: wanted.on_failure,
         max_in_flight: wanted.max_in_flight,
         window: wanted.window.map(window).transpose()?,
-        consent: match wanted.consent {
-            Consent::Automatic => fleet_store::Consent::Automatic,
-            Consent::Operator => fleet_store::Consent::Operator,
-            Consent::Device => fleet_store::Consent::Device,
-        },
+        consent: wanted.consent,
         priority: wanted.priority,
         policy: Policy {
             waves: wanted.waves.into_iter().map(wave).collect::<Reply<_>>()?,
@@ -259,11 +251,7 @@ pub(super) fn view(row: RolloutRow, counts: Counts) -> Rollout {
             Threshold::Count(count) => FailureThreshold::Count(count),
             Threshold::Percent(percent) => FailureThreshold::Percent(percent),
         },
-        on_failure: match on_failure {
-            fleet_store::OnFailure::Stop => OnFailure::Stop,
-            fleet_store::OnFailure::Pause => OnFailure::Pause,
-            fleet_store::OnFailure::Return => OnFailure::Return,
-        },
+        on_failure,
         waves: policy.waves.into_iter().map(wave_view).collect(),
         success_percent: policy.success_percent,
         rate: policy.rate.map(rate_view),
@@ -279,11 +267,7 @@ pub(super) fn view(row: RolloutRow, counts: Counts) -> Rollout {
         brings_back: row.brings_back,
         max_in_flight,
         window: window.map(window_view),
-        consent: match consent {
-            fleet_store::Consent::Automatic => Consent::Automatic,
-            fleet_store::Consent::Operator => Consent::Operator,
-            fleet_store::Consent::Device => Consent::Device,
-        },
+        consent,
         consent_deadline: policy.consent_deadline,
         ask_again_s: policy.ask_again_s,
         state: row.state,

@@ -6,8 +6,8 @@ use axum::{
     http::{HeaderName, StatusCode},
 };
 use fleet_api::{CreateRollout, GiveConsent, Page, PageQuery, Rollout, RolloutDevice, RolloutDeviceQuery, forms};
-use fleet_store::{AccountScope, RolloutAction, RolloutDeviceRow, RolloutRow};
-use protocol_types::RolloutId;
+use fleet_store::{AccountScope, RolloutDeviceRow, RolloutRow};
+use protocol_types::{RolloutAction, RolloutId};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{

@@ -2,7 +2,7 @@
 
 use axum::{Json, extract::State, http::StatusCode};
 use fleet_api::{CreateSilence, Page, PageQuery, Silence, forms};
-use fleet_store::{NewSilence, SilenceRow, StoreError};
+use fleet_store::{NewSilence, SilenceRow};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -10,6 +10,7 @@ use super::{
     body::{Body, Parameters, Segments},
     caller::{Caller, need},
     filters,
+    numbered::number_in,
     paging::Paging,
 };
 use crate::fleet::Fleet;
@@ -23,8 +24,7 @@ pub(super) fn router() -> OpenApiRouter<Fleet> {
 }
 
 fn number(id: &str) -> Reply<u64> {
-    let number = id.strip_prefix("si-").and_then(|digits| digits.parse().ok());
-    number.ok_or_else(|| StoreError::NotFound { kind: "silence", id: id.chars().take(80).collect() }.into())
+    number_in(id, ("silence", "si-"))
 }
 
 fn view(row: SilenceRow) -> Silence {

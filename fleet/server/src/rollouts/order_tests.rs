@@ -4,15 +4,16 @@
 use std::{cell::Cell, collections::BTreeMap};
 
 use fleet_store::{
-    AccountScope, Audience, Consent, DesiredRelease, DeviceReport, NewRollout, OnFailure, Policy, Presence, Promise,
-    Retries, RolloutAction, RolloutRow, Subject, Threshold, Wave,
+    AccountScope, Audience, DesiredRelease, DeviceReport, NewRollout, Policy, Presence, Promise, Retries, RolloutRow,
+    Subject, Threshold, Wave,
 };
 use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},
 };
 use protocol_types::{
-    DeviceState, Digest, EndpointName, Phase, Reason, ReasonCode, RolloutId, SecurityVersion, UnixSeconds,
+    Consent, DeviceState, Digest, EndpointName, OnFailure, Phase, Reason, ReasonCode, RolloutAction, RolloutId,
+    SecurityVersion, UnixSeconds,
 };
 
 use super::plan::decide;

@@ -6,8 +6,10 @@
 //! end, so has the rollout. Deciding again on the outcome of a decision decides nothing new, so it does not matter how often, or
 //! after which crash, somebody asks.
 
-use fleet_store::{Consent, Decision, OnFailure, RolloutFacts, RolloutRow, Tally, Threshold, WishStep};
-use protocol_types::{DeviceState, Reason, ReasonCode, RolloutId, RolloutState, UnixSeconds, WaitingFor};
+use fleet_store::{Decision, RolloutFacts, RolloutRow, Tally, Threshold, WishStep};
+use protocol_types::{
+    Consent, DeviceState, OnFailure, Reason, ReasonCode, RolloutId, RolloutState, UnixSeconds, WaitingFor,
+};
 
 use super::{
     end,

@@ -1,10 +1,10 @@
 //! Claims about the plan: single situations by name. Every situation, by random walks of facts, is in `walk`.
 
 use fleet_store::{
-    Audience, ConfigurationLevel, Consent, DeviceFacts, DeviceReport, NewRollout, Policy, Rate, Retries, Standing,
-    Subject, Wave, WaveCount, Wish,
+    Audience, ConfigurationLevel, DeviceFacts, DeviceReport, NewRollout, Policy, Rate, Retries, Standing, Subject,
+    Wave, WaveCount, Wish,
 };
-use protocol_types::{Digest, EndpointName, Phase, RolloutId, SecurityVersion};
+use protocol_types::{Consent, Digest, EndpointName, Phase, RolloutId, SecurityVersion};
 
 use super::*;
 use crate::rollouts::why::explain;
@@ -496,6 +496,19 @@ fn a_device_waits_for_the_hours_of_its_own_place() {
     model.step();
     assert_eq!(model.state(0), (DeviceState::Waiting, Some(WaitingFor::Window)));
     assert!(model.devices[1].wish.is_some());
+}
+
+#[test]
+fn a_device_whose_zone_is_none_waits_for_the_hours_of_utc_and_is_told_so() {
+    let mut model = Model::new(rollout(Threshold::Count(1), None), 1);
+    let hours = fleet_store::DailyWindow { from: 17 * 60, until: 18 * 60, zone: fleet_store::Zone::Device };
+    model.rollout.wanted.window = Some(hours);
+    model.devices[0].zone = Some("Asia/Tokio".to_owned());
+    model.step();
+    let why = explain(&model.facts(), model.now).remove(0);
+    assert_eq!(why.rule, "window");
+    let zone = ("device_zone", "UTC, as `Asia/Tokio` names no time zone".to_owned());
+    assert!(why.evidence.contains(&zone), "{why:?}");
 }
 
 #[test]

@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use fleet_store::{Change, StoreError};
-use tokio::{sync::broadcast::error::RecvError, time::sleep};
 
 use super::plan::decide;
-use crate::fleet::Fleet;
+use crate::{fleet::Fleet, pacer::Pacer};
 
 /// Longest time between two looks: windows open and close by time alone, and a signal may be lost.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// Shortest time between two looks, so that a thousand devices that register at once cost a few looks and not a thousand.
+/// Shortest time between two looks.
 const REST: Duration = Duration::from_millis(25);
 
 /// Runs until the service stops.
@@ -20,41 +19,27 @@ pub(crate) async fn reconcile(fleet: Fleet) {
 
 /// The same; it rests so long after each look, and without a change it looks at such intervals.
 pub(crate) async fn reconcile_at(fleet: Fleet, rest: Duration, look_again: Duration) {
-    let mut changes = fleet.signals.subscribe();
+    let mut pacer = Pacer::new(&fleet, rest, concerns);
     while !fleet.stop.is_cancelled() {
         if let Err(error) = look(&fleet).await {
             tracing::error!(error = %crate::Chain(&error), "rollouts could not be reconciled");
         }
-        tokio::select! {
-            () = fleet.stop.cancelled() => break,
-            () = sleep(rest) => {}
-        }
-        tokio::select! {
-            () = fleet.stop.cancelled() => break,
-            () = sleep(look_again) => {}
-            () = concerns(&mut changes) => {}
-        }
+        pacer.wait(look_again).await;
     }
 }
 
-/// Waits for a change that a rollout may depend on.
-async fn concerns(changes: &mut tokio::sync::broadcast::Receiver<Change>) {
-    loop {
-        match changes.recv().await {
-            Ok(Change::Device(..) | Change::Standing(..) | Change::Rollouts(_)) | Err(RecvError::Lagged(_)) => return,
-            Ok(
-                Change::Event(_)
-                | Change::Desired(..)
-                | Change::Configuration(_)
-                | Change::Released(..)
-                | Change::Labels(..)
-                | Change::Operations(_)
-                | Change::Command(..)
-                | Change::Job(..),
-            ) => {}
-            // The sender lives as long as the service; without it only time wakes this task.
-            Err(RecvError::Closed) => std::future::pending().await,
-        }
+/// Whether a rollout may depend on it.
+const fn concerns(change: &Change) -> bool {
+    match change {
+        Change::Device(..) | Change::Standing(..) | Change::Rollouts(_) => true,
+        Change::Event(_)
+        | Change::Desired(..)
+        | Change::Configuration(_)
+        | Change::Released(..)
+        | Change::Labels(..)
+        | Change::Operations(_)
+        | Change::Command(..)
+        | Change::Job(..) => false,
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a device's report means for a rollout. Never decides what follows from it.
 
-use fleet_store::{Consent, DeviceReport, RolloutRow, Subject};
-use protocol_types::{DeviceState, Phase, Reason, ReasonCode, WaitingFor};
+use fleet_store::{DeviceReport, RolloutRow, Subject};
+use protocol_types::{Consent, DeviceState, Phase, Reason, ReasonCode, WaitingFor};
 
 /// What the device said; nothing, if it is about something else or about an earlier try.
 pub(crate) fn heard(

@@ -1,8 +1,8 @@
 //! Why a device does not have what a rollout brings: the rule, what shows it, when it is looked at again, and what a person can do.
 //! It is the plan's own judgement that is told here, never a second one.
 
-use fleet_store::{Audience, Consent, DeviceFacts, RolloutDeviceRow, RolloutFacts, RolloutRow, Subject};
-use protocol_types::{DeviceState, EndpointName, Reason, RolloutState, UnixSeconds, WaitingFor};
+use fleet_store::{Audience, DeviceFacts, RolloutDeviceRow, RolloutFacts, RolloutRow, Subject};
+use protocol_types::{Consent, DeviceState, EndpointName, Reason, RolloutState, UnixSeconds, WaitingFor};
 
 use super::{
     hold::{Hold, hold, was_refused},
@@ -10,6 +10,7 @@ use super::{
     place::Place,
     plan::{Judgement, judge},
     waves::Tallies,
+    window::is_zone,
 };
 
 /// The rule of a device that no other rule holds.
@@ -198,7 +199,11 @@ fn shown(facts: &RolloutFacts, rollout: &RolloutRow, place: &Place<'_>) -> Vec<(
             .iter()
             .flat_map(|hours| {
                 let time = |minute: u16| format!("{:02}:{:02}", minute / 60, minute % 60);
-                let zone = device.zone.clone().unwrap_or_else(|| "UTC".to_owned());
+                let zone = match device.zone.as_deref() {
+                    None => "UTC".to_owned(),
+                    Some(name) if is_zone(name) => name.to_owned(),
+                    Some(name) => format!("UTC, as `{name}` names no time zone"),
+                };
                 [("window", format!("{}-{}", time(hours.from), time(hours.until))), ("device_zone", zone)]
             })
             .collect(),

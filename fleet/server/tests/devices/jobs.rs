@@ -1,12 +1,12 @@
 //! A device's part of a job over real TLS: written once, told by observation, and gone on with after the service was killed.
 
-use fleet_api::{CommandState, Job, JobBounds, JobDevice, JobState, RunProbe};
+use fleet_api::{Job, JobBounds, JobDevice, RunProbe};
 use protocol_lwm2m::{
     coap::{Code, ContentFormat, Message, OptionNumber},
     formats::{self, Entry},
     object::Path,
 };
-use protocol_types::EndpointName;
+use protocol_types::{CommandState, EndpointName, JobState};
 
 use crate::{
     clones::register,

@@ -2,10 +2,10 @@
 
 use std::{path::Path, sync::Arc};
 
-use fleet_api::{Audience, CreateRollout, PageQuery, RolloutAction, RolloutDeviceQuery};
+use fleet_api::{Audience, CreateRollout, PageQuery, RolloutDeviceQuery};
 use fleet_store::{MetadataFile, Publication, ReleaseRow, RepositoryRow, Store};
 use protocol_lwm2m::client::Reading;
-use protocol_types::{AccountName, DeviceState, Digest, ReasonCode, SecurityVersion, UnixSeconds};
+use protocol_types::{AccountName, DeviceState, Digest, ReasonCode, RolloutAction, SecurityVersion, UnixSeconds};
 
 use crate::{
     device::{Device, FULL, News, Order},

@@ -13,7 +13,7 @@ use protocol_types::{Digest, Hasher};
 use super::{
     PackageError,
     apt::Apt,
-    lock::{LockedPackage, Pool},
+    lock::{Lock, LockError, LockedPackage, Pool},
 };
 use crate::command;
 
@@ -58,13 +58,8 @@ impl PackageCache {
     pub(crate) fn machine_packages(&self, names: &[&str]) -> Result<Vec<LockedPackage>, PackageError> {
         let pins = self.path.join("machine-pins.toml");
         let wanted: BTreeSet<&str> = names.iter().copied().collect();
-        if let Ok(lock) = super::Lock::load(&pins) {
-            let pinned: Vec<LockedPackage> = lock.pool(Pool::Device).cloned().collect();
-            if pinned.iter().map(|package| package.name.as_str()).eq(wanted.iter().copied())
-                && pinned.iter().all(|package| self.holds(package).unwrap_or(false))
-            {
-                return Ok(pinned);
-            }
+        if let Some(pinned) = self.pinned(&pins, &wanted)? {
+            return Ok(pinned);
         }
         let apt = Apt::for_machine(&self.path)?;
         apt.update()?;
@@ -82,8 +77,28 @@ impl PackageCache {
             found.filter(|p| wanted.contains(p.name.as_str())).map(|p| (p.name.clone(), p)).collect();
         let found: Vec<LockedPackage> = found.into_values().collect();
         self.fetch(&apt, &found)?;
-        super::Lock::new(found.clone())?.save(&pins)?;
+        Lock::new(found.clone())?.save(&pins)?;
         Ok(found)
+    }
+
+    /// What was pinned, if it is of these names and still in the cache.
+    fn pinned(&self, pins: &Path, wanted: &BTreeSet<&str>) -> Result<Option<Vec<LockedPackage>>, PackageError> {
+        let lock = match Lock::load(pins) {
+            Ok(lock) => lock,
+            Err(LockError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+            // To pin anew would change what images are made with, and nobody would hear of it.
+            Err(source) => return Err(PackageError::Pins { path: pins.to_owned(), source }),
+        };
+        let pinned: Vec<LockedPackage> = lock.pool(Pool::Device).cloned().collect();
+        if !pinned.iter().map(|package| package.name.as_str()).eq(wanted.iter().copied()) {
+            return Ok(None);
+        }
+        for package in &pinned {
+            if !self.holds(package)? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(pinned))
     }
 
     /// Makes sure that the cache holds `packages`, downloading what is missing.
@@ -230,5 +245,20 @@ mod tests {
         fs::write(cache.file(&wanted), b"tampered").unwrap();
         let error = cache.holds(&wanted).unwrap_err().to_string();
         assert!(error.contains("package `a`") && error.contains("remove it"), "{error}");
+    }
+
+    #[test]
+    fn pins_that_cannot_be_read_are_not_pinned_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = PackageCache::open(dir.path()).unwrap();
+        let wanted = LockedPackage { digest: Digest::of(b"package"), ..package("a", &[]) };
+        fs::create_dir(dir.path().join("packages")).unwrap();
+        fs::write(cache.file(&wanted), b"package").unwrap();
+        let pins = dir.path().join("machine-pins.toml");
+        Lock::new(vec![wanted.clone()]).unwrap().save(&pins).unwrap();
+        assert_eq!(cache.machine_packages(&["a"]).unwrap(), [wanted]);
+        fs::write(&pins, "format = 1\n[[pack").unwrap();
+        let error = cache.machine_packages(&["a"]).unwrap_err().to_string();
+        assert!(error.contains("machine-pins.toml") && error.contains("remove it"), "{error}");
     }
 }

@@ -62,6 +62,14 @@ pub enum PackageError {
         /// The file.
         path: PathBuf,
     },
+    /// What was pinned for this machine cannot be told any more.
+    #[error("cannot tell from {} which packages are pinned; remove it to pin what apt knows now", path.display())]
+    Pins {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: LockError,
+    },
     /// The mirror serves current versions only.
     #[error("the mirror no longer has what is locked ({packages}); run `mbl image lock --update`")]
     Gone {
