@@ -370,7 +370,10 @@ pub(crate) async fn live(body: Rc<Body>, mut commands: mpsc::UnboundedReceiver<C
                 ended = &mut life => break ended == Ended::PowerFailed,
                 Some(command) = commands.recv() => command,
             };
-            body.ledger.of(body.place, &format!("{command:?}"));
+            match command {
+                Command::Clock(0) => body.ledger.of(body.place, "has the right time again"),
+                _ => body.ledger.fault(body.place, &format!("{command:?}")),
+            }
             match command {
                 Command::Cut(time) => {
                     off = time;
