@@ -19,6 +19,7 @@ mod ledger;
 mod machine;
 mod network;
 mod operator;
+mod parts;
 mod random;
 mod scenario;
 mod service;
