@@ -63,6 +63,8 @@ pub(crate) struct Outcome {
     pub(crate) violations: Vec<Violation>,
     pub(crate) lines: u64,
     pub(crate) digest: Digest,
+    /// How often a task ran, for each device and day.
+    pub(crate) polls: u64,
     pub(crate) summary: String,
 }
 
@@ -166,7 +168,9 @@ impl Director {
             fleet.ledger.counts(),
         );
         self.service.die().await;
-        Outcome { violations: fleet.ledger.violations(), lines, digest, summary }
+        let device_days = self.settings.days * u64::try_from(fleet.bodies.len()).unwrap_or(u64::MAX);
+        let polls = self.tasks.polls() / device_days.max(1);
+        Outcome { violations: fleet.ledger.violations(), lines, digest, polls, summary }
     }
 
     /// Starts the service, opens the accounts and makes the devices.
