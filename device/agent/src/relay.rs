@@ -8,7 +8,7 @@ use protocol_types::socket::{Fetch, FetchError, MAX_FETCH};
 use rustls::ClientConfig;
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::timeout,
+    time::{error::Elapsed, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -100,7 +100,7 @@ impl RelayTask {
         loop {
             let question = tokio::select! {
                 () = stop.cancelled() => return,
-                question = timeout(IDLE, self.questions.recv()) => question,
+                question = self.next() => question,
             };
             match question {
                 Err(_idle) => self.connection = None,
@@ -114,6 +114,15 @@ impl RelayTask {
                     drop(answer.send(result));
                 }
             }
+        }
+    }
+
+    /// The next question, or the news that the connection was idle for long. Without one there is nothing to give up: a device that rests
+    /// is not woken.
+    async fn next(&mut self) -> Result<Option<Question>, Elapsed> {
+        match self.connection {
+            Some(_) => timeout(IDLE, self.questions.recv()).await,
+            None => Ok(self.questions.recv().await),
         }
     }
 

@@ -29,7 +29,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::device::Body;
+use crate::{device::Body, parts::Part};
 
 /// Longest wait between two tries to reach the service.
 const RETRY_CEILING: Duration = Duration::from_secs(1800);
@@ -95,16 +95,16 @@ pub(crate) async fn run(body: Rc<Body>, updater: mpsc::Sender<DuplexStream>, sto
     };
     let others = async {
         tokio::join!(
-            relay_task.run(stop.clone()),
-            keep_contact(Vec::new(), facts.clone(), stop.clone()),
-            watch_orders(&body, facts.orders.subscribe()),
-            link,
+            Part::of(relay_task.run(stop.clone())),
+            Part::of(keep_contact(Vec::new(), facts.clone(), stop.clone())),
+            Part::of(watch_orders(&body, facts.orders.subscribe())),
+            Part::of(link),
         )
     };
     tokio::select! {
         // It ends last: it says goodbye to the service.
-        () = Box::pin(session.run(stop.clone())) => {}
-        _ = Box::pin(others) => {}
+        () = Part::of(session.run(stop.clone())) => {}
+        _ = Part::of(others) => {}
     }
 }
 

@@ -38,6 +38,7 @@ use crate::{
     ledger::{Ledger, Rule},
     machine::{self, Machine},
     network::{Line, Switch},
+    parts::Part,
     random::Random,
     updater::{self, Ended},
 };
@@ -363,14 +364,17 @@ pub(crate) async fn live(body: Rc<Body>, mut commands: mpsc::UnboundedReceiver<C
         body.switch.dies(body.place, false);
         body.is_on.set(true);
         let stop = CancellationToken::new();
-        let mut life = Box::pin(from_start(body.clone(), stop.clone()));
+        let mut life = Part::of(from_start(body.clone(), stop.clone()));
         let mut off = Duration::ZERO;
         let was_cut = loop {
             let command = tokio::select! {
                 ended = &mut life => break ended == Ended::PowerFailed,
                 Some(command) = commands.recv() => command,
             };
-            body.ledger.of(body.place, &format!("{command:?}"));
+            match command {
+                Command::Clock(0) => body.ledger.of(body.place, "has the right time again"),
+                _ => body.ledger.fault(body.place, &format!("{command:?}")),
+            }
             match command {
                 Command::Cut(time) => {
                     off = time;
@@ -424,15 +428,15 @@ async fn from_start(body: Rc<Body>, stop: CancellationToken) -> Ended {
         return Ended::Restart;
     }
     let (to_updater, agents) = mpsc::channel(1);
-    let mut updater = Box::pin(updater::run(body.clone(), Running::from_cmdline(&cmdline), agents));
+    let mut updater = Part::of(updater::run(body.clone(), Running::from_cmdline(&cmdline), agents));
     if fault == Some(Fault::IsDeaf) {
         return updater.await;
     }
-    let mut agent = Box::pin(agent::run(body.clone(), to_updater, stop.clone()));
+    let mut agent = Part::of(agent::run(body.clone(), to_updater, stop.clone()));
     let ended = tokio::select! {
         ended = &mut updater => ended,
         () = &mut agent => Ended::Restart,
-        () = planted(&body) => return Ended::Restart,
+        () = Part::of(planted(&body)) => return Ended::Restart,
     };
     if ended == Ended::Restart && !stop.is_cancelled() {
         stop.cancel();

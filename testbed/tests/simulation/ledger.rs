@@ -87,6 +87,7 @@ struct Inner {
     /// Retries that a rollout allows, by account and rollout.
     retries: BTreeMap<(String, RolloutId), u32>,
     violations: Vec<Violation>,
+    is_calm: bool,
     hasher: Hasher,
     lines: u64,
     file: Option<LineWriter<File>>,
@@ -107,6 +108,7 @@ impl Ledger {
             devices: names.into_iter().map(known).collect(),
             retries: BTreeMap::new(),
             violations: Vec::new(),
+            is_calm: false,
             hasher: Hasher::new(),
             lines: 0,
             file,
@@ -125,6 +127,18 @@ impl Ledger {
         let mut inner = self.0.borrow_mut();
         let name = inner.devices[place].name.clone();
         inner.note(&name, what);
+    }
+
+    /// Notes that nothing goes wrong any more.
+    pub(crate) fn calms(&self) {
+        self.note("from now on nothing goes wrong any more");
+        self.0.borrow_mut().is_calm = true;
+    }
+
+    /// Notes what somebody does to a device. The rules about the end are only fair if nobody does in the calm days.
+    pub(crate) fn fault(&self, place: usize, what: &str) {
+        self.of(place, what);
+        assert!(!self.0.borrow().is_calm, "{what} of {} comes in the calm days", self.0.borrow().devices[place].name);
     }
 
     /// Counts something.

@@ -116,13 +116,10 @@ impl Machine {
         *self.root.borrow_mut() = Some(root.clone());
     }
 
-    /// Waits for at most `timeout` milliseconds of virtual time; `wait` asks the kernel.
+    /// Waits for at most `timeout` milliseconds of virtual time; `wait` asks the kernel, which only knows of what happens outside.
     pub(crate) fn park(&self, timeout: i32, wait: &dyn Fn(i32) -> i32) -> i32 {
-        let ready = wait(0);
-        if ready != 0 || timeout == 0 {
-            return ready;
-        }
         match (self.park.get(), u64::try_from(timeout)) {
+            (_, Ok(0)) => 0,
             (Park::Time, Ok(milliseconds)) if !self.is_busy() => {
                 self.passed.fetch_add(milliseconds, Ordering::Relaxed);
                 0
@@ -131,7 +128,7 @@ impl Machine {
                 if let Some(root) = self.root.borrow().as_ref() {
                     root.wake_by_ref();
                 }
-                wait(LOOK)
+                0
             }
             // Without any timer nothing but the outside can go on.
             (Park::Time | Park::Outside, _) => wait(LOOK),

@@ -26,8 +26,11 @@ use crate::{
 /// Seconds between two updates of a registration at most: few, so that months cost minutes.
 const LIFETIME: u32 = 12 * 60 * 60;
 /// Between two looks at rollouts after a change and without one, and at late devices: every look is at everything.
-const RESTS: Rests =
-    Rests { changes: Duration::from_secs(30), rollouts: Duration::from_secs(1200), overdue: Duration::from_secs(3600) };
+const RESTS: Rests = Rests {
+    changes: Duration::from_secs(300),
+    rollouts: Duration::from_secs(1200),
+    overdue: Duration::from_secs(3600),
+};
 
 /// Tasks of the service that may ask a thread for blocking work.
 const BLOCKING: [&str; 1] = ["housekeeping"];

@@ -1,6 +1,7 @@
 //! Runs the tasks of a simulation on one thread, in the order in which they were woken, inside of a tokio runtime whose timers they
 //! use. A task that asked the database, or a thread for blocking work, is waited for before any other goes on: however long that
-//! takes, everything happens in the same order.
+//! takes, everything happens in the same order. What the product itself gives to tokio (the driver of an HTTP connection) has come to
+//! rest before the next task goes on, so that it does not depend on such a wait whether it came before or after.
 
 use std::{
     cell::{Cell, RefCell},
@@ -14,7 +15,10 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-use tokio::task::{JoinHandle, spawn_blocking, unconstrained};
+use tokio::{
+    runtime::{Handle, RuntimeMetrics},
+    task::{spawn_blocking, unconstrained},
+};
 
 use crate::machine::{Machine, Park};
 
@@ -50,6 +54,11 @@ struct Woken {
     queue: Arc<Queue>,
 }
 
+thread_local! {
+    /// Whether tasks are being run on this thread: whoever is woken meanwhile has a turn without anybody being told.
+    static RUNS: Cell<bool> = const { Cell::new(false) };
+}
+
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -63,7 +72,9 @@ impl Wake for Woken {
         if !self.is_queued.swap(true, Ordering::AcqRel) {
             locked(&self.queue.ready).push_back(self.id);
         }
-        if let Some(root) = locked(&self.queue.root).as_ref() {
+        if !RUNS.get()
+            && let Some(root) = locked(&self.queue.root).as_ref()
+        {
             root.wake_by_ref();
         }
     }
@@ -118,7 +129,8 @@ impl Tasks {
 
     /// Runs until `is_over`.
     pub(crate) fn run(&self, machine: Rc<Machine>, is_over: Rc<Cell<bool>>) -> Run {
-        Run { tasks: self.clone(), machine, is_over, alone: None }
+        let metrics = Handle::current().metrics();
+        Run { tasks: self.clone(), machine, is_over, alone: None, metrics, owes: false }
     }
 
     /// Takes a task out of the queue, if it was woken.
@@ -163,17 +175,17 @@ impl Tasks {
 }
 
 /// The task that has the thread to itself.
+#[derive(Clone, Copy)]
 struct Alone {
     id: u64,
     waits: Waits,
-    barrier: Option<JoinHandle<()>>,
 }
 
-impl Alone {
-    fn new(id: u64, waits: Waits) -> Self {
-        let barrier = (waits == Waits::Threads).then(|| spawn_blocking(|| {}));
-        Self { id, waits, barrier }
-    }
+/// Waits until the one thread for blocking work, which keeps the order, is through with everything that it was asked for.
+fn blocking_work_ends() {
+    let (end, ended) = std::sync::mpsc::channel();
+    drop(spawn_blocking(move || end.send(())));
+    ended.recv().expect("the thread for blocking work lives");
 }
 
 /// The loop that runs tasks.
@@ -182,44 +194,59 @@ pub(crate) struct Run {
     machine: Rc<Machine>,
     is_over: Rc<Cell<bool>>,
     alone: Option<Alone>,
+    metrics: RuntimeMetrics,
+    /// A task was polled, and may have woken what tokio runs.
+    owes: bool,
 }
 
 impl Run {
+    fn step(&mut self, id: u64) -> Waits {
+        self.owes = true;
+        self.tasks.poll(id)
+    }
+
+    /// Whether what tokio runs by itself goes first: then the tasks have their next turn when that rests.
+    fn gives_way(&mut self, context: &Context<'_>) -> bool {
+        let gives_way = std::mem::take(&mut self.owes) && self.metrics.num_alive_tasks() > 0;
+        if gives_way {
+            context.waker().wake_by_ref();
+        }
+        gives_way
+    }
+
     /// Goes on with the task that has the thread to itself until it waits for something inside; pending while it waits outside.
-    fn settle(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        while let Some(alone) = &mut self.alone {
-            let id = alone.id;
+    fn settle(&mut self, context: &Context<'_>) -> Poll<()> {
+        while let Some(Alone { id, waits }) = self.alone {
             if self.tasks.take(id) {
-                let waits = alone.waits;
-                self.tasks.poll(id);
-                self.alone = Some(Alone::new(id, waits));
+                self.step(id);
+            }
+            if self.gives_way(context) {
+                return Poll::Pending;
+            }
+            if self.tasks.is_woken(id) {
                 continue;
             }
             if self.machine.is_busy() {
                 return Poll::Pending;
             }
-            // There is one thread for blocking work, and it keeps the order: when the barrier is through, so is all before it.
-            if let Some(barrier) = &mut alone.barrier {
-                match Pin::new(barrier).poll(context) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(_) => alone.barrier = None,
+            if waits == Waits::Threads {
+                blocking_work_ends();
+                // What that has woken of tokio's own may have more to ask for, on behalf of the task.
+                if self.metrics.global_queue_depth() > 0 {
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
             }
-            if !self.machine.is_busy() && !self.tasks.is_woken(id) {
+            if !self.tasks.is_woken(id) {
                 self.alone = None;
             }
         }
         Poll::Ready(())
     }
-}
 
-impl Future for Run {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        *locked(&self.tasks.0.queue.root) = Some(context.waker().clone());
+    fn turn(&mut self, context: &Context<'_>) -> Poll<()> {
         loop {
-            if self.settle(context).is_pending() {
+            if self.gives_way(context) || self.settle(context).is_pending() {
                 self.machine.rests(Park::Outside, context.waker());
                 return Poll::Pending;
             }
@@ -230,11 +257,21 @@ impl Future for Run {
                 self.machine.rests(Park::Time, context.waker());
                 return Poll::Pending;
             };
-            let waits = self.tasks.poll(id);
-            if waits != Waits::Nothing {
-                self.alone = Some(Alone::new(id, waits));
-            }
+            let waits = self.step(id);
+            self.alone = (waits != Waits::Nothing).then_some(Alone { id, waits });
         }
+    }
+}
+
+impl Future for Run {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        *locked(&self.tasks.0.queue.root) = Some(context.waker().clone());
+        RUNS.set(true);
+        let turn = self.turn(context);
+        RUNS.set(false);
+        turn
     }
 }
 
@@ -304,5 +341,30 @@ mod tests {
             seen
         });
         assert_eq!(seen, [("worked", Duration::ZERO), ("other", Duration::ZERO)]);
+    }
+
+    #[test]
+    fn what_a_task_gives_to_tokio_is_waited_for_with_all_that_it_asks_of_a_thread() {
+        let seen = on_a_machine(|tasks, _machine, is_over| {
+            let seen = Rc::new(RefCell::new(Vec::new()));
+            let out = seen.clone();
+            tasks.spawn(Waits::Threads, async move {
+                let pieces = async {
+                    for _ in 0..3 {
+                        let (_open, wait) = std::sync::mpsc::channel::<()>();
+                        spawn_blocking(move || wait.recv_timeout(Duration::from_millis(20)).is_err()).await.unwrap();
+                    }
+                };
+                tokio::spawn(pieces).await.unwrap();
+                out.borrow_mut().push("worked");
+            });
+            let out = seen.clone();
+            tasks.spawn(Waits::Nothing, async move {
+                out.borrow_mut().push("other");
+                is_over.set(true);
+            });
+            seen
+        });
+        assert_eq!(seen, ["worked", "other"]);
     }
 }
