@@ -48,7 +48,7 @@ async fn admit(scope: &AccountScope, endpoint: &str, authority: &str) -> Verdict
         .unwrap()
 }
 
-async fn issue(scope: &AccountScope, endpoint: &str, serial: &str, parent: Parent<'_>) -> Verdict {
+async fn issue(scope: &AccountScope, endpoint: &str, serial: &str, parent: Parent<&str>) -> Verdict {
     let not_after = UnixSeconds(NOW.0 + 1000);
     scope.record_certificate(&name(endpoint), NewCertificate { serial, parent, not_after }, NOW).await.unwrap()
 }
@@ -56,7 +56,7 @@ async fn issue(scope: &AccountScope, endpoint: &str, serial: &str, parent: Paren
 async fn register(db: &Database, scope: &AccountScope, endpoint: &str, serial: &str) -> Verdict {
     let what = Presence::Registers { serial: serial.into(), session: 7, promise: Promise::new(300, false) };
     let fact = PresenceFact { account: scope.name().clone(), endpoint: name(endpoint), what };
-    db.store.service_wide().record_presence(&[fact], NOW).await.unwrap()[0]
+    db.store.service_wide().record_presence(&[fact], NOW).await.unwrap().remove(0).unwrap()
 }
 
 async fn kinds(scope: &AccountScope) -> Vec<String> {
