@@ -14,7 +14,10 @@ use anyhow::{Context as _, bail, ensure};
 use fleet_api::{Client, Operation, PageQuery};
 use fleet_store::{ComponentRow, DeviceReport, Parent, Presence, PresenceFact, Promise, ServiceWide, Store};
 use protocol_types::{AccountName, Digest, EndpointName, OperationState, Phase, SecurityVersion, Slot, UnixSeconds};
-use testbed::{Service, meter};
+use testbed::{
+    Service,
+    meter::{self, Meter},
+};
 
 use crate::say;
 
@@ -158,11 +161,15 @@ pub(crate) async fn enrol(data: &Path, authority: &str, devices: usize) -> anyho
         come(&wide, authority, number..number + 1, &mut steps).await?;
     }
     say(&format!("enrolled one after the other, {}", steps.report(alone)));
-    let mut steps = Steps::new();
+    let (mut steps, meter) = (Steps::new(), Meter::start(std::process::id())?);
     for first in (alone..devices).step_by(TOGETHER) {
         come(&wide, authority, first..devices.min(first + TOGETHER), &mut steps).await?;
     }
-    say(&format!("enrolled {TOGETHER} at a time, {}", steps.report(devices - alone)));
+    let busy = meter.busy()? / (devices - alone).max(1) as f64 * 1000.0;
+    say(&format!(
+        "enrolled {TOGETHER} at a time, {}; {busy:.2} ms of processor time each",
+        steps.report(devices - alone)
+    ));
     drop(wide);
     store.close().await;
     let memory = meter::memory(std::process::id())?;

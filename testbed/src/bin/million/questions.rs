@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::ensure;
-use fleet_api::{Audience, Client, CountQuery, CreateGroup, CreateRollout, DeviceQuery, FailureThreshold, PageQuery};
+use fleet_api::{Audience, Client, CountQuery, CreateGroup, CreateRollout, DeviceQuery, FailureThreshold};
 use testbed::meter::{Latencies, Meter};
 
 use crate::{fill::SITES, release::VERSION, say};
@@ -53,7 +53,7 @@ pub(crate) async fn ask(client: &Client, process: u32, devices: usize) -> anyhow
         };
         measure(process, &format!("first page of 100, {what}"), (WARM, PAGES), page).await?;
     }
-    group(client, process).await?;
+    group(client, process, devices).await?;
     for by in ["os.version", "attribute.site"] {
         for filter in [None, Some("attribute.site = \"site-7\""), Some("tag = \"fleet\"")] {
             let query = CountQuery { by: Some(by.to_owned()), filter: filter.map(ToOwned::to_owned) };
@@ -74,8 +74,8 @@ pub(crate) async fn ask(client: &Client, process: u32, devices: usize) -> anyhow
     measure(process, &format!("dry run of a rollout over all {devices}"), (1, FEW), dry_run).await
 }
 
-/// A group by filter, and the first page of its members.
-async fn group(client: &Client, process: u32) -> anyhow::Result<()> {
+/// A group by filter, and the first page of its devices.
+async fn group(client: &Client, process: u32, devices: usize) -> anyhow::Result<()> {
     let name = "one-site".parse()?;
     let group = CreateGroup {
         name,
@@ -84,7 +84,13 @@ async fn group(client: &Client, process: u32) -> anyhow::Result<()> {
         filter: Some("attribute.site = \"site-7\"".to_owned()),
         include: Vec::new(),
     };
-    let (group, page) = (client.create_group(&group).await?, PageQuery { limit: Some(100), ..PageQuery::default() });
-    let members = async |_| Ok(client.group_members(&group.name, &page).await.map(drop)?);
-    measure(process, "first page of 100 members of a dynamic group of one in 200", (WARM, PAGES), members).await
+    let group = client.create_group(&group).await?;
+    let filter = Some(format!("group = \"{}\"", group.name));
+    let query = DeviceQuery { limit: Some(100), filter, ..DeviceQuery::default() };
+    let members = async |_| {
+        let page = client.devices(&query).await?;
+        ensure!(page.items.len() == 100.min(devices / SITES), "{} devices are in the group", page.items.len());
+        Ok(())
+    };
+    measure(process, "first page of 100 devices of a dynamic group of one in 200", (WARM, PAGES), members).await
 }
