@@ -31,7 +31,7 @@ impl Meter {
     /// If the process is gone.
     pub fn report(&self, what: &str, count: usize) -> anyhow::Result<String> {
         let wall = self.begun.elapsed().as_secs_f64();
-        let busy = processor_seconds(self.process)? - self.seconds;
+        let busy = self.busy()?;
         let count_f = count as f64;
         Ok(format!(
             "{what}: {count} in {wall:.1} s = {:.0} a second; {:.0} a second and core of the service, {:.0} µs each",
@@ -41,12 +41,20 @@ impl Meter {
         ))
     }
 
+    /// Processor time of the process since then, in seconds.
+    ///
+    /// # Errors
+    /// If the process is gone.
+    pub fn busy(&self) -> anyhow::Result<f64> {
+        Ok(processor_seconds(self.process)? - self.seconds)
+    }
+
     /// Share of one core that the process has used.
     ///
     /// # Errors
     /// If the process is gone.
     pub fn load(&self) -> anyhow::Result<f64> {
-        Ok((processor_seconds(self.process)? - self.seconds) / self.begun.elapsed().as_secs_f64())
+        Ok(self.busy()? / self.begun.elapsed().as_secs_f64())
     }
 }
 

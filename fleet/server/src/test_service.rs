@@ -9,10 +9,7 @@ use axum::{
     response::Response,
 };
 use fleet_api::{PublishMetadata, RepositoryKeys, TokenScope};
-use fleet_store::{
-    AccountScope, EnrolmentRule, FactoryIdentity, NewAuthority, NewCertificate, NewToken, Parent, Presence,
-    PresenceFact, Promise,
-};
+use fleet_store::{AccountScope, EnrolmentRule, NewAuthority, NewToken, Parent, Presence, PresenceFact, Promise};
 use http_body_util::BodyExt;
 use protocol_release::{
     document::{Component, FormatOne, Health, Kind, Release},
@@ -149,18 +146,17 @@ impl TestService {
         let authority = scope.add_authority(&authority, None, self.now()).await.unwrap().id;
         let rule = EnrolmentRule::new(Some(endpoint.clone()), None).unwrap();
         scope.add_enrolment(&rule, self.now()).await.unwrap();
-        let identity =
-            FactoryIdentity { endpoint: &endpoint, authority: &authority, serial: "f1", fingerprint: &[0; 32] };
-        scope.admit(identity, self.now()).await.unwrap().unwrap();
-        let not_after = UnixSeconds(u64::from(u32::MAX));
-        let certificate = NewCertificate { serial: "o1", parent: Parent::Factory("f1"), not_after };
-        scope.record_certificate(&endpoint, certificate, self.now()).await.unwrap().unwrap();
-        self.presence(
-            account,
-            &endpoint,
+        for what in [
+            Presence::Joins { authority, serial: "f1".into(), fingerprint: [0; 32] },
+            Presence::Certified {
+                serial: "o1".into(),
+                parent: Parent::Factory("f1".into()),
+                not_after: UnixSeconds(u64::from(u32::MAX)),
+            },
             Presence::Registers { serial: "o1".into(), session: 1, promise: Promise::new(300, false) },
-        )
-        .await;
+        ] {
+            self.presence(account, &endpoint, what).await;
+        }
         endpoint
     }
 
@@ -168,7 +164,7 @@ impl TestService {
         let account = AccountName::new(account).unwrap();
         let fact = PresenceFact { account, endpoint: endpoint.clone(), what };
         for verdict in self.fleet.store.service_wide().record_presence(&[fact], self.now()).await.unwrap() {
-            verdict.unwrap();
+            verdict.unwrap().unwrap();
         }
     }
 

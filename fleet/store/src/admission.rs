@@ -11,15 +11,15 @@ use crate::{
 
 /// What a device shows when it bootstraps.
 #[derive(Clone, Copy, Debug)]
-pub struct FactoryIdentity<'a> {
+pub(crate) struct FactoryIdentity<'a> {
     /// Its name.
-    pub endpoint: &'a EndpointName,
+    pub(crate) endpoint: &'a EndpointName,
     /// The authority that its chain ends at.
-    pub authority: &'a str,
+    pub(crate) authority: &'a str,
     /// Serial number of its factory certificate.
-    pub serial: &'a str,
+    pub(crate) serial: &'a str,
     /// SHA-256 of its factory certificate.
-    pub fingerprint: &'a Fingerprint,
+    pub(crate) fingerprint: &'a Fingerprint,
 }
 
 /// What a list gives to a device that joins by it.
@@ -30,15 +30,26 @@ const FIRST_LIFETIME: u32 = 300;
 
 impl AccountScope {
     /// Admits a device whose factory certificate was verified, if an enrolment allows it, and puts it into the directory.
-    pub async fn admit(&self, device: FactoryIdentity<'_>, now: UnixSeconds) -> Result<Verdict, StoreError> {
-        let mut tx = self.write().await?;
-        let verdict = match self.may_join(&mut tx, device, now).await? {
-            Ok(labels) => Ok(self.join(&mut tx, (device, labels), now).await?),
+    pub(crate) async fn admit_on(
+        &self,
+        tx: &mut Transaction,
+        device: FactoryIdentity<'_>,
+        now: UnixSeconds,
+    ) -> Result<Verdict, StoreError> {
+        match self.may_join(tx, device, now).await? {
+            Ok(labels) => Ok(Ok(self.join(tx, (device, labels), now).await?)),
             Err(reason) => {
-                enrolments::note_denial(&mut tx, self, (device.endpoint, reason), now).await?;
-                Err(reason)
+                enrolments::note_denial(tx, self, (device.endpoint, reason), now).await?;
+                Ok(Err(reason))
             }
-        };
+        }
+    }
+
+    /// Admits one device in a transaction of its own.
+    #[cfg(test)]
+    pub(crate) async fn admit(&self, device: FactoryIdentity<'_>, now: UnixSeconds) -> Result<Verdict, StoreError> {
+        let mut tx = self.write().await?;
+        let verdict = self.admit_on(&mut tx, device, now).await?;
         tx.commit().await?;
         Ok(verdict)
     }

@@ -39,9 +39,10 @@ impl fmt::Debug for Store {
 }
 
 /// Each connection to SQLite: a commit is on disk when it returns, readers never wait for the writer, references hold, and the case
-/// of letters counts as on the other database.
-const SQLITE_WRITER: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 10000; PRAGMA case_sensitive_like = ON;";
-const SQLITE_READER: &str = "PRAGMA busy_timeout = 10000; PRAGMA query_only = ON; PRAGMA case_sensitive_like = ON;";
+/// of letters counts as on the other database. Each keeps at most 16 MiB of pages.
+const SQLITE_WRITER: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 10000; PRAGMA case_sensitive_like = ON; PRAGMA cache_size = -16384;";
+const SQLITE_READER: &str =
+    "PRAGMA busy_timeout = 10000; PRAGMA query_only = ON; PRAGMA case_sensitive_like = ON; PRAGMA cache_size = -16384;";
 /// Longest wait for a turn to write or for a free reader.
 const ACQUIRE: Duration = Duration::from_secs(30);
 const READERS: u32 = 4;

@@ -76,6 +76,61 @@ impl CountBy {
     }
 }
 
+/// Where the values of a field stand that has a table of its own, each device there at most once for a value.
+struct Values {
+    table: &'static str,
+    /// Of the rows `x` those that count; `$2` names them.
+    which: &'static str,
+    /// The value, and the columns by which an index tells it apart.
+    value: String,
+    apart: String,
+    /// How many devices have a value.
+    having: &'static str,
+}
+
+impl CountBy {
+    fn values(&self) -> Option<Values> {
+        let summed = "(SELECT COALESCE(SUM(devices), 0) FROM counted)";
+        Some(match &self.0 {
+            Source::Component { column, .. } => {
+                let value = format!("x.{column}");
+                // A version and its key stand beside each other in the index, and each version has one key.
+                let apart = if *column == "version" { "x.version_key, x.version".to_owned() } else { value.clone() };
+                Values { table: "device_components", which: "x.name = $2", value, apart, having: summed }
+            }
+            Source::Attribute(_) => Values {
+                table: "device_attributes",
+                which: "x.key = $2",
+                value: "x.value".to_owned(),
+                apart: "x.value".to_owned(),
+                having: summed,
+            },
+            Source::Tag => Values {
+                table: "device_tags",
+                which: "$2 = $2",
+                value: "x.tag".to_owned(),
+                apart: "x.tag".to_owned(),
+                having: "(SELECT COUNT(*) FROM (SELECT DISTINCT x.endpoint FROM device_tags x WHERE x.account = $1) AS owners)",
+            },
+            Source::Device(_) | Source::Report(_) | Source::Presence | Source::Group => return None,
+        })
+    }
+
+    /// A query that counts every device by the rows in which the values stand, and takes those without a value as what is left.
+    fn over_every_device(&self) -> Option<String> {
+        let Values { table, which, value, apart, having } = self.values()?;
+        Some(format!(
+            "WITH counted AS (SELECT {value} AS value, COUNT(*) AS devices FROM {table} x
+                              WHERE x.account = $1 AND {which} GROUP BY {apart}),
+                  whole AS (SELECT CAST(value AS TEXT) AS value, devices FROM counted UNION ALL
+                            SELECT CAST(NULL AS TEXT) AS value,
+                                   (SELECT COUNT(*) FROM devices d WHERE d.account = $1) - {having} AS devices)
+             SELECT value, CAST(SUM(devices) AS BIGINT) AS devices FROM whole
+             GROUP BY value HAVING SUM(devices) > 0 ORDER BY 2 DESC, 1 LIMIT $3"
+        ))
+    }
+}
+
 impl AccountScope {
     /// How many devices there are, by the value of a field; the most frequent values first, at most `limit`.
     pub async fn count_devices_by(
@@ -95,11 +150,14 @@ impl AccountScope {
         } else {
             ""
         };
-        let sql = format!(
-            "SELECT CAST({value} AS TEXT) AS value, COUNT(*) AS devices FROM devices d {report} {join}
-             WHERE d.account = $1 AND $2 = $2 AND {} GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT $3",
-            clause.sql
-        );
+        let over_every_device = by.over_every_device().filter(|_| filter.is_every_device());
+        let sql = over_every_device.unwrap_or_else(|| {
+            format!(
+                "SELECT CAST({value} AS TEXT) AS value, COUNT(*) AS devices FROM devices d {report} {join}
+                 WHERE d.account = $1 AND $2 = $2 AND {} GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT $3",
+                clause.sql
+            )
+        });
         let query = sqlx::query(AssertSqlSafe(sql)).bind(self.id()).bind(only).bind(i64::from(limit));
         let rows = bound(query, clause.binds).fetch_all(&mut *connection).await.map_err(cannot(doing))?;
         rows.iter()

@@ -119,14 +119,14 @@ mod tests {
         account.admit(device, NOW).await.unwrap()
     }
 
-    async fn issue(account: &AccountScope, parent: Parent<'_>, serial: &str) -> Verdict {
+    async fn issue(account: &AccountScope, parent: Parent<&str>, serial: &str) -> Verdict {
         let certificate = NewCertificate { serial, parent, not_after: UnixSeconds(NOW.0 + 1000) };
         account.record_certificate(&gate(), certificate, NOW).await.unwrap()
     }
 
     async fn presence(db: &Database, account: &AccountScope, what: Presence) -> Verdict {
         let fact = PresenceFact { account: account.name().clone(), endpoint: gate(), what };
-        db.store.service_wide().record_presence(&[fact], NOW).await.unwrap()[0]
+        db.store.service_wide().record_presence(&[fact], NOW).await.unwrap().remove(0).unwrap()
     }
 
     fn registers() -> Presence {

@@ -13,22 +13,32 @@ use crate::{
 
 /// An operational certificate that is about to be handed out.
 #[derive(Clone, Copy, Debug)]
-pub struct NewCertificate<'a> {
+pub(crate) struct NewCertificate<'a> {
     /// Its serial number.
-    pub serial: &'a str,
+    pub(crate) serial: &'a str,
     /// What the device showed when it asked.
-    pub parent: Parent<'a>,
+    pub(crate) parent: Parent<&'a str>,
     /// When it ends.
-    pub not_after: UnixSeconds,
+    pub(crate) not_after: UnixSeconds,
 }
 
 /// The certificate that a device shows when it asks for another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Parent<'a> {
+pub enum Parent<Serial> {
     /// The factory certificate of this serial number.
-    Factory(&'a str),
+    Factory(Serial),
     /// The operational certificate of this serial number.
-    Operational(&'a str),
+    Operational(Serial),
+}
+
+impl Parent<String> {
+    /// The same without its text.
+    pub(crate) const fn as_ref(&self) -> Parent<&str> {
+        match self {
+            Self::Factory(serial) => Parent::Factory(serial.as_str()),
+            Self::Operational(serial) => Parent::Operational(serial.as_str()),
+        }
+    }
 }
 
 /// Certificates of one device that are remembered; asking for more without using them forgets the oldest.
@@ -53,8 +63,9 @@ impl Shown {
 
 impl AccountScope {
     /// Records a certificate before the device hears of it; on a refusal it must not be handed out.
-    pub async fn record_certificate(
+    pub(crate) async fn record_certificate_on(
         &self,
+        tx: &mut Transaction,
         endpoint: &EndpointName,
         certificate: NewCertificate<'_>,
         now: UnixSeconds,
@@ -63,8 +74,7 @@ impl AccountScope {
             Parent::Factory(serial) => (serial, true),
             Parent::Operational(serial) => (serial, false),
         };
-        let mut tx = self.write().await?;
-        let verdict = match self.shown(&mut tx, endpoint, parent).await? {
+        let verdict = match self.shown(tx, endpoint, parent).await? {
             None => Err(ReasonCode::NotEnrolled),
             Some(shown) => match shown.standing {
                 Standing::Decommissioned => Err(ReasonCode::Decommissioned),
@@ -73,7 +83,7 @@ impl AccountScope {
                 Standing::Active if !from_factory && shown.number.is_none() => Err(ReasonCode::CertificateUnknown),
                 Standing::Active if !from_factory && shown.is_stale() => {
                     let why = "a certificate was renewed from one that the device had replaced";
-                    self.quarantine(&mut tx, endpoint, why, now).await?;
+                    self.quarantine(tx, endpoint, why, now).await?;
                     Err(ReasonCode::Quarantined)
                 }
                 Standing::Active => Ok(Standing::Active),
@@ -81,13 +91,26 @@ impl AccountScope {
         };
         match verdict {
             Ok(_) => {
-                self.insert_certificate(&mut tx, endpoint, (certificate, parent, from_factory), now).await?;
+                self.insert_certificate(tx, endpoint, (certificate, parent, from_factory), now).await?;
                 if from_factory {
-                    self.end_reset(&mut tx, endpoint, now).await?;
+                    self.end_reset(tx, endpoint, now).await?;
                 }
             }
-            Err(reason) => enrolments::note_denial(&mut tx, self, (endpoint, reason), now).await?,
+            Err(reason) => enrolments::note_denial(tx, self, (endpoint, reason), now).await?,
         }
+        Ok(verdict)
+    }
+
+    /// Records one certificate in a transaction of its own.
+    #[cfg(test)]
+    pub(crate) async fn record_certificate(
+        &self,
+        endpoint: &EndpointName,
+        certificate: NewCertificate<'_>,
+        now: UnixSeconds,
+    ) -> Result<Verdict, StoreError> {
+        let mut tx = self.write().await?;
+        let verdict = self.record_certificate_on(&mut tx, endpoint, certificate, now).await?;
         tx.commit().await?;
         Ok(verdict)
     }

@@ -3,7 +3,7 @@
 use protocol_types::{Digest, EndpointName, UnixSeconds};
 use serde_json::json;
 use sqlx::{
-    Any, AssertSqlSafe, Row,
+    Any, AnyConnection, AssertSqlSafe, Row,
     any::{AnyArguments, AnyRow},
     query::Query,
 };
@@ -261,6 +261,15 @@ impl AccountScope {
 
     /// What a device reports as installed, by name.
     pub async fn device_components(&self, endpoint: &EndpointName) -> Result<Vec<ComponentRow>, StoreError> {
+        let mut reader = self.readers().acquire().await.map_err(cannot("list the components of a device"))?;
+        self.components_on(&mut reader, endpoint).await
+    }
+
+    async fn components_on(
+        &self,
+        sql: &mut AnyConnection,
+        endpoint: &EndpointName,
+    ) -> Result<Vec<ComponentRow>, StoreError> {
         let doing = "list the components of a device";
         let rows = sqlx::query(
             "SELECT name, version, digest, state FROM device_components
@@ -268,7 +277,7 @@ impl AccountScope {
         )
         .bind(self.id())
         .bind(endpoint.as_str())
-        .fetch_all(self.readers())
+        .fetch_all(sql)
         .await
         .map_err(cannot(doing))?;
         rows.iter()
@@ -284,15 +293,19 @@ impl AccountScope {
     }
 
     /// Replaces what a device reports as installed; the same list a second time writes nothing.
-    pub async fn set_components(&self, endpoint: &EndpointName, components: &[ComponentRow]) -> Result<(), StoreError> {
-        let doing = "record the components of a device";
+    pub(crate) async fn set_components_on(
+        &self,
+        tx: &mut Transaction,
+        endpoint: &EndpointName,
+        components: &[ComponentRow],
+    ) -> Result<(), StoreError> {
         let mut sorted = components.to_vec();
         sorted.sort_by(|a, b| a.name.cmp(&b.name));
         sorted.dedup_by(|a, b| a.name == b.name);
-        if self.device_components(endpoint).await? == sorted {
+        if self.components_on(tx.sql(), endpoint).await? == sorted {
             return Ok(());
         }
-        let mut tx = self.write().await?;
+        let doing = "record the components of a device";
         sqlx::query("DELETE FROM device_components WHERE account = $1 AND endpoint = $2")
             .bind(self.id())
             .bind(endpoint.as_str())
@@ -317,6 +330,18 @@ impl AccountScope {
             .map_err(cannot(doing))?;
         }
         tx.changed(self.device_changed(endpoint));
+        Ok(())
+    }
+
+    /// Replaces what one device reports as installed in a transaction of its own.
+    #[cfg(test)]
+    pub(crate) async fn set_components(
+        &self,
+        endpoint: &EndpointName,
+        components: &[ComponentRow],
+    ) -> Result<(), StoreError> {
+        let mut tx = self.write().await?;
+        self.set_components_on(&mut tx, endpoint, components).await?;
         tx.commit().await
     }
 

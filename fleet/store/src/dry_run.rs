@@ -22,6 +22,20 @@ pub struct DeviceClass {
     pub devices: u64,
 }
 
+/// The first placeholder that is free for filters.
+const FIRST: usize = 7;
+/// That a device runs what the rollout brings: it counts beside the others of its class, so that no report tells classes apart.
+const RUNS: &str = "s.running_digest = $6 AND s.phase IN ('idle', 'succeeded', 'failed', 'rolled_back')";
+
+/// The columns that tell classes apart. Those of every device come first and in the order of their index, which spares sorting a
+/// million rows; a column that is the same for all would hide that order from the database.
+fn apart(waves: usize, has_zone: bool, is_outranked: bool) -> String {
+    let mut columns: Vec<usize> = (1..=3 + waves).collect();
+    columns.extend(has_zone.then_some(4 + waves));
+    columns.extend(is_outranked.then_some(5 + waves));
+    columns.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 impl AccountScope {
     /// The audience of a rollout that was not made, if it were started now; `digest` is that of what it brings.
     pub async fn audience_in_classes(
@@ -33,12 +47,10 @@ impl AccountScope {
         let doing = "count an audience";
         let mut connection = self.readers().acquire().await.map_err(cannot(doing))?;
         // Each of these costs a look-up for every device, so it is asked only where a rule does.
-        let above = if self.something_is_above(&mut connection, wanted).await? {
-            outranked("d.endpoint")
-        } else {
-            "CAST(NULL AS TEXT)".to_owned()
-        };
-        let (zone, zones) = if wanted.window.as_ref().is_some_and(|hours| hours.zone == Zone::Device) {
+        let is_outranked = self.something_is_above(&mut connection, wanted).await?;
+        let above = if is_outranked { outranked("d.endpoint") } else { "CAST(NULL AS TEXT)".to_owned() };
+        let has_zone = wanted.window.as_ref().is_some_and(|hours| hours.zone == Zone::Device);
+        let (zone, zones) = if has_zone {
             (
                 "z.value",
                 "LEFT JOIN device_attributes z ON z.account = d.account AND z.endpoint = d.endpoint AND z.key = 'timezone'",
@@ -46,23 +58,19 @@ impl AccountScope {
         } else {
             ("CAST(NULL AS TEXT)", "")
         };
-        let (condition, mut binds) = self.members(&mut connection, wanted, 8, now).await?;
+        let (condition, mut binds) = self.members(&mut connection, wanted, FIRST, now).await?;
         let (waves, more, filters) =
-            self.wave_columns(&mut connection, &wanted.policy.waves, 8 + binds.len(), now).await?;
+            self.wave_columns(&mut connection, &wanted.policy.waves, FIRST + binds.len(), now).await?;
         binds.extend(more);
-        // All but the first two columns tell the classes apart.
-        let apart: Vec<String> = (3..9 + filters.len()).map(|column| column.to_string()).collect();
         let sql = format!(
-            "SELECT COUNT(*) AS devices, MIN(d.endpoint) AS endpoint, {waves} d.connected AS connected, d.standing AS standing,
-                    {zone} AS zone, {above} AS outranked_by,
-                    CAST(CASE WHEN s.running_digest = $6 AND s.phase IN ('idle', 'succeeded', 'failed', 'rolled_back') THEN 1
-                         ELSE 0 END AS BIGINT) AS runs,
-                    CAST(CASE WHEN d.update_failures < CAST($7 AS BIGINT) THEN 0 ELSE d.update_failures END AS BIGINT) AS failures
+            "SELECT d.update_failures AS failures, d.connected AS connected, d.standing AS standing, {waves}
+                    {zone} AS zone, {above} AS outranked_by, COUNT(*) AS devices, COUNT(CASE WHEN {RUNS} THEN 1 END) AS running,
+                    MIN(CASE WHEN {RUNS} THEN d.endpoint END) AS runner, MIN(CASE WHEN {RUNS} THEN NULL ELSE d.endpoint END) AS other
              FROM devices d LEFT JOIN device_reports s ON s.account = d.account AND s.endpoint = d.endpoint {zones}
              WHERE d.account = $1 AND d.standing <> 'decommissioned' AND $2 = $2 AND CAST($3 AS BIGINT) = CAST($3 AS BIGINT)
                  AND CAST($4 AS BIGINT) = CAST($4 AS BIGINT) AND $5 = $5 AND {condition}
              GROUP BY {}",
-            apart.join(", ")
+            apart(filters.len(), has_zone, is_outranked)
         );
         let query = sqlx::query(AssertSqlSafe(sql))
             .bind(self.id())
@@ -70,10 +78,13 @@ impl AccountScope {
             .bind(i64::MAX)
             .bind(i64::from(wanted.priority))
             .bind(wanted.subject.key())
-            .bind(digest.to_string())
-            .bind(if wanted.policy.hold_after == 0 { i64::MAX } else { i64::from(wanted.policy.hold_after) });
+            .bind(digest.to_string());
         let rows = bound(query, binds).fetch_all(&mut *connection).await.map_err(cannot(doing))?;
-        rows.iter().map(|row| read_class(row, &filters, digest)).collect()
+        let mut classes = Vec::new();
+        for row in &rows {
+            read_classes(row, (&filters, wanted, digest), &mut classes)?;
+        }
+        Ok(classes)
     }
 
     async fn something_is_above(&self, sql: &mut AnyConnection, wanted: &NewRollout) -> Result<bool, StoreError> {
@@ -114,40 +125,51 @@ impl AccountScope {
     }
 }
 
-fn read_class(row: &AnyRow, filters: &[u32], digest: &Digest) -> Result<DeviceClass, StoreError> {
+/// The classes of a row: the devices that run what the rollout brings, and the others.
+fn read_classes(
+    row: &AnyRow,
+    (filters, wanted, digest): (&[u32], &NewRollout, &Digest),
+    classes: &mut Vec<DeviceClass>,
+) -> Result<(), StoreError> {
     let number = |column: &str| row.try_get::<i64, _>(column).map_err(cannot("count an audience"));
     let damaged = |column| StoreError::Damaged { table: "devices", column };
     let standing = updates::text(row, "standing")?.ok_or_else(|| damaged("standing"))?;
-    let runs = number("runs")? == 1;
-    let said = runs.then(|| DeviceReport {
-        phase: Phase::Idle,
-        reason: None,
-        progress: None,
-        rollout: None,
-        attempt: 1,
-        digest: None,
-        running_version: None,
-        running_digest: Some(*digest),
-        slot: None,
-        floor: SecurityVersion(0),
-    });
-    let example = DeviceFacts {
-        endpoint: parsed(row, "endpoint")?.ok_or_else(|| damaged("endpoint"))?,
-        at: None,
-        wave: None,
-        matches: read_matches(row, filters)?,
-        attempt: 1,
-        failed: 0,
-        not_before: None,
-        present: Some((number("connected")? == 1, Standing::read(&standing)?)),
-        last_seen: None,
-        meant: true,
-        wish: None,
-        said,
-        outranked_by: parsed(row, "outranked_by")?,
-        consented: false,
-        failures: u32::try_from(number("failures")?).unwrap_or(u32::MAX),
-        zone: updates::text(row, "zone")?,
-    };
-    Ok(DeviceClass { example, devices: from_sql(number("devices")?) })
+    let failures = u32::try_from(number("failures")?).unwrap_or(u32::MAX);
+    let is_held = wanted.policy.hold_after != 0 && failures >= wanted.policy.hold_after;
+    let (devices, running) = (from_sql(number("devices")?), from_sql(number("running")?));
+    for (column, devices, runs) in [("runner", running, true), ("other", devices.saturating_sub(running), false)] {
+        let Some(endpoint) = parsed(row, column)? else { continue };
+        let said = runs.then(|| DeviceReport {
+            phase: Phase::Idle,
+            reason: None,
+            progress: None,
+            rollout: None,
+            attempt: 1,
+            digest: None,
+            running_version: None,
+            running_digest: Some(*digest),
+            slot: None,
+            floor: SecurityVersion(0),
+        });
+        let example = DeviceFacts {
+            endpoint,
+            at: None,
+            wave: None,
+            matches: read_matches(row, filters)?,
+            attempt: 1,
+            failed: 0,
+            not_before: None,
+            present: Some((number("connected")? == 1, Standing::read(&standing)?)),
+            last_seen: None,
+            meant: true,
+            wish: None,
+            said,
+            outranked_by: parsed(row, "outranked_by")?,
+            consented: false,
+            failures: if is_held { failures } else { 0 },
+            zone: updates::text(row, "zone")?,
+        };
+        classes.push(DeviceClass { example, devices });
+    }
+    Ok(())
 }

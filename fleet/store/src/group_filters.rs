@@ -3,12 +3,14 @@
 use std::collections::{HashMap, hash_map::Entry};
 
 use protocol_types::GroupName;
-use sqlx::{AnyConnection, Row};
+use sqlx::{AnyConnection, AssertSqlSafe, Row};
 
 use crate::{
     AccountScope, Filter, GroupChange, StoreError,
+    devices::bound,
     error::{cannot, formed},
-    filter::Resolved,
+    filter::{Clause, Resolved},
+    numbers::from_sql,
     transaction::Transaction,
 };
 
@@ -75,7 +77,7 @@ impl Definitions {
 
 impl AccountScope {
     /// The filter with every group written out, so that one query can answer it: true only for
-    /// devices to which this scope is narrowed. A group that is not there has no members.
+    /// devices to which this scope is narrowed. A group that is not there has no members. What few devices pass is found first.
     pub(crate) async fn resolved(&self, sql: &mut AnyConnection, filter: &Filter) -> Result<Resolved, StoreError> {
         let narrowed = self.only().map(|only| filter.clone().and(only.clone()));
         let filter = narrowed.as_ref().unwrap_or(filter);
@@ -95,7 +97,19 @@ impl AccountScope {
         if total > MAX_TESTS {
             return Err(StoreError::FilterTooLarge { most: MAX_TESTS });
         }
-        Ok(definitions.write_out(filter))
+        let resolved = definitions.write_out(filter);
+        let mut counted = Vec::new();
+        for query in resolved.counts() {
+            counted.push(self.count_passing(sql, query).await?);
+        }
+        Ok(resolved.narrowed(&counted))
+    }
+
+    async fn count_passing(&self, sql: &mut AnyConnection, query: Clause) -> Result<u64, StoreError> {
+        let doing = "count the devices that pass a test";
+        let count = bound(sqlx::query(AssertSqlSafe(query.sql)).bind(self.id()), query.binds);
+        let row = count.fetch_one(sql).await.map_err(cannot(doing))?;
+        Ok(from_sql(row.try_get("n").map_err(cannot(doing))?))
     }
 
     async fn definition(&self, sql: &mut AnyConnection, name: &str) -> Result<Definition, StoreError> {

@@ -24,7 +24,7 @@ const fn session(n: usize) -> u64 {
 async fn presence(db: &Database, n: usize, what: Presence) {
     let fact = PresenceFact { account: "one".parse().unwrap(), endpoint: name(n), what };
     for verdict in db.store.service_wide().record_presence(&[fact], NOW).await.unwrap() {
-        verdict.unwrap();
+        verdict.unwrap().unwrap();
     }
 }
 

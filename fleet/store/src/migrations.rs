@@ -32,6 +32,7 @@ pub(crate) const ALL: &[Migration] = &[
     Migration { number: 19, sql: include_str!("../migrations/0019_staged_configuration.sql") },
     Migration { number: 20, sql: include_str!("../migrations/0020_traces.sql") },
     Migration { number: 21, sql: include_str!("../migrations/0021_commands.sql") },
+    Migration { number: 22, sql: include_str!("../migrations/0022_counting.sql") },
 ];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS migrations (

@@ -9,8 +9,9 @@ use protocol_types::{
 use serde_json::Value;
 
 use crate::{
-    AccountScope, EnrolmentRule, FactoryIdentity, NewAuthority, NewCertificate, Parent, Presence, PresenceFact,
-    Promise, RecoveryRow, Standing, StoreError, Verdict,
+    AccountScope, DeviceChange, EnrolmentRule, FactoryIdentity, Filter, ListBatch, ListLine, ListedCertificate,
+    MAX_TAGS, NewAuthority, NewCertificate, OperationRequest, Parent, Presence, PresenceFact, Promise, RecoveryRow,
+    Standing, StoreError, Verdict,
     tests::{Database, NOW},
 };
 
@@ -48,7 +49,7 @@ async fn admit(scope: &AccountScope, endpoint: &str, authority: &str) -> Verdict
         .unwrap()
 }
 
-async fn issue(scope: &AccountScope, endpoint: &str, serial: &str, parent: Parent<'_>) -> Verdict {
+async fn issue(scope: &AccountScope, endpoint: &str, serial: &str, parent: Parent<&str>) -> Verdict {
     let not_after = UnixSeconds(NOW.0 + 1000);
     scope.record_certificate(&name(endpoint), NewCertificate { serial, parent, not_after }, NOW).await.unwrap()
 }
@@ -56,7 +57,7 @@ async fn issue(scope: &AccountScope, endpoint: &str, serial: &str, parent: Paren
 async fn register(db: &Database, scope: &AccountScope, endpoint: &str, serial: &str) -> Verdict {
     let what = Presence::Registers { serial: serial.into(), session: 7, promise: Promise::new(300, false) };
     let fact = PresenceFact { account: scope.name().clone(), endpoint: name(endpoint), what };
-    db.store.service_wide().record_presence(&[fact], NOW).await.unwrap()[0]
+    db.store.service_wide().record_presence(&[fact], NOW).await.unwrap().remove(0).unwrap()
 }
 
 async fn kinds(scope: &AccountScope) -> Vec<String> {
@@ -245,4 +246,48 @@ async fn presence_is_told_once_and_nobody_is_connected_after_a_restart() {
     let db = db.reopen().await;
     assert_eq!(db.store.service_wide().nobody_is_connected(NOW).await.unwrap(), 1);
     assert!(!db.account("one").await.device(&name("gate-1")).await.unwrap().connected);
+}
+
+#[tokio::test]
+async fn of_devices_that_come_together_one_that_fails_leaves_nothing_behind_and_the_others_as_they_are() {
+    let db = Database::new().await;
+    let (scope, ca) = trusting(&db, "one").await;
+    let listed = |(n, tags): (u8, u64)| {
+        let labels = DeviceChange { add_tags: (0..tags).map(|n| format!("t{n}")).collect(), ..DeviceChange::default() };
+        let listed = ListedCertificate { fingerprint: [n; 32], endpoint: None, labels };
+        ListLine { line: u64::from(n) + 1, read: Ok(listed) }
+    };
+    let lines = [(1, 1), (2, MAX_TAGS + 1), (3, 1)].map(listed);
+    let request = OperationRequest::EnrolList { file: "list".into() };
+    let operation = scope.create_operation(&request, None, None, NOW).await.unwrap().number;
+    let batch = ListBatch { at: "", lines: &lines, next: "3", is_end: true };
+    scope.enrol_listed(operation, &batch, NOW).await.unwrap();
+    let before = scope.last_event().await.unwrap();
+    let joins = |n: u8| {
+        let what = Presence::Joins { authority: ca.clone(), serial: "f0".into(), fingerprint: [n; 32] };
+        PresenceFact { account: scope.name().clone(), endpoint: name(&format!("gate-{n}")), what }
+    };
+    let verdicts = db.store.service_wide().record_presence(&[1, 2, 3, 4].map(joins), NOW).await.unwrap();
+    assert!(
+        matches!(
+            &verdicts[..],
+            [
+                Ok(Ok(Standing::Active)),
+                Err(StoreError::TooMany { what: "tags", .. }),
+                Ok(Ok(Standing::Active)),
+                Ok(Err(ReasonCode::NotEnrolled))
+            ]
+        ),
+        "{verdicts:?}"
+    );
+    let devices = scope.devices_after("", &Filter::every_device(), NOW, 10).await.unwrap();
+    let devices: Vec<_> = devices.iter().map(|device| device.endpoint.as_str()).collect();
+    assert_eq!(devices, ["gate-1", "gate-3"]);
+    let told = scope.events_after(before, 100).await.unwrap();
+    assert!(told.iter().zip(before + 1..).all(|(event, id)| event.id == id), "events are numbered without a gap");
+    let subjects: Vec<_> = told.iter().map(|event| (event.kind.as_str(), event.subject.as_str())).collect();
+    let joined = |device| [("device.enrolled", device), ("device.changed", device)];
+    let expected = [joined("devices/gate-1"), joined("devices/gate-3")].concat();
+    assert_eq!(subjects, [expected, vec![("device.denied", "devices/gate-4")]].concat());
+    assert_eq!(scope.listed_certificate(&[2; 32]).await.unwrap().joined, None);
 }

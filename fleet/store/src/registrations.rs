@@ -1,14 +1,22 @@
-//! Registrations: who is there. Never verifies a signature.
+//! What devices do that they hear yes to only once it is on disk: join, get a certificate, register, report, leave. Many of these share
+//! one transaction. Never verifies a signature.
 
 use protocol_types::{AccountName, EndpointName, ReasonCode, UnixSeconds};
 use serde_json::{Value, json};
 
 use crate::{
-    AccountScope, EventDraft, Promise, ServiceWide, Standing, StoreError, device_certificates::Shown, enrolments,
-    error::cannot, events, numbers::to_sql, transaction::Transaction,
+    AccountScope, ComponentRow, DeviceReport, EventDraft, Fingerprint, Parent, Promise, ServiceWide, Standing,
+    StoreError,
+    admission::FactoryIdentity,
+    device_certificates::{NewCertificate, Shown},
+    enrolments,
+    error::cannot,
+    events,
+    numbers::to_sql,
+    transaction::Transaction,
 };
 
-/// Something about the presence of a device.
+/// Something that a device does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PresenceFact {
     /// Its account.
@@ -19,9 +27,27 @@ pub struct PresenceFact {
     pub what: Presence,
 }
 
-/// What happened to the presence of a device.
+/// What a device does, or what happened to its presence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Presence {
+    /// It bootstraps and asks to join; its factory certificate was verified.
+    Joins {
+        /// The authority that the chain of its factory certificate ends at.
+        authority: String,
+        /// Serial number of its factory certificate.
+        serial: String,
+        /// SHA-256 of its factory certificate.
+        fingerprint: Fingerprint,
+    },
+    /// An operational certificate was signed for it; on a refusal it must not be handed out.
+    Certified {
+        /// Serial number of the operational certificate.
+        serial: String,
+        /// What the device showed when it asked.
+        parent: Parent<String>,
+        /// When the operational certificate ends.
+        not_after: UnixSeconds,
+    },
     /// It asks to register with the operational certificate of this serial number.
     Registers {
         /// The serial number.
@@ -30,6 +56,13 @@ pub enum Presence {
         session: u64,
         /// What it promises.
         promise: Promise,
+    },
+    /// It says what is installed and how its software is. Rollouts follow from it.
+    Reports {
+        /// Everything that is installed.
+        components: Vec<ComponentRow>,
+        /// How its software is.
+        report: Box<DeviceReport>,
     },
     /// It was heard.
     Heard {
@@ -48,6 +81,16 @@ pub enum Presence {
 /// Whether a device may do what it asks, and how it stands; refused devices hear the code.
 pub type Verdict = Result<Standing, ReasonCode>;
 
+impl Presence {
+    /// Whether it may fail for reasons of its own, such as a list that gives the device more labels than it may have.
+    const fn may_fail_alone(&self) -> bool {
+        match self {
+            Self::Joins { .. } | Self::Certified { .. } | Self::Reports { .. } => true,
+            Self::Registers { .. } | Self::Heard { .. } | Self::Left { .. } | Self::SeenTwice => false,
+        }
+    }
+}
+
 impl AccountScope {
     async fn presence(
         &self,
@@ -57,6 +100,18 @@ impl AccountScope {
     ) -> Result<Verdict, StoreError> {
         let endpoint = &fact.endpoint;
         match &fact.what {
+            Presence::Joins { authority, serial, fingerprint } => {
+                self.admit_on(tx, FactoryIdentity { endpoint, authority, serial, fingerprint }, now).await
+            }
+            Presence::Certified { serial, parent, not_after } => {
+                let certificate = NewCertificate { serial, parent: parent.as_ref(), not_after: *not_after };
+                self.record_certificate_on(tx, endpoint, certificate, now).await
+            }
+            Presence::Reports { components, report } => {
+                self.set_components_on(tx, endpoint, components).await?;
+                self.record_report_on(tx, endpoint, report, now).await?;
+                Ok(Ok(Standing::Active))
+            }
             Presence::Registers { serial, session, promise } => {
                 self.registers(tx, endpoint, (serial, *session, *promise), now).await
             }
@@ -171,12 +226,25 @@ impl AccountScope {
 }
 
 impl ServiceWide {
-    /// Records what happened to the presence of many devices in one transaction, and answers one verdict for each.
-    pub async fn record_presence(&self, facts: &[PresenceFact], now: UnixSeconds) -> Result<Vec<Verdict>, StoreError> {
+    /// Records what many devices do in one transaction, and answers for each: one that fails leaves nothing behind and the others as
+    /// they are.
+    pub async fn record_presence(
+        &self,
+        facts: &[PresenceFact],
+        now: UnixSeconds,
+    ) -> Result<Vec<Result<Verdict, StoreError>>, StoreError> {
         let mut tx = self.store.write().await?;
         let mut verdicts = Vec::with_capacity(facts.len());
         for fact in facts {
-            verdicts.push(self.store.account(&fact.account).presence(&mut tx, fact, now).await?);
+            let account = self.store.account(&fact.account);
+            if fact.what.may_fail_alone() {
+                let part = tx.begin_part().await?;
+                let done = account.presence(&mut tx, fact, now).await;
+                tx.end_part(part, &done).await?;
+                verdicts.push(done);
+            } else {
+                verdicts.push(Ok(account.presence(&mut tx, fact, now).await?));
+            }
         }
         tx.commit().await?;
         Ok(verdicts)

@@ -264,6 +264,25 @@ async fn an_audience_in_classes_counts_each_device_once_and_tells_apart_what_rul
     assert_eq!(seen(&wish).await, [("gate-1".into(), 1, vec![], false), ("gate-2".into(), 1, vec![0], false)]);
     wish.policy.waves = Vec::new();
     assert_eq!(seen(&wish).await, [("gate-1".into(), 2, vec![], false)], "nothing tells them apart any more");
+    let report = DeviceReport {
+        phase: Phase::Succeeded,
+        reason: None,
+        progress: None,
+        rollout: None,
+        attempt: 1,
+        digest: None,
+        running_version: None,
+        running_digest: Some(digest),
+        slot: None,
+        floor: SecurityVersion(0),
+    };
+    one.record_report(&endpoint("gate-1"), &report, NOW).await.unwrap();
+    let classes = one.audience_in_classes(&wish, &digest, NOW).await.unwrap();
+    let runs: Vec<_> = classes
+        .iter()
+        .map(|class| (class.example.endpoint.as_str(), class.devices, class.example.said.is_some()))
+        .collect();
+    assert_eq!(runs, [("gate-1", 1, true), ("gate-2", 1, false)]);
     wish.audience = Audience::Devices(vec![endpoint("gate-2"), endpoint("nobody")]);
     assert_eq!(seen(&wish).await, [("gate-2".into(), 1, vec![], false)]);
     let urgent = started(&one, &wanted(Audience::Devices(vec![endpoint("gate-2")]), 90)).await;

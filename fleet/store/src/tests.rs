@@ -114,6 +114,7 @@ const DIGESTS: &[(i64, &str)] = &[
     (19, "sha256:a97038fc9179e83200aaac171524ca43c22789ed5677b5a63461706689770ff5"),
     (20, "sha256:def60b0117dceaad6b702eef785ee7de37ffb23df08656dd00c09bd82f7a8cad"),
     (21, "sha256:df296756e5cec8ced4d733fb0c38ed851f647de32989bdabfb9887654f00f41f"),
+    (22, "sha256:ae73b1a27e973202c6f2978303257ca2fefe5d9ea4ba410973dd27a07bedec4f"),
 ];
 
 #[test]

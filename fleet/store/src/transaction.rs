@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use protocol_types::AccountName;
 use serde_json::Value;
-use sqlx::{Any, AnyConnection};
+use sqlx::{Any, AnyConnection, Executor as _};
 
 use crate::{
     Acting, Change, Signals, StoreError,
@@ -22,6 +22,12 @@ pub(crate) struct Transaction {
     /// On whose behalf, and the accounts whose logs tell it.
     audit: Option<(Vec<AccountName>, Arc<Acting>)>,
     notes: Notes,
+}
+
+/// A part of a transaction on nobody's behalf that has begun.
+pub(crate) struct Part {
+    /// Changes that were noted before it.
+    changes: usize,
 }
 
 impl Transaction {
@@ -58,6 +64,22 @@ impl Transaction {
         if !self.changes.contains(&change) {
             self.changes.push(change);
         }
+    }
+
+    /// Begins a part whose failure leaves the rest as it is. Parts do not stand inside each other.
+    pub(crate) async fn begin_part(&mut self) -> Result<Part, StoreError> {
+        self.sql().execute("SAVEPOINT part").await.map_err(cannot("begin a part of a transaction"))?;
+        Ok(Part { changes: self.changes.len() })
+    }
+
+    /// Ends a part: nothing is left of one that has failed. An error means that the transaction cannot go on.
+    pub(crate) async fn end_part<T>(&mut self, part: Part, done: &Result<T, StoreError>) -> Result<(), StoreError> {
+        let doing = "end a part of a transaction";
+        if done.is_err() {
+            self.sql().execute("ROLLBACK TO SAVEPOINT part").await.map_err(cannot(doing))?;
+            self.changes.truncate(part.changes);
+        }
+        self.sql().execute("RELEASE SAVEPOINT part").await.map(drop).map_err(cannot(doing))
     }
 
     /// Makes everything durable together with its entry in the audit log, then tells the rest of the service.

@@ -220,6 +220,17 @@ impl AccountScope {
         now: UnixSeconds,
     ) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
+        self.record_report_on(&mut tx, endpoint, report, now).await?;
+        tx.commit().await
+    }
+
+    pub(crate) async fn record_report_on(
+        &self,
+        tx: &mut Transaction,
+        endpoint: &EndpointName,
+        report: &DeviceReport,
+        now: UnixSeconds,
+    ) -> Result<(), StoreError> {
         let reason = report.reason.as_ref();
         sqlx::query(
             "INSERT INTO device_reports (account, endpoint, phase, reason_code, reason_text, progress, rollout, digest,
@@ -252,7 +263,7 @@ impl AccountScope {
         .await
         .map_err(cannot("record a report"))?;
         tx.changed(Change::Device(self.account.clone(), endpoint.clone()));
-        tx.commit().await
+        Ok(())
     }
 }
 

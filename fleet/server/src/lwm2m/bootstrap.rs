@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use fleet_store::{FactoryIdentity, Parent};
+use fleet_store::{Parent, Presence};
 use protocol_lwm2m::{
     coap::{Code, ContentFormat, Message},
     object::{Accounts, SecurityAccount, ServerAccount},
@@ -18,6 +18,7 @@ use tokio::{
 use super::{
     Devices,
     est::{self, EstRequest},
+    presence::NotRecorded,
     wire::Wire,
 };
 use crate::tls::Peer;
@@ -97,17 +98,15 @@ impl Visit<'_> {
         let verdict = if endpoint.is_some_and(|endpoint| endpoint != identity.endpoint) {
             Err(ReasonCode::IdentityMismatch)
         } else {
-            let account = self.devices.fleet.store.account(&identity.account);
-            let factory = FactoryIdentity {
-                endpoint: &identity.endpoint,
-                authority: &self.peer.authority,
-                serial: &self.peer.facts.serial,
-                fingerprint: &self.peer.facts.fingerprint,
+            let joins = Presence::Joins {
+                authority: self.peer.authority.to_string(),
+                serial: self.peer.facts.serial.clone(),
+                fingerprint: self.peer.facts.fingerprint,
             };
-            match account.admit(factory, self.devices.fleet.clock.now()).await {
+            match self.devices.presence.record(identity, joins).await {
                 Ok(verdict) => verdict.map(drop),
-                Err(error) => {
-                    tracing::error!(account = %identity.account, error = %crate::Chain(&error), "no device was admitted");
+                Err(NotRecorded) => {
+                    tracing::error!(account = %identity.account, device = %identity.endpoint, "no device was admitted");
                     let diagnostic = "try again later".to_owned();
                     return Decision::Refuse { code: Code::SERVICE_UNAVAILABLE, diagnostic };
                 }
@@ -156,7 +155,7 @@ impl Visit<'_> {
                 if self.certificates > MAX_CERTIFICATES {
                     return Message::refusal(Code::FORBIDDEN, "too many certificate requests on one connection");
                 }
-                let parent = Parent::Factory(&self.peer.facts.serial);
+                let parent = Parent::Factory(self.peer.facts.serial.clone());
                 est::certificate(self.devices, &self.peer.facts, parent, message).await
             }
         }

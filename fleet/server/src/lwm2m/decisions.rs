@@ -106,7 +106,8 @@ impl Visit {
                 if self.certificates > MAX_CERTIFICATES {
                     return Message::refusal(Code::FORBIDDEN, "too many certificate requests on one connection");
                 }
-                est::certificate(&self.devices, &self.facts, Parent::Operational(&self.facts.serial), message).await
+                est::certificate(&self.devices, &self.facts, Parent::Operational(self.facts.serial.clone()), message)
+                    .await
             }
         }
     }

@@ -1,11 +1,11 @@
 //! Enrolment over secure transport (RFC 9148): the certificate requests of both ports. Never believes what a request says of
 //! itself: subject, key and parent are all checked against the connection.
 
-use fleet_store::{NewCertificate, Parent};
+use fleet_store::{Parent, Presence};
 use protocol_lwm2m::coap::{Code, ContentFormat, Message};
 use protocol_types::ReasonCode;
 
-use super::Devices;
+use super::{Devices, presence::NotRecorded};
 use crate::{
     authority::{CertificateFacts, CertificateRequest, IssueError, RequestError},
     device_trust::IssuersError,
@@ -63,7 +63,7 @@ pub(super) async fn authority(devices: &Devices, facts: &CertificateFacts) -> Me
 pub(super) async fn certificate(
     devices: &Devices,
     facts: &CertificateFacts,
-    parent: Parent<'_>,
+    parent: Parent<String>,
     message: &Message,
 ) -> Message {
     if message.content_format() != Some(ContentFormat::PKCS10) {
@@ -97,7 +97,7 @@ enum SignError {
 async fn issue(
     devices: &Devices,
     facts: &CertificateFacts,
-    parent: Parent<'_>,
+    parent: Parent<String>,
     request: CertificateRequest,
 ) -> Message {
     let fleet = devices.fleet.clone();
@@ -119,9 +119,8 @@ async fn issue(
             return failed();
         }
     };
-    let certificate = NewCertificate { serial: &issued.serial, parent, not_after: issued.not_after };
-    let account = devices.fleet.store.account(&identity.account);
-    match account.record_certificate(&identity.endpoint, certificate, devices.fleet.clock.now()).await {
+    let certified = Presence::Certified { serial: issued.serial.clone(), parent, not_after: issued.not_after };
+    match devices.presence.record(identity, certified).await {
         Ok(Ok(_)) => {
             devices.fleet.metrics.certificates.inc();
             tracing::info!(
@@ -130,8 +129,8 @@ async fn issue(
             Message::new(Code::CHANGED).content(ContentFormat::PKIX_CERT, issued.der)
         }
         Ok(Err(reason)) => refused(devices, facts, reason),
-        Err(error) => {
-            tracing::error!(account = %identity.account, error = %crate::Chain(&error), "no certificate was recorded");
+        Err(NotRecorded) => {
+            tracing::error!(account = %identity.account, device = %identity.endpoint, "no certificate was recorded");
             failed()
         }
     }

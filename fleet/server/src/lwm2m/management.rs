@@ -364,16 +364,15 @@ impl Visit {
             tracing::debug!(account = %identity.account, device = %identity.endpoint, "a report has no known phase");
             return;
         };
-        let account = self.devices.fleet.store.account(&identity.account);
-        let recorded = async {
-            account.set_components(&identity.endpoint, &said.components).await?;
-            account.record_report(&identity.endpoint, &said.status, self.devices.fleet.clock.now()).await
-        };
-        match recorded.await {
-            Ok(()) => tracing::debug!(
-                account = %identity.account, device = %identity.endpoint, phase = %said.status.phase, "device reported"
+        let phase = said.status.phase;
+        let reports = Presence::Reports { components: said.components, report: Box::new(said.status) };
+        match self.devices.presence.record(identity, reports).await {
+            Ok(_) => tracing::debug!(
+                account = %identity.account, device = %identity.endpoint, %phase, "device reported"
             ),
-            Err(error) => self.store_failed("a report was not recorded", &error),
+            Err(error) => tracing::error!(
+                account = %identity.account, device = %identity.endpoint, %error, "a report was not recorded"
+            ),
         }
     }
 

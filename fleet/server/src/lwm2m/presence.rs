@@ -1,5 +1,5 @@
-//! Writes what happens to the presence of devices, many in one transaction: a fleet that comes back after an outage costs one
-//! flush to the disk for hundreds of registrations, and no device hears yes before the disk has it.
+//! Writes what devices do, many in one transaction: a fleet that comes for the first time, or back after an outage, costs one flush to
+//! the disk for hundreds of devices, and none of them hears yes before the disk has it.
 
 use std::time::Duration;
 
@@ -27,9 +27,9 @@ struct Job {
 #[derive(Clone, Debug)]
 pub(crate) struct PresenceRecorder(mpsc::Sender<Job>);
 
-/// A fact that did not reach the disk in time.
+/// A fact that did not reach the disk, or not in time.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the presence of a device could not be recorded in time")]
+#[error("what a device did could not be recorded in time")]
 pub(crate) struct NotRecorded;
 
 impl PresenceRecorder {
@@ -57,14 +57,19 @@ async fn write(fleet: Fleet, mut jobs: mpsc::Receiver<Job>) {
         let (facts, answers): (Vec<_>, Vec<_>) = taken.drain(..).map(|job| (job.fact, job.verdict)).unzip();
         match fleet.store.service_wide().record_presence(&facts, fleet.clock.now()).await {
             Ok(verdicts) => {
-                for (answer, verdict) in answers.into_iter().zip(verdicts) {
-                    if answer.send(verdict).is_err() {
-                        tracing::debug!("a connection ended before its presence was recorded");
+                for (fact, (answer, verdict)) in facts.iter().zip(answers.into_iter().zip(verdicts)) {
+                    match verdict.map(|verdict| answer.send(verdict)) {
+                        Ok(Ok(())) => {}
+                        Ok(Err(_)) => tracing::debug!("a connection ended before what its device did was recorded"),
+                        Err(error) => tracing::error!(
+                            account = %fact.account, device = %fact.endpoint, error = %crate::Chain(&error),
+                            "what a device did was not recorded"
+                        ),
                     }
                 }
             }
             // Dropped answers are how the connections hear of it.
-            Err(error) => tracing::error!(error = %crate::Chain(&error), "the presence of devices was not recorded"),
+            Err(error) => tracing::error!(error = %crate::Chain(&error), "what devices did was not recorded"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Claims about what the API says of rollouts: what would happen, what did, and why something did not.
 
 use axum::http::StatusCode;
-use fleet_store::{FactoryIdentity, Presence};
+use fleet_store::Presence;
 use serde_json::{Value, json};
 
 use crate::{
@@ -185,8 +185,8 @@ async fn a_device_that_joins_an_open_audience_later_or_again_gets_the_release() 
     look(&service).await;
     assert_eq!(caller.get(&format!("/rollouts/{id}")).await.1["devices"], json!({ "cancelled": 1 }));
     let authority = caller.get("/authorities").await.1["items"][0]["id"].as_str().unwrap().to_owned();
-    let identity = FactoryIdentity { endpoint: &gate, authority: &authority, serial: "f1", fingerprint: &[0; 32] };
-    account.admit(identity, service.now()).await.unwrap().unwrap();
+    let joins = Presence::Joins { authority, serial: "f1".into(), fingerprint: [0; 32] };
+    service.presence("default", &gate, joins).await;
     look(&service).await;
     assert_eq!(rule().await, "asleep", "it is on the list again");
     account.delete_device(&gate, service.now()).await.unwrap();

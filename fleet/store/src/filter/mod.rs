@@ -4,6 +4,7 @@
 mod error;
 mod field;
 mod lexer;
+mod narrowing;
 mod parser;
 mod sql;
 mod value;
@@ -47,7 +48,11 @@ pub struct Filter {
 
 /// A filter in which each group stands with what it is, so that it can be asked.
 #[derive(Clone, Debug)]
-pub(crate) struct Resolved(Node);
+pub(crate) struct Resolved {
+    root: Node,
+    /// Each device that it is true for passes one of these tests; empty if that is not known.
+    among: Vec<(Field, Check)>,
+}
 
 /// A filter as a tree.
 #[derive(Clone, Debug, PartialEq)]
@@ -117,7 +122,7 @@ impl Filter {
 
     /// The filter in which a question about a group is also one about the filters that stand for it.
     pub(crate) fn resolved(&self, stands_for: &dyn Fn(&str) -> Vec<Resolved>) -> Resolved {
-        Resolved(self.root.resolved(stands_for))
+        Resolved { root: self.root.resolved(stands_for), among: Vec::new() }
     }
 
     /// The filter that is true where both are.
@@ -171,7 +176,7 @@ impl Node {
             Self::Not(node) => Self::Not(Box::new(node.resolved(stands_for))),
             Self::Test(field, Check::OneOf(values)) if field.source == Source::Group => {
                 let filters = values.iter().filter_map(Value::text).flat_map(stands_for);
-                Self::Any(filters.map(|filter| filter.0).chain([self.clone()]).collect())
+                Self::Any(filters.map(|filter| filter.root).chain([self.clone()]).collect())
             }
             Self::Test(..) => self.clone(),
         }

@@ -302,6 +302,13 @@ async fn devices_are_counted_by_every_kind_of_field() {
         assert!(total >= 10, "{by}: {rows:?}");
         assert!(rows.is_sorted_by(|a, b| a.devices >= b.devices), "{by}: {rows:?}");
     }
+    // The same without the short cut for every device.
+    let each = "name ~ \"gate-*\"".parse().unwrap();
+    for by in ["os.version", "os.digest", "os.state", "attribute.x", "attribute.y", "tag"] {
+        let by = by.parse().unwrap();
+        let rows = account.count_devices_by(&by, &each, NOW, 3).await.unwrap();
+        assert_eq!(account.count_devices_by(&by, &every, NOW, 3).await.unwrap(), rows, "{by:?}");
+    }
     let models = account.count_devices_by(&"model".parse().unwrap(), &every, NOW, 100).await.unwrap();
     for row in models {
         let of_it = devices.iter().filter(|device| device.model == row.value).count();

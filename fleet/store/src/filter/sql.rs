@@ -41,13 +41,53 @@ pub(crate) struct Place {
 impl Resolved {
     /// The condition.
     pub(crate) fn clause(&self, place: Place) -> Clause {
-        let mut writer = Writer { sql: String::new(), binds: Vec::new(), asks_report: false, place };
-        writer.node(&self.0);
-        Clause { sql: writer.sql, binds: writer.binds, asks_report: writer.asks_report }
+        let mut writer = Writer::new(place);
+        if self.among.is_empty() {
+            writer.node(&self.root);
+        } else {
+            writer.text("(d.endpoint IN (");
+            for (index, (field, check)) in self.among.iter().enumerate() {
+                writer.text(if index == 0 { "" } else { " UNION ALL " });
+                writer.names(field, check);
+            }
+            writer.text(") AND ");
+            writer.node(&self.root);
+            writer.text(")");
+        }
+        writer.clause()
+    }
+
+    /// Whether it is true for every device.
+    pub(crate) fn is_every_device(&self) -> bool {
+        matches!(&self.root, Node::All(nodes) if nodes.is_empty())
     }
 }
 
-struct Writer {
+/// Rows that belong to devices, by whose columns a device passes a test.
+pub(super) struct Rows<'a> {
+    table: &'static str,
+    /// The column that tells the rows that count, and what stands there.
+    only: Option<(&'static str, &'a str)>,
+    column: &'static str,
+}
+
+/// Where the rows for a field are, if it is not kept in the row of the device or of its report.
+pub(super) fn rows_of<'a>(source: &'a Source, check: &Check) -> Option<Rows<'a>> {
+    Some(match source {
+        Source::Component { name, column } => Rows { table: "device_components", only: Some(("name", name)), column },
+        Source::Attribute(key) => Rows {
+            table: "device_attributes",
+            only: Some(("key", key)),
+            column: if is_numeric(check) { "number" } else { "value" },
+        },
+        Source::Group => Rows { table: "group_members", only: None, column: "name" },
+        Source::Tag => Rows { table: "device_tags", only: None, column: "tag" },
+        Source::Device(_) | Source::Report(_) | Source::Presence => return None,
+    })
+}
+
+/// Writes conditions and collects what is bound.
+pub(super) struct Writer {
     sql: String,
     binds: Vec<Bind>,
     asks_report: bool,
@@ -55,6 +95,23 @@ struct Writer {
 }
 
 impl Writer {
+    pub(super) const fn new(place: Place) -> Self {
+        Self { sql: String::new(), binds: Vec::new(), asks_report: false, place }
+    }
+
+    pub(super) fn text(&mut self, text: &str) {
+        self.sql.push_str(text);
+    }
+
+    pub(super) fn clause(self) -> Clause {
+        Clause { sql: self.sql, binds: self.binds, asks_report: self.asks_report }
+    }
+
+    /// A query for the names of the devices that pass a test on rows of theirs, or on their name.
+    pub(super) fn names(&mut self, field: &Field, check: &Check) {
+        self.rows(("x.endpoint", ""), field, check);
+    }
+
     fn node(&mut self, node: &Node) {
         match node {
             Node::All(nodes) => self.joined(nodes, " AND ", "1 = 1"),
@@ -87,50 +144,36 @@ impl Writer {
     }
 
     fn test(&mut self, field: &Field, check: &Check) {
-        // Each of these opens two parentheses.
         let column = match &field.source {
-            Source::Device(column) => {
-                self.sql.push_str("((");
-                format!("d.{column}")
-            }
+            Source::Device(column) => format!("d.{column}"),
             Source::Report(column) => {
                 self.asks_report = true;
-                self.sql.push_str("((");
                 format!("{}.{column}", self.place.report)
             }
-            Source::Component { name, column } => {
-                self.rows_of("device_components", Some(("name", name)));
-                format!("x.{column}")
-            }
-            Source::Attribute(key) => {
-                self.rows_of("device_attributes", Some(("key", key)));
-                if is_numeric(check) { "x.number".to_owned() } else { "x.value".to_owned() }
-            }
-            Source::Group => {
-                self.rows_of("group_members", None);
-                "x.name".to_owned()
-            }
-            Source::Tag => {
-                self.rows_of("device_tags", None);
-                "x.tag".to_owned()
-            }
-            Source::Presence => {
-                self.sql.push_str("((");
-                format!("({})", PresenceState::as_sql(self.place.now))
+            Source::Presence => format!("({})", PresenceState::as_sql(self.place.now)),
+            Source::Component { .. } | Source::Attribute(_) | Source::Group | Source::Tag => {
+                self.text("(EXISTS (");
+                self.rows(("1", "x.endpoint = d.endpoint AND "), field, check);
+                self.text("))");
+                return;
             }
         };
-        self.check(&if field.kind == Kind::Version { column + "_key" } else { column }, check);
-        self.sql.push_str("))");
+        self.text("((");
+        self.check(&keyed(column, field), check);
+        self.text("))");
     }
 
-    /// The beginning of a condition that holds if the device has a row `x` in that table.
-    fn rows_of(&mut self, table: &str, only: Option<(&str, &str)>) {
-        self.sql.push_str(&format!("(d.endpoint IN (SELECT x.endpoint FROM {table} x WHERE x.account = $1 AND "));
+    /// A query for `what` of the rows `x` by which devices pass a test; `which` of them it is about.
+    fn rows(&mut self, (what, which): (&str, &str), field: &Field, check: &Check) {
+        let device = Rows { table: "devices", only: None, column: "endpoint" };
+        let Rows { table, only, column } = rows_of(&field.source, check).unwrap_or(device);
+        self.text(&format!("SELECT {what} FROM {table} x WHERE x.account = $1 AND {which}"));
         if let Some((column, value)) = only {
-            self.sql.push_str(&format!("x.{column} = "));
+            self.text(&format!("x.{column} = "));
             self.bind(Bind::Text(value.to_owned()));
-            self.sql.push_str(" AND ");
+            self.text(" AND ");
         }
+        self.check(&keyed(format!("x.{column}"), field), check);
     }
 
     /// A column that may be NULL is asked for that first, so that no test is unknown.
@@ -170,6 +213,11 @@ impl Writer {
         };
         self.bind(bind);
     }
+}
+
+/// The column that has the order of the field's values.
+fn keyed(column: String, field: &Field) -> String {
+    if field.kind == Kind::Version { column + "_key" } else { column }
 }
 
 fn is_numeric(check: &Check) -> bool {

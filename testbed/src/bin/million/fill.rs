@@ -1,9 +1,10 @@
-//! Fills a directory: a list of certificates through the API, then each device as the bootstrap port admits it, without TLS and without
-//! signatures, one durable transaction a device.
+//! Fills a directory: a list of certificates through the API, then each device by what the ports of the service record when it comes for
+//! the first time, without TLS and without signatures.
 
 use std::{
     fs::File,
     io::{BufWriter, Write as _},
+    ops::Range,
     path::Path,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -11,9 +12,12 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use fleet_api::{Client, Operation, PageQuery};
-use fleet_store::{ComponentRow, FactoryIdentity, Store};
-use protocol_types::{AccountName, Digest, EndpointName, OperationState, UnixSeconds};
-use testbed::{Service, meter};
+use fleet_store::{ComponentRow, DeviceReport, Parent, Presence, PresenceFact, Promise, ServiceWide, Store};
+use protocol_types::{AccountName, Digest, EndpointName, OperationState, Phase, SecurityVersion, Slot, UnixSeconds};
+use testbed::{
+    Service,
+    meter::{self, Meter},
+};
 
 use crate::say;
 
@@ -80,33 +84,122 @@ fn now() -> anyhow::Result<UnixSeconds> {
     Ok(UnixSeconds(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs()))
 }
 
-/// Admits every device, with what its list gives it and an operating system that it has reported. The service must not run.
-pub(crate) async fn admit(data: &Path, authority: &str, devices: usize) -> anyhow::Result<()> {
+/// Devices that come at the same time; the service writes as many in one transaction.
+const TOGETHER: usize = 256;
+/// Devices that come one after the other, to see what a transaction of its own costs each.
+const ALONE: usize = 200;
+
+/// What a device does when it comes for the first time, each durable before it hears yes, and how long that took for all.
+struct Steps([(&'static str, Duration); 4]);
+
+impl Steps {
+    const fn new() -> Self {
+        Self([
+            ("joined", Duration::ZERO),
+            ("certificates", Duration::ZERO),
+            ("registered", Duration::ZERO),
+            ("reported", Duration::ZERO),
+        ])
+    }
+
+    fn report(&self, devices: usize) -> String {
+        let seconds: f64 = self.0.iter().map(|(_, time)| time.as_secs_f64()).sum();
+        let each: Vec<String> =
+            self.0.iter().map(|(what, time)| format!("{what} {:.0} s", time.as_secs_f64())).collect();
+        format!(
+            "{devices} devices: {seconds:.0} s ({:.0} a second), of it {}",
+            devices as f64 / seconds,
+            each.join(", ")
+        )
+    }
+}
+
+/// What the device of this number does in each step.
+fn does(step: usize, number: usize, authority: &str, now: UnixSeconds) -> anyhow::Result<Presence> {
+    let (factory, operational) = (format!("f{number:x}"), format!("o{number:x}"));
+    Ok(match step {
+        0 => Presence::Joins { authority: authority.to_owned(), serial: factory, fingerprint: fingerprint(number) },
+        1 => Presence::Certified {
+            serial: operational,
+            parent: Parent::Factory(factory),
+            not_after: UnixSeconds(now.0 + YEAR_S),
+        },
+        2 => Presence::Registers {
+            serial: operational,
+            session: u64::try_from(number)? + 1,
+            promise: Promise::new(86_400, true),
+        },
+        _ => {
+            let version = version(number);
+            let digest = Digest::of(version.as_bytes());
+            let report = DeviceReport {
+                phase: Phase::Idle,
+                reason: None,
+                progress: None,
+                rollout: None,
+                attempt: 1,
+                digest: None,
+                running_version: Some(version.parse()?),
+                running_digest: Some(digest),
+                slot: Some(Slot::A),
+                floor: SecurityVersion(1),
+            };
+            let os = ComponentRow { name: "os".to_owned(), version: version.to_owned(), digest, state: None };
+            Presence::Reports { components: vec![os], report: Box::new(report) }
+        }
+    })
+}
+
+const YEAR_S: u64 = 366 * 24 * 3600;
+
+/// Lets every device join, get a certificate, register and report, as the service records it. The service must not run.
+pub(crate) async fn enrol(data: &Path, authority: &str, devices: usize) -> anyhow::Result<()> {
     let store = Store::open_file(&data.join("mbl.db"), Arc::new(()), now()?).await?;
-    let account = store.account(&AccountName::new("default")?);
-    let begun = Instant::now();
-    for number in 0..devices {
-        let (endpoint, print) = (EndpointName::new(name(number))?, fingerprint(number));
-        let serial = format!("{number:x}");
-        let identity = FactoryIdentity { endpoint: &endpoint, authority, serial: &serial, fingerprint: &print };
-        ensure!(account.admit(identity, now()?).await?.is_ok(), "{endpoint} was not admitted");
+    let alone = ALONE.min(devices);
+    let (mut steps, wide) = (Steps::new(), store.service_wide());
+    for number in 0..alone {
+        come(&wide, authority, number..number + 1, &mut steps).await?;
     }
-    let seconds = begun.elapsed().as_secs_f64();
+    say(&format!("enrolled one after the other, {}", steps.report(alone)));
+    let (mut steps, meter) = (Steps::new(), Meter::start(std::process::id())?);
+    for first in (alone..devices).step_by(TOGETHER) {
+        come(&wide, authority, first..devices.min(first + TOGETHER), &mut steps).await?;
+    }
+    let busy = meter.busy()? / (devices - alone).max(1) as f64 * 1000.0;
     say(&format!(
-        "admitted {devices} devices, one durable transaction each: {seconds:.0} s ({:.0} a second)",
-        devices as f64 / seconds
+        "enrolled {TOGETHER} at a time, {}; {busy:.2} ms of processor time each",
+        steps.report(devices - alone)
     ));
-    let begun = Instant::now();
-    for number in 0..devices {
-        let version = version(number);
-        let digest = Digest::of(version.as_bytes());
-        let os = ComponentRow { name: "os".to_owned(), version: version.to_owned(), digest, state: None };
-        account.set_components(&EndpointName::new(name(number))?, &[os]).await?;
-    }
-    let seconds = begun.elapsed().as_secs_f64();
-    say(&format!("noted an operating system of each: {seconds:.0} s ({:.0} a second)", devices as f64 / seconds));
+    drop(wide);
     store.close().await;
-    let process = std::process::id();
-    say(&format!("this program, which did that: {:.0} MB resident at its peak", meter::memory(process)?.peak_mb));
+    let memory = meter::memory(std::process::id())?;
+    say(&format!("this program, which did that: {:.0} MB resident at its peak", memory.peak_mb));
+    Ok(())
+}
+
+/// Devices that come at the same time.
+async fn come(
+    store: &ServiceWide,
+    authority: &str,
+    numbers: Range<usize>,
+    Steps(steps): &mut Steps,
+) -> anyhow::Result<()> {
+    let account = AccountName::new("default")?;
+    for (step, (what, time)) in steps.iter_mut().enumerate() {
+        let now = now()?;
+        let fact = |number| {
+            let (endpoint, what) = (EndpointName::new(name(number))?, does(step, number, authority, now)?);
+            Ok(PresenceFact { account: account.clone(), endpoint, what })
+        };
+        let facts: Vec<PresenceFact> = numbers.clone().map(fact).collect::<anyhow::Result<_>>()?;
+        let begun = Instant::now();
+        let verdicts = store.record_presence(&facts, now).await?;
+        *time += begun.elapsed();
+        for (verdict, fact) in verdicts.into_iter().zip(&facts) {
+            if let Err(reason) = verdict? {
+                bail!("{}, not {what}: {reason}", fact.endpoint);
+            }
+        }
+    }
     Ok(())
 }

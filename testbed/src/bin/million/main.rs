@@ -1,4 +1,4 @@
-//! Measures a directory of many devices: enrolled by a list and admitted one by one, then asked by filter, counted, and held against a
+//! Measures a directory of many devices: enrolled by a list, come for the first time, then asked by filter, counted, and held against a
 //! rollout over all of them. One service process on its embedded database; this program on the same machine.
 
 mod fill;
@@ -38,7 +38,7 @@ async fn measure(devices: usize, folder: &Path) -> anyhow::Result<()> {
     let authority = fill::list(&service, factory.client(), devices, folder).await?;
     release::publish(factory.client()).await?;
     service.stop()?;
-    fill::admit(&data, &authority, devices).await?;
+    fill::enrol(&data, &authority, devices).await?;
     say(&format!("on disk: {:.0} MB", disk_mb(&data)?));
 
     let begun = std::time::Instant::now();
@@ -49,7 +49,7 @@ async fn measure(devices: usize, folder: &Path) -> anyhow::Result<()> {
         begun.elapsed().as_secs_f64(),
         meter::memory(process)?.resident_mb
     ));
-    questions::ask(factory.client(), devices).await?;
+    questions::ask(factory.client(), process, devices).await?;
     let memory = meter::memory(process)?;
     say(&format!("service after that: {:.0} MB resident, {:.0} MB at its peak", memory.resident_mb, memory.peak_mb));
     service.stop()?;
