@@ -376,8 +376,8 @@ fn wanted(audience: crate::Audience) -> crate::NewRollout {
         threshold: crate::Threshold::Percent(10),
         max_in_flight: Some(7),
         window: Some(crate::DailyWindow { from: 60, until: 120, zone: crate::Zone::Device }),
-        consent: crate::Consent::Operator,
-        on_failure: crate::OnFailure::Return,
+        consent: protocol_types::Consent::Operator,
+        on_failure: protocol_types::OnFailure::Return,
         priority: 60,
         policy: crate::Policy {
             waves: vec![crate::Wave::Filter("tag = \"lab\"".parse().unwrap()), crate::Wave::Count(3)],
@@ -478,7 +478,7 @@ async fn consent_is_kept_for_the_devices_that_it_was_given_for() {
     one.consent_to_rollout(&rollout.id, None, NOW).await.unwrap();
     assert_eq!(agreed().await, ["gate-1", "gate-2"]);
 
-    let automatic = crate::NewRollout { consent: crate::Consent::Automatic, ..wanted(crate::Audience::All) };
+    let automatic = crate::NewRollout { consent: protocol_types::Consent::Automatic, ..wanted(crate::Audience::All) };
     let automatic = one.create_rollout(&automatic, None, NOW).await.unwrap();
     one.act_on_rollout(&rollout.id, RolloutAction::Abort, (None, "t1"), NOW).await.unwrap();
     for id in [automatic.id, rollout.id] {
