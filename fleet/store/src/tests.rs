@@ -607,3 +607,12 @@ async fn a_release_is_immutable_and_one_that_is_listed_no_more_stays_known() {
     let due = db.store.service_wide().timestamps_ending(UnixSeconds(NOW.0 + 1)).await.unwrap();
     assert_eq!(due, [one.name().clone()]);
 }
+
+/// `.cargo/config.toml` says why.
+#[tokio::test]
+async fn connections_to_sqlite_do_not_share_one_pool_of_pages() {
+    let db = Database::new().await;
+    let shared = "SELECT COUNT(*) AS n FROM pragma_compile_options WHERE compile_options = 'ENABLE_MEMORY_MANAGEMENT'";
+    let row = sqlx::query(shared).fetch_one(db.store.readers()).await.unwrap();
+    assert_eq!(row.get::<i64, _>("n"), 0);
+}

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail, ensure};
 use testbed::{Service, crowd::Factory, meter};
 
 #[expect(clippy::print_stdout, reason = "the measurements are this program's data")]
@@ -18,42 +18,54 @@ fn say(line: &str) {
     println!("{line}");
 }
 
-/// `million [DEVICES [FOLDER]]`
+/// `million [DEVICES [FOLDER [again]]]`: with `again`, asks the devices that an earlier run has left in the folder.
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let devices = arguments.next().map_or(Ok(1_000_000), |text| text.parse()).context("DEVICES is a number")?;
     let folder = arguments.next().map_or_else(|| PathBuf::from("target/million"), PathBuf::from);
-    if folder.exists() {
-        fs::remove_dir_all(&folder).with_context(|| format!("cannot clear {}", folder.display()))?;
-    }
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let again = match arguments.next().as_deref() {
+        None => false,
+        Some("again") => true,
+        Some(other) => bail!("`{other}` is not `again`"),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(measure(devices, &folder))
+    runtime.block_on(measure(devices, &folder, again))
 }
 
-async fn measure(devices: usize, folder: &Path) -> anyhow::Result<()> {
+async fn measure(devices: usize, folder: &Path, again: bool) -> anyhow::Result<()> {
     let data = folder.join("service");
-    let mut service = Service::start(&data)?;
-    let factory = Factory::open(&service).await?;
-    let authority = fill::list(&service, factory.client(), devices, folder).await?;
-    release::publish(factory.client()).await?;
-    service.stop()?;
-    fill::enrol(&data, &authority, devices).await?;
+    if !again {
+        begin_anew(devices, folder, &data).await?;
+    }
     say(&format!("on disk: {:.0} MB", disk_mb(&data)?));
-
     let begun = std::time::Instant::now();
-    service.restart()?;
+    let mut service = Service::start_embedded(&data, &[])?;
     let process = service.id().context("the service is gone")?;
     say(&format!(
         "service up {:.1} s after its start, {:.0} MB resident",
         begun.elapsed().as_secs_f64(),
         meter::memory(process)?.resident_mb
     ));
-    questions::ask(factory.client(), process, devices).await?;
+    ensure!(service.command("first-token")?.status()?.success(), "the service makes no first token");
+    questions::ask(Factory::open(&service).await?.client(), process, devices).await?;
     let memory = meter::memory(process)?;
     say(&format!("service after that: {:.0} MB resident, {:.0} MB at its peak", memory.resident_mb, memory.peak_mb));
     service.stop()?;
     Ok(())
+}
+
+/// Fills a new folder.
+async fn begin_anew(devices: usize, folder: &Path, data: &Path) -> anyhow::Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder).with_context(|| format!("cannot clear {}", folder.display()))?;
+    }
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let mut service = Service::start_embedded(data, &[])?;
+    let factory = Factory::open(&service).await?;
+    let authority = fill::list(&service, factory.client(), devices, folder).await?;
+    release::publish(factory.client()).await?;
+    service.stop()?;
+    fill::enrol(data, &authority, devices).await
 }
 
 /// The database with its log, in megabytes.

@@ -84,7 +84,10 @@ async fn group(client: &Client, process: u32, devices: usize) -> anyhow::Result<
         filter: Some("attribute.site = \"site-7\"".to_owned()),
         include: Vec::new(),
     };
-    let group = client.create_group(&group).await?;
+    // An earlier run may have made it.
+    if client.group(&group.name).await.is_err() {
+        client.create_group(&group).await?;
+    }
     let filter = Some(format!("group = \"{}\"", group.name));
     let query = DeviceQuery { limit: Some(100), filter, ..DeviceQuery::default() };
     let members = async |_| {
