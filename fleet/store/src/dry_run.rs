@@ -28,11 +28,10 @@ const FIRST: usize = 7;
 const RUNS: &str = "s.running_digest = $6 AND s.phase IN ('idle', 'succeeded', 'failed', 'rolled_back')";
 
 /// The columns that tell classes apart. Those of every device come first and in the order of their index, which spares sorting a
-/// million rows; a column that is the same for all would hide that order from the database.
-fn apart(waves: usize, has_zone: bool, is_outranked: bool) -> String {
+/// million rows; a column behind them that is the same for all, because it was not asked for, would hide that order from the database.
+fn apart(waves: usize, are_asked: [bool; 2]) -> String {
     let mut columns: Vec<usize> = (1..=3 + waves).collect();
-    columns.extend(has_zone.then_some(4 + waves));
-    columns.extend(is_outranked.then_some(5 + waves));
+    columns.extend((4 + waves..).zip(are_asked).filter_map(|(column, is_asked)| is_asked.then_some(column)));
     columns.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
@@ -70,7 +69,7 @@ impl AccountScope {
              WHERE d.account = $1 AND d.standing <> 'decommissioned' AND $2 = $2 AND CAST($3 AS BIGINT) = CAST($3 AS BIGINT)
                  AND CAST($4 AS BIGINT) = CAST($4 AS BIGINT) AND $5 = $5 AND {condition}
              GROUP BY {}",
-            apart(filters.len(), has_zone, is_outranked)
+            apart(filters.len(), [has_zone, is_outranked])
         );
         let query = sqlx::query(AssertSqlSafe(sql))
             .bind(self.id())
