@@ -122,13 +122,18 @@ mod tests {
         client_async(request, stream).await.map(|(socket, _)| socket)
     }
 
-    async fn next(socket: &mut WebSocketStream<TcpStream>) -> Value {
+    /// The next message that is more than a sign of life.
+    async fn message(socket: &mut WebSocketStream<TcpStream>) -> Received {
         loop {
             let message = timeout(Duration::from_secs(20), socket.next()).await.unwrap().unwrap().unwrap();
-            if let Received::Text(text) = message {
-                return serde_json::from_str(&text).unwrap();
+            if !message.is_ping() {
+                return message;
             }
         }
+    }
+
+    async fn next(socket: &mut WebSocketStream<TcpStream>) -> Value {
+        serde_json::from_str(message(socket).await.to_text().unwrap()).unwrap()
     }
 
     #[tokio::test]
@@ -151,8 +156,8 @@ mod tests {
         assert_eq!(next(&mut socket).await["subject"], "groups/b");
         assert_eq!(next(&mut socket).await["subject"], "groups/c");
         service.fleet.stop.cancel();
-        let end = timeout(Duration::from_secs(20), socket.next()).await.unwrap();
-        assert!(matches!(end, Some(Ok(Received::Close(Some(frame)))) if u16::from(frame.code) == 1001));
+        let end = message(&mut socket).await;
+        assert!(matches!(&end, Received::Close(Some(frame)) if u16::from(frame.code) == 1001), "{end}");
     }
 
     #[tokio::test]
