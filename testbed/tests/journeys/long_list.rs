@@ -1,7 +1,6 @@
 //! A list of certificates as long as a list may be: the service goes through it in little memory.
 
 use std::{
-    env::var_os,
     fs::{self, File},
     io::{BufWriter, Write as _},
     time::Instant,
@@ -9,7 +8,7 @@ use std::{
 
 use testbed::until;
 
-use crate::identity::Fleet;
+use crate::{environment::number, identity::Fleet};
 
 /// Lines, if nobody says otherwise: `MBL_LIST=1000000` is the most that a list may have, and takes a machine to itself and more time than
 /// nextest gives a journey (`docs/benchmarks.md` has the command).
@@ -29,7 +28,7 @@ fn peak_mb(fleet: &Fleet) -> f64 {
 #[test]
 #[expect(clippy::print_stdout, reason = "the measurement is shown with --no-capture")]
 fn fleet_a_list_of_very_many_lines_is_gone_through_in_little_memory() {
-    let lines = var_os("MBL_LIST").map_or(LINES, |text| text.to_str().and_then(|text| text.parse().ok()).unwrap());
+    let lines = number("MBL_LIST").unwrap_or(LINES);
     let mut fleet = Fleet::new(true);
     let mut list = BufWriter::new(File::create(fleet.folder.path().join("list.csv")).unwrap());
     writeln!(list, "fingerprint,endpoint,tags,attribute.site").unwrap();

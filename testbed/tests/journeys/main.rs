@@ -13,6 +13,7 @@ mod configuration;
 mod consent;
 mod container;
 mod directory;
+mod environment;
 mod fleet;
 mod identity;
 mod image;

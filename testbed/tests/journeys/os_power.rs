@@ -1,7 +1,6 @@
 //! Power cuts while the operating system is updated. `MBL_TEST_CUTS` says how many, `MBL_TEST_SEED` repeats the moments of a run.
 
 use std::{
-    env::var_os,
     hash::{BuildHasher as _, RandomState},
     time::{Duration, Instant},
 };
@@ -10,6 +9,7 @@ use protocol_types::{Digest, boot::BootEntry};
 use testbed::{images::measured, medium::Medium, until};
 
 use crate::{
+    environment::number,
     os::{DEVELOPMENT, NEWER, owners},
     site::{FIRST, Release, Site},
 };
@@ -17,11 +17,6 @@ use crate::{
 const NEXT: &str = "1.1.0";
 /// Cuts without `MBL_TEST_CUTS`: as many as the short run has time for.
 const CUTS: u64 = 2;
-
-/// A number from the environment.
-fn number(variable: &str) -> Option<u64> {
-    var_os(variable).map(|text| text.to_str().and_then(|text| text.parse().ok()).unwrap())
-}
 
 /// A board whose power fails again and again while it goes from one release to the other and back.
 struct Chaos {

@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env::var_os,
     fs,
     path::Path,
     sync::{
@@ -24,6 +23,8 @@ use testbed::{
     until,
 };
 use tokio::task::JoinSet;
+
+use crate::environment::number;
 
 const CROWD: usize = 2000;
 /// Devices of the first wave, which succeeds, and where the second one ends.
@@ -139,8 +140,7 @@ fn fleet_a_rollout_over_many_devices_ends_as_its_threshold_says_although_the_ser
     let folder = tempfile::tempdir().unwrap();
     let mut service = Service::start(&folder.path().join("service")).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let kills =
-        var_os("MBL_TEST_KILLS").map_or(KILLS, |text| text.to_str().and_then(|text| text.parse().ok()).unwrap());
+    let kills = number("MBL_TEST_KILLS").unwrap_or(KILLS);
 
     let (simulated, client) = runtime.block_on(async {
         let factory = Factory::open(&service).await.unwrap();
@@ -154,7 +154,7 @@ fn fleet_a_rollout_over_many_devices_ends_as_its_threshold_says_although_the_ser
         updaters.spawn_on(updater(endpoint.clone(), Arc::clone(facts), Arc::clone(&begun)), runtime.handle());
     }
 
-    let in_flight = (IN_FLIGHT / kills).max(1).to_string();
+    let in_flight = (IN_FLIGHT / kills.max(1)).max(1).to_string();
     let start = [
         "rollout",
         "start",

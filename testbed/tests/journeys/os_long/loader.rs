@@ -1,14 +1,13 @@
 //! The rules that power cuts are replayed with (`tests/replay.rs`), held against the real firmware and the real loader.
 
-use std::{
-    env::var_os,
-    hash::{BuildHasher as _, RandomState},
-};
+use std::hash::{BuildHasher as _, RandomState};
 
 use testbed::{
     images::{self, Order, Signer},
     replay::{Extent, Medium, Recording},
 };
+
+use crate::environment::number;
 
 /// How many states are started under QEMU.
 const STATES: usize = 20;
@@ -19,8 +18,7 @@ fn os_firmware_and_loader_start_and_write_what_the_rules_of_the_replay_say_in_20
     let (loader, firmware) = (build.join("parts/loader.efi"), build.join("signed/firmware-code.fd"));
     let work = tempfile::tempdir().unwrap();
     let recording = Recording::make(work.path(), Some(&loader)).unwrap();
-    let seed = var_os("MBL_TEST_SEED").map(|text| text.to_str().unwrap().parse().unwrap());
-    let seed = seed.unwrap_or_else(|| RandomState::new().hash_one("states"));
+    let seed = number("MBL_TEST_SEED").unwrap_or_else(|| RandomState::new().hash_one("states"));
     let report = recording.explore(Extent { seed, states: 20_000, samples: STATES, medium: Medium::Keeps });
     assert!(report.faults.is_empty(), "MBL_TEST_SEED={seed}: {:?}", report.faults.first());
     assert_eq!(report.samples.len(), STATES);
