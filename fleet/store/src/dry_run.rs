@@ -1,6 +1,6 @@
 //! An audience in classes: devices that no rule of a rollout tells apart are counted together, by the database. Never decides.
 
-use protocol_types::{Digest, Phase, SecurityVersion, UnixSeconds};
+use protocol_types::{Digest, UnixSeconds};
 use sqlx::{AnyConnection, AssertSqlSafe, Row, any::AnyRow};
 
 use crate::{
@@ -138,18 +138,7 @@ fn read_classes(
     let (devices, running) = (from_sql(number("devices")?), from_sql(number("running")?));
     for (column, devices, runs) in [("runner", running, true), ("other", devices.saturating_sub(running), false)] {
         let Some(endpoint) = parsed(row, column)? else { continue };
-        let said = runs.then(|| DeviceReport {
-            phase: Phase::Idle,
-            reason: None,
-            progress: None,
-            rollout: None,
-            attempt: 1,
-            digest: None,
-            running_version: None,
-            running_digest: Some(*digest),
-            slot: None,
-            floor: SecurityVersion(0),
-        });
+        let said = runs.then(|| DeviceReport { running_digest: Some(*digest), ..DeviceReport::idle() });
         let example = DeviceFacts {
             endpoint,
             at: None,

@@ -200,18 +200,7 @@ async fn devices_are_brought_back_once_to_what_they_ran_before() {
     let one = fleet(&db).await;
     let ran = one.release(&"1.0.0".parse().unwrap()).await.unwrap().digest;
     for (name, digest) in [("gate-1", Some(ran)), ("gate-2", None::<Digest>)] {
-        let report = DeviceReport {
-            phase: Phase::Idle,
-            reason: None,
-            progress: None,
-            rollout: None,
-            attempt: 1,
-            digest: None,
-            running_version: None,
-            running_digest: digest,
-            slot: None,
-            floor: SecurityVersion(0),
-        };
+        let report = DeviceReport { running_digest: digest, ..DeviceReport::idle() };
         one.record_report(&endpoint(name), &report, NOW).await.unwrap();
     }
     let id = started(&one, &wanted(Audience::All, 50)).await;

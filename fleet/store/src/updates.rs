@@ -78,6 +78,24 @@ pub struct DeviceReport {
     pub floor: SecurityVersion,
 }
 
+impl DeviceReport {
+    /// What a device says that does nothing for a rollout, and not what it runs.
+    pub const fn idle() -> Self {
+        Self {
+            phase: Phase::Idle,
+            reason: None,
+            progress: None,
+            rollout: None,
+            attempt: 1,
+            digest: None,
+            running_version: None,
+            running_digest: None,
+            slot: None,
+            floor: SecurityVersion(0),
+        }
+    }
+}
+
 /// Reads the columns `wish_…` of a joined row.
 pub(crate) fn read_wish(row: &AnyRow) -> Result<Option<DesiredRow>, StoreError> {
     let doing = "read a wish";

@@ -7,7 +7,7 @@ use proptest::{
     strategy::ValueTree as _,
     test_runner::{Config, TestRunner},
 };
-use protocol_types::{Digest, EndpointName, GroupName, Phase, ReleaseVersion, SecurityVersion, Slot, UnixSeconds};
+use protocol_types::{Digest, EndpointName, GroupName, ReleaseVersion, SecurityVersion, Slot, UnixSeconds};
 
 use super::{
     Check, Filter, Node,
@@ -217,18 +217,7 @@ async fn store(db: &Database, account: &AccountScope, device: &Known) {
         .collect();
     account.set_components(&device.name, &components).await.unwrap();
     if let Some(floor) = device.floor {
-        let report = DeviceReport {
-            phase: Phase::Idle,
-            reason: None,
-            progress: None,
-            attempt: 1,
-            rollout: None,
-            digest: None,
-            running_version: None,
-            running_digest: None,
-            slot: device.slot,
-            floor: SecurityVersion(floor),
-        };
+        let report = DeviceReport { slot: device.slot, floor: SecurityVersion(floor), ..DeviceReport::idle() };
         account.record_report(&device.name, &report, NOW).await.unwrap();
     }
     let change = DeviceChange {

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use fleet_api::{Client, Operation, PageQuery};
 use fleet_store::{ComponentRow, DeviceReport, Parent, Presence, PresenceFact, Promise, ServiceWide, Store};
-use protocol_types::{AccountName, Digest, EndpointName, OperationState, Phase, SecurityVersion, Slot, UnixSeconds};
+use protocol_types::{AccountName, Digest, EndpointName, OperationState, SecurityVersion, Slot, UnixSeconds};
 use testbed::{
     Service,
     meter::{self, Meter},
@@ -133,16 +133,11 @@ fn does(step: usize, number: usize, authority: &str, now: UnixSeconds) -> anyhow
             let version = version(number);
             let digest = Digest::of(version.as_bytes());
             let report = DeviceReport {
-                phase: Phase::Idle,
-                reason: None,
-                progress: None,
-                rollout: None,
-                attempt: 1,
-                digest: None,
                 running_version: Some(version.parse()?),
                 running_digest: Some(digest),
                 slot: Some(Slot::A),
                 floor: SecurityVersion(1),
+                ..DeviceReport::idle()
             };
             let os = ComponentRow { name: "os".to_owned(), version: version.to_owned(), digest, state: None };
             Presence::Reports { components: vec![os], report: Box::new(report) }
