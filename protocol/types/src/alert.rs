@@ -4,9 +4,9 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::rollout::states;
+use crate::words::words;
 
-states! {
+words! {
     /// How far an alert is.
     AlertState {
         /// The condition holds, but not long enough yet. If it ends before, the alert was never there.

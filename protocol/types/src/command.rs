@@ -4,9 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::rollout::states;
+use crate::words::words;
 
-states! {
+words! {
     /// What is asked of a device.
     CommandKind {
         /// To tell what lies at a path.
@@ -22,7 +22,7 @@ states! {
     }
 }
 
-states! {
+words! {
     /// How far a command is.
     CommandState {
         /// The device has not heard of it.

@@ -4,9 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::rollout::states;
+use crate::words::words;
 
-states! {
+words! {
     /// How far a job is.
     JobState {
         /// Its devices are being chosen.

@@ -4,9 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::rollout::states;
+use crate::words::words;
 
-states! {
+words! {
     /// How far a long operation is.
     OperationState {
         /// Its turn has not come.
@@ -22,7 +22,7 @@ states! {
     }
 }
 
-states! {
+words! {
     /// What became of a row.
     RowOutcome {
         /// It was done.

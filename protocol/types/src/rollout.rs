@@ -5,40 +5,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-macro_rules! states {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)+ }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        pub enum $name {
-            $($(#[$vdoc])* #[serde(rename = $text)] $variant,)+
-        }
+use crate::words::words;
 
-        impl $name {
-            /// All of them, in the order of their declaration.
-            pub const ALL: &[Self] = &[$(Self::$variant),+];
-
-            /// As the API, the logs and the tables write it.
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $text),+ }
-            }
-
-            /// Reads what `as_str` wrote.
-            pub fn parse(text: &str) -> Option<Self> {
-                Self::ALL.iter().copied().find(|state| state.as_str() == text)
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-    };
-}
-
-pub(crate) use states;
-
-states! {
+words! {
     /// How far a rollout is.
     RolloutState {
         /// Made, not started: nothing happens on any device.
@@ -56,7 +25,7 @@ states! {
     }
 }
 
-states! {
+words! {
     /// How far a rollout is on one device.
     DeviceState {
         /// Its turn has not come.
@@ -88,7 +57,7 @@ states! {
     }
 }
 
-states! {
+words! {
     /// What a device is waiting for.
     WaitingFor {
         /// The hours in which the rollout may act.
@@ -116,7 +85,7 @@ states! {
     }
 }
 
-states! {
+words! {
     /// What happens when too many devices failed, or too few of a wave succeeded.
     #[derive(Default)]
     OnFailure {
@@ -130,7 +99,7 @@ states! {
     }
 }
 
-states! {
+words! {
     /// Whose yes each device needs before it installs the release.
     #[derive(Default)]
     Consent {
@@ -144,7 +113,7 @@ states! {
     }
 }
 
-states! {
+words! {
     /// What a person asks of a rollout, as the last part of the path says it.
     RolloutAction {
         /// Begin to offer the release.
