@@ -1,13 +1,13 @@
 //! Commands: read, write, execute and observe on a device. A command is a resource of its own, so it waits for a device that is away,
 //! survives a restart of the service, and can be taken back.
 
-use protocol_types::{CommandKind, CommandState, EndpointName, UnixSeconds};
+use protocol_types::{CommandKind, CommandState, EndpointName, Presence, UnixSeconds};
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
-    Client, ClientError, Page, PageQuery, Presence,
+    Client, ClientError, Page, PageQuery,
     words::{CommandKindForm, CommandStateForm},
 };
 
@@ -108,6 +108,7 @@ pub struct Command {
     /// How often it was sent.
     pub tries: u64,
     /// How the device stands to its promised schedule.
+    #[schema(value_type = PresenceForm)]
     pub presence: Presence,
     /// Until when a device that is away has promised to be heard.
     #[serde(default, skip_serializing_if = "Option::is_none")]

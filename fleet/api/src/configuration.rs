@@ -1,11 +1,11 @@
 //! Configuration: documents of an account, its groups and its devices, what they come to for one device, and what would change.
 
-use protocol_types::{Digest, EndpointName, GroupName, RolloutId, UnixSeconds};
+use protocol_types::{Digest, EndpointName, GroupName, RevisionStanding, RolloutId, UnixSeconds};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::{Client, ClientError, Page, PageQuery, Secret};
+use crate::{Client, ClientError, Page, PageQuery, Secret, words::RevisionStandingForm};
 
 /// Whose document it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -17,19 +17,6 @@ pub enum ConfigurationLevel {
     Group,
     /// That of one device.
     Device,
-}
-
-/// How a revision stands to the one of its level that is in force.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum RevisionStanding {
-    /// An older one.
-    Past,
-    /// It is the one.
-    #[default]
-    InForce,
-    /// A newer one, which a rollout may bring in force.
-    Staged,
 }
 
 /// The document of one level.
@@ -51,6 +38,7 @@ pub struct ConfigurationDocument {
     pub changed: UnixSeconds,
     /// Whether it is the one in force.
     #[serde(default)]
+    #[schema(value_type = RevisionStandingForm)]
     pub standing: RevisionStanding,
 }
 

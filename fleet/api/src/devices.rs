@@ -6,7 +6,10 @@ use protocol_types::{Digest, EndpointName, Phase, RolloutId, Slot, UnixSeconds};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::{Client, ClientError, Event, Page, PageQuery, Presence, Standing};
+use crate::{
+    Client, ClientError, Event, Page, PageQuery,
+    words::{PresenceForm, StandingForm},
+};
 
 /// The value of an attribute.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -25,6 +28,7 @@ pub struct Device {
     #[schema(value_type = String)]
     pub endpoint: EndpointName,
     /// Whether it may take part.
+    #[schema(value_type = StandingForm)]
     pub standing: Standing,
     /// Why it stands so, if somebody said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -32,6 +36,7 @@ pub struct Device {
     /// Whether it is registered now.
     pub connected: bool,
     /// How it stands to the schedule that it has promised.
+    #[schema(value_type = PresenceForm)]
     pub presence: Presence,
     /// When it was last heard, in Unix seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -225,6 +230,7 @@ pub struct DeviceQuery {
     pub connected: Option<bool>,
     /// Only devices of this standing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<StandingForm>)]
     pub standing: Option<Standing>,
 }
 

@@ -1,11 +1,14 @@
 //! Metrics: how devices are and were, in numbers.
 
-use protocol_types::{EndpointName, UnixSeconds, metrics::Metric};
+use protocol_types::{
+    EndpointName, UnixSeconds,
+    metrics::{Metric, MetricStep},
+};
 use reqwest::{Method, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::{Client, ClientError, ExportFormat};
+use crate::{Client, ClientError, ExportFormat, words::MetricStepForm};
 
 /// The newest value of a metric.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -30,32 +33,6 @@ pub struct DeviceMetrics {
     pub dropped: u64,
     /// The newest values.
     pub values: Vec<MetricValue>,
-}
-
-/// For how long a point of a time series stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum MetricStep {
-    /// A sample.
-    Sample,
-    /// Five minutes.
-    FiveMinutes,
-    /// An hour.
-    Hour,
-}
-
-impl MetricStep {
-    /// All steps, the finest first.
-    pub const ALL: &[Self] = &[Self::Sample, Self::FiveMinutes, Self::Hour];
-
-    /// The step as the API writes it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Sample => "sample",
-            Self::FiveMinutes => "five_minutes",
-            Self::Hour => "hour",
-        }
-    }
 }
 
 /// What one metric did in the time of one point.
@@ -85,6 +62,7 @@ pub struct MetricPoint {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct MetricPoints {
     /// For how long each point stands.
+    #[schema(value_type = MetricStepForm)]
     pub step: MetricStep,
     /// The points, by time and then by metric.
     pub items: Vec<MetricPoint>,
@@ -111,7 +89,7 @@ pub struct MetricQuery {
     pub until: Option<u64>,
     /// For how long each point stands; without it, samples of up to six hours, five minutes of up to three days, and hours of more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(inline)]
+    #[param(inline, value_type = Option<MetricStepForm>)]
     pub step: Option<MetricStep>,
     /// At so many times at most; 100 without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -140,7 +118,7 @@ pub struct MetricExportQuery {
     pub until: Option<u64>,
     /// For how long each point stands; without it, samples of up to six hours, five minutes of up to three days, and hours of more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[param(inline)]
+    #[param(inline, value_type = Option<MetricStepForm>)]
     pub step: Option<MetricStep>,
 }
 

@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
-use protocol_types::{AlertState, CommandKind, CommandState, Consent, JobState, OnFailure, RowOutcome, Severity};
+use protocol_types::{
+    AlertState, CommandKind, CommandState, Consent, JobState, OnFailure, Presence, RevisionStanding, RowOutcome,
+    Severity, Standing, metrics::MetricStep,
+};
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{ObjectBuilder, RefOr, Schema, Type},
@@ -38,7 +41,11 @@ forms! {
     CommandStateForm of CommandState: "How far a command is.";
     ConsentForm of Consent: "Whose yes each device needs before it installs the release.";
     JobStateForm of JobState: "How far a job is.";
+    MetricStepForm of MetricStep: "For how long a point of a time series stands.";
     OnFailureForm of OnFailure: "What happens when too many devices failed, or too few of a wave succeeded.";
+    PresenceForm of Presence: "How a device stands to the schedule that it has promised.";
+    RevisionStandingForm of RevisionStanding: "How a revision stands to the one of its level that is in force.";
     RowOutcomeForm of RowOutcome: "What became of a row.";
     SeverityForm of Severity: "How bad it is.";
+    StandingForm of Standing: "Whether a device may take part.";
 }

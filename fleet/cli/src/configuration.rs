@@ -6,9 +6,9 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use fleet_api::{
     Client, ConfigurationChange, ConfigurationDocument, ConfigurationLevel, ConfigurationOf, ConfigurationPreview,
-    EffectiveConfiguration, PageQuery, RevisionStanding, SaveConfiguration, StagedConfiguration,
+    EffectiveConfiguration, PageQuery, SaveConfiguration, StagedConfiguration,
 };
-use protocol_types::{EndpointName, GroupName};
+use protocol_types::{EndpointName, GroupName, RevisionStanding};
 use serde_json::Value;
 
 use crate::{

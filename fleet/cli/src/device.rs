@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use fleet_api::{
     AttributeValue, ChangeAttributes, ChangeDevice, ChangeTags, Client, ClientError, CountQuery, DecommissionDevice,
-    Device, DeviceDetail, DeviceQuery, DeviceRecoveryKey, Event, ExportFormat, ExportQuery, PageQuery, Standing,
-    SuspendDevice,
+    Device, DeviceDetail, DeviceQuery, DeviceRecoveryKey, Event, ExportFormat, ExportQuery, PageQuery, SuspendDevice,
 };
-use protocol_types::{EndpointName, recovery::VolumeId};
+use protocol_types::{EndpointName, Standing, recovery::VolumeId};
 use serde_json::json;
 
 use crate::{

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use fleet_api::{
-    Client, ClientError, Command as Asked, CommandQuery, ExecuteResource, PageQuery, Presence, ReadResource,
-    ResourceType, ResourceValue, WriteResource,
+    Client, ClientError, Command as Asked, CommandQuery, ExecuteResource, PageQuery, ReadResource, ResourceType,
+    ResourceValue, WriteResource,
 };
-use protocol_types::{CommandState, EndpointName};
+use protocol_types::{CommandState, EndpointName, Presence};
 use tokio::time::Instant;
 
 use crate::{

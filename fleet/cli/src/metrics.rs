@@ -4,10 +4,9 @@ use std::{cell::Cell, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 use fleet_api::{
-    Client, ClientError, DeviceMetrics, ExportFormat, MetricExportQuery, MetricPoint, MetricQuery, MetricStep,
-    MetricSummaryQuery,
+    Client, ClientError, DeviceMetrics, ExportFormat, MetricExportQuery, MetricPoint, MetricQuery, MetricSummaryQuery,
 };
-use protocol_types::{EndpointName, UnixSeconds, metrics::Metric};
+use protocol_types::{EndpointName, UnixSeconds, metrics::Metric, metrics::MetricStep};
 
 use crate::{
     device::missing,
@@ -90,13 +89,8 @@ struct RangeArgs {
     #[arg(long, value_name = "SECONDS")]
     until: Option<u64>,
     /// What a point stands for: sample, five_minutes or hour; without it, what fits the time
-    #[arg(long, value_name = "STEP", value_parser = step)]
+    #[arg(long, value_name = "STEP")]
     step: Option<MetricStep>,
-}
-
-fn step(text: &str) -> Result<MetricStep, String> {
-    let found = MetricStep::ALL.iter().copied().find(|step| step.as_str() == text);
-    found.ok_or_else(|| "a step is sample, five_minutes or hour".to_owned())
 }
 
 impl RangeArgs {

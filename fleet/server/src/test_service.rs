@@ -9,7 +9,7 @@ use axum::{
     response::Response,
 };
 use fleet_api::{PublishMetadata, RepositoryKeys, TokenScope};
-use fleet_store::{AccountScope, EnrolmentRule, NewAuthority, NewToken, Parent, Presence, PresenceFact, Promise};
+use fleet_store::{AccountScope, DeviceEvent, EnrolmentRule, NewAuthority, NewToken, Parent, PresenceFact, Promise};
 use http_body_util::BodyExt;
 use protocol_release::{
     document::{Component, FormatOne, Health, Kind, Release},
@@ -147,20 +147,20 @@ impl TestService {
         let rule = EnrolmentRule::new(Some(endpoint.clone()), None).unwrap();
         scope.add_enrolment(&rule, self.now()).await.unwrap();
         for what in [
-            Presence::Joins { authority, serial: "f1".into(), fingerprint: [0; 32] },
-            Presence::Certified {
+            DeviceEvent::Joins { authority, serial: "f1".into(), fingerprint: [0; 32] },
+            DeviceEvent::Certified {
                 serial: "o1".into(),
                 parent: Parent::Factory("f1".into()),
                 not_after: UnixSeconds(u64::from(u32::MAX)),
             },
-            Presence::Registers { serial: "o1".into(), session: 1, promise: Promise::new(300, false) },
+            DeviceEvent::Registers { serial: "o1".into(), session: 1, promise: Promise::new(300, false) },
         ] {
             self.presence(account, &endpoint, what).await;
         }
         endpoint
     }
 
-    pub(crate) async fn presence(&self, account: &str, endpoint: &EndpointName, what: Presence) {
+    pub(crate) async fn presence(&self, account: &str, endpoint: &EndpointName, what: DeviceEvent) {
         let account = AccountName::new(account).unwrap();
         let fact = PresenceFact { account, endpoint: endpoint.clone(), what };
         for verdict in self.fleet.store.service_wide().record_presence(&[fact], self.now()).await.unwrap() {

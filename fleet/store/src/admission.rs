@@ -1,11 +1,11 @@
 //! Joining: whether an enrolment lets a device in, and what it is given when it does. Never verifies a signature.
 
-use protocol_types::{EndpointName, ReasonCode, UnixSeconds};
+use protocol_types::{EndpointName, ReasonCode, Standing, UnixSeconds};
 use serde_json::json;
 use sqlx::Row;
 
 use crate::{
-    AccountScope, DeviceChange, Fingerprint, ListedRow, Promise, QuotaKind, Standing, StoreError, Verdict, enrolments,
+    AccountScope, DeviceChange, Fingerprint, ListedRow, Promise, QuotaKind, StoreError, Verdict, devices, enrolments,
     error::cannot, numbers::to_sql, transaction::Transaction,
 };
 
@@ -85,7 +85,7 @@ impl AccountScope {
             .await
             .map_err(cannot(doing))?;
         let standing = match known {
-            Some(row) => Some(Standing::read(&row.try_get::<String, _>("standing").map_err(cannot(doing))?)?),
+            Some(row) => Some(devices::standing(&row.try_get::<String, _>("standing").map_err(cannot(doing))?)?),
             None => None,
         };
         let Some(standing) = standing else { return self.one_more(tx, labels, now).await };

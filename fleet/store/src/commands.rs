@@ -1,12 +1,12 @@
 //! Commands for devices: what was asked, and how far it is. A command is on record before the device hears of it and before the answer is
 //! passed on, so the end of the service at any instant neither loses one nor gives an Execute twice. Never knows what a path or a value means.
 
-use protocol_types::{CommandKind, CommandState, EndpointName, UnixSeconds};
+use protocol_types::{CommandKind, CommandState, EndpointName, Standing, UnixSeconds};
 use serde_json::json;
 use sqlx::{AnyConnection, AssertSqlSafe, Row, any::AnyRow};
 
 use crate::{
-    AccountScope, Change, RequestKey, Standing, StoreError,
+    AccountScope, Change, RequestKey, StoreError, devices,
     error::{cannot, formed, word},
     idempotency,
     numbers::{from_sql, time, to_sql},
@@ -176,7 +176,7 @@ impl AccountScope {
         .map_err(cannot(doing))?;
         let Some(row) = row else { return Err(StoreError::NotFound { kind: "device", id: endpoint.to_string() }) };
         let standing: String = row.try_get("standing").map_err(cannot(doing))?;
-        let standing = Standing::read(&standing)?;
+        let standing = devices::standing(&standing)?;
         if standing != Standing::Active {
             let state = standing.as_str().to_owned();
             return Err(StoreError::WrongState { kind: "device", id: endpoint.to_string(), state });

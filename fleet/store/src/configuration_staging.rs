@@ -1,7 +1,7 @@
 //! Revisions of documents that are not in force: staged, released to devices by a rollout, and brought into force when it ends well.
 //! Never decides which device has its turn.
 
-use protocol_types::{EndpointName, Reason, ReasonCode, RolloutId, RolloutState, UnixSeconds};
+use protocol_types::{EndpointName, Reason, ReasonCode, RevisionStanding, RolloutId, RolloutState, UnixSeconds};
 use serde_json::{Map, Value, json};
 use sqlx::{Any, AnyConnection, AssertSqlSafe, Row, any::AnyArguments, query::Query};
 
@@ -9,29 +9,6 @@ use crate::{
     AccountScope, Change, ConfigurationLevel, ConfigurationRow, EventDraft, RolloutRow, StoreError, Subject,
     configurations::read, error::cannot, events, numbers::to_sql, transaction::Transaction, updates::parsed,
 };
-
-/// How a revision stands to the one of its level that is in force.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RevisionStanding {
-    /// An older one.
-    Past,
-    /// It is the one.
-    InForce,
-    /// A newer one, which a rollout may bring in force.
-    Staged,
-}
-
-impl RevisionStanding {
-    pub(crate) const fn of(revision: i64, in_force: i64) -> Self {
-        if revision < in_force {
-            Self::Past
-        } else if revision == in_force {
-            Self::InForce
-        } else {
-            Self::Staged
-        }
-    }
-}
 
 /// The rollout that gave a device a revision that is not in force.
 #[derive(Clone, Debug, PartialEq, Eq)]

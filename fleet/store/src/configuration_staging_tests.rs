@@ -2,14 +2,14 @@
 
 use protocol_types::{
     ConfigurationState, Consent, DeviceState, Digest, EndpointName, OnFailure, Phase, Reason, ReasonCode,
-    RolloutAction, RolloutId, RolloutState,
+    RevisionStanding, RolloutAction, RolloutId, RolloutState,
 };
 use serde_json::{Map, Value, json};
 
 use crate::{
     AccountScope, Audience, ConfigurationLevel, ConfigurationReport, Decision, DeviceFacts, DeviceStep,
-    GivenConfiguration, GroupChange, NewRollout, Policy, Released, RevisionStanding, RolloutFacts, StoreError, Subject,
-    Tally, Threshold, WishStep,
+    GivenConfiguration, GroupChange, NewRollout, Policy, Released, RolloutFacts, StoreError, Subject, Tally, Threshold,
+    WishStep,
     tests::{Database, NOW, fleet},
 };
 

@@ -1,12 +1,12 @@
 //! Documents of configuration: one of the account, of each group and of each device, with every revision that was saved. Never merges
 //! them and never reads what they say.
 
-use protocol_types::{EndpointName, GroupName, UnixSeconds};
+use protocol_types::{EndpointName, GroupName, RevisionStanding, UnixSeconds};
 use serde_json::{Map, Value, json};
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    AccountScope, Change, EventDraft, Released, RevisionStanding, StoreError,
+    AccountScope, Change, EventDraft, Released, StoreError,
     error::{at_revision, cannot},
     events,
     numbers::{time, to_sql},

@@ -6,11 +6,12 @@ use protocol_types::UnixSeconds;
 use sqlx::{AssertSqlSafe, Row};
 
 use crate::{
-    AccountScope, PresenceState, StoreError,
+    AccountScope, StoreError,
     devices::bound,
     error::cannot,
     filter::{self, Filter, Place, Source},
     numbers::from_sql,
+    presence::presence_as_sql,
 };
 
 /// A field that devices can be counted by.
@@ -68,7 +69,7 @@ impl CountBy {
             Source::Attribute(key) => {
                 ("x.value".to_owned(), rows_of("device_attributes", " AND x.key = $2"), key.as_str())
             }
-            Source::Presence => (PresenceState::as_sql(now), String::new(), ""),
+            Source::Presence => (presence_as_sql(now), String::new(), ""),
             Source::Tag => ("x.tag".to_owned(), rows_of("device_tags", ""), ""),
             Source::Group => return None,
         };

@@ -1,7 +1,7 @@
 //! Devices that are taken out of service for good: their credentials and all that let them in go, they and their history stay. Such a
 //! device comes back only by an enrolment that names it and was made afterwards.
 
-use protocol_types::{EndpointName, UnixSeconds};
+use protocol_types::{EndpointName, Standing, UnixSeconds};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Row};
 
@@ -103,8 +103,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        DeviceChange, EnrolmentRule, FactoryIdentity, GroupChange, ListBatch, ListLine, ListedCertificate,
-        NewAuthority, NewCertificate, OperationRequest, Parent, Presence, PresenceFact, Promise, Standing, Verdict,
+        DeviceChange, DeviceEvent, EnrolmentRule, FactoryIdentity, GroupChange, ListBatch, ListLine, ListedCertificate,
+        NewAuthority, NewCertificate, OperationRequest, Parent, PresenceFact, Promise, Verdict,
         tests::{Database, NOW},
     };
 
@@ -124,13 +124,13 @@ mod tests {
         account.record_certificate(&gate(), certificate, NOW).await.unwrap()
     }
 
-    async fn presence(db: &Database, account: &AccountScope, what: Presence) -> Verdict {
+    async fn presence(db: &Database, account: &AccountScope, what: DeviceEvent) -> Verdict {
         let fact = PresenceFact { account: account.name().clone(), endpoint: gate(), what };
         db.store.service_wide().record_presence(&[fact], NOW).await.unwrap().remove(0).unwrap()
     }
 
-    fn registers() -> Presence {
-        Presence::Registers { serial: "o1".into(), session: 1, promise: Promise::new(300, false) }
+    fn registers() -> DeviceEvent {
+        DeviceEvent::Registers { serial: "o1".into(), session: 1, promise: Promise::new(300, false) }
     }
 
     async fn list(account: &AccountScope) {
@@ -192,7 +192,7 @@ mod tests {
         let events = account.last_event().await.unwrap();
         account.decommission_device(&gate(), "again", NOW).await.unwrap();
         assert_eq!(account.last_event().await.unwrap(), events, "a second time changes nothing");
-        presence(&db, &account, Presence::Left { session: 1 }).await.unwrap();
+        presence(&db, &account, DeviceEvent::Left { session: 1 }).await.unwrap();
         assert_eq!(db.store.service_wide().tell_overdue(10, UnixSeconds(NOW.0 + 1_000_000)).await.unwrap(), 0);
         let unknown = account.decommission_device(&EndpointName::new("gate-9").unwrap(), "", NOW).await.unwrap_err();
         assert!(matches!(unknown, StoreError::NotFound { kind: "device", .. }), "{unknown}");

@@ -3,12 +3,12 @@
 //! Two rules notice a clone: a device that has used a certificate never shows an older one again, and never answers in two
 //! places at once. Whoever breaks one is quarantined until an operator has looked.
 
-use protocol_types::{EndpointName, ReasonCode, UnixSeconds};
+use protocol_types::{EndpointName, ReasonCode, Standing, UnixSeconds};
 use serde_json::json;
 use sqlx::Row;
 
 use crate::{
-    AccountScope, Standing, StoreError, Verdict, enrolments, error::cannot, numbers::to_sql, transaction::Transaction,
+    AccountScope, StoreError, Verdict, devices, enrolments, error::cannot, numbers::to_sql, transaction::Transaction,
 };
 
 /// An operational certificate that is about to be handed out.
@@ -136,7 +136,7 @@ impl AccountScope {
         let Some(row) = row else { return Ok(Err(ReasonCode::NotEnrolled)) };
         let standing: String = row.try_get("standing").map_err(cannot(doing))?;
         let number: Option<i64> = row.try_get("number").map_err(cannot(doing))?;
-        Ok(match Standing::read(&standing)? {
+        Ok(match devices::standing(&standing)? {
             Standing::Active if number.is_some() => Ok(()),
             Standing::Active => Err(ReasonCode::CertificateUnknown),
             Standing::Suspended => Err(ReasonCode::Suspended),
@@ -208,7 +208,7 @@ impl AccountScope {
             let optional = |column| row.try_get::<Option<i64>, _>(column).map_err(cannot(doing));
             let standing: String = row.try_get("standing").map_err(cannot(doing))?;
             Ok(Shown {
-                standing: Standing::read(&standing)?,
+                standing: devices::standing(&standing)?,
                 connected: optional("connected")? == Some(1),
                 number: optional("number")?,
                 is_new: optional("first_used")?.is_none(),

@@ -1,6 +1,6 @@
 //! The device directory: who the devices of an account are, how they stand, and what is installed there.
 
-use protocol_types::{Digest, EndpointName, UnixSeconds};
+use protocol_types::{Digest, EndpointName, Presence, Standing, UnixSeconds};
 use serde_json::json;
 use sqlx::{
     Any, AnyConnection, AssertSqlSafe, Row,
@@ -9,7 +9,7 @@ use sqlx::{
 };
 
 use crate::{
-    AccountScope, ConfigurationLevel, Deadlines, DeviceReport, PresenceState, Promise, StoreError,
+    AccountScope, ConfigurationLevel, Deadlines, DeviceReport, Promise, StoreError,
     configuration_staging::FORGET_RELEASED,
     error::{cannot, formed},
     filter::{Bind, Filter, Place, version_key},
@@ -17,41 +17,6 @@ use crate::{
     transaction::Transaction,
     updates,
 };
-
-/// Whether a device may take part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Standing {
-    /// It takes part.
-    Active,
-    /// An operator has suspended it: it cannot register.
-    Suspended,
-    /// Its identity was seen in two places: it may register and report, and gets nothing.
-    Quarantined,
-    /// It was taken out of service for good; only a new enrolment that names it lets it come back.
-    Decommissioned,
-}
-
-impl Standing {
-    /// The standing as the table holds it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Suspended => "suspended",
-            Self::Quarantined => "quarantined",
-            Self::Decommissioned => "decommissioned",
-        }
-    }
-
-    pub(crate) fn read(text: &str) -> Result<Self, StoreError> {
-        match text {
-            "active" => Ok(Self::Active),
-            "suspended" => Ok(Self::Suspended),
-            "quarantined" => Ok(Self::Quarantined),
-            "decommissioned" => Ok(Self::Decommissioned),
-            _ => Err(StoreError::Damaged { table: "devices", column: "standing" }),
-        }
-    }
-}
 
 /// A device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,8 +55,8 @@ pub struct DeviceRow {
 
 impl DeviceRow {
     /// How it stands to what it has promised.
-    pub const fn presence(&self, now: UnixSeconds) -> PresenceState {
-        if self.connected { PresenceState::Connected } else { self.deadlines.state(now) }
+    pub const fn presence(&self, now: UnixSeconds) -> Presence {
+        if self.connected { Presence::Connected } else { self.deadlines.state(now) }
     }
 }
 
@@ -146,6 +111,11 @@ const COLUMNS: &str =
     r.running_digest AS said_running_digest, r.slot AS said_slot, r.floor AS said_floor, r.received AS said_received";
 const TABLES: &str = "devices d LEFT JOIN device_reports r ON r.account = d.account AND r.endpoint = d.endpoint";
 
+/// Reads the column `standing`.
+pub(crate) fn standing(text: &str) -> Result<Standing, StoreError> {
+    Standing::parse(text).ok_or(StoreError::Damaged { table: "devices", column: "standing" })
+}
+
 fn read(row: &AnyRow) -> Result<DeviceRow, StoreError> {
     let doing = "read a device";
     let text = |column| row.try_get::<String, _>(column).map_err(cannot(doing));
@@ -153,7 +123,7 @@ fn read(row: &AnyRow) -> Result<DeviceRow, StoreError> {
     let number = |column| row.try_get::<Option<i64>, _>(column).map_err(cannot(doing));
     Ok(DeviceRow {
         endpoint: formed(row, doing, ("devices", "endpoint"))?,
-        standing: Standing::read(&text("standing")?)?,
+        standing: standing(&text("standing")?)?,
         standing_reason: optional("standing_reason")?,
         authority: text("authority")?,
         factory_serial: text("factory_serial")?,

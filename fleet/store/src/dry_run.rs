@@ -1,11 +1,11 @@
 //! An audience in classes: devices that no rule of a rollout tells apart are counted together, by the database. Never decides.
 
-use protocol_types::{Digest, UnixSeconds};
+use protocol_types::{Digest, Standing, UnixSeconds};
 use sqlx::{AnyConnection, AssertSqlSafe, Row, any::AnyRow};
 
 use crate::{
-    AccountScope, Audience, DeviceFacts, DeviceReport, NewRollout, Standing, StoreError, Zone,
-    devices::bound,
+    AccountScope, Audience, DeviceFacts, DeviceReport, NewRollout, StoreError, Zone,
+    devices::{self, bound},
     error::cannot,
     filter::{Bind, Place},
     numbers::from_sql,
@@ -147,7 +147,7 @@ fn read_classes(
             attempt: 1,
             failed: 0,
             not_before: None,
-            present: Some((number("connected")? == 1, Standing::read(&standing)?)),
+            present: Some((number("connected")? == 1, devices::standing(&standing)?)),
             last_seen: None,
             meant: true,
             wish: None,

@@ -1,11 +1,11 @@
 //! The same edit to many devices, as a long operation: in the order of their names, some in each transaction.
 
-use protocol_types::{EndpointName, GroupName, OperationState, RowOutcome, UnixSeconds};
+use protocol_types::{EndpointName, GroupName, OperationState, RowOutcome, Standing, UnixSeconds};
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, raw_sql};
 
 use crate::{
-    AccountScope, DeviceChange, Filter, Standing, StoreError,
+    AccountScope, DeviceChange, Filter, StoreError,
     devices::bound,
     error::{cannot, formed},
     filter::Place,

@@ -3,7 +3,7 @@
 use protocol_types::{CommandState, Digest, EndpointName, JobState, UnixSeconds};
 
 use crate::{
-    AccountScope, Delivered, EnrolmentRule, FactoryIdentity, NewAuthority, NewCertificate, NewJob, Parent, Presence,
+    AccountScope, Delivered, DeviceEvent, EnrolmentRule, FactoryIdentity, NewAuthority, NewCertificate, NewJob, Parent,
     PresenceFact, Promise, RequestKey, StoreError,
     tests::{Database, NOW},
 };
@@ -21,7 +21,7 @@ const fn session(n: usize) -> u64 {
     n as u64 + 1
 }
 
-async fn presence(db: &Database, n: usize, what: Presence) {
+async fn presence(db: &Database, n: usize, what: DeviceEvent) {
     let fact = PresenceFact { account: "one".parse().unwrap(), endpoint: name(n), what };
     for verdict in db.store.service_wide().record_presence(&[fact], NOW).await.unwrap() {
         verdict.unwrap().unwrap();
@@ -30,7 +30,7 @@ async fn presence(db: &Database, n: usize, what: Presence) {
 
 async fn connect(db: &Database, n: usize) {
     let promise = Promise::new(300, false);
-    presence(db, n, Presence::Registers { serial: format!("o{n}"), session: session(n), promise }).await;
+    presence(db, n, DeviceEvent::Registers { serial: format!("o{n}"), session: session(n), promise }).await;
 }
 
 /// An account with so many devices, all connected.
@@ -133,7 +133,7 @@ async fn a_job_keeps_its_rate_and_a_device_that_went_away_gives_its_turn_to_anot
     choose_all(&account, job).await;
     assert_eq!(account.move_job(job, NOW).await.unwrap(), 1);
     assert_eq!(account.move_job(job, later(59)).await.unwrap(), 0, "one in a minute");
-    presence(&db, 0, Presence::Left { session: session(0) }).await;
+    presence(&db, 0, DeviceEvent::Left { session: session(0) }).await;
     // It has not taken its part: it waits for another turn, and the next one in order has the minute's.
     assert_eq!(account.move_job(job, later(61)).await.unwrap(), 1);
     assert!(!work(&account, 0, &Delivered::Done(None)).await);
@@ -147,7 +147,7 @@ async fn a_job_keeps_its_rate_and_a_device_that_went_away_gives_its_turn_to_anot
 async fn a_device_that_sleeps_holds_nobody_up_and_has_its_turn_when_it_is_there() {
     let db = Database::new().await;
     let account = with_devices(&db, 3).await;
-    presence(&db, 0, Presence::Left { session: session(0) }).await;
+    presence(&db, 0, DeviceEvent::Left { session: session(0) }).await;
     let job = start(&account, 1, 100).await;
     choose_all(&account, job).await;
     for n in [1, 2] {

@@ -1,11 +1,10 @@
 //! Claims about long operations on both databases: each row once, whatever is cut off, and nothing left of a refused one.
 
-use protocol_types::{Digest, EndpointName, OperationState, ReasonCode, RowOutcome, UnixSeconds};
+use protocol_types::{Digest, EndpointName, OperationState, ReasonCode, RowOutcome, Standing, UnixSeconds};
 
 use crate::{
     AccountScope, AttributeValue, DeviceChange, DeviceEdit, FactoryIdentity, Fingerprint, GroupChange, LineFault,
-    ListBatch, ListLine, ListedCertificate, MAX_TAGS, NewAuthority, OperationRequest, RequestKey, Standing, StoreError,
-    Verdict,
+    ListBatch, ListLine, ListedCertificate, MAX_TAGS, NewAuthority, OperationRequest, RequestKey, StoreError, Verdict,
     tests::{Database, NOW},
 };
 

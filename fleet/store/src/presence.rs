@@ -1,7 +1,7 @@
 //! Presence by the schedule that a device itself has promised, and the times at which it changes by itself. The decision is a function
 //! of promise, last sign of life and now; only deadlines that have come are looked at, however many devices there are.
 
-use protocol_types::{EndpointName, UnixSeconds};
+use protocol_types::{EndpointName, Presence, UnixSeconds};
 use serde_json::json;
 use sqlx::Row;
 
@@ -28,19 +28,6 @@ pub struct Deadlines {
     pub late: UnixSeconds,
     /// The first second in which it is lost.
     pub lost: UnixSeconds,
-}
-
-/// How a device stands to what it has promised.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum PresenceState {
-    /// It is registered over a connection that stands.
-    Connected,
-    /// It is not connected, as it has promised, and not yet due.
-    Sleeping,
-    /// It should be here.
-    Late,
-    /// It should be here since so long that it will hardly come by itself.
-    Lost,
 }
 
 impl Promise {
@@ -85,48 +72,33 @@ impl Promise {
 
 impl Deadlines {
     /// How a device that is not connected stands now.
-    pub const fn state(self, now: UnixSeconds) -> PresenceState {
+    pub const fn state(self, now: UnixSeconds) -> Presence {
         if now.0 < self.late.0 {
-            PresenceState::Sleeping
+            Presence::Sleeping
         } else if now.0 < self.lost.0 {
-            PresenceState::Late
+            Presence::Late
         } else {
-            PresenceState::Lost
+            Presence::Lost
         }
     }
 
     /// When that changes next by time alone.
     pub const fn next(self, now: UnixSeconds) -> Option<UnixSeconds> {
         match self.state(now) {
-            PresenceState::Sleeping => Some(self.late),
-            PresenceState::Late => Some(self.lost),
-            PresenceState::Connected | PresenceState::Lost => None,
+            Presence::Sleeping => Some(self.late),
+            Presence::Late => Some(self.lost),
+            Presence::Connected | Presence::Lost => None,
         }
     }
 }
 
-impl PresenceState {
-    /// All states.
-    pub const ALL: &[Self] = &[Self::Connected, Self::Sleeping, Self::Late, Self::Lost];
-
-    /// The state as filters and events write it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Connected => "connected",
-            Self::Sleeping => "sleeping",
-            Self::Late => "late",
-            Self::Lost => "lost",
-        }
-    }
-
-    /// The state as an expression over a device `d`; the same as [`Deadlines::state`].
-    pub(crate) fn as_sql(now: UnixSeconds) -> String {
-        let now = to_sql(now.0);
-        format!(
-            "CASE WHEN d.connected = 1 THEN 'connected' WHEN d.late_at > {now} THEN 'sleeping' \
-             WHEN d.lost_at > {now} THEN 'late' ELSE 'lost' END"
-        )
-    }
+/// How a device `d` stands, as an expression; the same as [`Deadlines::state`].
+pub(crate) fn presence_as_sql(now: UnixSeconds) -> String {
+    let now = to_sql(now.0);
+    format!(
+        "CASE WHEN d.connected = 1 THEN 'connected' WHEN d.late_at > {now} THEN 'sleeping' \
+         WHEN d.lost_at > {now} THEN 'late' ELSE 'lost' END"
+    )
 }
 
 impl AccountScope {
@@ -216,10 +188,10 @@ impl ServiceWide {
                 .await
                 .map_err(cannot("note that a device is overdue"))?;
             let kind = match deadlines.state(now) {
-                PresenceState::Late => "device.late",
-                PresenceState::Lost => "device.lost",
+                Presence::Late => "device.late",
+                Presence::Lost => "device.lost",
                 // Not overdue after all: the clock of the service was set back.
-                PresenceState::Sleeping | PresenceState::Connected => continue,
+                Presence::Sleeping | Presence::Connected => continue,
             };
             tx.changed(account.device_changed(&endpoint));
             account.tell(&mut tx, &endpoint, (kind, json!({})), now).await?;
@@ -257,9 +229,9 @@ mod tests {
             // Within its promise a device that sleeps is neither late nor lost; one that stays connected never sleeps.
             let within = UnixSeconds(heard.0 + u64::from(promise.lifetime()));
             if promise.sleeps() {
-                prop_assert_eq!(deadlines.state(within), PresenceState::Sleeping);
+                prop_assert_eq!(deadlines.state(within), Presence::Sleeping);
             } else {
-                prop_assert_eq!(deadlines.state(left), PresenceState::Late);
+                prop_assert_eq!(deadlines.state(left), Presence::Late);
             }
         }
 
@@ -276,7 +248,7 @@ mod tests {
                     prop_assert_eq!(deadlines.state(UnixSeconds(next.0 - 1)), deadlines.state(now));
                     prop_assert_ne!(deadlines.state(next), deadlines.state(now));
                 }
-                None => prop_assert_eq!(deadlines.state(now), PresenceState::Lost),
+                None => prop_assert_eq!(deadlines.state(now), Presence::Lost),
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Joining, certificates and registrations together, as a device goes through them.
 
 use protocol_types::{
-    EndpointName, ReasonCode, UnixSeconds,
+    EndpointName, ReasonCode, Standing, UnixSeconds,
     boot_record::Format1,
     recovery::{RecoveryKey, Sealed, SealedRecoveryKey},
 };
@@ -9,9 +9,9 @@ use protocol_types::{
 use serde_json::Value;
 
 use crate::{
-    AccountScope, DeviceChange, EnrolmentRule, FactoryIdentity, Filter, ListBatch, ListLine, ListedCertificate,
-    MAX_TAGS, NewAuthority, NewCertificate, OperationRequest, Parent, Presence, PresenceFact, Promise, RecoveryRow,
-    Standing, StoreError, Verdict,
+    AccountScope, DeviceChange, DeviceEvent, EnrolmentRule, FactoryIdentity, Filter, ListBatch, ListLine,
+    ListedCertificate, MAX_TAGS, NewAuthority, NewCertificate, OperationRequest, Parent, PresenceFact, Promise,
+    RecoveryRow, StoreError, Verdict,
     tests::{Database, NOW},
 };
 
@@ -55,7 +55,7 @@ async fn issue(scope: &AccountScope, endpoint: &str, serial: &str, parent: Paren
 }
 
 async fn register(db: &Database, scope: &AccountScope, endpoint: &str, serial: &str) -> Verdict {
-    let what = Presence::Registers { serial: serial.into(), session: 7, promise: Promise::new(300, false) };
+    let what = DeviceEvent::Registers { serial: serial.into(), session: 7, promise: Promise::new(300, false) };
     let fact = PresenceFact { account: scope.name().clone(), endpoint: name(endpoint), what };
     db.store.service_wide().record_presence(&[fact], NOW).await.unwrap().remove(0).unwrap()
 }
@@ -236,7 +236,7 @@ async fn presence_is_told_once_and_nobody_is_connected_after_a_restart() {
     let left = |session| PresenceFact {
         account: scope.name().clone(),
         endpoint: name("gate-1"),
-        what: Presence::Left { session },
+        what: DeviceEvent::Left { session },
     };
     db.store.service_wide().record_presence(&[left(6)], NOW).await.unwrap();
     assert!(scope.device(&name("gate-1")).await.unwrap().connected, "an older connection ended the newer one");
@@ -264,7 +264,7 @@ async fn of_devices_that_come_together_one_that_fails_leaves_nothing_behind_and_
     scope.enrol_listed(operation, &batch, NOW).await.unwrap();
     let before = scope.last_event().await.unwrap();
     let joins = |n: u8| {
-        let what = Presence::Joins { authority: ca.clone(), serial: "f0".into(), fingerprint: [n; 32] };
+        let what = DeviceEvent::Joins { authority: ca.clone(), serial: "f0".into(), fingerprint: [n; 32] };
         PresenceFact { account: scope.name().clone(), endpoint: name(&format!("gate-{n}")), what }
     };
     let verdicts = db.store.service_wide().record_presence(&[1, 2, 3, 4].map(joins), NOW).await.unwrap();

@@ -1,12 +1,11 @@
 //! What devices do that they hear yes to only once it is on disk: join, get a certificate, register, report, leave. Many of these share
 //! one transaction. Never verifies a signature.
 
-use protocol_types::{AccountName, EndpointName, ReasonCode, UnixSeconds};
+use protocol_types::{AccountName, EndpointName, ReasonCode, Standing, UnixSeconds};
 use serde_json::{Value, json};
 
 use crate::{
-    AccountScope, ComponentRow, DeviceReport, EventDraft, Fingerprint, Parent, Promise, ServiceWide, Standing,
-    StoreError,
+    AccountScope, ComponentRow, DeviceReport, EventDraft, Fingerprint, Parent, Promise, ServiceWide, StoreError,
     admission::FactoryIdentity,
     device_certificates::{NewCertificate, Shown},
     enrolments,
@@ -24,12 +23,12 @@ pub struct PresenceFact {
     /// The device.
     pub endpoint: EndpointName,
     /// What happened.
-    pub what: Presence,
+    pub what: DeviceEvent,
 }
 
 /// What a device does, or what happened to its presence.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Presence {
+pub enum DeviceEvent {
     /// It bootstraps and asks to join; its factory certificate was verified.
     Joins {
         /// The authority that the chain of its factory certificate ends at.
@@ -81,7 +80,7 @@ pub enum Presence {
 /// Whether a device may do what it asks, and how it stands; refused devices hear the code.
 pub type Verdict = Result<Standing, ReasonCode>;
 
-impl Presence {
+impl DeviceEvent {
     /// Whether it may fail for reasons of its own, such as a list that gives the device more labels than it may have.
     const fn may_fail_alone(&self) -> bool {
         match self {
@@ -100,22 +99,22 @@ impl AccountScope {
     ) -> Result<Verdict, StoreError> {
         let endpoint = &fact.endpoint;
         match &fact.what {
-            Presence::Joins { authority, serial, fingerprint } => {
+            DeviceEvent::Joins { authority, serial, fingerprint } => {
                 self.admit_on(tx, FactoryIdentity { endpoint, authority, serial, fingerprint }, now).await
             }
-            Presence::Certified { serial, parent, not_after } => {
+            DeviceEvent::Certified { serial, parent, not_after } => {
                 let certificate = NewCertificate { serial, parent: parent.as_ref(), not_after: *not_after };
                 self.record_certificate_on(tx, endpoint, certificate, now).await
             }
-            Presence::Reports { components, report } => {
+            DeviceEvent::Reports { components, report } => {
                 self.set_components_on(tx, endpoint, components).await?;
                 self.record_report_on(tx, endpoint, report, now).await?;
                 Ok(Ok(Standing::Active))
             }
-            Presence::Registers { serial, session, promise } => {
+            DeviceEvent::Registers { serial, session, promise } => {
                 self.registers(tx, endpoint, (serial, *session, *promise), now).await
             }
-            Presence::Heard { promise } => {
+            DeviceEvent::Heard { promise } => {
                 sqlx::query("UPDATE devices SET last_seen = $3 WHERE account = $1 AND endpoint = $2")
                     .bind(self.id())
                     .bind(endpoint.as_str())
@@ -128,11 +127,11 @@ impl AccountScope {
                 }
                 Ok(Ok(Standing::Active))
             }
-            Presence::Left { session } => {
+            DeviceEvent::Left { session } => {
                 self.left(tx, (endpoint, *session), now).await?;
                 Ok(Ok(Standing::Active))
             }
-            Presence::SeenTwice => {
+            DeviceEvent::SeenTwice => {
                 self.quarantine(tx, endpoint, "the device answered in two places at once", now).await?;
                 Ok(Ok(Standing::Quarantined))
             }

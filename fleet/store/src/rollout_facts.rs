@@ -1,12 +1,13 @@
 //! What is known about a rollout and its devices: the facts that a decision needs, read in one look. Never decides.
 
-use protocol_types::{DeviceState, EndpointName, OnFailure, RolloutId, RolloutState, UnixSeconds, WaitingFor};
+use protocol_types::{
+    DeviceState, EndpointName, OnFailure, RolloutId, RolloutState, Standing, UnixSeconds, WaitingFor,
+};
 use sqlx::{AnyConnection, AssertSqlSafe, Row, any::AnyRow};
 
 use crate::{
-    AccountScope, Audience, DeviceReport, NewRollout, RolloutRow, Standing, StoreError, Subject, Wave,
-    configuration_facts,
-    devices::bound,
+    AccountScope, Audience, DeviceReport, NewRollout, RolloutRow, StoreError, Subject, Wave, configuration_facts,
+    devices::{self, bound},
     error::cannot,
     filter::{Bind, Clause, Filter, Place},
     numbers::{from_sql, time, to_sql},
@@ -173,7 +174,7 @@ fn read_facts(row: &AnyRow, filters: &[u32], rollout: &RolloutRow) -> Result<Dev
         Some(state) => Some((DeviceState::parse(&state).ok_or_else(|| damaged("state"))?, read_waiting(row)?)),
         None => None,
     };
-    let standing = updates::text(row, "standing")?.map(|text| Standing::read(&text)).transpose()?;
+    let standing = updates::text(row, "standing")?.map(|text| devices::standing(&text)).transpose()?;
     // To a rollout, a device that was taken out of service is not there.
     let present = standing
         .filter(|standing| *standing != Standing::Decommissioned)

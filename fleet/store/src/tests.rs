@@ -526,7 +526,7 @@ async fn the_facts_of_a_device_are_what_was_recorded() {
     let expected = crate::DeviceFacts {
         endpoint: endpoint("gate-2"),
         at: None,
-        present: Some((true, crate::Standing::Active)),
+        present: Some((true, protocol_types::Standing::Active)),
         last_seen: None,
         meant: true,
         wish: None,

@@ -1,8 +1,8 @@
 //! What must hold at the end, when everything had time to come to its end: what the service says of each rollout and device is held
 //! against what the devices know.
 
-use fleet_store::{AccountScope, DesiredRelease, Standing};
-use protocol_types::{Digest, Phase, RolloutId};
+use fleet_store::{AccountScope, DesiredRelease};
+use protocol_types::{Digest, Phase, RolloutId, Standing};
 use serde_json::Value;
 
 use crate::{account::Account, device::Body, ledger::Rule, scenario::Fleet};

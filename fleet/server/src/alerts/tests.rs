@@ -1,7 +1,7 @@
 //! Claims about alerts as the API shows them, against the real database.
 
 use axum::http::StatusCode;
-use fleet_store::Presence;
+use fleet_store::DeviceEvent;
 use serde_json::{Value, json};
 
 use crate::{
@@ -29,7 +29,7 @@ async fn a_device_that_breaks_its_promise_is_an_alert_that_is_told_known_of_and_
     alerts::round(&service.fleet).await.unwrap();
     assert!(kinds(&caller).await.is_empty());
 
-    service.presence("default", &gate, Presence::Left { session: 1 }).await;
+    service.presence("default", &gate, DeviceEvent::Left { session: 1 }).await;
     alerts::round(&service.fleet).await.unwrap();
     alerts::round(&service.fleet).await.unwrap();
     assert_eq!(kinds(&caller).await, ["alert.raised"]);
@@ -44,7 +44,8 @@ async fn a_device_that_breaks_its_promise_is_an_alert_that_is_told_known_of_and_
     assert_eq!((status, &known["acknowledged"]["note"]), (StatusCode::OK, &json!("on my way")));
     assert!(known["acknowledged"]["by"].as_str().unwrap().starts_with("token/"), "{known}");
 
-    let back = Presence::Registers { serial: "o1".into(), session: 2, promise: fleet_store::Promise::new(300, false) };
+    let back =
+        DeviceEvent::Registers { serial: "o1".into(), session: 2, promise: fleet_store::Promise::new(300, false) };
     service.presence("default", &gate, back).await;
     alerts::round(&service.fleet).await.unwrap();
     assert_eq!(kinds(&caller).await, ["alert.raised", "alert.acknowledged", "alert.resolved"]);

@@ -1,9 +1,9 @@
 //! Claims about merging documents, the origin of settings, differences, and how a device stands.
 
 use fleet_api::ConfigurationStatus;
-use fleet_store::{ConfigurationLevel, ConfigurationReport, ConfigurationRow, GivenConfiguration, RevisionStanding};
+use fleet_store::{ConfigurationLevel, ConfigurationReport, ConfigurationRow, GivenConfiguration};
 use proptest::prelude::*;
-use protocol_types::{ConfigurationState, Digest, UnixSeconds};
+use protocol_types::{ConfigurationState, Digest, RevisionStanding, UnixSeconds};
 use serde_json::{Map, Value, json};
 
 use super::{changes, diff::settings, effective, merge::merge, replaced, status};

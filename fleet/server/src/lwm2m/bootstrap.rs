@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use fleet_store::{Parent, Presence};
+use fleet_store::{DeviceEvent, Parent};
 use protocol_lwm2m::{
     coap::{Code, ContentFormat, Message},
     object::{Accounts, SecurityAccount, ServerAccount},
@@ -98,7 +98,7 @@ impl Visit<'_> {
         let verdict = if endpoint.is_some_and(|endpoint| endpoint != identity.endpoint) {
             Err(ReasonCode::IdentityMismatch)
         } else {
-            let joins = Presence::Joins {
+            let joins = DeviceEvent::Joins {
                 authority: self.peer.authority.to_string(),
                 serial: self.peer.facts.serial.clone(),
                 fingerprint: self.peer.facts.fingerprint,

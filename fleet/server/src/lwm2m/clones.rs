@@ -1,6 +1,6 @@
 //! The part of a visit that notices one identity in two places: an older connection that still answers.
 
-use fleet_store::Presence;
+use fleet_store::DeviceEvent;
 use protocol_lwm2m::server::RequestError;
 
 use super::management::Visit;
@@ -22,7 +22,7 @@ impl Visit {
     pub(super) async fn seen_twice(&mut self) {
         let identity = &self.facts.identity;
         tracing::warn!(account = %identity.account, device = %identity.endpoint, "one identity answers in two places");
-        if self.devices.presence.record(identity, Presence::SeenTwice).await.is_err() {
+        if self.devices.presence.record(identity, DeviceEvent::SeenTwice).await.is_err() {
             tracing::error!(account = %identity.account, device = %identity.endpoint, "a clone was not recorded");
         }
         self.is_over = true;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fleet_store::{Parent, Presence, Promise};
+use fleet_store::{DeviceEvent, Parent, Promise};
 use protocol_lwm2m::{
     coap::{Code, Message},
     server::{Decision, Question, Registration, RegistrationUpdate},
@@ -47,7 +47,7 @@ impl Visit {
         }
         self.promise = Promise::new(registration.lifetime, registration.queue_mode);
         let what =
-            Presence::Registers { serial: self.facts.serial.clone(), session: self.session, promise: self.promise };
+            DeviceEvent::Registers { serial: self.facts.serial.clone(), session: self.session, promise: self.promise };
         let standing = match self.devices.presence.record(identity, what).await {
             Ok(Ok(standing)) => standing,
             Ok(Err(reason)) => return self.refuse(reason),
@@ -73,7 +73,7 @@ impl Visit {
         let promised = update.lifetime.map(|lifetime| Promise::new(lifetime, self.promise.sleeps()));
         let promise = promised.filter(|promise| *promise != self.promise);
         if promise.is_some() || self.heard.elapsed() >= HEARD_STEP {
-            if self.devices.presence.record(&self.facts.identity, Presence::Heard { promise }).await.is_err() {
+            if self.devices.presence.record(&self.facts.identity, DeviceEvent::Heard { promise }).await.is_err() {
                 return unavailable();
             }
             self.promise = promise.unwrap_or(self.promise);

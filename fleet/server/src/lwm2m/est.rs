@@ -1,7 +1,7 @@
 //! Enrolment over secure transport (RFC 9148): the certificate requests of both ports. Never believes what a request says of
 //! itself: subject, key and parent are all checked against the connection.
 
-use fleet_store::{Parent, Presence};
+use fleet_store::{DeviceEvent, Parent};
 use protocol_lwm2m::coap::{Code, ContentFormat, Message};
 use protocol_types::ReasonCode;
 
@@ -119,7 +119,7 @@ async fn issue(
             return failed();
         }
     };
-    let certified = Presence::Certified { serial: issued.serial.clone(), parent, not_after: issued.not_after };
+    let certified = DeviceEvent::Certified { serial: issued.serial.clone(), parent, not_after: issued.not_after };
     match devices.presence.record(identity, certified).await {
         Ok(Ok(_)) => {
             devices.fleet.metrics.certificates.inc();

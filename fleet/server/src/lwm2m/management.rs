@@ -3,12 +3,12 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use fleet_store::{Presence, Promise, Standing, StoreError};
+use fleet_store::{DeviceEvent, Promise, StoreError};
 use protocol_lwm2m::{
     formats::Entry,
     server::{Answer, Content, Ended, Fact, Operation, Registration, RequestError, Step},
 };
-use protocol_types::Reason;
+use protocol_types::{Reason, Standing};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{Instant, sleep_until},
@@ -365,7 +365,7 @@ impl Visit {
             return;
         };
         let phase = said.status.phase;
-        let reports = Presence::Reports { components: said.components, report: Box::new(said.status) };
+        let reports = DeviceEvent::Reports { components: said.components, report: Box::new(said.status) };
         match self.devices.presence.record(identity, reports).await {
             Ok(_) => tracing::debug!(
                 account = %identity.account, device = %identity.endpoint, %phase, "device reported"
@@ -429,7 +429,7 @@ impl Visit {
         let identity = &self.facts.identity;
         self.devices.live.leave(identity, &self.live);
         tracing::info!(account = %identity.account, device = %identity.endpoint, "device left");
-        if self.devices.presence.record(identity, Presence::Left { session: self.session }).await.is_err() {
+        if self.devices.presence.record(identity, DeviceEvent::Left { session: self.session }).await.is_err() {
             tracing::warn!(account = %identity.account, device = %identity.endpoint, "that a device left was not recorded");
         }
     }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use fleet_store::{Presence, PresenceFact, Verdict};
+use fleet_store::{DeviceEvent, PresenceFact, Verdict};
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
@@ -40,7 +40,7 @@ impl PresenceRecorder {
     }
 
     /// Records a fact and answers when it is on disk.
-    pub(crate) async fn record(&self, identity: &DeviceIdentity, what: Presence) -> Result<Verdict, NotRecorded> {
+    pub(crate) async fn record(&self, identity: &DeviceIdentity, what: DeviceEvent) -> Result<Verdict, NotRecorded> {
         let fact = PresenceFact { account: identity.account.clone(), endpoint: identity.endpoint.clone(), what };
         let recorded = async {
             let (verdict, answer) = oneshot::channel();

@@ -5,7 +5,7 @@ use axum::{
     http::{Request, StatusCode, header},
 };
 use fleet_api::TokenScope;
-use fleet_store::Presence;
+use fleet_store::DeviceEvent;
 use serde_json::{Value, json};
 
 use crate::test_service::{Caller, TestService};
@@ -33,7 +33,7 @@ async fn a_command_is_accepted_with_its_place_and_taken_back_there() {
     assert_eq!((&shown["state"], &shown["presence"]), (&json!("waiting"), &json!("connected")));
     assert_eq!(shown["deadline"].as_u64().unwrap() - shown["created"].as_u64().unwrap(), 60);
     let endpoint = "gate-1".parse().unwrap();
-    service.presence("default", &endpoint, Presence::Left { session: 1 }).await;
+    service.presence("default", &endpoint, DeviceEvent::Left { session: 1 }).await;
     let (_, shown) = caller.get("/devices/gate-1/commands/c-1").await;
     assert!(shown["expected_by"].is_u64(), "{shown}");
     assert_eq!(cancel(&caller, "/devices/gate-1/commands/c-1").await.1["state"], "cancelled");

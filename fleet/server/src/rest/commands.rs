@@ -19,7 +19,6 @@ use super::{
     body::{Body, Parameters, Segments},
     caller::{Caller, need},
     command_wait::Waiter,
-    devices::presence_view,
     numbered::number_in,
     paging::Paging,
 };
@@ -68,7 +67,7 @@ fn view(row: CommandRow, device: &DeviceRow, now: UnixSeconds) -> Reply<Command>
         reason_code,
         reason,
         tries: row.tries,
-        presence: presence_view(device.presence(now)),
+        presence: device.presence(now),
         expected_by: Some(device.deadlines.late).filter(|_| !device.connected),
         created: row.created,
         deadline: row.deadline,

@@ -7,10 +7,10 @@ use axum::{
 };
 use fleet_api::{
     CONFIGURATION_SCHEMA, ConfigurationDocument, ConfigurationPreview, DevicePreview, Page, PageQuery, RevisionQuery,
-    RevisionStanding, SaveConfiguration, forms,
+    SaveConfiguration, forms,
 };
 use fleet_store::{AccountScope, ConfigurationLevel, ConfigurationRow, Filter};
-use protocol_types::{Configuration, EndpointName, GroupName};
+use protocol_types::{Configuration, EndpointName, GroupName, RevisionStanding};
 use serde_json::Value;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -51,11 +51,6 @@ pub(super) fn router() -> OpenApiRouter<Fleet> {
 fn view(row: ConfigurationRow) -> ConfigurationDocument {
     let ConfigurationRow { level, priority, document, revision, changed, standing, released: _ } = row;
     let (level, name) = (api_level(&level), level.name().to_owned());
-    let standing = match standing {
-        fleet_store::RevisionStanding::Past => RevisionStanding::Past,
-        fleet_store::RevisionStanding::InForce => RevisionStanding::InForce,
-        fleet_store::RevisionStanding::Staged => RevisionStanding::Staged,
-    };
     ConfigurationDocument { level, name, priority, document, revision, changed, standing }
 }
 

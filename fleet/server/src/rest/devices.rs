@@ -8,13 +8,13 @@ use axum::{
 use fleet_api::{
     AttributeValue, ChangeAttributes, ChangeDevice, ChangeTags, DecommissionDevice, DesiredRelease, Device,
     DeviceCertificate, DeviceDetail, DeviceQuery, DeviceRecoveryKey, DeviceRecoveryKeys, DeviceReport, Event,
-    InstalledComponent, Page, PageQuery, Presence, Standing, SuspendDevice, forms,
+    InstalledComponent, Page, PageQuery, SuspendDevice, forms,
 };
 use fleet_store::{
-    AccountScope, CertificateRow, ComponentRow, DesiredRow, DeviceChange, DeviceRow, Filter, Labels, PresenceState,
-    RecoveryRow, is_key, is_tag,
+    AccountScope, CertificateRow, ComponentRow, DesiredRow, DeviceChange, DeviceRow, Filter, Labels, RecoveryRow,
+    is_key, is_tag,
 };
-use protocol_types::{EndpointName, GroupName, UnixSeconds};
+use protocol_types::{EndpointName, GroupName, Presence, Standing, UnixSeconds};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -46,39 +46,11 @@ pub(super) fn router() -> OpenApiRouter<Fleet> {
         .routes(routes!(recovery))
 }
 
-const fn standing_view(standing: fleet_store::Standing) -> Standing {
-    match standing {
-        fleet_store::Standing::Active => Standing::Active,
-        fleet_store::Standing::Suspended => Standing::Suspended,
-        fleet_store::Standing::Quarantined => Standing::Quarantined,
-        fleet_store::Standing::Decommissioned => Standing::Decommissioned,
-    }
-}
-
-const fn standing_wanted(standing: Standing) -> fleet_store::Standing {
-    match standing {
-        Standing::Active => fleet_store::Standing::Active,
-        Standing::Suspended => fleet_store::Standing::Suspended,
-        Standing::Quarantined => fleet_store::Standing::Quarantined,
-        Standing::Decommissioned => fleet_store::Standing::Decommissioned,
-    }
-}
-
-/// A presence as the API shows it.
-pub(super) const fn presence_view(presence: PresenceState) -> Presence {
-    match presence {
-        PresenceState::Connected => Presence::Connected,
-        PresenceState::Sleeping => Presence::Sleeping,
-        PresenceState::Late => Presence::Late,
-        PresenceState::Lost => Presence::Lost,
-    }
-}
-
 fn view(row: DeviceRow, labels: Labels, now: UnixSeconds) -> Device {
     Device {
-        presence: presence_view(row.presence(now)),
+        presence: row.presence(now),
         endpoint: row.endpoint,
-        standing: standing_view(row.standing),
+        standing: row.standing,
         standing_reason: row.standing_reason,
         connected: row.connected,
         last_seen: row.last_seen,
@@ -215,7 +187,7 @@ async fn list(
         filter = filter.and(Filter::connected(connected));
     }
     if let Some(standing) = query.standing {
-        filter = filter.and(Filter::of_standing(standing_wanted(standing)));
+        filter = filter.and(Filter::of_standing(standing));
     }
     let now = fleet.clock.now();
     let rows = who.account.devices_after(paging.after(), &filter, now, paging.rows()).await?;

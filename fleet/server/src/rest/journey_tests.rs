@@ -7,7 +7,7 @@ use axum::{
     http::{Request, StatusCode, header},
 };
 use fleet_api::{RepositoryKeys, TokenScope};
-use fleet_store::{DeviceReport, Presence, Promise};
+use fleet_store::{DeviceEvent, DeviceReport, Promise};
 use http_body_util::BodyExt;
 use protocol_release::signing::{Algorithm, SigningKey};
 use protocol_types::{Digest, EndpointName, Phase, Reason, ReasonCode, SecurityVersion};
@@ -135,7 +135,7 @@ async fn a_rollout_goes_on_after_the_service_was_killed_and_repeats_nothing() {
         .presence(
             "default",
             &gate,
-            Presence::Registers { serial: "o1".into(), session: 2, promise: Promise::new(300, false) },
+            DeviceEvent::Registers { serial: "o1".into(), session: 2, promise: Promise::new(300, false) },
         )
         .await;
     until(&caller, &devices, |page| page["items"][0]["state"] == "queued").await;

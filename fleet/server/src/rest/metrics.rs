@@ -7,12 +7,12 @@ use axum::{
     http::{HeaderName, header},
 };
 use fleet_api::{
-    DeviceMetrics, ExportFormat, MetricExportQuery, MetricPoint, MetricPoints, MetricQuery, MetricStep,
-    MetricSummaries, MetricSummary, MetricSummaryQuery, MetricValue,
+    DeviceMetrics, ExportFormat, MetricExportQuery, MetricPoint, MetricPoints, MetricQuery, MetricSummaries,
+    MetricSummary, MetricSummaryQuery, MetricValue,
 };
 use fleet_store::{AccountScope, CountBy, MetricRange, NotCountable, SummaryQuery};
 use futures_util::{Stream, TryStreamExt as _, stream};
-use protocol_types::{EndpointName, UnixSeconds, metrics::Metric};
+use protocol_types::{EndpointName, UnixSeconds, metrics::Metric, metrics::MetricStep};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -35,14 +35,6 @@ pub(super) fn router() -> OpenApiRouter<Fleet> {
         .routes(routes!(points))
         .routes(routes!(export))
         .routes(routes!(summarise))
-}
-
-const fn stored(step: MetricStep) -> fleet_store::MetricStep {
-    match step {
-        MetricStep::Sample => fleet_store::MetricStep::Sample,
-        MetricStep::FiveMinutes => fleet_store::MetricStep::FiveMinutes,
-        MetricStep::Hour => fleet_store::MetricStep::Hour,
-    }
 }
 
 /// The step in which a time is shown if nobody names one.
@@ -68,7 +60,7 @@ fn range(
         return Err(Refusal::value("from", "the time that is asked about ends before it begins"));
     }
     let step = step.unwrap_or(fitting(until - from));
-    Ok((MetricRange { metric: None, step: stored(step), from: UnixSeconds(from), until: UnixSeconds(until) }, step))
+    Ok((MetricRange { metric: None, step, from: UnixSeconds(from), until: UnixSeconds(until) }, step))
 }
 
 fn view(point: &fleet_store::MetricPoint) -> MetricPoint {

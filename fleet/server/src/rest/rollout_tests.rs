@@ -1,7 +1,7 @@
 //! Claims about what the API says of rollouts: what would happen, what did, and why something did not.
 
 use axum::http::StatusCode;
-use fleet_store::Presence;
+use fleet_store::DeviceEvent;
 use serde_json::{Value, json};
 
 use crate::{
@@ -42,7 +42,7 @@ async fn a_dry_run_says_what_the_rollout_then_does() {
         service.device("default", &format!("gate-{n}")).await;
     }
     let asleep = "gate-5".parse().unwrap();
-    service.presence("default", &asleep, Presence::Left { session: 1 }).await;
+    service.presence("default", &asleep, DeviceEvent::Left { session: 1 }).await;
     caller.post("/devices/gate-4/suspend", &json!({ "reason": "sold" })).await;
     let wish = json!({ "release": "1.0.0", "audience": "all", "waves": [{ "filter": "name in (\"gate-0\", \"gate-1\", \"gate-2\", \"gate-5\")" }],
                        "max_in_flight": 2, "rate": { "per_hour": 3600 } });
@@ -185,7 +185,7 @@ async fn a_device_that_joins_an_open_audience_later_or_again_gets_the_release() 
     look(&service).await;
     assert_eq!(caller.get(&format!("/rollouts/{id}")).await.1["devices"], json!({ "cancelled": 1 }));
     let authority = caller.get("/authorities").await.1["items"][0]["id"].as_str().unwrap().to_owned();
-    let joins = Presence::Joins { authority, serial: "f1".into(), fingerprint: [0; 32] };
+    let joins = DeviceEvent::Joins { authority, serial: "f1".into(), fingerprint: [0; 32] };
     service.presence("default", &gate, joins).await;
     look(&service).await;
     assert_eq!(rule().await, "asleep", "it is on the list again");

@@ -1,8 +1,8 @@
 //! What keeps a device from being offered a release: one rule after the other, and the first that holds it names itself. The plan
 //! asks this for each device, and so do the answers to "why not" and the dry run.
 
-use fleet_store::{DeviceFacts, RolloutRow, Standing};
-use protocol_types::{Consent, Phase, UnixSeconds, WaitingFor};
+use fleet_store::{DeviceFacts, RolloutRow};
+use protocol_types::{Consent, Phase, Standing, UnixSeconds, WaitingFor};
 
 use super::{place::Place, window};
 

@@ -4,8 +4,8 @@
 use std::{cell::Cell, collections::BTreeMap};
 
 use fleet_store::{
-    AccountScope, Audience, DesiredRelease, DeviceReport, NewRollout, Policy, Presence, Promise, Retries, RolloutRow,
-    Subject, Threshold, Wave,
+    AccountScope, Audience, DesiredRelease, DeviceEvent, DeviceReport, NewRollout, Policy, Promise, Retries,
+    RolloutRow, Subject, Threshold, Wave,
 };
 use proptest::{
     prelude::*,
@@ -120,9 +120,13 @@ impl<'a> World<'a> {
         }
         let what = if on {
             self.sessions[n] += 1;
-            Presence::Registers { serial: "o1".into(), session: self.sessions[n], promise: Promise::new(86_400, false) }
+            DeviceEvent::Registers {
+                serial: "o1".into(),
+                session: self.sessions[n],
+                promise: Promise::new(86_400, false),
+            }
         } else {
-            Presence::Left { session: self.sessions[n] }
+            DeviceEvent::Left { session: self.sessions[n] }
         };
         self.service.presence(self.account.name().as_str(), &self.devices[n], what).await;
     }

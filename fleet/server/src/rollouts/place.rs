@@ -1,7 +1,7 @@
 //! A device in the middle of a decision: what is known of it, and where the decision puts it. Never decides by itself.
 
-use fleet_store::{DeviceFacts, DeviceStep, RolloutRow, Standing, Tally, WishStep};
-use protocol_types::{DeviceState, Reason, UnixSeconds, WaitingFor};
+use fleet_store::{DeviceFacts, DeviceStep, RolloutRow, Tally, WishStep};
+use protocol_types::{DeviceState, Reason, Standing, UnixSeconds, WaitingFor};
 
 use super::{hold::Hold, report};
 

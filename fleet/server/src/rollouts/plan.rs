@@ -140,7 +140,7 @@ fn settle(rollout: &RolloutRow, place: &mut Place<'_>, now: UnixSeconds) {
 }
 
 fn is_active(place: &Place<'_>) -> bool {
-    place.facts.present.is_some_and(|(_, standing)| standing == fleet_store::Standing::Active)
+    place.facts.present.is_some_and(|(_, standing)| standing == protocol_types::Standing::Active)
 }
 
 fn give_way(place: &mut Place<'_>, other: &RolloutId) {

@@ -1,10 +1,10 @@
 //! Claims about the plan: single situations by name. Every situation, by random walks of facts, is in `walk`.
 
 use fleet_store::{
-    Audience, ConfigurationLevel, DeviceFacts, DeviceReport, NewRollout, Policy, Rate, Retries, Standing, Subject,
-    Wave, WaveCount, Wish,
+    Audience, ConfigurationLevel, DeviceFacts, DeviceReport, NewRollout, Policy, Rate, Retries, Subject, Wave,
+    WaveCount, Wish,
 };
-use protocol_types::{Consent, Digest, EndpointName, Phase, RolloutId, SecurityVersion};
+use protocol_types::{Consent, Digest, EndpointName, Phase, RolloutId, SecurityVersion, Standing};
 
 use super::*;
 use crate::rollouts::why::explain;

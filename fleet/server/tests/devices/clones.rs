@@ -1,8 +1,8 @@
 //! One identity in two places: noticed, recorded, told, and held until an operator has looked.
 
-use fleet_api::{PageQuery, Standing};
+use fleet_api::PageQuery;
 use protocol_lwm2m::coap::{Code, ContentFormat, Message};
-use protocol_types::EndpointName;
+use protocol_types::{EndpointName, Standing};
 
 use crate::{
     device::{Device, News, Order},

@@ -1,8 +1,8 @@
 //! Commands of operators reach devices over real TLS: at once, or when a device wakes, and an Execute at most once whatever dies in between.
 
 use fleet_api::{
-    Command, CommandQuery, CommandValuesQuery, ExecuteResource, ObserveResource, PageQuery, Presence, ReadResource,
-    ResourceType, ResourceValue, WriteResource,
+    Command, CommandQuery, CommandValuesQuery, ExecuteResource, ObserveResource, PageQuery, ReadResource, ResourceType,
+    ResourceValue, WriteResource,
 };
 use protocol_lwm2m::{
     client::Reading,
@@ -10,7 +10,7 @@ use protocol_lwm2m::{
     formats::{self, Entry, Value},
     object::Path,
 };
-use protocol_types::{CommandState, EndpointName};
+use protocol_types::{CommandState, EndpointName, Presence};
 
 use crate::{
     clones::{register, register_with},

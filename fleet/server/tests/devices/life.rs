@@ -81,7 +81,7 @@ async fn a_renewed_certificate_names_its_parent_and_is_used_from_then_on() {
     let [new, old] = detail.certificates.as_slice() else { panic!("{:?}", detail.certificates) };
     assert_eq!(new.parent, old.serial);
     assert!(!new.from_factory && new.first_used.is_some());
-    assert_eq!(detail.device.standing, fleet_api::Standing::Active);
+    assert_eq!(detail.device.standing, protocol_types::Standing::Active);
 }
 
 #[tokio::test]

@@ -112,7 +112,7 @@ async fn a_quarantined_device_is_told_nothing_until_it_is_resumed() {
     let mut thief = crate::clones::register(&service, &stolen, "gate-42").await;
     until("the clone is noticed", async || {
         let standing = service.device("gate-42").await?.device.standing;
-        (standing == fleet_api::Standing::Quarantined).then_some(())
+        (standing == protocol_types::Standing::Quarantined).then_some(())
     })
     .await;
     roll_out(&service).await;

@@ -16,7 +16,7 @@ mod tests;
 
 use std::{fmt, str::FromStr};
 
-use protocol_types::{EndpointName, GroupName};
+use protocol_types::{EndpointName, GroupName, Standing};
 use serde::{Deserialize, Serialize};
 
 pub use error::FilterError;
@@ -25,8 +25,6 @@ pub(crate) use field::{Field, Source, lookup};
 pub(crate) use sql::{Bind, Clause, Place};
 pub(crate) use value::version_key;
 use value::{Order, Pattern, Value};
-
-use crate::Standing;
 
 /// The longest filter in bytes.
 const MAX_BYTES: usize = 4096;

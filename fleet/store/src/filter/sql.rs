@@ -8,7 +8,7 @@ use super::{
     field::{Field, Kind, Source},
     value::{Value, version_key},
 };
-use crate::PresenceState;
+use crate::presence::presence_as_sql;
 
 /// A value of a placeholder.
 #[derive(Clone, Debug, PartialEq)]
@@ -150,7 +150,7 @@ impl Writer {
                 self.asks_report = true;
                 format!("{}.{column}", self.place.report)
             }
-            Source::Presence => format!("({})", PresenceState::as_sql(self.place.now)),
+            Source::Presence => format!("({})", presence_as_sql(self.place.now)),
             Source::Component { .. } | Source::Attribute(_) | Source::Group | Source::Tag => {
                 self.text("(EXISTS (");
                 self.rows(("1", "x.endpoint = d.endpoint AND "), field, check);

@@ -1,10 +1,9 @@
 //! The language by its examples: what is read, what is refused where, and that nothing else can happen.
 
 use proptest::prelude::*;
-use protocol_types::{GroupName, ReleaseVersion, UnixSeconds};
+use protocol_types::{GroupName, ReleaseVersion, Standing, UnixSeconds};
 
 use super::{Bind, Filter, Place, version_key};
-use crate::Standing;
 
 fn sql(text: &str) -> (String, Vec<Bind>) {
     let filter: Filter = text.parse().unwrap_or_else(|e| panic!("{text}: {e}"));

@@ -21,7 +21,7 @@ mod tests;
 
 use protocol_types::{
     UnixSeconds,
-    metrics::{Metric, Readings},
+    metrics::{Metric, MetricStep, Readings},
 };
 use sqlx::{Row, any::AnyRow};
 
@@ -33,14 +33,14 @@ use crate::{
 
 pub use condense::MetricRetention;
 pub use record::MetricReport;
-pub use series::{MetricPoint, MetricRange, MetricSeries, MetricStep};
+pub use series::{MetricPoint, MetricRange, MetricSeries};
 pub use summary::{MetricSummary, SummaryQuery};
 
 /// Samples that are older than this when they arrive are not kept, in seconds: an hour is complete once a sample of a later one is there, or once
 /// this has passed.
 pub(crate) const LONGEST_AWAY_S: u64 = 25 * HOUR_S;
-pub(crate) const FINE_S: u64 = 5 * 60;
-pub(crate) const HOUR_S: u64 = 60 * 60;
+pub(crate) const FINE_S: u64 = MetricStep::FiveMinutes.seconds();
+pub(crate) const HOUR_S: u64 = MetricStep::Hour.seconds();
 pub(crate) const DAY_S: u64 = 24 * HOUR_S;
 
 /// What a device said last.

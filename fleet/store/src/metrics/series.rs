@@ -1,6 +1,9 @@
 //! Answers with the time series of one device. What is not condensed yet is condensed for the answer, so that it never ends before the present.
 
-use protocol_types::{EndpointName, UnixSeconds, metrics::Metric};
+use protocol_types::{
+    EndpointName, UnixSeconds,
+    metrics::{Metric, MetricStep},
+};
 use sqlx::{AnyConnection, AssertSqlSafe, Row};
 
 use super::{
@@ -16,28 +19,6 @@ use crate::{
 
 /// No piece of a time series spans more than this, in seconds.
 pub(super) const LONGEST_CHUNK_S: u64 = LONGEST_AWAY_S;
-
-/// For how long a point of a time series stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MetricStep {
-    /// A sample.
-    Sample,
-    /// Five minutes.
-    FiveMinutes,
-    /// An hour.
-    Hour,
-}
-
-impl MetricStep {
-    /// The seconds; none for a sample.
-    pub const fn seconds(self) -> u64 {
-        match self {
-            Self::Sample => 0,
-            Self::FiveMinutes => FINE_S,
-            Self::Hour => HOUR_S,
-        }
-    }
-}
 
 /// Which part of time series is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,13 +2,11 @@
 
 use protocol_types::{
     EndpointName, UnixSeconds,
-    metrics::{Batch, Metric, Readings, Sample},
+    metrics::{Batch, Metric, MetricStep, Readings, Sample},
 };
 use sqlx::Row;
 
-use super::{
-    DAY_S, FINE_S, HOUR_S, LONGEST_AWAY_S, MetricPoint, MetricRange, MetricReport, MetricRetention, MetricStep,
-};
+use super::{DAY_S, FINE_S, HOUR_S, LONGEST_AWAY_S, MetricPoint, MetricRange, MetricReport, MetricRetention};
 use crate::{AccountScope, tests::Database};
 
 /// The beginning of a day.

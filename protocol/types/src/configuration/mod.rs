@@ -3,6 +3,7 @@
 
 mod check;
 mod device;
+mod revision;
 mod state;
 mod system;
 mod time_of_day;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use device::{DeviceConfiguration, SealedSecret, SealedSecrets};
+pub use revision::RevisionStanding;
 pub use state::ConfigurationState;
 pub use system::SystemSettings;
 pub use time_of_day::TimeOfDay;

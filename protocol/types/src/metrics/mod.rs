@@ -2,6 +2,7 @@
 
 mod batch;
 mod pace;
+mod step;
 
 use std::{fmt, str::FromStr};
 
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use batch::{Batch, BatchError, Sample};
 pub use pace::Pace;
+pub use step::{MetricStep, UnknownMetricStep};
 
 macro_rules! metrics {
     ($($(#[$doc:meta])* $variant:ident = $text:literal in $unit:literal by $per_unit:literal,)+) => {

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use fleet_api::{Client, Operation, PageQuery};
-use fleet_store::{ComponentRow, DeviceReport, Parent, Presence, PresenceFact, Promise, ServiceWide, Store};
+use fleet_store::{ComponentRow, DeviceEvent, DeviceReport, Parent, PresenceFact, Promise, ServiceWide, Store};
 use protocol_types::{AccountName, Digest, EndpointName, OperationState, SecurityVersion, Slot, UnixSeconds};
 use testbed::{
     Service,
@@ -115,16 +115,16 @@ impl Steps {
 }
 
 /// What the device of this number does in each step.
-fn does(step: usize, number: usize, authority: &str, now: UnixSeconds) -> anyhow::Result<Presence> {
+fn does(step: usize, number: usize, authority: &str, now: UnixSeconds) -> anyhow::Result<DeviceEvent> {
     let (factory, operational) = (format!("f{number:x}"), format!("o{number:x}"));
     Ok(match step {
-        0 => Presence::Joins { authority: authority.to_owned(), serial: factory, fingerprint: fingerprint(number) },
-        1 => Presence::Certified {
+        0 => DeviceEvent::Joins { authority: authority.to_owned(), serial: factory, fingerprint: fingerprint(number) },
+        1 => DeviceEvent::Certified {
             serial: operational,
             parent: Parent::Factory(factory),
             not_after: UnixSeconds(now.0 + YEAR_S),
         },
-        2 => Presence::Registers {
+        2 => DeviceEvent::Registers {
             serial: operational,
             session: u64::try_from(number)? + 1,
             promise: Promise::new(86_400, true),
@@ -140,7 +140,7 @@ fn does(step: usize, number: usize, authority: &str, now: UnixSeconds) -> anyhow
                 ..DeviceReport::idle()
             };
             let os = ComponentRow { name: "os".to_owned(), version: version.to_owned(), digest, state: None };
-            Presence::Reports { components: vec![os], report: Box::new(report) }
+            DeviceEvent::Reports { components: vec![os], report: Box::new(report) }
         }
     })
 }
