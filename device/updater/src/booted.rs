@@ -72,6 +72,28 @@ fn version_id(os_release: &[u8]) -> Option<&str> {
     value.bytes().all(|b| b.is_ascii_graphic() && !b"\"'\\$`".contains(&b)).then_some(value)
 }
 
+/// How the system that runs was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Started {
+    /// On trial.
+    OnTrial,
+    /// As a system that was confirmed.
+    Confirmed,
+    /// Nobody can tell: there is no account of this boot, it cannot be read, or the loader did not say which entry it chose.
+    Unknown,
+}
+
+impl Started {
+    /// By what the initrd wrote.
+    pub fn from_account(bytes: &[u8]) -> Self {
+        match BootRecord::parse(bytes).map(|record| record.entry) {
+            Ok(Some(entry)) if entry.tries.is_some() => Self::OnTrial,
+            Ok(Some(_)) => Self::Confirmed,
+            Ok(None) | Err(_) => Self::Unknown,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -116,6 +138,17 @@ mod tests {
         let generation = |slot| Running::from_record(&record(slot, ""), b"", &entries).map(|r| r.generation);
         assert_eq!((generation(Slot::A), generation(Slot::B)), (Ok(7), Ok(8)));
         assert_eq!(Running::from_record(&record(Slot::A, ""), b"", &[]), Err(BootedError::NoEntry(Slot::A)));
+    }
+
+    #[test]
+    fn a_system_is_confirmed_only_by_an_account_that_says_so() {
+        let started = |entry| Started::from_account(&record(Slot::B, entry).to_json());
+        assert_eq!(started("mbl-2-b+2-1.efi"), Started::OnTrial);
+        assert_eq!(started("mbl-2-b.efi"), Started::Confirmed);
+        assert_eq!(started(""), Started::Unknown);
+        let cut = record(Slot::B, "mbl-2-b.efi").to_json();
+        assert_eq!(Started::from_account(&cut[..cut.len() / 2]), Started::Unknown);
+        assert_eq!(Started::from_account(b""), Started::Unknown);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
 use crate::{
-    booted::{self, BootedError},
+    booted::{self, BootedError, Started},
     cmdline::{Cmdline, CmdlineError},
     disk::{DeviceDisk, Devices, DevicesError, Disk, FileDisk, OpenError},
     files::read_at_most,
@@ -163,11 +163,10 @@ pub fn serve(config: &Config, around: Surroundings<'_>) -> Result<(), ServeError
     }
 }
 
-/// Whether the system that the initrd of a real board opened is on trial, by its account of this boot.
-pub fn is_on_trial(device_dir: &Path) -> bool {
-    let record = account(&device_dir.join(BOOT_RECORD), BootRecord::MAX_BYTES).ok();
-    let record = record.and_then(|bytes| BootRecord::parse(&bytes).ok());
-    record.and_then(|record| record.entry).is_some_and(|entry| entry.tries.is_some())
+/// How the system was started, by the initrd's account of this boot.
+pub fn started(device_dir: &Path) -> Started {
+    account(&device_dir.join(BOOT_RECORD), BootRecord::MAX_BYTES)
+        .map_or(Started::Unknown, |bytes| Started::from_account(&bytes))
 }
 
 fn serve_on<D: Disk>(

@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use device_updater::{
     board::REBOOT_STATUS,
+    booted::Started,
     consent::{self, ConsentError},
     format,
     install::{self, InstallError, Installed},
@@ -26,7 +27,7 @@ use device_updater::{
 use protocol_types::{Answer, BoardName, LogLevel, ReleaseVersion, UnixSeconds, UpdateStatus};
 use tracing_subscriber::{filter::LevelFilter, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _};
 
-/// How long an updater that cannot start stays, in a system that was confirmed.
+/// How long an updater that cannot start stays, in a system that is not known to be on trial.
 const HOLD: Duration = Duration::from_secs(60);
 /// The board that is made of files.
 const HOST: &str = "host";
@@ -247,22 +248,29 @@ fn run(command: Command, around: Surroundings<'_>) -> anyhow::Result<ExitCode> {
 /// Serves, and has the system restarted when that is due. A system on trial whose updater cannot even start has failed it: the
 /// restart uses up one of its tries.
 fn serve_on_devices(config: &Config, root: &Path, around: Surroundings<'_>) -> anyhow::Result<()> {
-    match serve::serve(config, around) {
-        Ok(()) => {}
-        Err(e) if serve::is_on_trial(&config.device_dir) => {
-            say(&format!("error: {:#}", anyhow::Error::from(e)));
-            say("the system is on trial: asking for a restart");
-        }
-        Err(e) => {
-            say(&format!("error: {:#}", anyhow::Error::from(e)));
+    if let Err(e) = serve::serve(config, around) {
+        say(&format!("error: {:#}", anyhow::Error::from(e)));
+        match serve::started(&config.device_dir) {
+            Started::OnTrial => say("the system is on trial: asking for a restart"),
             // A device whose system was confirmed does better with what runs than with one restart after the other, which is what a
             // manager does to a process that keeps ending.
-            let (_never, waits) = mpsc::channel::<()>();
-            let _over = waits.recv_timeout(HOLD);
-            anyhow::bail!("the updater of a confirmed system cannot start");
+            Started::Confirmed => {
+                hold();
+                anyhow::bail!("the updater of a confirmed system cannot start");
+            }
+            // It may be on trial, and then has failed; if it was confirmed, its initrd writes the account anew.
+            Started::Unknown => {
+                say("nobody can tell how this system was started: asking for a restart in a minute");
+                hold();
+            }
         }
     }
     Ok(restart::ask_system(root)?)
+}
+
+fn hold() {
+    let (_never, waits) = mpsc::channel::<()>();
+    let _over = waits.recv_timeout(HOLD);
 }
 
 fn answer(command: ConsentCommand) -> anyhow::Result<()> {
