@@ -111,6 +111,12 @@ impl Site {
         Self::running_with(build, &[])
     }
 
+    /// How long the first one took from power-on until the service said that it is registered, on this machine.
+    pub(crate) fn usual_start(build: &Path) -> Duration {
+        let millis: u64 = serde_json::from_slice(&fs::read(kept(build).join(START)).unwrap()).unwrap();
+        Duration::from_millis(millis)
+    }
+
     /// As [`Site::running`], with further arguments of QEMU that add nothing to the machine itself.
     pub(crate) fn running_with(build: &Path, further: &[&str]) -> Self {
         let kept = kept(build).join(ON);
@@ -338,6 +344,8 @@ const PARTS: [&str; 3] = ["desk", "service", "machine"];
 /// A site whose board was turned off in order, and one whose board was saved while it was on.
 const OFF: &str = "off";
 const ON: &str = "on";
+/// In how many milliseconds it had registered, from power-on.
+const START: &str = "start.json";
 /// That board's memory.
 const MOMENT: &str = "moment";
 /// What keeps a board registered.
@@ -352,8 +360,11 @@ fn kept(build: &Path) -> PathBuf {
     let lock = File::create(sites.join("lock")).unwrap();
     flock(&lock, FlockOperation::LockExclusive).unwrap();
     let kept = sites.join(name);
-    if kept.exists() {
+    if kept.join(START).exists() {
         return kept;
+    }
+    if kept.exists() {
+        fs::remove_dir_all(&kept).unwrap();
     }
     let began = Instant::now();
     let unfinished = sites.join("unfinished");
@@ -371,7 +382,9 @@ fn kept(build: &Path) -> PathBuf {
         fs::remove_file(Machine::found(build, &to.join("machine")).log()).unwrap();
         fs::write(to.join(PORTS), &ports).unwrap();
     };
+    let on = Instant::now();
     site.power_on();
+    let start = u64::try_from(on.elapsed().as_millis()).unwrap();
     let moment = unfinished.join(ON).join(MOMENT);
     fs::create_dir_all(unfinished.join(ON)).unwrap();
     site.save(&moment);
@@ -380,6 +393,7 @@ fn kept(build: &Path) -> PathBuf {
     site.go_on(&moment);
     site.shut_down();
     keep(&mut site, OFF);
+    fs::write(unfinished.join(START), serde_json::to_vec(&start).unwrap()).unwrap();
     fs::rename(&unfinished, &kept).unwrap();
     measured("a registered machine", began.elapsed()).unwrap();
     kept
