@@ -8,7 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     Client, ClientError, Page, PageQuery,
-    words::{CommandKindForm, CommandStateForm},
+    words::{CommandKindForm, CommandStateForm, PresenceForm},
 };
 
 /// What a resource holds (OMA LwM2M 1.1, appendix C).

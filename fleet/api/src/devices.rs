@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol_types::{Digest, EndpointName, Phase, RolloutId, Slot, UnixSeconds};
+use protocol_types::{Digest, EndpointName, Phase, Presence, RolloutId, Slot, Standing, UnixSeconds};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 

@@ -1,7 +1,7 @@
 //! Devices that are taken out of service for good: their credentials and all that let them in go, they and their history stay. Such a
 //! device comes back only by an enrolment that names it and was made afterwards.
 
-use protocol_types::{EndpointName, Standing, UnixSeconds};
+use protocol_types::{EndpointName, UnixSeconds};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Row};
 
@@ -99,7 +99,7 @@ impl AccountScope {
 
 #[cfg(test)]
 mod tests {
-    use protocol_types::ReasonCode;
+    use protocol_types::{ReasonCode, Standing};
 
     use super::*;
     use crate::{

@@ -1,6 +1,6 @@
 //! An audience in classes: devices that no rule of a rollout tells apart are counted together, by the database. Never decides.
 
-use protocol_types::{Digest, Standing, UnixSeconds};
+use protocol_types::{Digest, UnixSeconds};
 use sqlx::{AnyConnection, AssertSqlSafe, Row, any::AnyRow};
 
 use crate::{

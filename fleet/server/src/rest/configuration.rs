@@ -10,7 +10,7 @@ use fleet_api::{
     SaveConfiguration, forms,
 };
 use fleet_store::{AccountScope, ConfigurationLevel, ConfigurationRow, Filter};
-use protocol_types::{Configuration, EndpointName, GroupName, RevisionStanding};
+use protocol_types::{Configuration, EndpointName, GroupName};
 use serde_json::Value;
 use utoipa_axum::{router::OpenApiRouter, routes};
 

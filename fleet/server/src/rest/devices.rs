@@ -14,7 +14,7 @@ use fleet_store::{
     AccountScope, CertificateRow, ComponentRow, DesiredRow, DeviceChange, DeviceRow, Filter, Labels, RecoveryRow,
     is_key, is_tag,
 };
-use protocol_types::{EndpointName, GroupName, Presence, Standing, UnixSeconds};
+use protocol_types::{EndpointName, GroupName, UnixSeconds};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
