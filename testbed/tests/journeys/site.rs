@@ -360,11 +360,8 @@ fn kept(build: &Path) -> PathBuf {
     let lock = File::create(sites.join("lock")).unwrap();
     flock(&lock, FlockOperation::LockExclusive).unwrap();
     let kept = sites.join(name);
-    if kept.join(START).exists() {
-        return kept;
-    }
     if kept.exists() {
-        fs::remove_dir_all(&kept).unwrap();
+        return kept;
     }
     let began = Instant::now();
     let unfinished = sites.join("unfinished");
