@@ -2,7 +2,6 @@
 
 use protocol_types::{EndpointName, ReasonCode, Standing, UnixSeconds};
 use serde_json::json;
-use sqlx::Row;
 
 use crate::{
     AccountScope, DeviceChange, Fingerprint, ListedRow, Promise, QuotaKind, StoreError, Verdict, devices, enrolments,
@@ -85,7 +84,7 @@ impl AccountScope {
             .await
             .map_err(cannot(doing))?;
         let standing = match known {
-            Some(row) => Some(devices::standing(&row.try_get::<String, _>("standing").map_err(cannot(doing))?)?),
+            Some(row) => Some(devices::standing(&row, doing)?),
             None => None,
         };
         let Some(standing) = standing else { return self.one_more(tx, labels, now).await };

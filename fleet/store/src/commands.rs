@@ -175,8 +175,7 @@ impl AccountScope {
         .await
         .map_err(cannot(doing))?;
         let Some(row) = row else { return Err(StoreError::NotFound { kind: "device", id: endpoint.to_string() }) };
-        let standing: String = row.try_get("standing").map_err(cannot(doing))?;
-        let standing = devices::standing(&standing)?;
+        let standing = devices::standing(&row, doing)?;
         if standing != Standing::Active {
             let state = standing.as_str().to_owned();
             return Err(StoreError::WrongState { kind: "device", id: endpoint.to_string(), state });

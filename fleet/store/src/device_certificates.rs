@@ -134,9 +134,9 @@ impl AccountScope {
         .await
         .map_err(cannot(doing))?;
         let Some(row) = row else { return Ok(Err(ReasonCode::NotEnrolled)) };
-        let standing: String = row.try_get("standing").map_err(cannot(doing))?;
+        let standing = devices::standing(&row, doing)?;
         let number: Option<i64> = row.try_get("number").map_err(cannot(doing))?;
-        Ok(match devices::standing(&standing)? {
+        Ok(match standing {
             Standing::Active if number.is_some() => Ok(()),
             Standing::Active => Err(ReasonCode::CertificateUnknown),
             Standing::Suspended => Err(ReasonCode::Suspended),
@@ -206,9 +206,8 @@ impl AccountScope {
         .map_err(cannot(doing))?;
         row.map(|row| {
             let optional = |column| row.try_get::<Option<i64>, _>(column).map_err(cannot(doing));
-            let standing: String = row.try_get("standing").map_err(cannot(doing))?;
             Ok(Shown {
-                standing: devices::standing(&standing)?,
+                standing: devices::standing(&row, doing)?,
                 connected: optional("connected")? == Some(1),
                 number: optional("number")?,
                 is_new: optional("first_used")?.is_none(),

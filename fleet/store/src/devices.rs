@@ -11,7 +11,7 @@ use sqlx::{
 use crate::{
     AccountScope, ConfigurationLevel, Deadlines, DeviceReport, Promise, StoreError,
     configuration_staging::FORGET_RELEASED,
-    error::{cannot, formed},
+    error::{cannot, formed, word},
     filter::{Bind, Filter, Place, version_key},
     numbers::{from_sql, time, to_sql},
     transaction::Transaction,
@@ -112,8 +112,8 @@ const COLUMNS: &str =
 const TABLES: &str = "devices d LEFT JOIN device_reports r ON r.account = d.account AND r.endpoint = d.endpoint";
 
 /// Reads the column `standing`.
-pub(crate) fn standing(text: &str) -> Result<Standing, StoreError> {
-    Standing::parse(text).ok_or(StoreError::Damaged { table: "devices", column: "standing" })
+pub(crate) fn standing(row: &AnyRow, doing: &'static str) -> Result<Standing, StoreError> {
+    word(row, doing, ("devices", "standing"), Standing::parse)
 }
 
 fn read(row: &AnyRow) -> Result<DeviceRow, StoreError> {
@@ -123,7 +123,7 @@ fn read(row: &AnyRow) -> Result<DeviceRow, StoreError> {
     let number = |column| row.try_get::<Option<i64>, _>(column).map_err(cannot(doing));
     Ok(DeviceRow {
         endpoint: formed(row, doing, ("devices", "endpoint"))?,
-        standing: standing(&text("standing")?)?,
+        standing: standing(row, doing)?,
         standing_reason: optional("standing_reason")?,
         authority: text("authority")?,
         factory_serial: text("factory_serial")?,

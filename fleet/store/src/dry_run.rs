@@ -131,8 +131,7 @@ fn read_classes(
     classes: &mut Vec<DeviceClass>,
 ) -> Result<(), StoreError> {
     let number = |column: &str| row.try_get::<i64, _>(column).map_err(cannot("count an audience"));
-    let damaged = |column| StoreError::Damaged { table: "devices", column };
-    let standing = updates::text(row, "standing")?.ok_or_else(|| damaged("standing"))?;
+    let standing = devices::standing(row, "count an audience")?;
     let failures = u32::try_from(number("failures")?).unwrap_or(u32::MAX);
     let is_held = wanted.policy.hold_after != 0 && failures >= wanted.policy.hold_after;
     let (devices, running) = (from_sql(number("devices")?), from_sql(number("running")?));
@@ -147,7 +146,7 @@ fn read_classes(
             attempt: 1,
             failed: 0,
             not_before: None,
-            present: Some((number("connected")? == 1, devices::standing(&standing)?)),
+            present: Some((number("connected")? == 1, standing)),
             last_seen: None,
             meant: true,
             wish: None,

@@ -174,7 +174,8 @@ fn read_facts(row: &AnyRow, filters: &[u32], rollout: &RolloutRow) -> Result<Dev
         Some(state) => Some((DeviceState::parse(&state).ok_or_else(|| damaged("state"))?, read_waiting(row)?)),
         None => None,
     };
-    let standing = updates::text(row, "standing")?.map(|text| devices::standing(&text)).transpose()?;
+    // There is none if the device is gone.
+    let standing = updates::text(row, "standing")?.map(|_| devices::standing(row, doing)).transpose()?;
     // To a rollout, a device that was taken out of service is not there.
     let present = standing
         .filter(|standing| *standing != Standing::Decommissioned)
