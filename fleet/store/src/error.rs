@@ -1,9 +1,5 @@
 //! What a query can answer instead of a result. Never decides how a person is told.
 
-use std::str::FromStr;
-
-use sqlx::{Row, any::AnyRow};
-
 /// Why the store did not do what it was asked; nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -134,27 +130,6 @@ pub enum StoreError {
         /// Why it failed.
         source: sqlx::Error,
     },
-}
-
-/// The text in a column, in the form that only the store writes there.
-pub(crate) fn formed<T: FromStr>(
-    row: &AnyRow,
-    doing: &'static str,
-    (table, column): (&'static str, &'static str),
-) -> Result<T, StoreError> {
-    let text: String = row.try_get(column).map_err(cannot(doing))?;
-    text.parse().map_err(|_| StoreError::Damaged { table, column })
-}
-
-/// The word in a column, one of those that only the store writes there.
-pub(crate) fn word<T>(
-    row: &AnyRow,
-    doing: &'static str,
-    (table, column): (&'static str, &'static str),
-    parse: impl FnOnce(&str) -> Option<T>,
-) -> Result<T, StoreError> {
-    let text: String = row.try_get(column).map_err(cannot(doing))?;
-    parse(&text).ok_or(StoreError::Damaged { table, column })
 }
 
 /// Refuses a change of a resource that was at revision `was` and not at the one that the caller names.

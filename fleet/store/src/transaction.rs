@@ -8,8 +8,8 @@ use sqlx::{Any, AnyConnection, Executor as _};
 
 use crate::{
     Acting, Change, Signals, StoreError,
-    audit::{self, Notes},
     error::cannot,
+    events::audit::{self, Notes},
 };
 
 pub(crate) type Tx = sqlx::Transaction<'static, Any>;

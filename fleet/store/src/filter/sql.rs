@@ -8,7 +8,7 @@ use super::{
     field::{Field, Kind, Source},
     value::{Value, version_key},
 };
-use crate::presence::presence_as_sql;
+use crate::devices::presence::presence_as_sql;
 
 /// A value of a placeholder.
 #[derive(Clone, Debug, PartialEq)]

@@ -10,8 +10,9 @@ use super::{
 };
 use crate::{
     AccountScope, ServiceWide, StoreError,
-    error::{cannot, formed},
+    error::cannot,
     numbers::{from_sql, to_sql},
+    rows::formed,
     transaction::Transaction,
 };
 

@@ -6,8 +6,7 @@ use sqlx::{AssertSqlSafe, Row};
 use super::column;
 use crate::{
     AccountScope, CountBy, Filter, StoreError,
-    counts::Grouping,
-    devices::bound,
+    devices::{bound, counts::Grouping},
     error::cannot,
     filter::Place,
     numbers::{from_sql, to_sql},
