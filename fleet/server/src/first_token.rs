@@ -15,7 +15,7 @@ use crate::{
     durable::{self, Audience},
     fleet::Fleet,
     random::RandomError,
-    rest::secret::TokenSecret,
+    rest::access::secret::TokenSecret,
 };
 
 /// Why there is no first token.

@@ -28,7 +28,7 @@ use crate::{
     Addresses, Clock, Config, Random, alerts,
     fleet::Fleet,
     jobs, operations,
-    rest::{self, secret::TokenSecret},
+    rest::{self, access::secret::TokenSecret},
     run,
 };
 

@@ -13,7 +13,7 @@ use super::{
     mailer::Mailer,
     retry::{self, Before, Failure, Limits},
 };
-use crate::{fleet::Fleet, pacer::Pacer, rest::secret::InvitationSecret, users};
+use crate::{fleet::Fleet, pacer::Pacer, rest::access::secret::InvitationSecret, users};
 
 /// Shortest time between two looks.
 const REST: Duration = Duration::from_millis(200);

@@ -9,8 +9,10 @@ use axum::{
 use fleet_api::{Problem, ProblemCode};
 use fleet_store::StoreError;
 
-use super::{gate::RefusedBecause, observe::instance};
-use crate::users::NotVerified;
+use crate::{
+    rest::{gate::RefusedBecause, observe::instance},
+    users::NotVerified,
+};
 
 /// What a handler answers.
 pub(crate) type Reply<T> = Result<T, Refusal>;

@@ -11,8 +11,10 @@ use protocol_types::Hasher;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::{Refusal, Reply};
-use crate::fleet::Fleet;
+use crate::{
+    fleet::Fleet,
+    rest::{Refusal, Reply},
+};
 
 /// Longest `Idempotency-Key`, in bytes.
 const KEY_BYTES: usize = 128;

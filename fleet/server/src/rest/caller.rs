@@ -6,8 +6,11 @@ use axum::{extract::FromRequestParts, http::request::Parts};
 use fleet_api::{ProblemCode, TokenScope};
 use fleet_store::AccountScope;
 
-use super::{Refusal, Reply, gate::Admitted};
-use crate::{access, fleet::Fleet};
+use crate::{
+    access,
+    fleet::Fleet,
+    rest::{Refusal, Reply, gate::Admitted},
+};
 
 /// The scope of what a handler does.
 pub(crate) trait Need: Send {

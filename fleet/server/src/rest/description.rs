@@ -10,7 +10,7 @@ use utoipa::openapi::{
     security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
 
-use super::examples::Examples;
+use crate::rest::examples::Examples;
 
 /// Completes the description.
 pub(super) fn complete(description: &mut OpenApi) {

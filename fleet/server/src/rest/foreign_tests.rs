@@ -12,8 +12,7 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use super::openapi;
-use crate::test_service::TestService;
+use crate::{rest::openapi, test_service::TestService};
 
 /// Operations that make what is not there, in the account of the caller. This list may only shrink.
 const MAKES_ITS_OWN: &[&str] = &["save_policy"];

@@ -16,12 +16,12 @@ use fleet_api::{ACCOUNT_HEADER, BASE_PATH, ProblemCode, TokenScope};
 use fleet_store::{AccountScope, Acting, StoreError, TokenRow};
 use protocol_types::AccountName;
 
-use super::{Refusal, Reply, secret::TokenSecret};
 use crate::{
     access::{self, Action, Allowance, Asked, Subject, Verdict},
     durable,
     fleet::Fleet,
     proxies::client_address,
+    rest::{Refusal, Reply, access::secret::TokenSecret},
     traces,
 };
 

@@ -9,8 +9,10 @@ use axum::{
 use fleet_api::ProblemCode;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Refusal, Reply};
-use crate::fleet::Fleet;
+use crate::{
+    fleet::Fleet,
+    rest::{Refusal, Reply},
+};
 
 pub(super) fn router() -> OpenApiRouter<Fleet> {
     OpenApiRouter::new().routes(routes!(alive)).routes(routes!(ready)).routes(routes!(metrics))

@@ -2,7 +2,7 @@
 
 use fleet_store::StoreError;
 
-use super::Reply;
+use crate::rest::Reply;
 
 /// Characters of an unknown id that are repeated.
 const REPEATED: usize = 80;

@@ -11,8 +11,7 @@ use axum::{
 use tracing::{Instrument, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-use super::gate::RequestId;
-use crate::{fleet::Fleet, metrics::RequestLabels, traces};
+use crate::{fleet::Fleet, metrics::RequestLabels, rest::gate::RequestId, traces};
 
 tokio::task_local! {
     /// The id of the request that is being answered.

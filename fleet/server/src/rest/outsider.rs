@@ -4,11 +4,13 @@ use axum::{extract::FromRequestParts, http::request::Parts};
 use fleet_store::{AccountScope, Acting, PrincipalName};
 use protocol_types::UnixSeconds;
 
-use super::{
-    Reply,
-    gate::{ClientAddress, RequestId},
+use crate::{
+    fleet::Fleet,
+    rest::{
+        Reply,
+        gate::{ClientAddress, RequestId},
+    },
 };
-use crate::fleet::Fleet;
 
 /// From where a request came, and its id.
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@
 use data_encoding::BASE64URL_NOPAD;
 use fleet_api::{Page, PageQuery, ProblemCode};
 
-use super::{Refusal, Reply};
+use crate::rest::{Refusal, Reply};
 
 /// Where a page begins and how long it is.
 pub(crate) struct Paging {

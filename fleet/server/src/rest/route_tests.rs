@@ -11,8 +11,7 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use tower::ServiceExt;
 
-use super::openapi;
-use crate::test_service::TestService;
+use crate::{rest::openapi, test_service::TestService};
 
 /// Paths that answer without a token: those of a person who has none yet are as far as this list may grow.
 const OPEN: &[&str] = &[

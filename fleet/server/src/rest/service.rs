@@ -4,11 +4,13 @@ use axum::{Json, extract::State};
 use fleet_api::ServiceFacts;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{
-    Reply,
-    caller::{Caller, need},
+use crate::{
+    fleet::Fleet,
+    rest::{
+        Reply,
+        caller::{Caller, need},
+    },
 };
-use crate::fleet::Fleet;
 
 pub(super) fn router() -> OpenApiRouter<Fleet> {
     OpenApiRouter::new().routes(routes!(show))

@@ -12,8 +12,7 @@ use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
-use super::gate::Peer;
-use crate::test_service::TestService;
+use crate::{rest::gate::Peer, test_service::TestService};
 
 /// Room for two tries that are refused, and for one more each six minutes.
 async fn service(proxies: &[&str]) -> TestService {
