@@ -11,7 +11,7 @@ use indicatif::ProgressBar;
 use protocol_types::{AppName, CommandState, EndpointName, GroupName, JobState};
 
 use crate::{
-    device_command::seconds,
+    device::command::seconds,
     durable,
     failure::{Exit, Failure},
     filter::refused_filter,

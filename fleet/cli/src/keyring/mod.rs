@@ -20,7 +20,7 @@ use tough::key_source::KeySource;
 use crate::{
     durable::write_private,
     failure::{Exit, Failure},
-    sealed_key,
+    keys::sealed_key,
     secret::Secret,
 };
 

@@ -34,7 +34,6 @@ use crate::{
     fleet::Fleet,
     rest::{
         Refusal, Reply,
-        access::role_bindings,
         body::{Body, IfMatch, IfMatchOrNew, Parameters, Segments, etag},
         caller::{Caller, need},
     },

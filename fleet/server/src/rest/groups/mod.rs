@@ -18,7 +18,6 @@ use crate::{
         Refusal, Reply,
         body::{Body, IfMatch, Parameters, Segments, etag, titled},
         caller::{Caller, need},
-        groups::filters,
         paging::Paging,
     },
 };

@@ -1,5 +1,8 @@
 //! `mbl keys`: the account's signing keys and the first metadata. Private keys stay in their folder or token.
 
+pub(crate) mod recovery_key;
+pub(crate) mod sealed_key;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -18,8 +21,7 @@ use serde_json::json;
 use crate::{
     failure::{Exit, Failure},
     keyring::{Keyring, PinArgs, Secrets},
-    recovery_key,
-    release_service::publish_files,
+    release::publishing::publish_files,
     repository::{MetadataFolder, Role},
     secret::{PassphraseArgs, Secret},
     session::{Session, service_error},

@@ -1,6 +1,10 @@
 //! `mbl release`: from components to a signed, published release. The rules of what devices accept are in `protocol-release`; here
 //! the same judgement is only asked for early.
 
+pub(crate) mod folder;
+pub(crate) mod publishing;
+pub(crate) mod recipe;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
@@ -20,8 +24,10 @@ use crate::{
     failure::{Exit, Failure},
     keyring::Keyring,
     keys::{ExpiryArgs, UnlockArgs},
-    release_folder::ReleaseFolder,
-    release_recipe::{AppPart, OsPart, Part, Recipe, default_health},
+    release::{
+        folder::ReleaseFolder,
+        recipe::{AppPart, OsPart, Part, Recipe, default_health},
+    },
     repository::{MetadataFolder, Role, file_name},
     session::Session,
 };
@@ -139,11 +145,11 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
     match command {
         Command::Create(args) => create(args, session).await,
         Command::Sign(args) => sign(&args, session).await,
-        Command::Publish(args) => crate::release_service::publish(&args.dir, session).await,
-        Command::Export(args) => crate::release_service::export(&args.folder.dir, &args.out, session).await,
+        Command::Publish(args) => publishing::publish(&args.dir, session).await,
+        Command::Export(args) => publishing::export(&args.folder.dir, &args.out, session).await,
         Command::Show(ShowArgs { dir: Some(dir), .. }) => show(&ReleaseFolder::open(&dir)?.release()?, session),
-        Command::Show(ShowArgs { version, .. }) => crate::release_service::show(version.as_ref(), session).await,
-        Command::List => crate::release_service::list(session).await,
+        Command::Show(ShowArgs { version, .. }) => publishing::show(version.as_ref(), session).await,
+        Command::List => publishing::list(session).await,
         Command::Withdraw(args) => withdraw(&args, session).await,
     }
 }

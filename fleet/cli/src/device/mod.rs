@@ -1,5 +1,10 @@
 //! `mbl device`: who the devices are and how they are.
 
+pub(crate) mod command;
+pub(crate) mod edit;
+pub(crate) mod observe;
+pub(crate) mod watch;
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -11,20 +16,18 @@ use protocol_types::{EndpointName, Standing, recovery::VolumeId};
 use serde_json::json;
 
 use crate::{
-    device_command,
-    device_edit::{self, EditArgs},
-    device_watch::{self, DeviceWatchArgs},
+    device::{edit::EditArgs, watch::DeviceWatchArgs},
     durable::write_private,
     export::{deliver, export_format},
     failure::{Exit, Failure},
     filter::refused_filter,
+    keys::recovery_key,
     pages::{all_pages, first_of},
-    recovery_key,
     request::not_there,
+    rollout::why,
     secret::PassphraseArgs,
     session::Session,
     watch::{self, WatchArgs},
-    why,
     words::{or_dash, time},
 };
 
@@ -110,7 +113,7 @@ pub(crate) enum Command {
         endpoint: EndpointName,
     },
     #[command(flatten)]
-    Live(device_command::Command),
+    Live(command::Command),
 }
 
 #[derive(Debug, Args)]
@@ -207,8 +210,8 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
         Command::Count { by, filter } => count(&client, CountQuery { by, filter }, session).await,
         Command::Export(args) => export(&client, args, session).await,
         Command::Set(args) => set(&client, args, session).await,
-        Command::Edit(args) => device_edit::run(&client, *args, session).await,
-        Command::Watch(args) => device_watch::run(&client, &args, session).await,
+        Command::Edit(args) => edit::run(&client, *args, session).await,
+        Command::Watch(args) => watch::run(&client, &args, session).await,
         Command::Why { endpoint, watch } => why::of_device(&client, &endpoint, watch, session).await,
         Command::Forgive { endpoint } => why::forgive(&client, &endpoint, session).await,
         Command::Suspend { endpoint, reason } => {
@@ -236,7 +239,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
             client.delete_device(&endpoint).await.map_err(|e| missing(e, &endpoint))?;
             session.printer.data(&json!({ "removed": endpoint }), format_args!("{endpoint} removed"))
         }
-        Command::Live(command) => device_command::run(command, &client, session).await,
+        Command::Live(command) => command::run(command, &client, session).await,
     }
 }
 

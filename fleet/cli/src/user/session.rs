@@ -16,10 +16,12 @@ use crate::{
     context::Context,
     durable::write_private,
     failure::{Exit, Failure},
-    invitation_file::InvitationFile,
     secret::{self, Secret},
     session::{Session, service_error},
-    single_sign_on::{self, SsoArgs},
+    user::{
+        invitation_file::InvitationFile,
+        single_sign_on::{self, SsoArgs},
+    },
     words::{or_dash, time},
 };
 

@@ -1,5 +1,7 @@
 //! `mbl configuration`: documents of the account, of groups and of devices, what they would change and what they come to.
 
+pub(crate) mod secret;
+
 use std::{fs, path::PathBuf};
 
 use anyhow::Context as _;
@@ -12,7 +14,6 @@ use protocol_types::{EndpointName, GroupName, RevisionStanding};
 use serde_json::Value;
 
 use crate::{
-    configuration_secret,
     pages::all_pages,
     rollout::brought,
     session::{Session, service_error},
@@ -65,7 +66,7 @@ pub(crate) enum Command {
     },
     /// Give secrets to applications, or take them away
     #[command(subcommand)]
-    Secret(configuration_secret::Command),
+    Secret(secret::Command),
     /// Print the JSON Schema of the documents
     Schema,
 }
@@ -153,7 +154,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
             let settings = client.effective_configuration(&endpoint).await.map_err(service_error)?;
             session.printer.data(&settings, told(&settings))
         }
-        Command::Secret(command) => configuration_secret::run(command, &client, session).await,
+        Command::Secret(command) => secret::run(command, &client, session).await,
         Command::Schema => {
             let schema = client.configuration_schema().await.map_err(service_error)?;
             session.printer.data(&schema, serde_json::to_string_pretty(&schema)?)

@@ -1,5 +1,9 @@
 //! `mbl rollout`: moves devices to a release or a configuration, and shows how far they are. The service decides; here it is asked and watched.
 
+pub(crate) mod dry_run;
+pub(crate) mod start;
+pub(crate) mod why;
+
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -14,11 +18,9 @@ use crate::{
     failure::{Exit, Failure},
     pages::all_pages,
     request::{not_there, request_key},
-    rollout_dry_run,
-    rollout_start::StartArgs,
+    rollout::start::StartArgs,
     session::{Session, service_error},
     watch::{Shown, follow, not_ended, within},
-    why,
     words::{or_dash, time},
 };
 
@@ -99,7 +101,7 @@ async fn start(client: &Client, args: StartArgs, session: &Session) -> anyhow::R
     let (watches, makes_nothing) = (args.look.watch, args.look.dry_run);
     let wanted = args.into();
     if makes_nothing {
-        return rollout_dry_run::show(client, &wanted, session).await;
+        return dry_run::show(client, &wanted, session).await;
     }
     let key = request_key()?;
     let made = client.create_rollout(&wanted, Some(&key)).await.map_err(service_error)?;

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use crate::{
     durable::{write, write_private},
     failure::{Exit, Failure},
-    sealed_key,
+    keys::sealed_key,
     secret::Secret,
 };
 

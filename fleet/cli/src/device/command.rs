@@ -11,8 +11,10 @@ use protocol_types::{CommandState, EndpointName, Presence};
 use tokio::time::Instant;
 
 use crate::{
-    device::missing,
-    device_observe::{self, ObserveArgs},
+    device::{
+        missing,
+        observe::{self, ObserveArgs},
+    },
     failure::{Exit, Failure},
     pages::first_of,
     session::Session,
@@ -148,7 +150,7 @@ pub(crate) async fn run(command: Command, client: &Client, session: &Session) ->
             let asked = client.execute_resource(&endpoint, &wanted, None).await;
             answer(client, asked.map_err(|e| missing(e, &endpoint))?, patience.wait, session).await
         }
-        Command::Observe(args) => device_observe::run(client, args, session).await,
+        Command::Observe(args) => observe::run(client, args, session).await,
         Command::Commands { endpoint, limit } => list(client, (&endpoint, limit), session).await,
         Command::One { endpoint, id, wait } => {
             let shown = client.command(&endpoint, &id, &CommandQuery::default()).await;

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::{
     failure::{Exit, Failure},
     pages::all_pages,
-    release_folder::{ReleaseFolder, Wish},
+    release::folder::{ReleaseFolder, Wish},
     repository::MetadataFolder,
     request::not_there,
     session::{Session, service_error},

@@ -9,8 +9,10 @@ use protocol_types::{CommandState, EndpointName};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    device::missing,
-    device_command::{ONE_WAIT_S, TRY_AGAIN, no_command, seconds},
+    device::{
+        command::{ONE_WAIT_S, TRY_AGAIN, no_command, seconds},
+        missing,
+    },
     failure::{Exit, Failure},
     session::Session,
     words::time,

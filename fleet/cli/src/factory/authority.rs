@@ -17,7 +17,7 @@ use x509_parser::prelude::{FromDer as _, X509CertificationRequest};
 use crate::{
     durable::write_private,
     failure::{Exit, Failure},
-    sealed_key,
+    keys::sealed_key,
     secret::Secret,
 };
 

@@ -1,5 +1,8 @@
 //! `mbl factory`: gives new devices their identity. The device's private key is born on the device and never comes here.
 
+pub(crate) mod authority;
+pub(crate) mod line;
+
 use std::{path::PathBuf, process::Stdio, time::Duration};
 
 use anyhow::Context as _;
@@ -14,11 +17,13 @@ use tokio::{
 };
 
 use crate::{
-    factory_authority::FactoryAuthority,
-    factory_line::{Heard, Outcome},
+    factory::{
+        authority::FactoryAuthority,
+        line::{Heard, Outcome},
+    },
     failure::{Exit, Failure},
     keyring::Keyring,
-    recovery_key,
+    keys::recovery_key,
     repository::MetadataFolder,
     secret::PassphraseArgs,
     session::{Session, service_error},

@@ -1,5 +1,9 @@
 //! `mbl user`: people who hold roles; how they begin, sign in and out.
 
+pub(crate) mod invitation_file;
+pub(crate) mod session;
+pub(crate) mod single_sign_on;
+
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -10,10 +14,9 @@ use serde_json::json;
 
 use crate::{
     filter::refused_filter,
-    invitation_file::InvitationFile,
     pages::all_pages,
     session::{Session, service_error},
-    user_session,
+    user::invitation_file::InvitationFile,
     words::{or_dash, time},
 };
 
@@ -42,7 +45,7 @@ pub(crate) enum Command {
     /// Forget a user with their roles and tokens
     Delete(Which),
     #[command(flatten)]
-    Own(user_session::Command),
+    Own(session::Command),
 }
 
 #[derive(Debug, Args)]
@@ -108,7 +111,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
             session.client()?.delete_user(&name, at_revision).await.map_err(service_error)?;
             session.printer.data(&json!({ "deleted": name }), format_args!("user/{name} deleted"))
         }
-        Command::Own(command) => user_session::run(command, session).await,
+        Command::Own(command) => session::run(command, session).await,
     }
 }
 
