@@ -41,7 +41,7 @@ pub(crate) enum Command {
         /// The job, as in j-1
         id: String,
         /// Only devices in this state: waiting, sent, active, done, failed, expired, cancelled or unknown
-        #[arg(long, value_name = "STATE", value_parser = state)]
+        #[arg(long, value_name = "STATE")]
         state: Option<CommandState>,
     },
     /// Write what a device has brought to the standard output or to a file
@@ -156,13 +156,6 @@ fn source(text: &str) -> Result<LogSource, String> {
     let mut sources = LogSource::ALL.into_iter().filter(|source| *source != LogSource::Application);
     sources.find(|source| source.as_str() == text).ok_or_else(|| {
         "a source is agent, updater, apps, board or kernel; for an application, --application".to_owned()
-    })
-}
-
-fn state(text: &str) -> Result<CommandState, String> {
-    CommandState::parse(text).ok_or_else(|| {
-        let words: Vec<&str> = CommandState::ALL.iter().map(|state| state.as_str()).collect();
-        format!("a state is one of {}", words.join(", "))
     })
 }
 

@@ -51,7 +51,7 @@ pub(crate) struct ReportArgs {
     /// The operation, as in op-1
     id: String,
     /// Only rows of this outcome: done, unchanged or refused
-    #[arg(long, value_name = "OUTCOME", value_parser = outcome)]
+    #[arg(long, value_name = "OUTCOME")]
     outcome: Option<RowOutcome>,
     /// The file; it is there only once it is whole
     #[arg(long, value_name = "FILE")]
@@ -59,10 +59,6 @@ pub(crate) struct ReportArgs {
     /// For a file: csv, or jsonl for a JSON object a line
     #[arg(long, value_name = "FORMAT", default_value = "csv", value_parser = export_format, requires = "output")]
     format: ExportFormat,
-}
-
-fn outcome(text: &str) -> Result<RowOutcome, String> {
-    RowOutcome::parse(text).ok_or_else(|| "an outcome is done, unchanged or refused".to_owned())
 }
 
 /// How long between two looks at a watched operation.

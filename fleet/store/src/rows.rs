@@ -16,17 +16,6 @@ pub(crate) fn formed<T: FromStr>(
     text.parse().map_err(|_| StoreError::Damaged { table, column })
 }
 
-/// The word in a column, one of those that only the store writes there.
-pub(crate) fn word<T>(
-    row: &AnyRow,
-    doing: &'static str,
-    (table, column): (&'static str, &'static str),
-    parse: impl FnOnce(&str) -> Option<T>,
-) -> Result<T, StoreError> {
-    let text: String = row.try_get(column).map_err(cannot(doing))?;
-    parse(&text).ok_or(StoreError::Damaged { table, column })
-}
-
 /// A text, if there is one.
 pub(crate) fn text(row: &AnyRow, column: &'static str) -> Result<Option<String>, StoreError> {
     row.try_get(column).map_err(cannot("read a column"))

@@ -1,9 +1,5 @@
 //! What is asked of a device by itself, and how far that is. Never says how it is asked or answered.
 
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
-
 use crate::words::words;
 
 words! {
@@ -59,15 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_and_every_state_reads_back_as_itself_and_five_states_are_ends() {
-        for kind in CommandKind::ALL {
-            assert_eq!(CommandKind::parse(kind.as_str()), Some(*kind));
-            assert_eq!(serde_json::to_string(kind).unwrap(), format!("\"{kind}\""));
-        }
-        for state in CommandState::ALL {
-            assert_eq!(CommandState::parse(state.as_str()), Some(*state));
-            assert_eq!(serde_json::to_string(state).unwrap(), format!("\"{state}\""));
-        }
+    fn five_states_are_ends() {
         assert_eq!(CommandState::ALL.iter().filter(|state| state.is_end()).count(), 5);
     }
 }

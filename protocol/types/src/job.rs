@@ -1,9 +1,5 @@
 //! How far a job is. Never says what it does, or what became of each device.
 
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
-
 use crate::words::words;
 
 words! {
@@ -34,11 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_state_reads_back_as_itself_and_three_are_ends() {
-        for state in JobState::ALL {
-            assert_eq!(JobState::parse(state.as_str()), Some(*state));
-            assert_eq!(serde_json::to_string(state).unwrap(), format!("\"{state}\""));
-        }
+    fn three_states_are_ends() {
         assert_eq!(JobState::ALL.iter().filter(|state| state.is_end()).count(), 3);
     }
 }

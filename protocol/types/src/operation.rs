@@ -1,9 +1,5 @@
 //! How far a long operation of the service is, and what became of each row. Never says what it does.
 
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
-
 use crate::words::words;
 
 words! {
@@ -46,19 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_state_reads_back_as_itself_and_three_are_ends() {
-        for state in OperationState::ALL {
-            assert_eq!(OperationState::parse(state.as_str()), Some(*state));
-            assert_eq!(serde_json::to_string(state).unwrap(), format!("\"{state}\""));
-        }
+    fn three_states_are_ends() {
         assert_eq!(OperationState::ALL.iter().filter(|state| state.is_end()).count(), 3);
-    }
-
-    #[test]
-    fn every_outcome_of_a_row_reads_back_as_itself() {
-        for outcome in RowOutcome::ALL {
-            assert_eq!(RowOutcome::parse(outcome.as_str()), Some(*outcome));
-            assert_eq!(serde_json::to_string(outcome).unwrap(), format!("\"{outcome}\""));
-        }
     }
 }

@@ -1,10 +1,6 @@
 //! How far a rollout is, as a whole and on each of its devices, and the words in which people ask for it. Never says how a state is
 //! reached.
 
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
-
 use crate::words::words;
 
 words! {
@@ -160,31 +156,5 @@ impl RolloutState {
     /// Whether it never changes again.
     pub const fn is_end(self) -> bool {
         matches!(self, Self::Stopped | Self::Aborted | Self::Finished)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_state_reads_back_as_itself() {
-        for state in DeviceState::ALL {
-            assert_eq!(DeviceState::parse(state.as_str()), Some(*state));
-            assert_eq!(serde_json::to_string(state).unwrap(), format!("\"{state}\""));
-        }
-        for what in OnFailure::ALL {
-            assert_eq!(OnFailure::parse(what.as_str()), Some(*what));
-            assert_eq!(serde_json::to_string(what).unwrap(), format!("\"{what}\""));
-        }
-        for consent in Consent::ALL {
-            assert_eq!(Consent::parse(consent.as_str()), Some(*consent));
-            assert_eq!(serde_json::to_string(consent).unwrap(), format!("\"{consent}\""));
-        }
-        for action in RolloutAction::ALL {
-            assert_eq!(RolloutAction::parse(action.as_str()), Some(*action));
-            assert_eq!(serde_json::to_string(action).unwrap(), format!("\"{action}\""));
-        }
-        assert_eq!(WaitingFor::parse("nothing"), None);
     }
 }

@@ -1,9 +1,5 @@
 //! How a device stands: to the account that it belongs to, and to the schedule that it has promised. Never decides either.
 
-use std::{fmt, str::FromStr};
-
-use serde::{Deserialize, Serialize};
-
 use crate::words::words;
 
 words! {
@@ -31,34 +27,5 @@ words! {
         Late = "late",
         /// It should be here since so long that it will hardly come by itself: two lifetimes of its registration.
         Lost = "lost",
-    }
-}
-
-/// A text that is no standing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a standing is active, suspended, quarantined or decommissioned")]
-pub struct UnknownStanding;
-
-impl FromStr for Standing {
-    type Err = UnknownStanding;
-    fn from_str(text: &str) -> Result<Self, UnknownStanding> {
-        Self::parse(text).ok_or(UnknownStanding)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_word_is_read_as_it_is_written_in_json_and_in_text() {
-        for standing in Standing::ALL {
-            assert_eq!(standing.as_str().parse(), Ok(*standing));
-            assert_eq!(serde_json::to_string(standing).unwrap(), format!("\"{standing}\""));
-        }
-        for presence in Presence::ALL {
-            assert_eq!(Presence::parse(presence.as_str()), Some(*presence));
-        }
-        assert_eq!("Active".parse::<Standing>(), Err(UnknownStanding));
     }
 }

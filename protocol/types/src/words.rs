@@ -1,9 +1,14 @@
 //! An `enum` whose variants are words that the API, the logs and the tables write alike. Never adds a meaning.
 
+/// A text that is none of the words of an `enum`; the message names them all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not one of {}", .0.join(", "))]
+pub struct UnknownWord(pub(crate) &'static [&'static str]);
+
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)+ }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ::serde::Serialize, ::serde::Deserialize)]
         pub enum $name {
             $($(#[$vdoc])* #[serde(rename = $text)] $variant,)+
         }
@@ -16,15 +21,18 @@ macro_rules! words {
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }
             }
+        }
 
-            /// Reads what `as_str` wrote.
-            pub fn parse(text: &str) -> Option<Self> {
-                Self::ALL.iter().copied().find(|word| word.as_str() == text)
+        impl ::std::str::FromStr for $name {
+            type Err = $crate::UnknownWord;
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                let found = Self::ALL.iter().copied().find(|word| word.as_str() == text);
+                found.ok_or($crate::UnknownWord(&[$($text),+]))
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl ::std::fmt::Display for $name {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
                 f.write_str(self.as_str())
             }
         }
@@ -32,3 +40,26 @@ macro_rules! words {
 }
 
 pub(crate) use words;
+
+#[cfg(test)]
+mod tests {
+    words! {
+        /// How something goes.
+        Pace {
+            /// Not fast.
+            Slow = "slow",
+            /// Fast.
+            VeryFast = "very-fast",
+        }
+    }
+
+    #[test]
+    fn every_word_is_read_as_it_is_written_in_json_and_in_text_and_an_unknown_one_names_those_that_are_known() {
+        for pace in Pace::ALL {
+            assert_eq!(pace.as_str().parse(), Ok(*pace));
+            assert_eq!(serde_json::to_string(pace).unwrap(), format!("\"{pace}\""));
+            assert_eq!(serde_json::from_str::<Pace>(&format!("\"{pace}\"")).unwrap(), *pace);
+        }
+        assert_eq!("Slow".parse::<Pace>().unwrap_err().to_string(), "not one of slow, very-fast");
+    }
+}

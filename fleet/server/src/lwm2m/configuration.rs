@@ -44,7 +44,7 @@ pub(super) fn report(entries: &[Entry]) -> Option<ConfigurationReport> {
         }
     });
     Some(ConfigurationReport {
-        state: ConfigurationState::parse(text(resource::STATE)?)?,
+        state: text(resource::STATE)?.parse().ok()?,
         generation: value(resource::REPORTED_GENERATION)
             .and_then(Value::as_i64)
             .and_then(|generation| u64::try_from(generation).ok())

@@ -17,7 +17,7 @@ use crate::{
     error::cannot,
     events,
     numbers::{from_sql, time, to_sql},
-    rows::{formed, word},
+    rows::formed,
     transaction::Transaction,
 };
 
@@ -68,7 +68,7 @@ fn read(row: &AnyRow) -> Result<AlertRow, StoreError> {
         rule: formed(row, doing, ("alerts", "rule"))?,
         device: if subject.is_empty() { None } else { Some(EndpointName::new(subject).map_err(damaged)?) },
         severity: formed(row, doing, ("alerts", "severity"))?,
-        state: word(row, doing, ("alerts", "state"), AlertState::parse)?,
+        state: formed(row, doing, ("alerts", "state"))?,
         since: time(row.try_get("since").map_err(cannot(doing))?),
         raised: optional("raised")?,
         told: optional("told")?,

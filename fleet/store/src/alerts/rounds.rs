@@ -13,7 +13,7 @@ use crate::{
     error::cannot,
     events,
     numbers::{from_sql, time, to_sql},
-    rows::word,
+    rows::formed,
     transaction::Transaction,
 };
 
@@ -138,7 +138,7 @@ impl AccountScope {
             .map(|row| {
                 let optional =
                     |column| row.try_get::<Option<i64>, _>(column).map(|at| at.map(time)).map_err(cannot(doing));
-                let open = match word(row, doing, ("alerts", "state"), AlertState::parse)? {
+                let open = match formed(row, doing, ("alerts", "state"))? {
                     AlertState::Pending => {
                         OpenAlert::Pending { since: time(row.try_get("since").map_err(cannot(doing))?) }
                     }

@@ -16,7 +16,7 @@ use crate::{
     error::cannot,
     idempotency,
     numbers::{from_sql, time, to_sql},
-    rows::{formed, word},
+    rows::formed,
     transaction::Transaction,
 };
 
@@ -90,10 +90,10 @@ pub(crate) fn read(row: &AnyRow) -> Result<CommandRow, StoreError> {
         number: number("number")?,
         endpoint: formed(row, doing, ("commands", "endpoint"))?,
         job: optional("job")?.map(from_sql),
-        kind: word(row, doing, ("commands", "kind"), CommandKind::parse)?,
+        kind: formed(row, doing, ("commands", "kind"))?,
         path: text("path")?.unwrap_or_default(),
         argument: text("argument")?,
-        state: word(row, doing, ("commands", "state"), CommandState::parse)?,
+        state: formed(row, doing, ("commands", "state"))?,
         tries: number("tries")?,
         created: UnixSeconds(number("created")?),
         deadline: UnixSeconds(number("deadline")?),

@@ -62,11 +62,9 @@ fn read(row: &AnyRow) -> Result<GivenConfiguration, StoreError> {
     let doing = "read the configuration of a device";
     let number = |column| row.try_get::<i64, _>(column).map_err(cannot(doing));
     let maybe = |column| row.try_get::<Option<i64>, _>(column).map_err(cannot(doing));
-    let report = match rows::text(row, "said_state")? {
+    let report = match parsed(row, "said_state")? {
         None => None,
         Some(state) => {
-            let state =
-                ConfigurationState::parse(&state).ok_or(StoreError::Damaged { table: TABLE, column: "said_state" })?;
             let report = ConfigurationReport {
                 state,
                 generation: from_sql(maybe("said_generation")?.unwrap_or_default()),

@@ -42,7 +42,7 @@ pub(crate) fn read(row: &AnyRow, rollout: &RolloutRow) -> Result<(Option<Wish>, 
     if first.is_none() || given < first || number("said_generation")? != given {
         return Ok((Some(wish), None));
     }
-    let state = rows::text(row, "said_state")?.and_then(|state| ConfigurationState::parse(&state));
+    let state: Option<ConfigurationState> = parsed(row, "said_state")?;
     let reason = read_reason(row, "said_reason_code", "said_reason_text")?;
     let said: Option<Digest> = parsed(row, "said_digest")?;
     let outcome = match state {

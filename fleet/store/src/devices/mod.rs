@@ -23,7 +23,7 @@ use crate::{
     filter::{Bind, Filter, Place, version_key},
     numbers::{from_sql, time, to_sql},
     rollouts::updates,
-    rows::{formed, word},
+    rows::formed,
     transaction::Transaction,
 };
 
@@ -122,7 +122,7 @@ const TABLES: &str = "devices d LEFT JOIN device_reports r ON r.account = d.acco
 
 /// Reads the column `standing`.
 pub(crate) fn standing(row: &AnyRow, doing: &'static str) -> Result<Standing, StoreError> {
-    word(row, doing, ("devices", "standing"), Standing::parse)
+    formed(row, doing, ("devices", "standing"))
 }
 
 fn read(row: &AnyRow) -> Result<DeviceRow, StoreError> {

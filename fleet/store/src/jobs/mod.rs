@@ -15,7 +15,7 @@ use crate::{
     error::cannot,
     events, idempotency,
     numbers::{from_sql, time, to_sql},
-    rows::{formed, word},
+    rows::formed,
     transaction::Transaction,
 };
 
@@ -87,7 +87,7 @@ fn read(row: &AnyRow) -> Result<JobRow, StoreError> {
         request: text("request")?,
         concurrency: number("concurrency")?,
         per_minute: number("per_minute")?,
-        state: word(row, doing, ("jobs", "state"), JobState::parse)?,
+        state: formed(row, doing, ("jobs", "state"))?,
         position: text("position")?,
         created: UnixSeconds(number("created")?),
         deadline: UnixSeconds(number("deadline")?),
@@ -192,7 +192,7 @@ impl AccountScope {
         rows.iter()
             .map(|row| {
                 let devices: i64 = row.try_get("devices").map_err(cannot(doing))?;
-                Ok((word(row, doing, ("commands", "state"), CommandState::parse)?, from_sql(devices)))
+                Ok((formed(row, doing, ("commands", "state"))?, from_sql(devices)))
             })
             .collect()
     }

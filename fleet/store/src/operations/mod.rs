@@ -14,7 +14,7 @@ use crate::{
     error::cannot,
     events, idempotency,
     numbers::{from_sql, time, to_sql},
-    rows::{formed, word},
+    rows::formed,
     transaction::Transaction,
 };
 
@@ -107,7 +107,7 @@ fn read(row: &AnyRow) -> Result<OperationRow, StoreError> {
         number: number("number")?,
         request: serde_json::from_str(&request)
             .map_err(|_| StoreError::Damaged { table: "operations", column: "request" })?,
-        state: word(row, doing, ("operations", "state"), OperationState::parse)?,
+        state: formed(row, doing, ("operations", "state"))?,
         total: optional("total")?.map(from_sql),
         done: number("done")?,
         unchanged: number("unchanged")?,
@@ -227,7 +227,7 @@ impl AccountScope {
                 Ok(RowReport {
                     line: from_sql(row.try_get("line").map_err(cannot(doing))?),
                     subject: text("subject")?,
-                    outcome: word(row, doing, ("operation_rows", "outcome"), RowOutcome::parse)?,
+                    outcome: formed(row, doing, ("operation_rows", "outcome"))?,
                     code: text("code")?,
                     detail: text("detail")?,
                 })

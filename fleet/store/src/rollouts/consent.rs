@@ -9,7 +9,7 @@ use crate::{
     error::cannot,
     events,
     numbers::to_sql,
-    rows::{parsed, word},
+    rows::{formed, parsed},
 };
 
 const DOING: &str = "give consent to a rollout";
@@ -26,7 +26,7 @@ impl AccountScope {
             .await
             .map_err(cannot(doing))?;
         let Some(row) = row else { return Ok(None) };
-        let consent = word(&row, doing, ("rollouts", "consent"), Consent::parse)?;
+        let consent = formed(&row, doing, ("rollouts", "consent"))?;
         let policy: String = row.try_get("policy").map_err(cannot(doing))?;
         let policy: Policy =
             serde_json::from_str(&policy).map_err(|_| StoreError::Damaged { table: "rollouts", column: "policy" })?;

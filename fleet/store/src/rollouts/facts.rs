@@ -15,7 +15,7 @@ use crate::{
         as_json,
         updates::{read_report, read_wish},
     },
-    rows::{self, parsed},
+    rows::{self, formed, parsed},
 };
 
 /// The attribute in which a device's time zone stands, by its name in the IANA database.
@@ -173,8 +173,8 @@ fn read_facts(row: &AnyRow, filters: &[u32], rollout: &RolloutRow) -> Result<Dev
     let number = |column: &str| row.try_get::<Option<i64>, _>(column).map_err(cannot(doing));
     let damaged = |column| StoreError::Damaged { table: "rollout_devices", column };
     let small = |column| Ok::<_, StoreError>(number(column)?.map(|n| u32::try_from(n).unwrap_or(u32::MAX)));
-    let at = match rows::text(row, "state")? {
-        Some(state) => Some((DeviceState::parse(&state).ok_or_else(|| damaged("state"))?, read_waiting(row)?)),
+    let at = match parsed(row, "state")? {
+        Some(state) => Some((state, parsed(row, "waiting_for")?)),
         None => None,
     };
     // There is none if the device is gone.
@@ -217,11 +217,6 @@ pub(crate) fn read_matches(row: &AnyRow, filters: &[u32]) -> Result<Vec<u32>, St
         }
     }
     Ok(matches)
-}
-
-pub(crate) fn read_waiting(row: &AnyRow) -> Result<Option<WaitingFor>, StoreError> {
-    let damaged = || StoreError::Damaged { table: "rollout_devices", column: "waiting_for" };
-    rows::text(row, "waiting_for")?.map(|text| WaitingFor::parse(&text).ok_or_else(damaged)).transpose()
 }
 
 /// Which devices come into the audience while it is open. A list of devices is complete from the beginning.
@@ -436,11 +431,10 @@ impl AccountScope {
             .map(|row| {
                 let number = |column| row.try_get::<i64, _>(column).map_err(cannot(doing));
                 let damaged = |column| StoreError::Damaged { table: "rollout_devices", column };
-                let state: String = row.try_get("state").map_err(cannot(doing))?;
                 let wave: Option<i64> = row.try_get("wave").map_err(cannot(doing))?;
                 Ok(WaveCount {
                     wave: wave.map(u32::try_from).transpose().map_err(|_| damaged("wave"))?,
-                    state: DeviceState::parse(&state).ok_or_else(|| damaged("state"))?,
+                    state: formed(row, doing, ("rollout_devices", "state"))?,
                     devices: from_sql(number("devices")?),
                 })
             })

@@ -28,7 +28,7 @@ use crate::{
     events, idempotency,
     numbers::{from_sql, time, to_sql},
     rollouts::updates::read_reason,
-    rows::{self, parsed},
+    rows::{self, formed, parsed},
     transaction::Transaction,
 };
 
@@ -129,7 +129,7 @@ pub(crate) fn read(row: &AnyRow) -> Result<RolloutRow, StoreError> {
             subject: Subject::read(row)?,
             audience: serde_json::from_str(&text("audience")?).map_err(|_| damaged("audience"))?,
             threshold: serde_json::from_str(&text("threshold")?).map_err(|_| damaged("threshold"))?,
-            on_failure: OnFailure::parse(&text("on_failure")?).ok_or_else(|| damaged("on_failure"))?,
+            on_failure: formed(row, doing, ("rollouts", "on_failure"))?,
             // One that cannot be read is not the same as no limit.
             max_in_flight: optional("max_in_flight")?
                 .map(u32::try_from)
@@ -139,13 +139,13 @@ pub(crate) fn read(row: &AnyRow) -> Result<RolloutRow, StoreError> {
                 Some(text) => Some(serde_json::from_str(&text).map_err(|_| damaged("time_window"))?),
                 None => None,
             },
-            consent: Consent::parse(&text("consent")?).ok_or_else(|| damaged("consent"))?,
+            consent: formed(row, doing, ("rollouts", "consent"))?,
             priority: u8::try_from(number("priority")?).map_err(|_| damaged("priority"))?,
             policy: serde_json::from_str(&text("policy")?).map_err(|_| damaged("policy"))?,
         },
         path: parsed(row, "path")?,
         digest: parsed(row, "digest")?.ok_or_else(|| damaged("digest"))?,
-        state: RolloutState::parse(&text("state")?).ok_or_else(|| damaged("state"))?,
+        state: formed(row, doing, ("rollouts", "state"))?,
         reason: read_reason(row, "reason_code", "reason_text")?,
         created: time(number("created")?),
         started: optional("started")?.map(time),

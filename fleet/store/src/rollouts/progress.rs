@@ -7,11 +7,8 @@ use crate::{
     AccountScope, ServiceWide, StoreError,
     error::cannot,
     numbers::time,
-    rollouts::{
-        facts::{ENDS, read_waiting},
-        updates::read_reason,
-    },
-    rows::{self, parsed},
+    rollouts::{facts::ENDS, updates::read_reason},
+    rows::parsed,
 };
 
 /// How far a rollout is on one device.
@@ -151,14 +148,13 @@ fn read_device(row: &AnyRow) -> Result<RolloutDeviceRow, StoreError> {
     let damaged = |column| StoreError::Damaged { table: "rollout_devices", column };
     let number = |column| row.try_get::<Option<i64>, _>(column).map_err(cannot("read a device of a rollout"));
     let small = |column| number(column)?.map(u32::try_from).transpose().map_err(|_| damaged(column));
-    let state = rows::text(row, "state")?.and_then(|state| DeviceState::parse(&state));
-    let state = state.ok_or_else(|| damaged("state"))?;
+    let state = parsed(row, "state")?.ok_or_else(|| damaged("state"))?;
     let downloading = state == DeviceState::Downloading;
     Ok(RolloutDeviceRow {
         endpoint: parsed(row, "endpoint")?.ok_or_else(|| damaged("endpoint"))?,
         state,
         progress: number("progress")?.filter(|_| downloading).and_then(|n| u8::try_from(n).ok()),
-        waiting_for: read_waiting(row)?,
+        waiting_for: parsed(row, "waiting_for")?,
         reason: read_reason(row, "reason_code", "reason_text")?,
         since: time(number("since")?.ok_or_else(|| damaged("since"))?),
         wave: small("wave")?,

@@ -66,14 +66,6 @@ fn what_must_stand_together_is_asked_of_the_whole_document_alone() {
     }
 }
 
-#[test]
-fn every_state_reads_back() {
-    for state in ConfigurationState::ALL {
-        assert_eq!(ConfigurationState::parse(state.as_str()), Some(state));
-    }
-    assert_eq!(ConfigurationState::parse("moon"), None);
-}
-
 proptest! {
     #[test]
     fn whatever_bytes_come_they_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use batch::{Batch, BatchError, Sample};
 pub use pace::Pace;
-pub use step::{MetricStep, UnknownMetricStep};
+pub use step::MetricStep;
 
 macro_rules! metrics {
     ($($(#[$doc:meta])* $variant:ident = $text:literal in $unit:literal by $per_unit:literal,)+) => {
