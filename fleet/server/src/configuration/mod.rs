@@ -1,5 +1,5 @@
 //! Configuration put together: documents of levels merged into what one device should have, with the origin of each setting, and what
-//! two documents differ in. Pure functions; `rest/configuration.rs` answers with them and the LwM2M side gives devices what they make.
+//! two documents differ in. Pure functions; `rest/configuration` answers with them and the LwM2M side gives devices what they make.
 
 mod diff;
 mod effective;
