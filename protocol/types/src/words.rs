@@ -43,23 +43,16 @@ pub(crate) use words;
 
 #[cfg(test)]
 mod tests {
-    words! {
-        /// How something goes.
-        Pace {
-            /// Not fast.
-            Slow = "slow",
-            /// Fast.
-            VeryFast = "very-fast",
-        }
-    }
+    use crate::RolloutAction;
 
     #[test]
     fn every_word_is_read_as_it_is_written_in_json_and_in_text_and_an_unknown_one_names_those_that_are_known() {
-        for pace in Pace::ALL {
-            assert_eq!(pace.as_str().parse(), Ok(*pace));
-            assert_eq!(serde_json::to_string(pace).unwrap(), format!("\"{pace}\""));
-            assert_eq!(serde_json::from_str::<Pace>(&format!("\"{pace}\"")).unwrap(), *pace);
+        for action in RolloutAction::ALL {
+            assert_eq!(action.as_str().parse(), Ok(*action));
+            assert_eq!(serde_json::to_string(action).unwrap(), format!("\"{action}\""));
+            assert_eq!(serde_json::from_str::<RolloutAction>(&format!("\"{action}\"")).unwrap(), *action);
         }
-        assert_eq!("Slow".parse::<Pace>().unwrap_err().to_string(), "not one of slow, very-fast");
+        let known = "not one of start, pause, resume, abort, close, approve, ask-again";
+        assert_eq!("Start".parse::<RolloutAction>().unwrap_err().to_string(), known);
     }
 }

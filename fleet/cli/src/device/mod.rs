@@ -2,8 +2,8 @@
 
 pub(crate) mod command;
 pub(crate) mod edit;
+pub(crate) mod follow;
 pub(crate) mod observe;
-pub(crate) mod watch;
 
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ use protocol_types::{EndpointName, Standing, recovery::VolumeId};
 use serde_json::json;
 
 use crate::{
-    device::{edit::EditArgs, watch::DeviceWatchArgs},
+    device::{edit::EditArgs, follow::DeviceWatchArgs},
     durable::write_private,
     export::{deliver, export_format},
     failure::{Exit, Failure},
@@ -211,7 +211,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
         Command::Export(args) => export(&client, args, session).await,
         Command::Set(args) => set(&client, args, session).await,
         Command::Edit(args) => edit::run(&client, *args, session).await,
-        Command::Watch(args) => watch::run(&client, &args, session).await,
+        Command::Watch(args) => follow::run(&client, &args, session).await,
         Command::Why { endpoint, watch } => why::of_device(&client, &endpoint, watch, session).await,
         Command::Forgive { endpoint } => why::forgive(&client, &endpoint, session).await,
         Command::Suspend { endpoint, reason } => {

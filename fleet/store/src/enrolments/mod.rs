@@ -8,7 +8,7 @@ pub(crate) mod listed_certificates;
 pub(crate) mod registrations;
 
 #[cfg(test)]
-mod tests;
+mod registration_tests;
 
 use protocol_types::{EndpointName, ReasonCode, UnixSeconds};
 use serde_json::json;

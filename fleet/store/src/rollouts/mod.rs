@@ -14,9 +14,7 @@ pub(crate) mod updates;
 #[cfg(test)]
 mod tests;
 
-use protocol_types::{
-    Consent, Digest, EndpointName, OnFailure, Reason, RolloutId, RolloutState, TargetPath, UnixSeconds,
-};
+use protocol_types::{Digest, EndpointName, Reason, RolloutId, RolloutState, TargetPath, UnixSeconds};
 use serde::Serialize;
 use serde_json::{Value, json};
 use sqlx::{AnyConnection, Row, any::AnyRow};

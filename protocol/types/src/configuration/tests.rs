@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{Configuration, ConfigurationState};
+use super::Configuration;
 
 const WHOLE: &str = r#"{
     "hostname": "kiln-7",
