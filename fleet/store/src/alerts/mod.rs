@@ -16,6 +16,7 @@ use crate::{
     AccountScope, AlertCondition, EventDraft, Filter, StoreError,
     error::cannot,
     events,
+    numbered::Numbered,
     numbers::{from_sql, time, to_sql},
     rows::formed,
     transaction::Transaction,
@@ -53,32 +54,35 @@ impl AlertRow {
     }
 }
 
-const COLUMNS: &str =
-    "number, rule, subject, severity, state, since, raised, told, resolved, acknowledged, acknowledged_by, note";
+impl Numbered for AlertRow {
+    const KIND: &'static str = "alert";
+    const PREFIX: &'static str = "al-";
+    const DOING: &'static str = "read an alert";
+    const TABLE: &'static str = "alerts";
+    const COLUMNS: &'static str =
+        "number, rule, subject, severity, state, since, raised, told, resolved, acknowledged, acknowledged_by, note";
 
-fn read(row: &AnyRow) -> Result<AlertRow, StoreError> {
-    let doing = "read an alert";
-    let optional = |column| row.try_get::<Option<i64>, _>(column).map(|at| at.map(time)).map_err(cannot(doing));
-    let text = |column| row.try_get::<Option<String>, _>(column).map(Option::unwrap_or_default).map_err(cannot(doing));
-    let subject = text("subject")?;
-    let damaged = |_| StoreError::Damaged { table: "alerts", column: "subject" };
-    let (by, note) = (text("acknowledged_by")?, text("note")?);
-    Ok(AlertRow {
-        number: from_sql(row.try_get("number").map_err(cannot(doing))?),
-        rule: formed(row, doing, ("alerts", "rule"))?,
-        device: if subject.is_empty() { None } else { Some(EndpointName::new(subject).map_err(damaged)?) },
-        severity: formed(row, doing, ("alerts", "severity"))?,
-        state: formed(row, doing, ("alerts", "state"))?,
-        since: time(row.try_get("since").map_err(cannot(doing))?),
-        raised: optional("raised")?,
-        told: optional("told")?,
-        resolved: optional("resolved")?,
-        acknowledged: optional("acknowledged")?.map(|at| (at, by, note)),
-    })
-}
-
-fn missing(number: u64) -> StoreError {
-    StoreError::NotFound { kind: "alert", id: format!("al-{number}") }
+    fn read(row: &AnyRow) -> Result<Self, StoreError> {
+        let doing = Self::DOING;
+        let optional = |column| row.try_get::<Option<i64>, _>(column).map(|at| at.map(time)).map_err(cannot(doing));
+        let text =
+            |column| row.try_get::<Option<String>, _>(column).map(Option::unwrap_or_default).map_err(cannot(doing));
+        let subject = text("subject")?;
+        let damaged = |_| StoreError::Damaged { table: "alerts", column: "subject" };
+        let (by, note) = (text("acknowledged_by")?, text("note")?);
+        Ok(Self {
+            number: from_sql(row.try_get("number").map_err(cannot(doing))?),
+            rule: formed(row, doing, ("alerts", "rule"))?,
+            device: if subject.is_empty() { None } else { Some(EndpointName::new(subject).map_err(damaged)?) },
+            severity: formed(row, doing, ("alerts", "severity"))?,
+            state: formed(row, doing, ("alerts", "state"))?,
+            since: time(row.try_get("since").map_err(cannot(doing))?),
+            raised: optional("raised")?,
+            told: optional("told")?,
+            resolved: optional("resolved")?,
+            acknowledged: optional("acknowledged")?.map(|at| (at, by, note)),
+        })
+    }
 }
 
 /// What an event about an alert is about.
@@ -125,14 +129,7 @@ impl AccountScope {
 
     /// One alert.
     pub async fn alert(&self, number: u64) -> Result<AlertRow, StoreError> {
-        let sql = format!("SELECT {COLUMNS} FROM alerts WHERE account = $1 AND number = $2");
-        let row = sqlx::query(AssertSqlSafe(sql))
-            .bind(self.id())
-            .bind(to_sql(number))
-            .fetch_optional(self.readers())
-            .await
-            .map_err(cannot("read an alert"))?;
-        row.as_ref().map_or_else(|| Err(missing(number)), read)
+        self.numbered(number).await
     }
 
     /// At most `limit` alerts, the newest first, before the one of number `before`; of one state and one rule if they are named.
@@ -143,8 +140,9 @@ impl AccountScope {
         limit: u32,
     ) -> Result<Vec<AlertRow>, StoreError> {
         let sql = format!(
-            "SELECT {COLUMNS} FROM alerts WHERE account = $1 AND number < $2 AND ($4 = '' OR state = $4)
-             AND ($5 = '' OR rule = $5) ORDER BY number DESC LIMIT $3"
+            "SELECT {} FROM alerts WHERE account = $1 AND number < $2 AND ($4 = '' OR state = $4)
+             AND ($5 = '' OR rule = $5) ORDER BY number DESC LIMIT $3",
+            AlertRow::COLUMNS
         );
         let rows = sqlx::query(AssertSqlSafe(sql))
             .bind(self.id())
@@ -155,7 +153,7 @@ impl AccountScope {
             .fetch_all(self.readers())
             .await
             .map_err(cannot("list alerts"))?;
-        rows.iter().map(read).collect()
+        rows.iter().map(AlertRow::read).collect()
     }
 
     /// Notes that somebody knows of an alert; a second time changes nothing.

@@ -9,6 +9,7 @@ use crate::{
     error::cannot,
     events, idempotency,
     named::Named,
+    numbered::Numbered,
     numbers::{from_sql, time, to_sql},
     rows::formed,
 };
@@ -57,25 +58,27 @@ pub struct NewSilence {
     pub made_by: String,
 }
 
-const COLUMNS: &str = "SELECT number, rule, filter, until, reason, made_by, created FROM silences WHERE account = $1";
+impl Numbered for SilenceRow {
+    const KIND: &'static str = "silence";
+    const PREFIX: &'static str = "si-";
+    const DOING: &'static str = "read a silence";
+    const TABLE: &'static str = "silences";
+    const COLUMNS: &'static str = "number, rule, filter, until, reason, made_by, created";
 
-fn read(row: &AnyRow) -> Result<SilenceRow, StoreError> {
-    let doing = "read a silence";
-    let rule: String = row.try_get("rule").map_err(cannot(doing))?;
-    let damaged = |_| StoreError::Damaged { table: "silences", column: "rule" };
-    Ok(SilenceRow {
-        number: from_sql(row.try_get("number").map_err(cannot(doing))?),
-        rule: if rule.is_empty() { None } else { Some(rule.parse().map_err(damaged)?) },
-        filter: formed(row, doing, ("silences", "filter"))?,
-        until: time(row.try_get("until").map_err(cannot(doing))?),
-        reason: row.try_get("reason").map_err(cannot(doing))?,
-        made_by: row.try_get("made_by").map_err(cannot(doing))?,
-        created: time(row.try_get("created").map_err(cannot(doing))?),
-    })
-}
-
-fn missing(number: u64) -> StoreError {
-    StoreError::NotFound { kind: "silence", id: format!("si-{number}") }
+    fn read(row: &AnyRow) -> Result<Self, StoreError> {
+        let doing = Self::DOING;
+        let rule: String = row.try_get("rule").map_err(cannot(doing))?;
+        let damaged = |_| StoreError::Damaged { table: "silences", column: "rule" };
+        Ok(Self {
+            number: from_sql(row.try_get("number").map_err(cannot(doing))?),
+            rule: if rule.is_empty() { None } else { Some(rule.parse().map_err(damaged)?) },
+            filter: formed(row, doing, ("silences", "filter"))?,
+            until: time(row.try_get("until").map_err(cannot(doing))?),
+            reason: row.try_get("reason").map_err(cannot(doing))?,
+            made_by: row.try_get("made_by").map_err(cannot(doing))?,
+            created: time(row.try_get("created").map_err(cannot(doing))?),
+        })
+    }
 }
 
 impl AccountScope {
@@ -138,25 +141,12 @@ impl AccountScope {
 
     /// One silence.
     pub async fn silence(&self, number: u64) -> Result<SilenceRow, StoreError> {
-        let row = sqlx::query(sqlx::AssertSqlSafe(format!("{COLUMNS} AND number = $2")))
-            .bind(self.id())
-            .bind(to_sql(number))
-            .fetch_optional(self.readers())
-            .await
-            .map_err(cannot("read a silence"))?;
-        row.as_ref().map_or_else(|| Err(missing(number)), read)
+        self.numbered(number).await
     }
 
     /// At most `limit` silences, the newest first, before the one of number `before`.
     pub async fn silences_before(&self, before: Option<u64>, limit: u32) -> Result<Vec<SilenceRow>, StoreError> {
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!("{COLUMNS} AND number < $2 ORDER BY number DESC LIMIT $3")))
-            .bind(self.id())
-            .bind(before.map_or(i64::MAX, to_sql))
-            .bind(i64::from(limit))
-            .fetch_all(self.readers())
-            .await
-            .map_err(cannot("list silences"))?;
-        rows.iter().map(read).collect()
+        self.numbered_before(before, limit).await
     }
 
     /// Ends a silence now; one that is over stays as it is.
@@ -182,7 +172,10 @@ impl AccountScope {
 
     /// The silences that hold now for a rule.
     pub(crate) async fn silences_of(&self, rule: &GroupName, now: UnixSeconds) -> Result<Vec<SilenceRow>, StoreError> {
-        let sql = format!("{COLUMNS} AND until > $2 AND (rule = '' OR rule = $3) ORDER BY number");
+        let sql = format!(
+            "SELECT {} FROM silences WHERE account = $1 AND until > $2 AND (rule = '' OR rule = $3) ORDER BY number",
+            SilenceRow::COLUMNS
+        );
         let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(self.id())
             .bind(to_sql(now.0))
@@ -190,6 +183,6 @@ impl AccountScope {
             .fetch_all(self.readers())
             .await
             .map_err(cannot("list silences"))?;
-        rows.iter().map(read).collect()
+        rows.iter().map(SilenceRow::read).collect()
     }
 }

@@ -203,15 +203,6 @@ impl AccountScope {
         Ok(())
     }
 
-    /// The next number of a kind in this account.
-    pub(crate) async fn next_number(&self, tx: &mut Transaction, counter: &'static str) -> Result<u64, StoreError> {
-        let doing = "number a command";
-        let sql =
-            format!("UPDATE accounts SET {counter} = {counter} + 1 WHERE name = $1 RETURNING {counter} AS number");
-        let row = sqlx::query(AssertSqlSafe(sql)).bind(self.id()).fetch_one(tx.sql()).await.map_err(cannot(doing))?;
-        row.try_get("number").map(from_sql).map_err(cannot(doing))
-    }
-
     /// One command of a device.
     pub async fn command(&self, endpoint: &EndpointName, number: u64) -> Result<CommandRow, StoreError> {
         let mut connection = self.readers().acquire().await.map_err(cannot("read a command"))?;

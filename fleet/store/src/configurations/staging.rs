@@ -7,7 +7,7 @@ use sqlx::{Any, AnyConnection, AssertSqlSafe, Row, any::AnyArguments, query::Que
 
 use crate::{
     AccountScope, Change, ConfigurationLevel, ConfigurationRow, EventDraft, RolloutRow, StoreError, Subject,
-    configurations::read, error::cannot, events, numbers::to_sql, rows::parsed, transaction::Transaction,
+    configurations::read, error::cannot, events, numbers::to_sql, rows::formed, transaction::Transaction,
 };
 
 /// The rollout that gave a device a revision that is not in force.
@@ -117,6 +117,7 @@ impl AccountScope {
         (level, before): (&ConfigurationLevel, i64),
         states: &'static str,
     ) -> Result<Vec<RolloutId>, StoreError> {
+        let doing = "look for rollouts of a configuration";
         let sql = format!(
             "SELECT id FROM rollouts WHERE account = $1 AND level = $2 AND level_name = $3 AND level_revision < $4
                  AND state IN ({states}) ORDER BY number"
@@ -128,9 +129,8 @@ impl AccountScope {
             .bind(before)
             .fetch_all(tx.sql())
             .await
-            .map_err(cannot("look for rollouts of a configuration"))?;
-        let damaged = || StoreError::Damaged { table: "rollouts", column: "id" };
-        rows.iter().map(|row| parsed(row, "id")?.ok_or_else(damaged)).collect()
+            .map_err(cannot(doing))?;
+        rows.iter().map(|row| formed(row, doing, ("rollouts", "id"))).collect()
     }
 
     /// Ends the rollouts that bring an older revision of a document than this one.

@@ -8,12 +8,13 @@ mod tests;
 
 use protocol_types::{AccountName, CommandState, EndpointName, JobState, UnixSeconds};
 use serde_json::json;
-use sqlx::{AnyConnection, AssertSqlSafe, Row, any::AnyRow};
+use sqlx::{AssertSqlSafe, Row, any::AnyRow};
 
 use crate::{
     AccountScope, Change, CommandRow, EventDraft, Filter, RequestKey, ServiceWide, StoreError, commands,
     error::cannot,
     events, idempotency,
+    numbered::Numbered,
     numbers::{from_sql, time, to_sql},
     rows::formed,
     transaction::Transaction,
@@ -72,32 +73,34 @@ impl JobRow {
     }
 }
 
-const COLUMNS: &str =
-    "number, kind, filter, request, concurrency, per_minute, state, position, created, deadline, started, ended";
+impl Numbered for JobRow {
+    const KIND: &'static str = "job";
+    const PREFIX: &'static str = "j-";
+    const DOING: &'static str = "read a job";
+    const TABLE: &'static str = "jobs";
+    const COLUMNS: &'static str =
+        "number, kind, filter, request, concurrency, per_minute, state, position, created, deadline, started, ended";
 
-fn read(row: &AnyRow) -> Result<JobRow, StoreError> {
-    let doing = "read a job";
-    let number = |column| row.try_get::<i64, _>(column).map(from_sql).map_err(cannot(doing));
-    let optional = |column| row.try_get::<Option<i64>, _>(column).map_err(cannot(doing));
-    let text = |column| row.try_get::<String, _>(column).map_err(cannot(doing));
-    Ok(JobRow {
-        number: number("number")?,
-        kind: text("kind")?,
-        filter: formed(row, doing, ("jobs", "filter"))?,
-        request: text("request")?,
-        concurrency: number("concurrency")?,
-        per_minute: number("per_minute")?,
-        state: formed(row, doing, ("jobs", "state"))?,
-        position: text("position")?,
-        created: UnixSeconds(number("created")?),
-        deadline: UnixSeconds(number("deadline")?),
-        started: optional("started")?.map(time),
-        ended: optional("ended")?.map(time),
-    })
-}
-
-fn no_job(number: u64) -> StoreError {
-    StoreError::NotFound { kind: "job", id: format!("j-{number}") }
+    fn read(row: &AnyRow) -> Result<Self, StoreError> {
+        let doing = Self::DOING;
+        let number = |column| row.try_get::<i64, _>(column).map(from_sql).map_err(cannot(doing));
+        let optional = |column| row.try_get::<Option<i64>, _>(column).map_err(cannot(doing));
+        let text = |column| row.try_get::<String, _>(column).map_err(cannot(doing));
+        Ok(Self {
+            number: number("number")?,
+            kind: text("kind")?,
+            filter: formed(row, doing, ("jobs", "filter"))?,
+            request: text("request")?,
+            concurrency: number("concurrency")?,
+            per_minute: number("per_minute")?,
+            state: formed(row, doing, ("jobs", "state"))?,
+            position: text("position")?,
+            created: UnixSeconds(number("created")?),
+            deadline: UnixSeconds(number("deadline")?),
+            started: optional("started")?.map(time),
+            ended: optional("ended")?.map(time),
+        })
+    }
 }
 
 impl AccountScope {
@@ -149,33 +152,12 @@ impl AccountScope {
 
     /// One job.
     pub async fn job(&self, number: u64) -> Result<JobRow, StoreError> {
-        let mut connection = self.readers().acquire().await.map_err(cannot("read a job"))?;
-        self.job_on(&mut connection, number).await
-    }
-
-    pub(crate) async fn job_on(&self, sql: &mut AnyConnection, number: u64) -> Result<JobRow, StoreError> {
-        let query = format!("SELECT {COLUMNS} FROM jobs WHERE account = $1 AND number = $2");
-        let row = sqlx::query(AssertSqlSafe(query))
-            .bind(self.id())
-            .bind(to_sql(number))
-            .fetch_optional(sql)
-            .await
-            .map_err(cannot("read a job"))?;
-        row.as_ref().map_or_else(|| Err(no_job(number)), read)
+        self.numbered(number).await
     }
 
     /// At most `limit` jobs, the newest first, before number `before`.
     pub async fn jobs_before(&self, before: Option<u64>, limit: u32) -> Result<Vec<JobRow>, StoreError> {
-        let query =
-            format!("SELECT {COLUMNS} FROM jobs WHERE account = $1 AND number < $2 ORDER BY number DESC LIMIT $3");
-        let rows = sqlx::query(AssertSqlSafe(query))
-            .bind(self.id())
-            .bind(before.map_or(i64::MAX, to_sql))
-            .bind(i64::from(limit))
-            .fetch_all(self.readers())
-            .await
-            .map_err(cannot("list jobs"))?;
-        rows.iter().map(read).collect()
+        self.numbered_before(before, limit).await
     }
 
     /// How many devices of a job are how far.
@@ -242,7 +224,7 @@ impl AccountScope {
     /// refused.
     pub async fn cancel_job(&self, number: u64, now: UnixSeconds) -> Result<JobRow, StoreError> {
         let mut tx = self.write().await?;
-        let row = self.job_on(tx.sql(), number).await?;
+        let row: JobRow = self.numbered_on(tx.sql(), number).await?;
         match row.state {
             JobState::Waiting | JobState::Running => {
                 sqlx::query(
@@ -291,10 +273,7 @@ impl AccountScope {
 impl ServiceWide {
     /// The jobs of every account that have not ended, in the order in which they were asked for.
     pub async fn open_jobs(&self) -> Result<Vec<(AccountName, JobRow)>, StoreError> {
-        let doing = "look for jobs under way";
-        let query = format!("SELECT account, {COLUMNS} FROM jobs WHERE ended IS NULL ORDER BY account, number");
-        let rows = sqlx::query(AssertSqlSafe(query)).fetch_all(self.store.readers()).await.map_err(cannot(doing))?;
-        rows.iter().map(|row| Ok((formed(row, doing, ("jobs", "account"))?, read(row)?))).collect()
+        self.numbered_open().await
     }
 
     /// Forgets at most `limit` jobs that ended before `before`, with what they have brought. Answers how many.

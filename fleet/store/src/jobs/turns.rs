@@ -23,7 +23,7 @@ impl AccountScope {
     /// Chooses at most `most` devices more. Answers whether there may be others.
     pub async fn choose_devices(&self, number: u64, most: u32, now: UnixSeconds) -> Result<bool, StoreError> {
         let mut tx = self.write().await?;
-        let row = self.job_on(tx.sql(), number).await?;
+        let row: JobRow = self.numbered_on(tx.sql(), number).await?;
         if row.state != JobState::Waiting {
             return Ok(false);
         }
@@ -98,7 +98,7 @@ impl AccountScope {
     /// Answers how many were let go.
     pub async fn move_job(&self, number: u64, now: UnixSeconds) -> Result<usize, StoreError> {
         let mut tx = self.write().await?;
-        let row = self.job_on(tx.sql(), number).await?;
+        let row: JobRow = self.numbered_on(tx.sql(), number).await?;
         if row.state != JobState::Running {
             return Ok(0);
         }

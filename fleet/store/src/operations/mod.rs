@@ -7,12 +7,13 @@ mod tests;
 use protocol_types::{AccountName, OperationState, RowOutcome, UnixSeconds};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sqlx::{AnyConnection, AssertSqlSafe, Row, any::AnyRow};
+use sqlx::{AssertSqlSafe, Row, any::AnyRow};
 
 use crate::{
     AccountScope, Change, DeviceEdit, EventDraft, Filter, RequestKey, ServiceWide, StoreError,
     error::cannot,
     events, idempotency,
+    numbered::Numbered,
     numbers::{from_sql, time, to_sql},
     rows::formed,
     transaction::Transaction,
@@ -92,36 +93,40 @@ impl OperationRow {
     }
 }
 
-const COLUMNS: &str = "number, request, state, total, done, unchanged, refused, position, reason_code, reason_text,
-    created, started, ended";
 /// Rows that one statement writes; SQLite takes some thousand parameters at a time.
 const ROWS_AT_ONCE: usize = 100;
 
-fn read(row: &AnyRow) -> Result<OperationRow, StoreError> {
-    let doing = "read an operation";
-    let number = |column| row.try_get::<i64, _>(column).map(from_sql).map_err(cannot(doing));
-    let optional = |column| row.try_get::<Option<i64>, _>(column).map_err(cannot(doing));
-    let text = |column| row.try_get::<Option<String>, _>(column).map_err(cannot(doing));
-    let request = text("request")?.unwrap_or_default();
-    Ok(OperationRow {
-        number: number("number")?,
-        request: serde_json::from_str(&request)
-            .map_err(|_| StoreError::Damaged { table: "operations", column: "request" })?,
-        state: formed(row, doing, ("operations", "state"))?,
-        total: optional("total")?.map(from_sql),
-        done: number("done")?,
-        unchanged: number("unchanged")?,
-        refused: number("refused")?,
-        position: text("position")?.unwrap_or_default(),
-        reason: text("reason_code")?.zip(text("reason_text")?),
-        created: time(to_sql(number("created")?)),
-        started: optional("started")?.map(time),
-        ended: optional("ended")?.map(time),
-    })
-}
+impl Numbered for OperationRow {
+    const KIND: &'static str = "operation";
+    const PREFIX: &'static str = "op-";
+    const DOING: &'static str = "read an operation";
+    const TABLE: &'static str = "operations";
+    const COLUMNS: &'static str =
+        "number, request, state, total, done, unchanged, refused, position, reason_code, reason_text,
+    created, started, ended";
 
-fn no_operation(number: u64) -> StoreError {
-    StoreError::NotFound { kind: "operation", id: format!("op-{number}") }
+    fn read(row: &AnyRow) -> Result<Self, StoreError> {
+        let doing = Self::DOING;
+        let number = |column| row.try_get::<i64, _>(column).map(from_sql).map_err(cannot(doing));
+        let optional = |column| row.try_get::<Option<i64>, _>(column).map_err(cannot(doing));
+        let text = |column| row.try_get::<Option<String>, _>(column).map_err(cannot(doing));
+        let request = text("request")?.unwrap_or_default();
+        Ok(Self {
+            number: number("number")?,
+            request: serde_json::from_str(&request)
+                .map_err(|_| StoreError::Damaged { table: "operations", column: "request" })?,
+            state: formed(row, doing, ("operations", "state"))?,
+            total: optional("total")?.map(from_sql),
+            done: number("done")?,
+            unchanged: number("unchanged")?,
+            refused: number("refused")?,
+            position: text("position")?.unwrap_or_default(),
+            reason: text("reason_code")?.zip(text("reason_text")?),
+            created: UnixSeconds(number("created")?),
+            started: optional("started")?.map(time),
+            ended: optional("ended")?.map(time),
+        })
+    }
 }
 
 impl AccountScope {
@@ -168,34 +173,12 @@ impl AccountScope {
 
     /// One operation.
     pub async fn operation(&self, number: u64) -> Result<OperationRow, StoreError> {
-        let mut connection = self.readers().acquire().await.map_err(cannot("read an operation"))?;
-        self.operation_on(&mut connection, number).await
-    }
-
-    async fn operation_on(&self, sql: &mut AnyConnection, number: u64) -> Result<OperationRow, StoreError> {
-        let query = format!("SELECT {COLUMNS} FROM operations WHERE account = $1 AND number = $2");
-        let row = sqlx::query(AssertSqlSafe(query))
-            .bind(self.id())
-            .bind(to_sql(number))
-            .fetch_optional(sql)
-            .await
-            .map_err(cannot("read an operation"))?;
-        row.as_ref().map_or_else(|| Err(no_operation(number)), read)
+        self.numbered(number).await
     }
 
     /// At most `limit` operations, the newest first, after the one of number `before`.
     pub async fn operations_before(&self, before: Option<u64>, limit: u32) -> Result<Vec<OperationRow>, StoreError> {
-        let query = format!(
-            "SELECT {COLUMNS} FROM operations WHERE account = $1 AND number < $2 ORDER BY number DESC LIMIT $3"
-        );
-        let rows = sqlx::query(AssertSqlSafe(query))
-            .bind(self.id())
-            .bind(before.map_or(i64::MAX, to_sql))
-            .bind(i64::from(limit))
-            .fetch_all(self.readers())
-            .await
-            .map_err(cannot("list operations"))?;
-        rows.iter().map(read).collect()
+        self.numbered_before(before, limit).await
     }
 
     /// At most `limit` rows of an operation's report whose line comes after `after`, of one outcome if that is asked for.
@@ -238,7 +221,7 @@ impl AccountScope {
     /// Stops an operation; rows that were done stay so. A second time changes nothing; what has ended otherwise is refused.
     pub async fn cancel_operation(&self, number: u64, now: UnixSeconds) -> Result<OperationRow, StoreError> {
         let mut tx = self.write().await?;
-        let row = self.operation_on(tx.sql(), number).await?;
+        let row: OperationRow = self.numbered_on(tx.sql(), number).await?;
         match row.state {
             OperationState::Waiting | OperationState::Running => {
                 self.end_operation(&mut tx, &row, (OperationState::Cancelled, None), now).await?;
@@ -261,7 +244,7 @@ impl AccountScope {
         now: UnixSeconds,
     ) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
-        let row = self.operation_on(tx.sql(), number).await?;
+        let row: OperationRow = self.numbered_on(tx.sql(), number).await?;
         if !row.state.is_end() {
             self.end_operation(&mut tx, &row, (OperationState::Failed, Some((code, text))), now).await?;
         }
@@ -275,7 +258,7 @@ impl AccountScope {
         number: u64,
         now: UnixSeconds,
     ) -> Result<Option<OperationRow>, StoreError> {
-        let row = self.operation_on(tx.sql(), number).await?;
+        let row: OperationRow = self.numbered_on(tx.sql(), number).await?;
         if row.state == OperationState::Waiting {
             sqlx::query("UPDATE operations SET state = 'running', started = $3 WHERE account = $1 AND number = $2")
                 .bind(self.id())
@@ -337,7 +320,7 @@ impl AccountScope {
         .execute(tx.sql())
         .await
         .map_err(cannot(doing))?;
-        self.operation_on(tx.sql(), number).await
+        self.numbered_on(tx.sql(), number).await
     }
 
     /// Ends an operation; then its total is what had its turn.
@@ -375,9 +358,6 @@ impl AccountScope {
 impl ServiceWide {
     /// The operations of every account that have not ended, in the order in which they were asked for.
     pub async fn open_operations(&self) -> Result<Vec<(AccountName, OperationRow)>, StoreError> {
-        let doing = "look for operations under way";
-        let query = format!("SELECT account, {COLUMNS} FROM operations WHERE ended IS NULL ORDER BY account, number");
-        let rows = sqlx::query(AssertSqlSafe(query)).fetch_all(self.store.readers()).await.map_err(cannot(doing))?;
-        rows.iter().map(|row| Ok((formed(row, doing, ("operations", "account"))?, read(row)?))).collect()
+        self.numbered_open().await
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     error::cannot,
     events,
     numbers::{from_sql, time, to_sql},
-    rows::{formed, parsed},
+    rows::formed,
     transaction::Transaction,
 };
 
@@ -103,9 +103,9 @@ fn read_release(row: &AnyRow) -> Result<ReleaseRow, StoreError> {
     let damaged = |column| StoreError::Damaged { table: "releases", column };
     let number = |column| row.try_get::<i64, _>(column).map_err(cannot(doing));
     Ok(ReleaseRow {
-        version: parsed(row, "version")?.ok_or_else(|| damaged("version"))?,
-        path: parsed(row, "path")?.ok_or_else(|| damaged("path"))?,
-        digest: parsed(row, "digest")?.ok_or_else(|| damaged("digest"))?,
+        version: formed(row, doing, ("releases", "version"))?,
+        path: formed(row, doing, ("releases", "path"))?,
+        digest: formed(row, doing, ("releases", "digest"))?,
         security_version: u32::try_from(number("security_version")?)
             .map(SecurityVersion)
             .map_err(|_| damaged("security_version"))?,

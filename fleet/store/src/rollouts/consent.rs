@@ -5,11 +5,8 @@ use serde_json::json;
 use sqlx::{AnyConnection, Row};
 
 use crate::{
-    AccountScope, Change, EventDraft, Policy, RolloutRow, StoreError,
-    error::cannot,
-    events,
-    numbers::to_sql,
-    rows::{formed, parsed},
+    AccountScope, Change, EventDraft, Policy, RolloutRow, StoreError, error::cannot, events, numbers::to_sql,
+    rows::formed,
 };
 
 const DOING: &str = "give consent to a rollout";
@@ -104,7 +101,6 @@ impl AccountScope {
         .fetch_all(sql)
         .await
         .map_err(cannot(DOING))?;
-        let damaged = || StoreError::Damaged { table: "rollout_devices", column: "endpoint" };
-        rows.iter().map(|row| parsed(row, "endpoint")?.ok_or_else(damaged)).collect()
+        rows.iter().map(|row| formed(row, DOING, ("rollout_devices", "endpoint"))).collect()
     }
 }

@@ -171,7 +171,6 @@ pub(crate) const SAME_SUBJECT: &str = "COALESCE(n.level || '/' || n.level_name, 
 fn read_facts(row: &AnyRow, filters: &[u32], rollout: &RolloutRow) -> Result<DeviceFacts, StoreError> {
     let doing = "read the facts of a device";
     let number = |column: &str| row.try_get::<Option<i64>, _>(column).map_err(cannot(doing));
-    let damaged = |column| StoreError::Damaged { table: "rollout_devices", column };
     let small = |column| Ok::<_, StoreError>(number(column)?.map(|n| u32::try_from(n).unwrap_or(u32::MAX)));
     let at = match parsed(row, "state")? {
         Some(state) => Some((state, parsed(row, "waiting_for")?)),
@@ -189,7 +188,7 @@ fn read_facts(row: &AnyRow, filters: &[u32], rollout: &RolloutRow) -> Result<Dev
         Subject::Configuration { .. } => configurations::facts::read(row, rollout)?,
     };
     Ok(DeviceFacts {
-        endpoint: parsed(row, "endpoint")?.ok_or_else(|| damaged("endpoint"))?,
+        endpoint: formed(row, doing, ("rollout_devices", "endpoint"))?,
         at,
         wave: small("wave")?,
         matches: read_matches(row, filters)?,

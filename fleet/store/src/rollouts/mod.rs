@@ -120,7 +120,7 @@ pub(crate) fn read(row: &AnyRow) -> Result<RolloutRow, StoreError> {
     let text = |column| row.try_get::<String, _>(column).map_err(cannot(doing));
     let window: Option<String> = row.try_get("time_window").map_err(cannot(doing))?;
     Ok(RolloutRow {
-        id: parsed(row, "id")?.ok_or_else(|| damaged("id"))?,
+        id: formed(row, doing, ("rollouts", "id"))?,
         number: from_sql(number("number")?),
         wanted: NewRollout {
             name: text("name")?,
@@ -142,7 +142,7 @@ pub(crate) fn read(row: &AnyRow) -> Result<RolloutRow, StoreError> {
             policy: serde_json::from_str(&text("policy")?).map_err(|_| damaged("policy"))?,
         },
         path: parsed(row, "path")?,
-        digest: parsed(row, "digest")?.ok_or_else(|| damaged("digest"))?,
+        digest: formed(row, doing, ("rollouts", "digest"))?,
         state: formed(row, doing, ("rollouts", "state"))?,
         reason: read_reason(row, "reason_code", "reason_text")?,
         created: time(number("created")?),

@@ -8,7 +8,7 @@ use crate::{
     error::cannot,
     numbers::time,
     rollouts::{facts::ENDS, updates::read_reason},
-    rows::parsed,
+    rows::{formed, parsed},
 };
 
 /// How far a rollout is on one device.
@@ -52,11 +52,7 @@ impl ServiceWide {
         );
         let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(self.store.readers()).await.map_err(cannot(doing))?;
         rows.iter()
-            .map(|row| {
-                let damaged = |column| StoreError::Damaged { table: "rollouts", column };
-                let account = parsed(row, "account")?.ok_or_else(|| damaged("account"))?;
-                Ok((account, parsed(row, "id")?.ok_or_else(|| damaged("id"))?))
-            })
+            .map(|row| Ok((formed(row, doing, ("rollouts", "account"))?, formed(row, doing, ("rollouts", "id"))?)))
             .collect()
     }
 }
@@ -126,6 +122,7 @@ impl AccountScope {
     /// The rollouts that may want something of a device, those that decide first before the others: all that are under way, and
     /// the last one that is over and has the device on its list.
     pub async fn rollouts_for(&self, endpoint: &EndpointName) -> Result<Vec<RolloutId>, StoreError> {
+        let doing = "look for the rollouts of a device";
         let rows = sqlx::query(
             "SELECT n.id AS id FROM rollouts n
              WHERE n.account = $1 AND (n.state IN ('running', 'paused') OR n.start_order = (
@@ -138,20 +135,20 @@ impl AccountScope {
         .bind(endpoint.as_str())
         .fetch_all(self.readers())
         .await
-        .map_err(cannot("look for the rollouts of a device"))?;
-        let damaged = || StoreError::Damaged { table: "rollouts", column: "id" };
-        rows.iter().map(|row| parsed(row, "id")?.ok_or_else(damaged)).collect()
+        .map_err(cannot(doing))?;
+        rows.iter().map(|row| formed(row, doing, ("rollouts", "id"))).collect()
     }
 }
 
 fn read_device(row: &AnyRow) -> Result<RolloutDeviceRow, StoreError> {
+    let doing = "read a device of a rollout";
     let damaged = |column| StoreError::Damaged { table: "rollout_devices", column };
-    let number = |column| row.try_get::<Option<i64>, _>(column).map_err(cannot("read a device of a rollout"));
+    let number = |column| row.try_get::<Option<i64>, _>(column).map_err(cannot(doing));
     let small = |column| number(column)?.map(u32::try_from).transpose().map_err(|_| damaged(column));
-    let state = parsed(row, "state")?.ok_or_else(|| damaged("state"))?;
+    let state = formed(row, doing, ("rollout_devices", "state"))?;
     let downloading = state == DeviceState::Downloading;
     Ok(RolloutDeviceRow {
-        endpoint: parsed(row, "endpoint")?.ok_or_else(|| damaged("endpoint"))?,
+        endpoint: formed(row, doing, ("rollout_devices", "endpoint"))?,
         state,
         progress: number("progress")?.filter(|_| downloading).and_then(|n| u8::try_from(n).ok()),
         waiting_for: parsed(row, "waiting_for")?,

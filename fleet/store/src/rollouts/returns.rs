@@ -7,8 +7,13 @@ use protocol_types::{Consent, EndpointName, OnFailure, ReleaseVersion, RolloutId
 use serde_json::json;
 
 use crate::{
-    AccountScope, Audience, EventDraft, NewRollout, Policy, RolloutRow, StoreError, Subject, Threshold, error::cannot,
-    events, numbers::to_sql, rollouts::count, rows::parsed, transaction::Transaction,
+    AccountScope, Audience, EventDraft, NewRollout, Policy, RolloutRow, StoreError, Subject, Threshold,
+    error::cannot,
+    events,
+    numbers::to_sql,
+    rollouts::count,
+    rows::{formed, parsed},
+    transaction::Transaction,
 };
 
 const DOING: &str = "bring devices back";
@@ -45,11 +50,10 @@ impl AccountScope {
         .map_err(cannot(DOING))?;
         let mut releases: BTreeMap<String, (Option<ReleaseVersion>, Vec<EndpointName>)> = BTreeMap::new();
         for row in &rows {
-            let damaged = || StoreError::Damaged { table: "rollout_devices", column: "endpoint" };
             let version: Option<ReleaseVersion> = parsed(row, "version")?;
             let name = version.as_ref().map(ToString::to_string).unwrap_or_default();
             let place = releases.entry(name).or_insert_with(|| (version, Vec::new()));
-            place.1.push(parsed(row, "endpoint")?.ok_or_else(damaged)?);
+            place.1.push(formed(row, DOING, ("rollout_devices", "endpoint"))?);
         }
         for (version, devices) in releases.into_values() {
             for devices in devices.chunks(DEVICES) {
