@@ -38,6 +38,8 @@ pub struct Machine {
     reach: Vec<Reach>,
     /// Ports of this machine's loopback that lead to one of its own.
     forward: Vec<Reach>,
+    /// How many processors it has, if not as many as its board.
+    processors: Option<u8>,
     /// Further arguments of QEMU.
     further: Vec<String>,
     qemu: Option<Child>,
@@ -65,6 +67,7 @@ impl Machine {
             folder,
             reach: Vec::new(),
             forward: Vec::new(),
+            processors: None,
             further: Vec::new(),
             qemu: None,
             read: 0,
@@ -109,6 +112,11 @@ impl Machine {
         self.qemu.as_ref().map(Child::id)
     }
 
+    /// Gives it another number of processors than its board has, from the next time that it is turned on.
+    pub const fn processors(&mut self, count: u8) {
+        self.processors = Some(count);
+    }
+
     /// Gives QEMU further arguments, from the next time that it is turned on.
     pub fn arguments(&mut self, further: &[&str]) {
         self.further = further.iter().map(|&word| word.to_owned()).collect();
@@ -128,7 +136,11 @@ impl Machine {
         for forward in &self.forward {
             command.args(["--forward", &forward.to_string()]);
         }
-        command.args(["--", "-qmp", &format!("unix:{MONITOR},server=on,wait=off")]).args(&self.further);
+        command.args(["--", "-qmp", &format!("unix:{MONITOR},server=on,wait=off")]);
+        if let Some(processors) = self.processors {
+            command.args(["-smp", &processors.to_string()]);
+        }
+        command.args(&self.further);
         Ok(command)
     }
 

@@ -23,6 +23,7 @@ pub(crate) const ENDPOINT: &str = "gate-1";
 pub(crate) const FIRST: &str = "1.0.0";
 /// The application's name.
 pub(crate) const APP: &str = "hello";
+const BOARD_WITH_TPM: &str = "qemu-arm64-tpm";
 /// The board starts several times within some of these waits.
 const PATIENCE: Duration = Duration::from_secs(1800);
 /// Between two questions to the service: each is a process of its own, on cores that the board needs.
@@ -79,7 +80,7 @@ impl Site {
         fs::create_dir(&desk).unwrap();
         fs::write(desk.join("passphrase"), "correct horse battery staple\n").unwrap();
         let machine = Machine::new(build, &folder.path().join("machine")).unwrap();
-        let mut site = Self::around(machine, folder);
+        let mut site = Self::around(machine, build, folder);
         let ports = site.ports();
         site.machine.reach(ports.map(|port| Reach { port, answered_by: port }).to_vec());
         site.mbl(&format!("keys init --dir keys --app {APP}"));
@@ -93,7 +94,7 @@ impl Site {
         site.mbl(&format!(
             "factory provision --endpoint {ENDPOINT} --authority authority --keys keys --board {} --architecture aarch64 \
              --patience 500 -- {}",
-            inspect(build).unwrap().0.board,
+            board_of(build),
             device.join(" ")
         ));
         site
@@ -135,7 +136,7 @@ impl Site {
         let made = token.arg("first-token").arg("--data-dir").arg(folder.path().join("service")).output().unwrap();
         assert!(made.status.success(), "mbl-service first-token: {}", String::from_utf8_lossy(&made.stderr));
         let machine = Machine::found(build, &folder.path().join("machine"));
-        let mut site = Self::around(machine, folder);
+        let mut site = Self::around(machine, build, folder);
         site.machine.reach(reach(kept, site.ports()));
         site
     }
@@ -156,7 +157,13 @@ impl Site {
     }
 
     /// Starts the service and makes the operator known to it.
-    fn around(machine: Machine, folder: tempfile::TempDir) -> Self {
+    ///
+    /// Several boards share the cores of this machine. With two processors each, one would wait for the other while that has no core; so a
+    /// board has one, unless its firmware says how many there are.
+    fn around(mut machine: Machine, build: &Path, folder: tempfile::TempDir) -> Self {
+        if board_of(build) == BOARD_WITH_TPM {
+            machine.processors(1);
+        }
         // Sites are copied with everything that their service keeps, which a database elsewhere would not be.
         let service =
             Service::start_embedded(&folder.path().join("service"), &["--public-host", HOST_ADDRESS]).unwrap();
@@ -327,6 +334,11 @@ ready = {{ command = ["/bin/confined", "{check}"], interval_s = 2, timeout_s = 2
         self.machine.type_line("systemctl poweroff").unwrap();
         self.machine.until_off(SHUTDOWN).unwrap();
     }
+}
+
+/// The name of the board that a build is for.
+fn board_of(build: &Path) -> String {
+    inspect(build).unwrap().0.board.to_string()
 }
 
 /// What a copy of the site in `kept` reaches: the ports that its board knows, and those that its service has now.
