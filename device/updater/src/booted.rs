@@ -34,6 +34,7 @@ impl Running {
             root: cmdline.root,
             os_version: cmdline.os_version().to_owned(),
             generation: cmdline.entry.generation,
+            security_version: None,
             restarts_agent: false,
             firmware: None,
         }
@@ -57,6 +58,7 @@ impl Running {
             root: record.root_hash,
             os_version,
             generation: entry.generation,
+            security_version: Some(record.security_version),
             restarts_agent: true,
             firmware: None,
         })
@@ -126,6 +128,7 @@ mod tests {
             root: Digest::of(b"root"),
             os_version: "1.1.0".to_owned(),
             generation: 2,
+            security_version: Some(SecurityVersion(1)),
             restarts_agent: true,
             firmware: None,
         };

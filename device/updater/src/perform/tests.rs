@@ -132,6 +132,7 @@ fn boot_with_tree(storage: &mut Storage<FaultyDisk>) -> Result<(Running, u64), l
                 root: line.root_hash,
                 os_version: blocks.to_string(),
                 generation: entry.generation,
+                security_version: Some(line.security_version),
                 restarts_agent: false,
                 firmware: firmware::running(storage)?,
             };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use protocol_release::document::SectionName;
 use protocol_types::{
-    Answer, ApplicationSpec, Digest, Reason, RunningFirmware, SecurityVersion, Slot, UnixSeconds,
+    Answer, ApplicationSpec, Digest, Reason, ReasonCode, RunningFirmware, SecurityVersion, Slot, UnixSeconds,
     boot::BootEntry,
     socket::{ApplicationStatus, Contact},
 };
@@ -160,6 +160,8 @@ pub struct Running {
     pub os_version: String,
     /// Generation of the entry.
     pub generation: u32,
+    /// What its signed command line says, which the initrd holds against the floor; nothing on the board `host`.
+    pub security_version: Option<SecurityVersion>,
     /// Whether new settings of the operating system restart the agent, as on a real board: nothing on the board `host` reads them.
     pub restarts_agent: bool,
     /// The firmware that started it, on a board with slots for it.
@@ -188,6 +190,19 @@ impl Running {
         goal.os
             .as_ref()
             .is_none_or(|os| os.root_digest() == Some(self.root) && os.section(SectionName::Firmware).is_none())
+    }
+
+    /// Why a release must not be confirmed with the operating system that runs: it would be below the floor from then on.
+    pub(super) fn stays_above_floor_of(&self, note: &Note) -> Result<(), Reason> {
+        let (Some(running), Some(floor)) = (self.security_version, note.new_floor()) else { return Ok(()) };
+        if floor <= running {
+            return Ok(());
+        }
+        let text = format!(
+            "the release raises the floor to {floor}, and the operating system that stays has the security version {running}: \
+             bring one of {floor} in the same release"
+        );
+        Err(Reason::new(ReasonCode::FloorTooHigh, text))
     }
 
     /// Takes the firmware out of `goal` if it runs already.

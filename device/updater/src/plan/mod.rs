@@ -301,18 +301,17 @@ impl Plan {
     fn repeat_to_apps(&self, steps: &mut Vec<Step>) {
         self.run(steps);
         match &self.stage {
-            // Retaining now would drop the set that is being prepared.
+            // Retaining now would drop the set that is being prepared, or the settings that a check has just brought.
             Stage::Preparing { job, .. } => steps
                 .push(Step::Prepare { set: job.goal.note.digest, applications: job.goal.note.applications.clone() }),
             Stage::Resting
-            | Stage::Checking { .. }
             | Stage::Writing { .. }
             | Stage::ReadingBack { .. }
             | Stage::Held { .. }
             | Stage::OnTrial { .. }
             | Stage::Confirming { .. }
             | Stage::Waiting { .. } => self.retain(steps),
-            Stage::Arming { .. } | Stage::Forgetting | Stage::Rebooting => {}
+            Stage::Checking { .. } | Stage::Arming { .. } | Stage::Forgetting | Stage::Rebooting => {}
         }
     }
 

@@ -145,7 +145,10 @@ impl Plan {
                 steps.push(Step::Retire(self.idle_slot()));
                 self.bring(job, 0, 0, steps);
             }
-            Some(_) | None => self.prepare(job, steps),
+            Some(_) | None => match self.running.stays_above_floor_of(&job.goal.note) {
+                Ok(()) => self.prepare(job, steps),
+                Err(reason) => self.refused(reason, steps),
+            },
         }
     }
 

@@ -80,6 +80,7 @@ fn running(entry: BootEntry, slots: [Option<Digest>; 2]) -> Running {
         root,
         os_version: "1.0.0".to_owned(),
         generation: entry.generation,
+        security_version: None,
         restarts_agent: false,
         firmware: None,
     }
@@ -674,6 +675,41 @@ fn a_disk_that_refuses_the_good_verdict_for_a_minute_is_a_reason_to_go_back() {
     assert_eq!(world.plan.running.slot, Slot::A);
     let status = world.plan.status(SecurityVersion(0));
     assert_eq!((status.phase, status.reason.unwrap().code), (Phase::RolledBack, ReasonCode::StorageFailed));
+}
+
+#[test]
+fn there_is_no_way_back_once_the_floor_may_have_been_raised() {
+    let mut world = World::new();
+    bring_to_trial(&mut world, 3, "r1");
+    let mut steps = world.plan.on(ready("1.3.0", ApplicationState::Ready));
+    for try_ in 1..=3 * u64::from(CONFIRM_TRIES) {
+        assert!(steps.iter().any(|step| matches!(step, Step::RaiseFloor(_))), "{steps:?}");
+        assert_eq!(world.plan.on(Fact::Hindered(Reason::new(ReasonCode::StorageFailed, "no"))), []);
+        steps = world.plan.on(Fact::Time(Duration::from_secs(5 * try_)));
+    }
+    world.perform(steps, usize::MAX);
+    assert_eq!((world.plan.running.slot, phase(&world)), (Slot::B, Phase::Succeeded));
+}
+
+#[test]
+fn a_release_whose_floor_the_system_that_stays_is_below_is_refused() {
+    for (of_image, expected) in [(Some(0), Phase::Failed), (Some(1), Phase::Trial), (None, Phase::Trial)] {
+        let mut world = World::new();
+        world.plan.running.security_version = of_image.map(SecurityVersion);
+        world.tell(Fact::Desired(wish("1.1.0", "r1")));
+        // The release has the operating system that runs, and raises the floor to 1.
+        let mut goal = goal(1);
+        goal.note.raises_floor = true;
+        world.asked = None;
+        world.tell(Fact::Checked(goal));
+        while world.asked.is_some() {
+            world.answer(9);
+        }
+        let status = world.plan.status(SecurityVersion(0));
+        assert_eq!(status.phase, expected, "{of_image:?}");
+        let code = status.reason.map(|reason| reason.code);
+        assert_eq!(code, (expected == Phase::Failed).then_some(ReasonCode::FloorTooHigh));
+    }
 }
 
 #[test]

@@ -103,11 +103,12 @@ impl Plan {
         self.stage = Stage::Confirming { pending, record: Box::new(record), retry_at: None, failures };
     }
 
-    /// The good verdict did not reach the disk.
+    /// The good verdict did not reach the disk. If it raises the floor, that may have happened by now, and the release before would not
+    /// start any more: then there is no way back, only another try.
     pub(super) fn confirm_failed(&mut self, reason: Reason, steps: &mut Vec<Step>) {
-        let Stage::Confirming { retry_at, failures, .. } = &mut self.stage else { return };
-        *failures += 1;
-        if *failures < CONFIRM_TRIES {
+        let Stage::Confirming { pending, retry_at, failures, .. } = &mut self.stage else { return };
+        *failures = failures.saturating_add(1);
+        if *failures < CONFIRM_TRIES || pending.installed.note.new_floor().is_some() {
             *retry_at = Some(self.now + CONFIRM_RETRY);
         } else {
             let text = format!("the verdict cannot be stored: {}", reason.text);
