@@ -32,6 +32,8 @@ const DUMP: &str = "postgres.dump";
 const OBJECTS: &str = "objects.json";
 /// What the names of artifacts in the data directory begin with.
 const ARTIFACTS: &str = "artifacts/";
+/// What the names of lists that are worked through begin with.
+const LISTS: &str = "lists/";
 /// Lies in a data directory while it is restored; a service does not start there.
 pub(crate) const RESTORING: &str = "restoring";
 
@@ -201,11 +203,11 @@ async fn back_up_with(
         Engine::Sqlite => archive.add(&format!("{DATA}{}", database::EMBEDDED), &copy)?,
         Engine::Postgres => archive.add(DUMP, &copy)?,
     }
+    let may_go = |name: &str| name.starts_with(LISTS) || (bucket.is_some() && name.starts_with(ARTIFACTS));
     for file in files::kept(&config.data_dir)? {
         match archive.add(&format!("{DATA}{}", file.name), &file.path) {
-            // The service has moved it into the bucket, which is listed after this.
-            Err(BackupError::File { source, .. })
-                if bucket.is_some() && file.name.starts_with(ARTIFACTS) && source.kind() == io::ErrorKind::NotFound => {
+            // The service has moved it into the bucket, which is listed after this, or is through with the list.
+            Err(BackupError::File { source, .. }) if may_go(&file.name) && source.kind() == io::ErrorKind::NotFound => {
             }
             other => other?,
         }

@@ -65,6 +65,23 @@ async fn an_address_whose_tries_are_refused_waits_and_neither_others_nor_tokens_
 }
 
 #[tokio::test]
+async fn methods_that_somebody_made_up_are_counted_as_one() {
+    let service = service(&[]).await;
+    let ask = async |method: &str, path: &str| {
+        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        service.router().oneshot(from("192.0.2.1", request)).await.unwrap()
+    };
+    for method in ["MADEUP", "MADEUP2", "GET"] {
+        ask(method, "/healthz").await;
+    }
+    let counted = ask("GET", "/metrics").await.into_body().collect().await.unwrap().to_bytes();
+    let counted = String::from_utf8_lossy(&counted);
+    assert!(!counted.contains("MADEUP"), "{counted}");
+    let other = counted.lines().find(|line| line.contains("api_requests") && line.contains("method=\"other\""));
+    assert!(other.is_some_and(|line| line.ends_with(" 2")), "{counted}");
+}
+
+#[tokio::test]
 async fn behind_a_trusted_proxy_each_client_has_a_count_of_its_own() {
     let service = service(&["10.0.0.0/8"]).await;
     for client in ["198.51.100.1", "198.51.100.2", "198.51.100.3"] {

@@ -164,6 +164,17 @@ async fn each_step_of_a_sign_in_is_taken_once_in_its_time_and_in_its_account() {
 }
 
 #[tokio::test]
+async fn whoever_loses_all_tokens_loses_the_sign_in_that_is_under_way() {
+    let db = Database::new().await;
+    let acme = db.account("acme").await;
+    arrive(&acme, "s1", "anna", &creating("anna", "sub-1")).await.unwrap();
+    let invitation = NewInvitation { hash: "h1".into(), totp: "t".into(), expires: LATER, letter: None };
+    acme.reset_user(&who("anna"), &invitation, NOW).await.unwrap();
+    let finished = acme.finish_single_sign_on(("s1", "s1"), (&who("anna"), &session("t1", "anna")), NOW).await;
+    assert!(matches!(finished, Err(StoreError::NotFound { .. })), "{finished:?}");
+}
+
+#[tokio::test]
 async fn whoever_was_linked_is_known_by_the_provider_s_name_and_by_nothing_else() {
     let db = Database::new().await;
     let acme = db.account("acme").await;

@@ -5,7 +5,7 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, Row, any::AnyRow};
 
 use crate::{
-    AccountScope, EventDraft, PrincipalName, QuotaKind, RequestKey, ServiceWide, StoreError,
+    AccountScope, EventDraft, PrincipalKind, PrincipalName, QuotaKind, RequestKey, ServiceWide, StoreError,
     error::cannot,
     events, idempotency,
     numbers::{time, to_sql},
@@ -204,6 +204,15 @@ impl AccountScope {
         for row in &revoked {
             let id: String = row.try_get("id").map_err(cannot(doing))?;
             self.tell_revoked(tx, &id, now).await?;
+        }
+        // A sign-in that is under way would bring a new one.
+        if who.kind() == PrincipalKind::User {
+            sqlx::query("DELETE FROM single_sign_ons WHERE account = $1 AND name = $2")
+                .bind(self.id())
+                .bind(who.name())
+                .execute(tx.sql())
+                .await
+                .map_err(cannot("end the sign-ins of a principal"))?;
         }
         Ok(())
     }

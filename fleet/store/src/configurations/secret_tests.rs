@@ -107,6 +107,18 @@ async fn the_key_of_a_device_and_what_was_sealed_to_it_go_with_the_device() {
     one.keep_sent_secrets(&gate, std::slice::from_ref(&sent)).await.unwrap();
     one.keep_sent_secrets(&gate, std::slice::from_ref(&sent)).await.unwrap();
     assert_eq!(one.sent_secrets(&gate).await.unwrap(), [sent]);
+    set(&one, &ConfigurationLevel::Account, "other", 0, "y").await;
+    let (application, other) = named("hello", "other");
+    one.delete_secret(&ConfigurationLevel::Account, (&application, &other), NOW).await.unwrap();
+    assert_eq!(one.sent_secrets(&gate).await.unwrap().len(), 1);
+    set(&one, &ConfigurationLevel::Account, "token", 0, "z").await;
+    let (application, token) = named("hello", "token");
+    one.delete_secret(&ConfigurationLevel::Account, (&application, &token), NOW).await.unwrap();
+    assert_eq!(one.sent_secrets(&gate).await.unwrap(), [], "the next secret of this name is another one");
+    let (application, name) = named("hello", "token");
+    let source = ConfigurationLevel::Device(gate.clone()).source();
+    let sent = SentSecret { application, name, source, version: 1, recipient: key(2), sealed: "x".to_owned() };
+    one.keep_sent_secrets(&gate, &[sent]).await.unwrap();
     one.delete_device(&gate, NOW).await.unwrap();
     assert_eq!((one.sealing_key(&gate).await.unwrap(), one.sent_secrets(&gate).await.unwrap()), (None, Vec::new()));
 }

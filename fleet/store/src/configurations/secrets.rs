@@ -201,6 +201,17 @@ impl AccountScope {
         if done.rows_affected() == 0 {
             return Err(StoreError::NotFound { kind: "secret", id: format!("{application}/{name}") });
         }
+        // A secret of this name that is set later begins with the same version, and is another one.
+        sqlx::query(
+            "DELETE FROM device_secrets WHERE account = $1 AND source = $2 AND application = $3 AND secret = $4",
+        )
+        .bind(self.id())
+        .bind(level.source())
+        .bind(application.as_str())
+        .bind(name.as_str())
+        .execute(tx.sql())
+        .await
+        .map_err(cannot("remove what was sealed of a secret"))?;
         let data = json!({ "level": level.kind(), "application": application, "secret": name });
         self.tell_secret(&mut tx, ("configuration.secret_removed", level), data, now).await?;
         tx.commit().await
@@ -252,6 +263,12 @@ impl AccountScope {
             .execute(tx.sql())
             .await
             .map_err(cannot("forget secrets"))?;
+        sqlx::query("DELETE FROM device_secrets WHERE account = $1 AND source = $2")
+            .bind(self.id())
+            .bind(level.source())
+            .execute(tx.sql())
+            .await
+            .map_err(cannot("forget what was sealed of secrets"))?;
         Ok(())
     }
 

@@ -49,6 +49,10 @@ impl Follower {
     /// The next event; nothing when the stream is to end. What was not yet given is given by the next call, if this one is given up.
     pub(crate) async fn next(&mut self) -> Option<Event> {
         loop {
+            // Whoever reads slowly does not get more time than others.
+            if Instant::now() >= self.ends || self.fleet.stop.is_cancelled() {
+                return None;
+            }
             if let Some(row) = self.ready.pop_front() {
                 self.after = row.id;
                 return Some(cloud_event(self.account.name(), row));
