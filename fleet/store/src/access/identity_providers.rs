@@ -148,7 +148,7 @@ impl AccountScope {
         .execute(tx.sql())
         .await
         .map_err(cannot("save an identity provider"))?;
-        self.forget_sign_ons(&mut tx).await?;
+        self.forget_single_sign_ons(&mut tx).await?;
         let data = json!({ "issuer": settings.issuer, "client_id": settings.client_id, "required": settings.required });
         self.tell_provider(&mut tx, ("identity_provider.saved", data), now).await?;
         tx.commit().await?;
@@ -168,7 +168,7 @@ impl AccountScope {
             .execute(tx.sql())
             .await
             .map_err(cannot("forget an identity provider"))?;
-        self.forget_sign_ons(&mut tx).await?;
+        self.forget_single_sign_ons(&mut tx).await?;
         self.tell_provider(&mut tx, ("identity_provider.deleted", json!({})), now).await?;
         tx.commit().await
     }
@@ -187,15 +187,6 @@ impl AccountScope {
             .await
             .map_err(cannot(doing))?;
         row.map_or(Ok(0), |row| row.try_get("revision").map_err(cannot(doing)))
-    }
-
-    async fn forget_sign_ons(&self, tx: &mut Transaction) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM single_sign_ons WHERE account = $1")
-            .bind(self.id())
-            .execute(tx.sql())
-            .await
-            .map(drop)
-            .map_err(cannot("forget sign-ins under way"))
     }
 
     async fn tell_provider(

@@ -132,6 +132,34 @@ impl AccountScope {
         tx.commit().await
     }
 
+    /// Ends all sign-ins that are under way.
+    pub(crate) async fn forget_single_sign_ons(&self, tx: &mut Transaction) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM single_sign_ons WHERE account = $1")
+            .bind(self.id())
+            .execute(tx.sql())
+            .await
+            .map(drop)
+            .map_err(cannot("forget sign-ins under way"))
+    }
+
+    /// Ends those in which the provider has said that it is this principal; only users sign in.
+    pub(crate) async fn forget_single_sign_ons_of(
+        &self,
+        tx: &mut Transaction,
+        who: &PrincipalName,
+    ) -> Result<(), StoreError> {
+        if who.kind() != PrincipalKind::User {
+            return Ok(());
+        }
+        sqlx::query("DELETE FROM single_sign_ons WHERE account = $1 AND name = $2")
+            .bind(self.id())
+            .bind(who.name())
+            .execute(tx.sql())
+            .await
+            .map(drop)
+            .map_err(cannot("forget the sign-ins of a user"))
+    }
+
     /// Takes the return of the browser, which happens once; answers whether this is it.
     pub async fn return_single_sign_on(&self, id: &str, now: UnixSeconds) -> Result<bool, StoreError> {
         let mut tx = self.write().await?;

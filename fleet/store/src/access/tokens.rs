@@ -5,7 +5,7 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, Row, any::AnyRow};
 
 use crate::{
-    AccountScope, EventDraft, PrincipalKind, PrincipalName, QuotaKind, RequestKey, ServiceWide, StoreError,
+    AccountScope, EventDraft, PrincipalName, QuotaKind, RequestKey, ServiceWide, StoreError,
     error::cannot,
     events, idempotency,
     numbers::{time, to_sql},
@@ -206,15 +206,7 @@ impl AccountScope {
             self.tell_revoked(tx, &id, now).await?;
         }
         // A sign-in that is under way would bring a new one.
-        if who.kind() == PrincipalKind::User {
-            sqlx::query("DELETE FROM single_sign_ons WHERE account = $1 AND name = $2")
-                .bind(self.id())
-                .bind(who.name())
-                .execute(tx.sql())
-                .await
-                .map_err(cannot("end the sign-ins of a principal"))?;
-        }
-        Ok(())
+        self.forget_single_sign_ons_of(tx, who).await
     }
 
     pub(crate) async fn tell_revoked(
