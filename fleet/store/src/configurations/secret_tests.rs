@@ -1,6 +1,6 @@
 //! Claims about secrets: which of them a device has, what is kept of them, and when they go.
 
-use protocol_types::{AppName, SecretName, recovery::RecoveryKey};
+use protocol_types::{AppName, EndpointName, SecretName, recovery::RecoveryKey};
 
 use crate::{
     AccountScope, ConfigurationLevel, GroupChange, SentSecret, StoreError,
@@ -107,18 +107,42 @@ async fn the_key_of_a_device_and_what_was_sealed_to_it_go_with_the_device() {
     one.keep_sent_secrets(&gate, std::slice::from_ref(&sent)).await.unwrap();
     one.keep_sent_secrets(&gate, std::slice::from_ref(&sent)).await.unwrap();
     assert_eq!(one.sent_secrets(&gate).await.unwrap(), [sent]);
-    set(&one, &ConfigurationLevel::Account, "other", 0, "y").await;
-    let (application, other) = named("hello", "other");
-    one.delete_secret(&ConfigurationLevel::Account, (&application, &other), NOW).await.unwrap();
-    assert_eq!(one.sent_secrets(&gate).await.unwrap().len(), 1);
-    set(&one, &ConfigurationLevel::Account, "token", 0, "z").await;
-    let (application, token) = named("hello", "token");
-    one.delete_secret(&ConfigurationLevel::Account, (&application, &token), NOW).await.unwrap();
-    assert_eq!(one.sent_secrets(&gate).await.unwrap(), [], "the next secret of this name is another one");
-    let (application, name) = named("hello", "token");
-    let source = ConfigurationLevel::Device(gate.clone()).source();
-    let sent = SentSecret { application, name, source, version: 1, recipient: key(2), sealed: "x".to_owned() };
-    one.keep_sent_secrets(&gate, &[sent]).await.unwrap();
     one.delete_device(&gate, NOW).await.unwrap();
     assert_eq!((one.sealing_key(&gate).await.unwrap(), one.sent_secrets(&gate).await.unwrap()), (None, Vec::new()));
+}
+
+#[tokio::test]
+async fn what_was_sealed_of_a_secret_goes_with_the_secret_or_its_group() {
+    let db = Database::new().await;
+    let one = fleet(&db).await;
+    let gate: EndpointName = "gate-1".parse().unwrap();
+    let doors = "doors".parse().unwrap();
+    let members = GroupChange { add: vec![gate.clone()], ..GroupChange::default() };
+    one.create_group(&doors, &members, None, NOW).await.unwrap();
+    let (account, group) = (ConfigurationLevel::Account, ConfigurationLevel::Group(doors.clone()));
+    let recipient = RecoveryKey::from_bytes([1; 32]);
+    let mut sent = Vec::new();
+    for (level, secret) in [(&account, "other"), (&account, "token"), (&group, "of-doors")] {
+        set(&one, level, secret, 0, "x").await;
+        let (application, name) = named("hello", secret);
+        sent.push(SentSecret {
+            application,
+            name,
+            source: level.source(),
+            version: 1,
+            recipient,
+            sealed: "x".to_owned(),
+        });
+    }
+    one.keep_sent_secrets(&gate, &sent).await.unwrap();
+    let kept = async || {
+        let rows = one.sent_secrets(&gate).await.unwrap();
+        rows.into_iter().map(|row| row.name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(kept().await, ["of-doors", "other", "token"]);
+    let (application, name) = named("hello", "token");
+    one.delete_secret(&account, (&application, &name), NOW).await.unwrap();
+    assert_eq!(kept().await, ["of-doors", "other"], "the next secret of this name is another one");
+    one.delete_group(&doors, None, NOW).await.unwrap();
+    assert_eq!(kept().await, ["other"]);
 }
