@@ -18,12 +18,13 @@ use testbed::{
     wait::until_every,
 };
 
+use crate::os_tee;
+
 pub(crate) const ENDPOINT: &str = "gate-1";
 /// The version of the image that a board comes with.
 pub(crate) const FIRST: &str = "1.0.0";
 /// The application's name.
 pub(crate) const APP: &str = "hello";
-const BOARD_WITH_TPM: &str = "qemu-arm64-tpm";
 /// The board starts several times within some of these waits.
 const PATIENCE: Duration = Duration::from_secs(1800);
 /// Between two questions to the service: each is a process of its own, on cores that the board needs.
@@ -94,7 +95,7 @@ impl Site {
         site.mbl(&format!(
             "factory provision --endpoint {ENDPOINT} --authority authority --keys keys --board {} --architecture aarch64 \
              --patience 500 -- {}",
-            board_of(build),
+            inspect(build).unwrap().0.board,
             device.join(" ")
         ));
         site
@@ -161,7 +162,7 @@ impl Site {
     /// Several boards share the cores of this machine. With two processors each, one would wait for the other while that has no core; so a
     /// board has one, unless its firmware says how many there are.
     fn around(mut machine: Machine, build: &Path, folder: tempfile::TempDir) -> Self {
-        if board_of(build) == BOARD_WITH_TPM {
+        if inspect(build).unwrap().0.board.as_str() != os_tee::BOARD {
             machine.processors(1);
         }
         // Sites are copied with everything that their service keeps, which a database elsewhere would not be.
@@ -334,11 +335,6 @@ ready = {{ command = ["/bin/confined", "{check}"], interval_s = 2, timeout_s = 2
         self.machine.type_line("systemctl poweroff").unwrap();
         self.machine.until_off(SHUTDOWN).unwrap();
     }
-}
-
-/// The name of the board that a build is for.
-fn board_of(build: &Path) -> String {
-    inspect(build).unwrap().0.board.to_string()
 }
 
 /// What a copy of the site in `kept` reaches: the ports that its board knows, and those that its service has now.
