@@ -291,7 +291,7 @@ async fn an_artifact_keeps_the_size_it_was_announced_with_and_the_account_its_li
     assert!(whole.complete && whole.received == 60, "what is whole stays whole");
 }
 
-fn publication(made_from: Option<u64>, timestamp: u64) -> crate::Publication {
+pub(crate) fn publication(made_from: Option<u64>, timestamp: u64) -> crate::Publication {
     let file = |role: &str, version: u64| crate::MetadataFile {
         name: if role == "timestamp" { "timestamp.json".into() } else { format!("{version}.{role}.json") },
         role: role.into(),

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use sqlx::{Any, AnyConnection, AssertSqlSafe, Row, any::AnyArguments, query::Query};
 
 use crate::{
-    AccountScope, Change, ConfigurationLevel, ConfigurationRow, EventDraft, RolloutRow, StoreError, Subject,
+    AccountScope, Change, ConfigurationLevel, ConfigurationRow, EventDraft, RolloutRow, StoreError,
     configurations::read, error::cannot, events, numbers::to_sql, rows::formed, transaction::Transaction,
 };
 
@@ -86,10 +86,14 @@ impl AccountScope {
     }
 
     /// Refuses to begin a rollout of a revision that is no longer staged.
-    pub(crate) async fn must_still_be_staged(&self, tx: &mut Transaction, subject: &Subject) -> Result<(), StoreError> {
-        let Subject::Configuration { level, revision } = subject else { return Ok(()) };
-        match self.revision_on(tx.sql(), level, *revision).await? {
-            Some(row) => must_be_staged(row.standing, *revision),
+    pub(crate) async fn must_still_be_staged(
+        &self,
+        tx: &mut Transaction,
+        level: &ConfigurationLevel,
+        revision: i64,
+    ) -> Result<(), StoreError> {
+        match self.revision_on(tx.sql(), level, revision).await? {
+            Some(row) => must_be_staged(row.standing, revision),
             None => Err(StoreError::NotFound { kind: "revision of the configuration", id: revision.to_string() }),
         }
     }

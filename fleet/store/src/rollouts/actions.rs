@@ -97,8 +97,8 @@ impl AccountScope {
         if action == RolloutAction::Approve && row.started_by.as_deref() == Some(by) {
             return Err(StoreError::SecondPerson { id: id.to_string() });
         }
-        if action == RolloutAction::Start {
-            self.must_still_be_staged(&mut tx, &row.wanted.subject).await?;
+        if matches!(action, RolloutAction::Start | RolloutAction::Resume) {
+            self.must_still_be_brought(&mut tx, &row.wanted.subject).await?;
         }
         self.set_rollout_state(&mut tx, id, (next, row.reason.as_ref().filter(|_| next == row.state)), now).await?;
         self.note_action(&mut tx, (&row, action), by, now).await?;

@@ -2,14 +2,16 @@
 
 use protocol_types::{Consent, DeviceConsent, EndpointName, RolloutId, UnixSeconds, WaitingFor};
 use serde_json::json;
-use sqlx::{AnyConnection, Row};
+use sqlx::Row;
 
 use crate::{
     AccountScope, Change, EventDraft, Policy, RolloutRow, StoreError, error::cannot, events, numbers::to_sql,
-    rows::formed,
+    rows::formed, transaction::Transaction,
 };
 
 const DOING: &str = "give consent to a rollout";
+/// Devices that the event names; a person may say yes for a hundred thousand.
+const NAMED: usize = 100;
 
 impl AccountScope {
     /// How devices of a rollout ask somebody at them, if they do; those of a rollout that is not there do not. Reads no more of the
@@ -53,14 +55,28 @@ impl AccountScope {
                 return Err(wrong("a rollout for which only somebody at each device can say yes".to_owned()));
             }
         }
-        let waiting;
-        let devices = match devices {
-            Some(devices) => devices,
-            None => {
-                waiting = self.waiting_for_consent(tx.sql(), id).await?;
-                &waiting
-            }
+        let consented = match devices {
+            Some(devices) => self.consent_for(&mut tx, id, devices, now).await?,
+            None => self.consent_for_waiting(&mut tx, id, now).await?,
         };
+        if consented > 0 {
+            let named: Vec<&EndpointName> = devices.unwrap_or_default().iter().take(NAMED).collect();
+            let data = json!({ "count": consented, "devices": named });
+            let draft = EventDraft { kind: "rollout.consented", subject: format!("rollouts/{id}"), data };
+            events::append(&mut tx, self, now, draft).await?;
+            tx.changed(Change::Rollouts(self.account.clone()));
+        }
+        tx.commit().await?;
+        self.rollout(id).await
+    }
+
+    async fn consent_for(
+        &self,
+        tx: &mut Transaction,
+        id: &RolloutId,
+        devices: &[EndpointName],
+        now: UnixSeconds,
+    ) -> Result<u64, StoreError> {
         for endpoint in devices {
             let done = sqlx::query(
                 "UPDATE rollout_devices SET consented = COALESCE(consented, $4)
@@ -77,30 +93,26 @@ impl AccountScope {
                 return Err(StoreError::NotFound { kind: "device of the rollout", id: endpoint.to_string() });
             }
         }
-        if !devices.is_empty() {
-            let data = json!({ "devices": devices });
-            let draft = EventDraft { kind: "rollout.consented", subject: format!("rollouts/{id}"), data };
-            events::append(&mut tx, self, now, draft).await?;
-            tx.changed(Change::Rollouts(self.account.clone()));
-        }
-        tx.commit().await?;
-        self.rollout(id).await
+        Ok(u64::try_from(devices.len()).unwrap_or(u64::MAX))
     }
 
-    async fn waiting_for_consent(
+    async fn consent_for_waiting(
         &self,
-        sql: &mut AnyConnection,
+        tx: &mut Transaction,
         id: &RolloutId,
-    ) -> Result<Vec<EndpointName>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT endpoint FROM rollout_devices WHERE account = $1 AND rollout = $2 AND waiting_for = $3 ORDER BY endpoint",
+        now: UnixSeconds,
+    ) -> Result<u64, StoreError> {
+        let done = sqlx::query(
+            "UPDATE rollout_devices SET consented = $4
+             WHERE account = $1 AND rollout = $2 AND waiting_for = $3 AND consented IS NULL",
         )
         .bind(self.id())
         .bind(id.as_str())
         .bind(WaitingFor::Consent.as_str())
-        .fetch_all(sql)
+        .bind(to_sql(now.0))
+        .execute(tx.sql())
         .await
         .map_err(cannot(DOING))?;
-        rows.iter().map(|row| formed(row, DOING, ("rollout_devices", "endpoint"))).collect()
+        Ok(done.rows_affected())
     }
 }

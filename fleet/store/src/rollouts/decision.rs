@@ -1,5 +1,5 @@
-//! The one transaction that carries a decision about a rollout out. The decision itself comes as a function, so that it is made on
-//! exactly the rows that it changes.
+//! The transactions that carry a decision about a rollout out. The decision itself comes as a function, so that it is made on exactly
+//! the rows that it changes.
 
 use protocol_types::{DeviceState, EndpointName, Reason, RolloutId, RolloutState, UnixSeconds, WaitingFor};
 use serde_json::json;
@@ -76,11 +76,29 @@ impl Decision {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    /// The decision about the first `devices` of those that move on. What would keep the others from moving on comes with the last of them.
+    fn part(mut self, devices: usize) -> Self {
+        if devices < self.devices.len() {
+            self.devices.truncate(devices);
+            self.closes = false;
+            self.rollout = self.rollout.filter(|(state, _)| *state != RolloutState::Finished);
+        }
+        self
+    }
 }
 
+/// Devices that move on in one transaction, at least. A start of a large rollout moves all of them; others write in between.
+const AT_A_TIME: usize = 1_000;
+/// In how many transactions all devices of a rollout move on, at most: each of them reads what is known of all.
+const TIMES: usize = 20;
+
 impl AccountScope {
-    /// Lets `decide` look at everything known about a rollout and carries its decision out, all in one transaction with the
-    /// events that tell of it. Answers how many devices moved on.
+    /// Lets `decide` look at everything known about a rollout and carries its decision out, with the events that tell of it. Answers how
+    /// many devices moved on.
+    ///
+    /// All of it happens in one transaction if few devices move on. Of many, each transaction moves some, and the next one asks `decide`
+    /// again; whatever ends here half-way, the next look goes on.
     pub async fn reconcile_rollout(
         &self,
         id: &RolloutId,
@@ -93,35 +111,57 @@ impl AccountScope {
             return Ok(0);
         }
         drop(reader);
-        let mut tx = self.write().await?;
-        let facts = self.rollout_facts(tx.sql(), id, now).await?;
-        let decision = decide(&facts);
+        let mut moved = 0;
+        for _ in 0..TIMES {
+            let mut tx = self.write().await?;
+            let facts = self.rollout_facts(tx.sql(), id, now).await?;
+            let decision = decide(&facts);
+            let at_a_time = AT_A_TIME.max(facts.devices.len().div_ceil(TIMES));
+            let is_last = decision.devices.len() <= at_a_time;
+            let part = decision.part(at_a_time);
+            self.carry_out_decision(&mut tx, &facts.rollout, &part, now).await?;
+            tx.commit().await?;
+            moved += part.devices.len();
+            if is_last {
+                break;
+            }
+        }
+        Ok(moved)
+    }
+
+    async fn carry_out_decision(
+        &self,
+        tx: &mut Transaction,
+        rollout: &RolloutRow,
+        decision: &Decision,
+        now: UnixSeconds,
+    ) -> Result<(), StoreError> {
+        let id = &rollout.id;
         for step in &decision.devices {
-            self.move_device(&mut tx, &facts.rollout, step, now).await?;
+            self.move_device(tx, rollout, step, now).await?;
         }
         if let Some((state, reason)) = &decision.rollout {
-            self.set_rollout_state(&mut tx, id, (*state, reason.as_ref()), now).await?;
+            self.set_rollout_state(tx, id, (*state, reason.as_ref()), now).await?;
             let kind = format!("rollout.{state}");
             let draft =
                 EventDraft { kind: &kind, subject: format!("rollouts/{id}"), data: json!({ "reason": reason }) };
-            events::append(&mut tx, self, now, draft).await?;
+            events::append(tx, self, now, draft).await?;
             if *state == RolloutState::Finished {
-                self.bring_in_force(&mut tx, &facts.rollout, now).await?;
+                self.bring_in_force(tx, rollout, now).await?;
             }
         }
         if decision.wave.is_some() || decision.closes {
-            self.open_wave(&mut tx, &facts.rollout, &decision).await?;
+            self.open_wave(tx, rollout, decision).await?;
         }
         if let Some(wave) = decision.wave {
             let data = json!({ "wave": wave + 1 });
             let draft = EventDraft { kind: "rollout.wave", subject: format!("rollouts/{id}"), data };
-            events::append(&mut tx, self, now, draft).await?;
+            events::append(tx, self, now, draft).await?;
         }
         if decision.brings_back {
-            self.bring_back(&mut tx, &facts.rollout, now).await?;
+            self.bring_back(tx, rollout, now).await?;
         }
-        tx.commit().await?;
-        Ok(decision.devices.len())
+        Ok(())
     }
 
     async fn open_wave(

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use sqlx::{AnyConnection, Row, any::AnyRow};
 
 use crate::{
-    AccountScope, Audience, EventDraft, NewRollout, RequestKey, StoreError, Subject,
+    AccountScope, Audience, EventDraft, NewRollout, ReleaseRow, RequestKey, StoreError, Subject,
     configurations::staging::must_be_staged,
     error::cannot,
     events, idempotency,
@@ -178,6 +178,15 @@ pub(crate) async fn count(tx: &mut Transaction, scope: &AccountScope, name: &str
     row.try_get("value").map_err(cannot(doing))
 }
 
+/// A release that its owner has withdrawn is not brought to further devices.
+fn must_be_listed(release: &ReleaseRow) -> Result<(), StoreError> {
+    if release.listed {
+        return Ok(());
+    }
+    let state = "no longer listed in the targets".to_owned();
+    Err(StoreError::WrongState { kind: "release", id: release.version.to_string(), state })
+}
+
 impl AccountScope {
     /// Makes a rollout of a listed release or of a staged configuration. Nothing happens on any device before
     /// [`protocol_types::RolloutAction::Start`].
@@ -213,10 +222,7 @@ impl AccountScope {
         match subject {
             Subject::Release(version) => {
                 let release = self.release(version).await?;
-                if !release.listed {
-                    let state = "no longer listed in the targets".to_owned();
-                    return Err(StoreError::WrongState { kind: "release", id: version.to_string(), state });
-                }
+                must_be_listed(&release)?;
                 Ok((Some(release.path), release.digest))
             }
             Subject::Configuration { level, revision } => {
@@ -224,6 +230,14 @@ impl AccountScope {
                 must_be_staged(row.standing, *revision)?;
                 Ok((None, Digest::of(Value::Object(row.document).to_string().as_bytes())))
             }
+        }
+    }
+
+    /// Refuses to bring devices what was taken back since the rollout was made.
+    async fn must_still_be_brought(&self, tx: &mut Transaction, subject: &Subject) -> Result<(), StoreError> {
+        match subject {
+            Subject::Release(version) => must_be_listed(&self.release_on(tx.sql(), version).await?),
+            Subject::Configuration { level, revision } => self.must_still_be_staged(tx, level, *revision).await,
         }
     }
 

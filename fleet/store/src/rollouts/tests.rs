@@ -8,9 +8,9 @@ use protocol_types::{
 };
 
 use crate::{
-    AccountScope, Audience, DailyWindow, Decision, DeviceFacts, DeviceReport, DeviceStep, NewRollout, Policy, Rate,
-    RolloutFacts, StoreError, Subject, Tally, Threshold, Wave, WishStep, Zone,
-    tests::{Database, NOW, fleet},
+    AccountScope, Audience, DailyWindow, Decision, DeviceFacts, DeviceReport, DeviceStep, NewRollout, Policy,
+    Publication, Rate, RolloutFacts, StoreError, Subject, Tally, Threshold, Wave, WishStep, Zone,
+    tests::{Database, NOW, fleet, publication},
 };
 
 fn wanted(audience: Audience, priority: u8) -> NewRollout {
@@ -277,4 +277,50 @@ async fn an_audience_in_classes_counts_each_device_once_and_tells_apart_what_rul
     let urgent = started(&one, &wanted(Audience::Devices(vec![endpoint("gate-2")]), 90)).await;
     one.reconcile_rollout(&urgent, all_to(DeviceState::Queued, WishStep::Leave), NOW).await.unwrap();
     assert_eq!(seen(&wish).await, [("gate-2".into(), 1, vec![], true)]);
+}
+
+#[tokio::test]
+async fn many_devices_move_on_in_several_transactions_and_the_audience_closes_with_the_last() {
+    let db = Database::new().await;
+    let one = fleet(&db).await;
+    let mut tx = db.store.write().await.unwrap();
+    sqlx::query(
+        "INSERT INTO devices (account, endpoint, connected, created)
+         WITH RECURSIVE more(n) AS (SELECT 3 UNION ALL SELECT n + 1 FROM more WHERE n < 2500)
+         SELECT 'one', 'gate-' || n, 1, 0 FROM more",
+    )
+    .execute(tx.sql())
+    .await
+    .unwrap();
+    tx.commit().await.unwrap();
+    let id = started(&one, &wanted(Audience::All, 50)).await;
+    let looks = Mutex::new(Vec::new());
+    let close = |facts: &RolloutFacts| {
+        let mut decision = all_to(DeviceState::Queued, WishStep::Leave)(facts);
+        let mut devices = facts.devices.iter();
+        decision.devices.retain(|_| devices.next().is_some_and(|device| device.at.is_none()));
+        decision.closes = !facts.rollout.closed;
+        looks.lock().unwrap().push(decision.devices.len());
+        decision
+    };
+    assert_eq!(one.reconcile_rollout(&id, close, NOW).await.unwrap(), 2_500);
+    assert_eq!(*looks.lock().unwrap(), [2_500, 2_500, 1_500, 500]);
+    let facts = one.facts_of_rollout(&id, NOW).await.unwrap();
+    assert!(facts.rollout.closed);
+    assert_eq!(facts.devices.iter().filter(|d| d.at.is_some()).count(), 2_500);
+}
+
+#[tokio::test]
+async fn a_release_that_was_withdrawn_since_is_neither_started_nor_resumed() {
+    let db = Database::new().await;
+    let one = fleet(&db).await;
+    let draft = one.create_rollout(&wanted(Audience::All, 50), None, NOW).await.unwrap().id;
+    let paused = started(&one, &wanted(Audience::All, 50)).await;
+    one.act_on_rollout(&paused, RolloutAction::Pause, (None, "t1"), NOW).await.unwrap();
+    one.publish(&Publication { releases: Some(Vec::new()), ..publication(Some(5), 6) }, NOW).await.unwrap();
+    for (id, action) in [(&draft, RolloutAction::Start), (&paused, RolloutAction::Resume)] {
+        let refused = one.act_on_rollout(id, action, (None, "t1"), NOW).await;
+        assert!(matches!(refused, Err(StoreError::WrongState { kind: "release", .. })), "{refused:?}");
+        one.act_on_rollout(id, RolloutAction::Abort, (None, "t1"), NOW).await.unwrap();
+    }
 }
