@@ -273,13 +273,16 @@ fn fleet_where_the_identity_provider_is_required_one_user_breaks_the_glass_and_n
     let office = Office::with("[single_sign_on]\nallow = [\"127.0.0.1\"]\n");
     let (phone, step) = office.join("administrator");
     let provider = super::single_sign_on::Provider::start(office.folder.path(), "https://127.0.0.1:1/");
-    let save = format!(
-        "identity-provider save {} --client-id mbl --user-claim preferred_username --required --break-glass",
-        provider.address
+    let save = |provider: &super::single_sign_on::Provider, name: &str| {
+        let how = "--client-id mbl --user-claim preferred_username --required --break-glass";
+        format!("identity-provider save {} {how} {name}", provider.address)
+    };
+    assert!(
+        refused(&office.admin, &save(&provider, "bert")).contains("who has a password"),
+        "somebody must be able to"
     );
-    assert!(refused(&office.admin, &format!("{save} bert")).contains("who has a password"), "somebody must be able to");
     json(&office.admin, "user invite bert --email bert@example.com --role viewer --output berts");
-    json(&office.admin, &format!("{save} anna"));
+    json(&office.admin, &save(&provider, "anna"));
 
     let bert = Operator::new(&office.path("bert"), office.folder.path());
     json(&bert, "user invitation berts --output berts-address");
@@ -295,4 +298,13 @@ fn fleet_where_the_identity_provider_is_required_one_user_breaks_the_glass_and_n
     json(&office.anna, SIGN_IN);
     json(&office.anna, "identity-provider delete");
     json(&bert, accept);
+
+    // Whoever guesses a code is told no more than anywhere else: not that the password was right.
+    let provider = super::single_sign_on::Provider::start(office.folder.path(), "https://127.0.0.1:1/");
+    json(&office.anna, &save(&provider, "anna"));
+    let sign_in = "user sign-in bert --account default --password-file password --code-file berts-code";
+    office.write("berts-code", "abcd-efgh-ijkl-mnop");
+    assert!(refused(&bert, sign_in).contains("sign_in_refused"));
+    office.write("berts-code", office.read("berts-recovery").lines().next().unwrap());
+    assert!(refused(&bert, sign_in).contains("single_sign_on_required"));
 }

@@ -55,6 +55,21 @@ impl AccountScope {
         .transpose()
     }
 
+    /// Whether a second factor would be taken now. It is not used up.
+    pub async fn would_take(&self, who: &PrincipalName, factor: &SecondFactor) -> Result<bool, StoreError> {
+        let of_user = |sql: &'static str| sqlx::query(sql).bind(self.id()).bind(who.name());
+        let found = match factor {
+            SecondFactor::Code(step) => {
+                of_user("SELECT 1 FROM users WHERE account = $1 AND name = $2 AND totp_step < $3").bind(to_sql(*step))
+            }
+            SecondFactor::Recovery(hash) => {
+                of_user("SELECT 1 FROM recovery_codes WHERE account = $1 AND name = $2 AND hash = $3").bind(hash.hex())
+            }
+        };
+        let row = found.fetch_optional(self.readers()).await.map_err(cannot("look at a second factor"))?;
+        Ok(row.is_some())
+    }
+
     /// Begins a session: uses the second factor up and makes the token. `known` is what the secrets were compared with: if it has changed
     /// since, nothing is made.
     pub async fn begin_session(

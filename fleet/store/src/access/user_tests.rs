@@ -84,16 +84,22 @@ async fn a_code_and_a_recovery_code_are_each_taken_once_and_only_while_the_secre
     let begin = async |known: &Credentials, factor: SecondFactor, id: &str| {
         acme.begin_session((&anna(), known), (&factor, &token(id)), NOW).await
     };
+    let takes = async |factor: SecondFactor| acme.would_take(&anna(), &factor).await.unwrap();
+    let recovery = |text: &str| SecondFactor::Recovery(Digest::of(text.as_bytes()));
     let now = known(&acme).await;
+    for _ in 0..2 {
+        assert!(takes(SecondFactor::Code(11)).await && takes(recovery("one")).await, "looking uses nothing up");
+        assert!(!takes(SecondFactor::Code(10)).await && !takes(recovery("three")).await);
+    }
     for step in [9, 10] {
         let refused = begin(&now, SecondFactor::Code(step), "s2").await;
         assert!(matches!(refused, Err(StoreError::CodeRefused { .. })), "step {step} is not newer");
     }
     begin(&now, SecondFactor::Code(11), "s2").await.unwrap();
     assert!(begin(&now, SecondFactor::Code(11), "s3").await.is_err(), "a code is taken once");
-    begin(&now, SecondFactor::Recovery(Digest::of(b"one")), "s3").await.unwrap();
-    assert!(begin(&now, SecondFactor::Recovery(Digest::of(b"one")), "s4").await.is_err());
-    assert!(begin(&now, SecondFactor::Recovery(Digest::of(b"three")), "s4").await.is_err());
+    begin(&now, recovery("one"), "s3").await.unwrap();
+    assert!(begin(&now, recovery("one"), "s4").await.is_err());
+    assert!(begin(&now, recovery("three"), "s4").await.is_err());
     assert_eq!(acme.user(&anna()).await.unwrap().recovery_codes, 1);
     begin(&now, SecondFactor::Code(12), "s4").await.unwrap();
     let old = Credentials { password: "password 0".into(), ..now };

@@ -132,6 +132,10 @@ async fn begin(fleet: &Fleet, outsider: &Outsider, shown: SignIn) -> Reply<Creat
             return Err(error.into());
         }
     };
+    if !account.would_take(&verified.who, &verified.factor).await? {
+        note_refused(&account, (outsider, &verified.who), now).await;
+        return Err(NotVerified::Wrong(None).into());
+    }
     with_password(&account, &verified.who).await?;
     let (token, secret) = session(fleet, &verified.who, scopes, now)?;
     let acting = outsider.acting((&account, &verified.who), ("sign_in", &token.id), now);
