@@ -25,6 +25,9 @@ use crate::{
     traces,
 };
 
+/// Characters of a path that the audit log keeps. No name of a thing of ours is as long; what somebody makes up may be.
+const MAX_RESOURCE: usize = 512;
+
 /// The other end of the connection that a request came on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer(pub(crate) SocketAddr);
@@ -193,6 +196,7 @@ fn bearer(headers: &HeaderMap) -> Reply<TokenSecret> {
 
 fn acting(fleet: &Fleet, parts: &Parts, (action, shown): (&Action, &Shown)) -> Acting {
     let path = parts.uri.path();
+    let resource = path.strip_prefix(fleet_api::BASE_PATH).unwrap_or(path).trim_start_matches('/');
     Acting {
         request: parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default(),
         principal: shown.caller.subject.to_string(),
@@ -200,7 +204,7 @@ fn acting(fleet: &Fleet, parts: &Parts, (action, shown): (&Action, &Shown)) -> A
         credential: shown.token.id.clone(),
         address: shown.caller.address.clone(),
         action: action.name.clone(),
-        resource: path.strip_prefix(fleet_api::BASE_PATH).unwrap_or(path).trim_start_matches('/').to_owned(),
+        resource: resource.chars().take(MAX_RESOURCE).collect(),
         time: fleet.clock.now(),
     }
 }

@@ -16,6 +16,8 @@ pub(crate) const HEADER: &str = "traceparent";
 const LENGTH: usize = 55;
 /// Bytes of a later version that are looked at.
 const LONGEST: usize = 256;
+/// The longest name of what a path changes; a longer one is that of nothing.
+const LONGEST_NAME: usize = 128;
 
 /// Reads a header; `None` for whatever is none.
 fn parse(text: &str) -> Option<SpanContext> {
@@ -90,7 +92,7 @@ pub(crate) async fn adopt_cause(fleet: &Fleet, account: &AccountScope, span: &Sp
 pub(crate) fn subject(path: &str) -> Option<&str> {
     let path = path.strip_prefix(fleet_api::BASE_PATH).unwrap_or(path).trim_start_matches('/');
     let (kind, rest) = path.split_once('/')?;
-    let name = rest.split('/').next().filter(|name| !name.is_empty())?;
+    let name = rest.split('/').next().filter(|name| (1..=LONGEST_NAME).contains(&name.len()))?;
     ["rollouts", "devices"].contains(&kind).then(|| &path[..kind.len() + 1 + name.len()])
 }
 

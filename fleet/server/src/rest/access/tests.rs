@@ -214,6 +214,19 @@ async fn roles_and_policies_of_an_account_hold_below_it_and_nothing_reaches_besi
 }
 
 #[tokio::test]
+async fn a_refusal_keeps_no_more_of_a_made_up_path_than_a_name_may_have() {
+    let service = TestService::start().await;
+    let admin = service.caller("acme").await;
+    let reader = Caller::with_token(&service, &service.token("acme", &[TokenScope::Read]).await);
+    let (status, _) = reader.send(Caller::json("PATCH", &format!("/groups/{}", "x".repeat(9_000)), &json!({}))).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    let (_, log) = admin.get("/audit").await;
+    let last = log["items"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!(last["entry"]["outcome"], "scope_missing");
+    assert_eq!(last["entry"]["resource"].as_str().unwrap().len(), 512);
+}
+
+#[tokio::test]
 async fn an_account_that_asks_too_often_is_told_when_to_come_again() {
     let service = TestService::start_with(|config| {
         config.limits.account_requests_per_s = 1;
