@@ -103,7 +103,7 @@ impl Turn {
                 Err(failure) => {
                     let before = Before { tries: letter.tries, failures };
                     let failed = self.failed((event.id, before), failure);
-                    self.account.dead_letter_failed(&self.name, &failed).await?;
+                    self.account.dead_letter_failed(&self.name, delivery.row.revision, &failed).await?;
                     return Ok(false);
                 }
             }
@@ -136,14 +136,14 @@ impl Turn {
                 before = Before::default();
                 through = together.last().map_or(through, |last| last.id);
                 if self.is_over() {
-                    self.account.delivered(&self.name, row.revision, through).await?;
+                    self.account.delivered(&self.name, row.revision, through, now).await?;
                     return Ok(None);
                 }
             }
             through = found.through;
             let worth_a_note = !found.events.is_empty() || through.saturating_sub(noted) >= UNWANTED;
             if worth_a_note {
-                if !self.account.delivered(&self.name, row.revision, through).await? {
+                if !self.account.delivered(&self.name, row.revision, through, now).await? {
                     return Ok(None);
                 }
                 noted = through;

@@ -149,17 +149,24 @@ impl AccountScope {
     }
 
     /// Notes that everything up to `through` was accepted or is not wanted. Answers whether the subscription is still at `revision`; if
-    /// it is not, somebody has changed it meanwhile and nothing is noted.
-    pub async fn delivered(&self, name: &GroupName, revision: i64, through: u64) -> Result<bool, StoreError> {
+    /// it is not, somebody has changed it meanwhile and nothing is noted. Those that were not served as recently have their turn first.
+    pub async fn delivered(
+        &self,
+        name: &GroupName,
+        revision: i64,
+        through: u64,
+        now: UnixSeconds,
+    ) -> Result<bool, StoreError> {
         let mut tx = self.store.write().await?;
         let done = sqlx::query(
-            "UPDATE subscriptions SET position = $4, tries = 0, failures = 0, next_try = 0, last_failure = NULL
+            "UPDATE subscriptions SET position = $4, tries = 0, failures = 0, next_try = $5, last_failure = NULL
              WHERE account = $1 AND name = $2 AND revision = $3",
         )
         .bind(self.id())
         .bind(name.as_str())
         .bind(revision)
         .bind(to_sql(through))
+        .bind(to_sql(now.0))
         .execute(tx.sql())
         .await
         .map_err(cannot("move the position of a subscription"))?;
@@ -299,10 +306,33 @@ impl AccountScope {
         tx.commit().await
     }
 
-    /// Notes that a dead letter was tried once more and not accepted.
-    pub async fn dead_letter_failed(&self, name: &GroupName, failed: &FailedTry) -> Result<(), StoreError> {
+    /// Notes that a dead letter was tried once more and not accepted, if the subscription is still at `revision`: a failure at an address
+    /// that somebody has changed since says nothing.
+    pub async fn dead_letter_failed(
+        &self,
+        name: &GroupName,
+        revision: i64,
+        failed: &FailedTry,
+    ) -> Result<(), StoreError> {
         let doing = "note a failed delivery";
         let mut tx = self.store.write().await?;
+        let noted = sqlx::query(
+            "UPDATE subscriptions SET failures = $4, next_try = $5, last_failure = $6, paused = COALESCE($7, paused)
+             WHERE account = $1 AND name = $2 AND revision = $3",
+        )
+        .bind(self.id())
+        .bind(name.as_str())
+        .bind(revision)
+        .bind(i64::from(failed.failures))
+        .bind(to_sql(failed.next_try.0))
+        .bind(failed.reason.as_str())
+        .bind((failed.then == AfterFailure::Pause).then(|| failed.reason.clone()))
+        .execute(tx.sql())
+        .await
+        .map_err(cannot(doing))?;
+        if noted.rows_affected() == 0 {
+            return Ok(());
+        }
         sqlx::query(
             "UPDATE dead_letters SET tries = $4, reason = $5, asked = CASE $6 WHEN 1 THEN asked ELSE NULL END
              WHERE account = $1 AND subscription = $2 AND event = $3",
@@ -313,19 +343,6 @@ impl AccountScope {
         .bind(i64::from(failed.tries))
         .bind(failed.reason.as_str())
         .bind(i64::from(failed.then == AfterFailure::Retry))
-        .execute(tx.sql())
-        .await
-        .map_err(cannot(doing))?;
-        sqlx::query(
-            "UPDATE subscriptions SET failures = $3, next_try = $4, last_failure = $5, paused = COALESCE($6, paused)
-             WHERE account = $1 AND name = $2",
-        )
-        .bind(self.id())
-        .bind(name.as_str())
-        .bind(i64::from(failed.failures))
-        .bind(to_sql(failed.next_try.0))
-        .bind(failed.reason.as_str())
-        .bind((failed.then == AfterFailure::Pause).then(|| failed.reason.clone()))
         .execute(tx.sql())
         .await
         .map_err(cannot(doing))?;

@@ -49,7 +49,7 @@ async fn streams_of_one_account_have_positions_of_their_own() {
     let one = db.account("one").await;
     let (a, b) = (made(&one, "a", true).await, made(&one, "b", false).await);
     let first = tell(&db, &one, "device.lost", 3).await;
-    assert!(one.delivered(&name("a"), a.revision, first + 1).await.unwrap());
+    assert!(one.delivered(&name("a"), a.revision, first + 1, NOW).await.unwrap());
     assert_eq!(one.subscription(&name("a")).await.unwrap().position, first + 1);
     assert_eq!(one.subscription(&name("b")).await.unwrap().position, b.position);
     assert_eq!(one.acknowledge_events(&name("b"), first).await.unwrap().position, first);
@@ -93,10 +93,10 @@ async fn what_is_noted_after_somebody_has_changed_the_subscription_counts_for_no
     let row = made(&one, "a", true).await;
     let first = tell(&db, &one, "device.lost", 5).await;
     let at = name("a");
-    assert!(one.delivered(&at, row.revision, first + 4).await.unwrap());
+    assert!(one.delivered(&at, row.revision, first + 4, NOW).await.unwrap());
     let again = one.replay_events(&at, (Some(first), &[]), NOW).await.unwrap();
     assert_eq!(again.position, first);
-    assert!(!one.delivered(&at, row.revision, first + 4).await.unwrap());
+    assert!(!one.delivered(&at, row.revision, first + 4, NOW).await.unwrap());
     one.delivery_failed(&at, row.revision, &failed(first + 3, 9, AfterFailure::DeadLetter), NOW).await.unwrap();
     let after = one.subscription(&at).await.unwrap();
     assert_eq!((after.position, after.dead_letters, after.failures), (first, 0, 0));
@@ -117,9 +117,12 @@ async fn a_dead_letter_is_tried_again_only_when_asked_and_forgotten_only_when_ac
     one.replay_events(&at, (None, &[first]), NOW).await.unwrap();
     let due = db.store.service_wide().due_subscriptions().await.unwrap();
     assert!(due.iter().any(|due| due.name == at && due.asked));
-    one.dead_letter_failed(&at, &failed(first, 1, AfterFailure::Retry)).await.unwrap();
+    let revision = one.subscription(&at).await.unwrap().revision;
+    one.dead_letter_failed(&at, revision - 1, &failed(first, 1, AfterFailure::Pause)).await.unwrap();
+    assert_eq!(one.subscription(&at).await.unwrap().paused, None, "it was changed since");
+    one.dead_letter_failed(&at, revision, &failed(first, 1, AfterFailure::Retry)).await.unwrap();
     assert_eq!(one.dead_letters_after(&at, true, 0, 10).await.unwrap().len(), 1, "its try goes on");
-    one.dead_letter_failed(&at, &failed(first, 2, AfterFailure::DeadLetter)).await.unwrap();
+    one.dead_letter_failed(&at, revision, &failed(first, 2, AfterFailure::DeadLetter)).await.unwrap();
     assert!(one.dead_letters_after(&at, true, 0, 10).await.unwrap().is_empty());
     assert_eq!(one.subscription(&at).await.unwrap().dead_letters, 1, "it stays a dead letter");
     one.replay_events(&at, (None, &[first]), NOW).await.unwrap();
@@ -139,7 +142,7 @@ async fn only_webhooks_that_are_behind_and_not_paused_are_due() {
     };
     assert_eq!(due().await, ["a"], "that they were made is an event, too");
     let last = one.last_event().await.unwrap();
-    assert!(one.delivered(&name("a"), row.revision, last).await.unwrap());
+    assert!(one.delivered(&name("a"), row.revision, last, NOW).await.unwrap());
     assert!(due().await.is_empty());
     tell(&db, &one, "device.lost", 1).await;
     assert_eq!(due().await, ["a"]);
@@ -183,7 +186,7 @@ async fn another_account_reaches_nothing_of_a_subscription() {
     ] {
         assert!(matches!(refused, Err(StoreError::NotFound { .. })), "{refused:?}");
     }
-    assert!(!two.delivered(&at, row.revision, first + 9).await.unwrap());
+    assert!(!two.delivered(&at, row.revision, first + 9, NOW).await.unwrap());
     assert!(two.dead_letters_after(&at, false, 0, 9).await.unwrap().is_empty());
     assert!(two.delivery(&at, NOW).await.unwrap().is_none());
     assert_eq!(one.subscription(&at).await.unwrap(), before);
@@ -207,4 +210,19 @@ async fn there_are_only_so_many_subscriptions_and_a_repeated_request_makes_none(
     assert!(matches!(refused, StoreError::TooMany { most: 32, .. }), "{refused}");
     one.delete_subscription(&name("s0"), None, NOW).await.unwrap();
     made(&one, "more", true).await;
+}
+
+#[tokio::test]
+async fn whoever_was_served_last_has_the_last_turn() {
+    let db = Database::new().await;
+    let one = db.account("one").await;
+    let rows = [made(&one, "a", true).await, made(&one, "b", true).await];
+    let due = async || {
+        let due = db.store.service_wide().due_subscriptions().await.unwrap();
+        due.into_iter().map(|due| due.name.to_string()).collect::<Vec<_>>()
+    };
+    let first = tell(&db, &one, "device.lost", 3).await;
+    assert_eq!(due().await, ["a", "b"]);
+    assert!(one.delivered(&name("a"), rows[0].revision, first, NOW).await.unwrap());
+    assert_eq!(due().await, ["b", "a"]);
 }
