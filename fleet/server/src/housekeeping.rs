@@ -13,12 +13,16 @@ const DAY: u64 = 24 * 60 * 60;
 const REMEMBER_REQUESTS: u64 = 7 * DAY;
 /// How long it remembers tries to sign in that failed, in seconds.
 const REMEMBER_TRIES: u64 = DAY;
-/// How long it remembers commands and jobs that have ended, in seconds.
-const REMEMBER_COMMANDS: u64 = 30 * DAY;
-/// Commands that it forgets at a time.
-const FORGET_COMMANDS: u32 = 10_000;
-/// Jobs that it forgets at a time; their commands go with them.
-const FORGET_JOBS: u32 = 10;
+/// How long it remembers commands, jobs and operations that have ended, in seconds.
+const REMEMBER_WORK: u64 = 30 * DAY;
+/// How long it remembers tokens and sessions that have ended, in seconds.
+const REMEMBER_TOKENS: u64 = 90 * DAY;
+/// Commands or tokens that it forgets at a time.
+const MANY: u32 = 10_000;
+/// Jobs or operations that it forgets at a time; their commands and reports go with them.
+const FEW: u32 = 10;
+/// How long others have their turn to write between one time and the next.
+const BREATH: Duration = Duration::from_millis(100);
 /// How long it remembers from which request something came, in seconds.
 const REMEMBER_CAUSES: u64 = 30 * DAY;
 
@@ -46,14 +50,53 @@ async fn forget(fleet: &Fleet, now: UnixSeconds) {
     said("requests", store.forget_idempotency_keys(before(REMEMBER_REQUESTS)).await);
     said("tries to sign in", store.forget_tries(before(REMEMBER_TRIES)).await);
     said("sign-ins that are over", store.forget_single_sign_ons(now).await);
-    said("commands", store.forget_commands(before(REMEMBER_COMMANDS), FORGET_COMMANDS).await);
-    said("jobs", store.forget_jobs(before(REMEMBER_COMMANDS), FORGET_JOBS).await);
+    let (work, tokens) = (before(REMEMBER_WORK), before(REMEMBER_TOKENS));
+    said("commands", little_by_little(fleet, MANY, || store.forget_commands(work, MANY)).await);
+    said("jobs", little_by_little(fleet, FEW, || store.forget_jobs(work, FEW)).await);
+    said("operations", little_by_little(fleet, FEW, || store.forget_operations(work, FEW)).await);
+    said("tokens", little_by_little(fleet, MANY, || store.forget_tokens(tokens, MANY)).await);
     said("traces", store.forget_traces(before(REMEMBER_CAUSES)).await);
+}
+
+/// Forgets, at most `limit` at a time, until nothing is left that is old or the service stops.
+async fn little_by_little<F: Future<Output = Result<u64, StoreError>>>(
+    fleet: &Fleet,
+    limit: u32,
+    some: impl Fn() -> F,
+) -> Result<(), StoreError> {
+    while some().await? >= u64::from(limit) && !fleet.stop.is_cancelled() {
+        tokio::time::sleep(BREATH).await;
+    }
+    Ok(())
 }
 
 /// Says what was not forgotten; the next hour tries again.
 fn said<T>(what: &str, forgotten: Result<T, StoreError>) {
     if let Err(error) = forgotten {
         tracing::warn!(what, error = %crate::Chain(&error), "what is old was not forgotten");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fleet_store::OperationRequest;
+
+    use super::*;
+    use crate::test_service::TestService;
+
+    #[tokio::test]
+    async fn what_is_old_goes_in_one_hour_however_much_it_is() {
+        let service = TestService::start().await;
+        let account = service.account("acme").await;
+        let ended = service.now();
+        for _ in 0..=3 * FEW {
+            let request = OperationRequest::EnrolList { file: "list".into() };
+            let number = account.create_operation(&request, None, None, ended).await.unwrap().number;
+            account.cancel_operation(number, ended).await.unwrap();
+        }
+        forget(&service.fleet, UnixSeconds(ended.0 + REMEMBER_WORK)).await;
+        assert_eq!(account.operations_before(None, 100).await.unwrap().len(), 31, "nothing is old yet");
+        forget(&service.fleet, UnixSeconds(ended.0 + REMEMBER_WORK + 1)).await;
+        assert_eq!(account.operations_before(None, 100).await.unwrap().len(), 1, "the newest stays");
     }
 }

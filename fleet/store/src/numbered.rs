@@ -44,6 +44,19 @@ impl AccountScope {
         row.try_get("number").map(from_sql).map_err(cannot(doing))
     }
 
+    /// Refuses one more where so many have not ended yet; `what` they are, in an error's words.
+    pub(crate) async fn must_have_room<T: Numbered>(
+        &self,
+        tx: &mut Transaction,
+        (what, most): (&'static str, u64),
+    ) -> Result<(), StoreError> {
+        let query = format!("SELECT COUNT(*) AS open FROM {} WHERE account = $1 AND ended IS NULL", T::TABLE);
+        let row =
+            sqlx::query(AssertSqlSafe(query)).bind(self.id()).fetch_one(tx.sql()).await.map_err(cannot(T::DOING))?;
+        let open: i64 = row.try_get("open").map_err(cannot(T::DOING))?;
+        if from_sql(open) < most { Ok(()) } else { Err(StoreError::TooMany { what, most }) }
+    }
+
     /// The one of this number.
     pub(crate) async fn numbered<T: Numbered>(&self, number: u64) -> Result<T, StoreError> {
         let mut connection = self.readers().acquire().await.map_err(cannot(T::DOING))?;

@@ -304,3 +304,31 @@ async fn an_entry_cannot_be_written_twice_under_one_number() {
     let row = sqlx::query("SELECT COUNT(*) AS n FROM audit_entries").fetch_one(tx.sql()).await.unwrap();
     assert_eq!(row.get::<i64, _>("n"), 1);
 }
+
+#[tokio::test]
+async fn tokens_that_ended_long_ago_are_forgotten_and_no_others() {
+    let db = Database::new().await;
+    let acme = db.account("acme").await;
+    let make = async |id: &str, expires: Option<u64>| {
+        let token = NewToken {
+            id: id.into(),
+            name: "ci".into(),
+            hash: id.into(),
+            scopes: "read".into(),
+            expires: expires.map(UnixSeconds),
+            is_first: false,
+            principal: None,
+        };
+        acme.create_token(&token, None, NOW).await.unwrap();
+    };
+    make("for-ever", None).await;
+    make("later", Some(NOW.0 + 100)).await;
+    make("expired", Some(NOW.0 + 1)).await;
+    make("revoked", None).await;
+    acme.revoke_token("revoked", NOW).await.unwrap();
+    let all = db.store.service_wide();
+    assert_eq!(all.forget_tokens(UnixSeconds(NOW.0 + 2), 1).await.unwrap(), 1);
+    assert_eq!(all.forget_tokens(UnixSeconds(NOW.0 + 2), 10).await.unwrap(), 1);
+    assert!(acme.token("for-ever").await.is_ok() && acme.token("later").await.is_ok());
+    assert!(acme.token("expired").await.is_err() && acme.token("revoked").await.is_err());
+}

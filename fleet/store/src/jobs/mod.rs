@@ -66,6 +66,9 @@ pub struct JobRow {
     pub ended: Option<UnixSeconds>,
 }
 
+/// Jobs of an account that may wait, run or pause at a time.
+pub const MAX_OPEN_JOBS: u64 = 100;
+
 impl JobRow {
     /// Its name in addresses.
     pub fn id(&self) -> String {
@@ -117,6 +120,7 @@ impl AccountScope {
             drop(tx);
             return self.job(earlier).await;
         }
+        self.must_have_room::<JobRow>(&mut tx, ("jobs of an account that have not ended", MAX_OPEN_JOBS)).await?;
         sqlx::query(
             "INSERT INTO jobs (account, number, kind, filter, request, concurrency, per_minute, state, created, deadline)
              VALUES ($1, $2, $3, $4, $5, $6, $7, 'waiting', $8, $9)",

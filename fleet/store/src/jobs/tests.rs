@@ -3,8 +3,8 @@
 use protocol_types::{CommandState, Digest, EndpointName, JobState, UnixSeconds};
 
 use crate::{
-    AccountScope, Delivered, DeviceEvent, EnrolmentRule, FactoryIdentity, NewAuthority, NewCertificate, NewJob, Parent,
-    PresenceFact, Promise, RequestKey, StoreError,
+    AccountScope, Delivered, DeviceEvent, EnrolmentRule, FactoryIdentity, MAX_OPEN_JOBS, NewAuthority, NewCertificate,
+    NewJob, Parent, PresenceFact, Promise, RequestKey, StoreError,
     tests::{Database, NOW},
 };
 
@@ -221,7 +221,7 @@ async fn a_cancelled_job_asks_nobody_more_and_one_that_has_ended_is_not_cancelle
 }
 
 #[tokio::test]
-async fn a_repeated_request_finds_its_job_and_what_cannot_be_read_is_damage() {
+async fn a_repeated_request_finds_its_job_one_too_many_is_refused_and_what_cannot_be_read_is_damage() {
     let db = Database::new().await;
     let account = with_devices(&db, 1).await;
     let filter = "".parse().unwrap();
@@ -231,6 +231,11 @@ async fn a_repeated_request_finds_its_job_and_what_cannot_be_read_is_damage() {
     let first = account.create_job(&wanted, Some(&key), NOW).await.unwrap();
     assert_eq!(account.create_job(&wanted, Some(&key), later(1)).await.unwrap(), first);
     assert_eq!(account.create_job(&wanted, None, NOW).await.unwrap().number, first.number + 1, "no number is lost");
+    for _ in 2..MAX_OPEN_JOBS {
+        account.create_job(&wanted, None, NOW).await.unwrap();
+    }
+    let refused = account.create_job(&wanted, None, NOW).await.unwrap_err();
+    assert!(matches!(refused, StoreError::TooMany { most: MAX_OPEN_JOBS, .. }), "{refused}");
     let mut tx = db.store.write().await.unwrap();
     sqlx::query("UPDATE idempotency_keys SET resource = 'seven'").execute(tx.sql()).await.unwrap();
     sqlx::query("UPDATE jobs SET state = 'asleep' WHERE number = 2").execute(tx.sql()).await.unwrap();

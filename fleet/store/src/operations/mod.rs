@@ -93,6 +93,9 @@ impl OperationRow {
     }
 }
 
+/// Operations of an account that may wait or run at a time.
+pub const MAX_OPEN_OPERATIONS: u64 = 100;
+
 /// Rows that one statement writes; SQLite takes some thousand parameters at a time.
 const ROWS_AT_ONCE: usize = 100;
 
@@ -150,6 +153,8 @@ impl AccountScope {
             drop(tx);
             return self.operation(earlier).await;
         }
+        let open = ("operations of an account that have not ended", MAX_OPEN_OPERATIONS);
+        self.must_have_room::<OperationRow>(&mut tx, open).await?;
         let text = serde_json::to_string(request)
             .map_err(|_| StoreError::Damaged { table: "operations", column: "request" })?;
         sqlx::query(
@@ -359,5 +364,24 @@ impl ServiceWide {
     /// The operations of every account that have not ended, in the order in which they were asked for.
     pub async fn open_operations(&self) -> Result<Vec<(AccountName, OperationRow)>, StoreError> {
         self.numbered_open().await
+    }
+
+    /// Forgets at most `limit` operations that ended before `before`, with their reports. Answers how many. The newest of an account
+    /// stays: the next one is counted from it.
+    pub async fn forget_operations(&self, before: UnixSeconds, limit: u32) -> Result<u64, StoreError> {
+        let mut tx = self.store.write().await?;
+        let done = sqlx::query(
+            "DELETE FROM operations WHERE (account, number) IN
+                 (SELECT o.account, o.number FROM operations o WHERE o.ended < $1 AND EXISTS
+                     (SELECT 1 FROM operations n WHERE n.account = o.account AND n.number > o.number)
+                  ORDER BY o.ended LIMIT $2)",
+        )
+        .bind(to_sql(before.0))
+        .bind(i64::from(limit))
+        .execute(tx.sql())
+        .await
+        .map_err(cannot("forget old operations"))?;
+        tx.commit().await?;
+        Ok(done.rows_affected())
     }
 }

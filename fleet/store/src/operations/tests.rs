@@ -4,7 +4,8 @@ use protocol_types::{Digest, EndpointName, OperationState, ReasonCode, RowOutcom
 
 use crate::{
     AccountScope, AttributeValue, DeviceChange, DeviceEdit, FactoryIdentity, Fingerprint, GroupChange, LineFault,
-    ListBatch, ListLine, ListedCertificate, MAX_TAGS, NewAuthority, OperationRequest, RequestKey, StoreError, Verdict,
+    ListBatch, ListLine, ListedCertificate, MAX_OPEN_OPERATIONS, MAX_TAGS, NewAuthority, OperationRequest, RequestKey,
+    StoreError, Verdict,
     tests::{Database, NOW},
 };
 
@@ -272,4 +273,27 @@ async fn a_repeated_request_finds_the_operation_that_the_first_one_began() {
     let ids: Vec<u64> = account.operations_before(None, 10).await.unwrap().iter().map(|row| row.number).collect();
     assert_eq!(ids, [2, 1]);
     assert_eq!(account.operations_before(Some(2), 10).await.unwrap(), [first]);
+}
+
+#[tokio::test]
+async fn an_account_has_so_many_open_operations_and_old_ones_are_forgotten_but_for_the_newest() {
+    let db = Database::new().await;
+    let account = db.account("one").await;
+    for _ in 0..MAX_OPEN_OPERATIONS {
+        begin_list(&account).await;
+    }
+    let request = OperationRequest::EnrolList { file: "list".into() };
+    let refused = account.create_operation(&request, None, None, NOW).await.unwrap_err();
+    assert!(matches!(refused, StoreError::TooMany { most: MAX_OPEN_OPERATIONS, .. }), "{refused}");
+    let all = db.store.service_wide();
+    let later = UnixSeconds(NOW.0 + 1);
+    assert_eq!(all.forget_operations(later, 10).await.unwrap(), 0, "none has ended");
+    for number in [1, 2, MAX_OPEN_OPERATIONS] {
+        account.cancel_operation(number, NOW).await.unwrap();
+    }
+    assert_eq!(all.forget_operations(NOW, 10).await.unwrap(), 0, "none is old");
+    assert_eq!(all.forget_operations(later, 1).await.unwrap(), 1);
+    assert_eq!(all.forget_operations(later, 10).await.unwrap(), 1);
+    assert_eq!(begin_list(&account).await, MAX_OPEN_OPERATIONS + 1, "no number is given out twice");
+    assert_eq!(all.forget_operations(later, 10).await.unwrap(), 1);
 }
