@@ -39,8 +39,10 @@ fn cli_a_rollout_to_a_group_waits_for_an_operators_consent_while_the_events_tell
     assert_eq!(world.mbl("app push hello-1.0.0"), pushed, "pushing again is no misuse");
     world.sign("1.0.0", None);
     world.mbl("release publish release-1.0.0");
-    let rollout = world.mbl("rollout start 1.0.0 --group doors --ask-consent");
+    let rollout = world.mbl("rollout start 1.0.0 --group doors --ask-consent --draft");
     let id = rollout["id"].as_str().unwrap();
+    assert_eq!(rollout["state"], "draft");
+    assert_eq!(world.mbl(&format!("rollout begin {id}"))["state"], "running");
     let waiting = world.until_rollout(id, "waiting");
     assert_eq!(waiting["devices"][0]["waiting_for"], "consent", "{waiting}");
     let stranger = world.stage.operator.run(&["rollout", "consent", id, "--device", "a-stranger"]).unwrap();
@@ -77,6 +79,13 @@ fn cli_a_device_that_is_removed_is_forgotten_and_enrols_as_a_new_one() {
     });
     assert_eq!(after["certificates"].as_array().unwrap().len(), 1, "{after}");
     assert_eq!(after["device"]["standing"], "active", "{after}");
+
+    let known = world.mbl("factory authority list");
+    let id = known[0]["id"].as_str().unwrap();
+    assert!(world.mbl(&format!("factory authority revoke {id}"))["revoked"].is_u64());
+    assert!(world.mbl("factory authority list")[0]["revoked"].is_u64());
+    let missing = world.stage.operator.run(&["factory", "authority", "revoke", "nobody"]).unwrap();
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("mbl factory authority list"), "{missing:?}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::{path::PathBuf, process::Stdio, time::Duration};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use fleet_api::{CreateEnrolment, ServiceFacts, UploadAuthority};
+use fleet_api::{Authority, CreateEnrolment, ServiceFacts, UploadAuthority};
 use protocol_types::{AccountName, Architecture, BoardName, EndpointName, FactoryDocument, recovery::RecoveryKey};
 use serde_json::json;
 use tokio::{
@@ -24,9 +24,12 @@ use crate::{
     failure::{Exit, Failure},
     keyring::Keyring,
     keys::recovery_key,
+    pages::all_pages,
     repository::MetadataFolder,
+    request::not_there,
     secret::PassphraseArgs,
     session::{Session, service_error},
+    words::{or_dash, time},
 };
 
 #[derive(Debug, Subcommand)]
@@ -65,6 +68,13 @@ pub(crate) enum AuthorityCommand {
         #[arg(long, default_value = "factory")]
         name: String,
     },
+    /// List the authorities that the service knows, revoked ones too
+    List,
+    /// Let an authority enrol nobody any more; devices that it enrolled before stay
+    Revoke {
+        /// Its id, as `mbl factory authority list` shows it
+        id: String,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -96,7 +106,14 @@ pub(crate) struct ProvisionArgs {
 
 pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<()> {
     match command {
-        Command::Authority(AuthorityCommand::Init { dir, account, passphrase }) => {
+        Command::Authority(command) => vouch(command, session).await,
+        Command::Provision(args) => provision(args, session).await,
+    }
+}
+
+async fn vouch(command: AuthorityCommand, session: &Session) -> anyhow::Result<()> {
+    match command {
+        AuthorityCommand::Init { dir, account, passphrase } => {
             let secret = passphrase.chosen(&format!("the authority in {}", dir.display()))?;
             let authority = FactoryAuthority::create(&dir, &account, &secret, session.now())?;
             session
@@ -105,13 +122,27 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
             let value = json!({ "folder": dir, "account": account, "certificate": authority.certificate()? });
             session.printer.data(&value, format_args!("{}", authority.folder().display()))
         }
-        Command::Authority(AuthorityCommand::Upload { dir, name }) => {
+        AuthorityCommand::Upload { dir, name } => {
             let certificate = FactoryAuthority::open(&dir)?.certificate()?;
             let uploaded = session.client()?.upload_authority(&UploadAuthority { name, certificate }).await;
             let authority = uploaded.map_err(service_error)?;
             session.printer.data(&authority, format_args!("{} {}", authority.id, authority.fingerprint))
         }
-        Command::Provision(args) => provision(args, session).await,
+        AuthorityCommand::List => {
+            let client = session.client()?;
+            let known: Vec<Authority> =
+                all_pages(async |page| client.authorities(&page).await.map_err(service_error)).await?;
+            session.printer.table(&known, &["AUTHORITY", "NAME", "SUBJECT", "UNTIL", "REVOKED"], |authority| {
+                let Authority { id, name, subject, not_after, revoked, .. } = authority;
+                vec![id.clone(), name.clone(), subject.clone(), time(*not_after), or_dash(revoked.map(time))]
+            })
+        }
+        AuthorityCommand::Revoke { id } => {
+            let revoked = session.client()?.revoke_authority(&id).await.map_err(|error| {
+                not_there(error, format!("there is no authority `{id}`"), "list them with `mbl factory authority list`")
+            })?;
+            session.printer.data(&revoked, format_args!("{} {} enrols nobody any more", revoked.id, revoked.name))
+        }
     }
 }
 

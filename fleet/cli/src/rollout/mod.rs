@@ -18,7 +18,7 @@ use crate::{
     failure::{Exit, Failure},
     pages::all_pages,
     request::{not_there, request_key},
-    rollout::start::StartArgs,
+    rollout::start::{LookArgs, StartArgs},
     session::{Session, service_error},
     watch::{Shown, follow, not_ended, within},
     words::{or_dash, time},
@@ -28,6 +28,8 @@ use crate::{
 pub(crate) enum Command {
     /// Move devices to a release or to a staged configuration
     Start(Box<StartArgs>),
+    /// Start a rollout that was made with `start --draft`
+    Begin(IdArgs),
     /// Show how a rollout goes on until it ends
     Watch(WatchArgs),
     /// Offer nothing new for now
@@ -83,6 +85,7 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
     let client = session.client()?;
     match command {
         Command::Start(args) => start(&client, *args, session).await,
+        Command::Begin(args) => act(&client, &args.id, RolloutAction::Start, session).await,
         Command::Watch(args) => watch(&client, &args, session).await,
         Command::Pause(args) => act(&client, &args.id, RolloutAction::Pause, session).await,
         Command::Resume(args) => act(&client, &args.id, RolloutAction::Resume, session).await,
@@ -98,13 +101,17 @@ pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<(
 }
 
 async fn start(client: &Client, args: StartArgs, session: &Session) -> anyhow::Result<()> {
-    let (watches, makes_nothing) = (args.look.watch, args.look.dry_run);
+    let (LookArgs { watch: watches, dry_run: makes_nothing }, draft) = (args.look, args.draft);
     let wanted = args.into();
     if makes_nothing {
         return dry_run::show(client, &wanted, session).await;
     }
     let key = request_key()?;
     let made = client.create_rollout(&wanted, Some(&key)).await.map_err(service_error)?;
+    if draft {
+        session.printer.say(format_args!("start it with `mbl rollout begin {}`", made.id));
+        return session.printer.data(&made, state(&made));
+    }
     let rollout = client.act_on_rollout(&made.id, RolloutAction::Start).await.map_err(service_error)?;
     if watches {
         session.printer.say(format_args!("rollout {} started", rollout.id));

@@ -33,6 +33,9 @@ pub(crate) struct StartArgs {
     close_audience: bool,
     #[command(flatten)]
     people: PeopleArgs,
+    /// Make it, and leave it to `mbl rollout begin` to start it
+    #[arg(long, conflicts_with = "watch")]
+    pub(crate) draft: bool,
     #[command(flatten)]
     pub(crate) look: LookArgs,
 }
@@ -91,10 +94,10 @@ struct AskArgs {
 }
 
 /// What the caller wants to see of it.
-#[derive(Debug, Args)]
+#[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct LookArgs {
     /// Show what it would do now, and make nothing
-    #[arg(long, conflicts_with = "watch")]
+    #[arg(long, conflicts_with_all = ["watch", "draft"])]
     pub(crate) dry_run: bool,
     /// Watch until it ends, or until every device has come to an end
     #[arg(long)]

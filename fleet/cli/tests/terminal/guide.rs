@@ -5,13 +5,16 @@ use std::{fs, path::Path};
 use super::Desk;
 
 fn guide() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/guides/command-line.md");
+    read("command-line.md")
+}
+
+fn read(guide: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/guides").join(guide);
     fs::read_to_string(path).unwrap()
 }
 
 /// The code blocks of one language.
-fn blocks(language: &str) -> Vec<String> {
-    let guide = guide();
+fn blocks(guide: &str, language: &str) -> Vec<String> {
     let parts = guide.split("```").collect::<Vec<_>>();
     let inside = parts.iter().skip(1).step_by(2);
     inside.filter_map(|block| block.strip_prefix(&format!("{language}\n"))).map(str::to_owned).collect()
@@ -39,7 +42,7 @@ fn every_noun_and_verb_of_the_table_exists() {
 fn every_option_in_the_guides_commands_exists() {
     let desk = Desk::new();
     let mut commands = 0;
-    for block in blocks("sh") {
+    for block in [guide(), read("keys-and-trust.md")].iter().flat_map(|guide| blocks(guide, "sh")) {
         let joined = block.replace("\\\n", " ");
         for line in joined.lines().filter_map(|line| line.trim().strip_prefix("mbl ")) {
             let own = line.split(" -- ").next().unwrap().split('#').next().unwrap();
@@ -55,14 +58,14 @@ fn every_option_in_the_guides_commands_exists() {
             commands += 1;
         }
     }
-    assert!(commands >= 13, "only {commands} commands were found");
+    assert!(commands >= 27, "only {commands} commands were found");
 }
 
 #[test]
 fn the_guides_recipes_are_read() {
     let desk = Desk::new();
     desk.service_keys();
-    let [app, release] = <[String; 2]>::try_from(blocks("toml")).unwrap();
+    let [app, release] = <[String; 2]>::try_from(blocks(&guide(), "toml")).unwrap();
     desk.write("app.toml", &app);
     let seen = desk.see("app build --out hello-1.0.0");
     assert!(seen.starts_with("exit 0\n--- stdout\nhello 1.0.0 sha256:"), "{seen}");
