@@ -5,6 +5,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use fleet_store::{DeviceEvent, Promise, StoreError};
 use protocol_lwm2m::{
+    coap::ExchangeError,
     formats::Entry,
     server::{Answer, Content, Ended, Fact, Operation, Registration, RequestError, Step},
 };
@@ -146,6 +147,7 @@ impl Visit {
             Step::ObservationEnded { id, .. } if self.commands.observes(id) => self.observation_ended(id).await,
             Step::Updated(_) => self.awake(),
             Step::ObservationEnded { error, .. } => {
+                self.over_if_silent(&error);
                 let (identity, error) = (&self.facts.identity, crate::Chain(&error));
                 tracing::warn!(account = %identity.account, device = %identity.endpoint, %error, "device ended its reports");
             }
@@ -244,6 +246,12 @@ impl Visit {
         }
     }
 
+    /// A device that was silent for so long has not heard what was asked, and nobody asks again on this connection. One that ends costs
+    /// nothing but a new one, on which everything is asked anew.
+    fn over_if_silent(&mut self, error: &RequestError) {
+        self.is_over |= matches!(error, RequestError::Exchange(ExchangeError::TimedOut));
+    }
+
     async fn answered(&mut self, id: u64, result: Result<Answer, RequestError>) {
         let Some(under_way) = self.errands.answered(id) else { return };
         errand_span::end(std::mem::replace(&mut self.span, Span::none()), result.as_ref().err());
@@ -260,6 +268,7 @@ impl Visit {
                     account = %identity.account, device = %identity.endpoint, ?errand, error = %crate::Chain(&error),
                     "device refused a request"
                 );
+                self.over_if_silent(&error);
                 if let (Errand::WriteWish, RequestError::Refused { diagnostic, .. }) = (errand, &error) {
                     self.wish_refused(under_way.generation, report::refusal(diagnostic)).await;
                 }
