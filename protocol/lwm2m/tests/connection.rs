@@ -196,6 +196,21 @@ fn an_unknown_critical_option_is_answered_with_4_02_and_in_a_response_fails_the_
     let mut end = open(limits(1152), peer(1152));
     let odd = Message::new(Code::GET).with_uint(OptionNumber(2053), 1);
     assert_eq!(sent(&hear(&mut end, odd)).code, Code::BAD_OPTION);
+    let known = |number, value: &[u8]| {
+        let mut message = Message::new(Code::PUT).path("/3/0/14");
+        message.options.push(number, value);
+        message
+    };
+    for (number, value, code) in [
+        (OptionNumber::IF_NONE_MATCH, &b""[..], Code::BAD_OPTION),
+        (OptionNumber::IF_MATCH, b"1", Code::BAD_OPTION),
+        (OptionNumber::URI_PATH, b"\xff", Code::BAD_OPTION),
+        (OptionNumber::URI_QUERY, b"a=\xff", Code::BAD_OPTION),
+        (OptionNumber::PROXY_URI, b"coap://example", Code::PROXYING_NOT_SUPPORTED),
+        (OptionNumber::PROXY_SCHEME, b"coap", Code::PROXYING_NOT_SUPPORTED),
+    ] {
+        assert_eq!(sent(&hear(&mut end, known(number, value))).code, code, "{number}");
+    }
     let get = sent(&ask(&mut end, Message::new(Code::GET)));
     let odd = Message::new(Code::CONTENT).with_uint(OptionNumber(2053), 1).with_token(get.token);
     assert_eq!(hear(&mut end, odd), [Output::Failed { tag: 1, error: ExchangeError::Broken }]);
@@ -309,6 +324,33 @@ fn a_notification_larger_than_a_message_is_fetched_to_its_end() {
     assert!(
         matches!(&hear(&mut end, last)[..], [Output::Notification { tag: 1, response }] if response.payload.len() == 1034)
     );
+}
+
+#[test]
+fn a_newer_notification_stands_for_an_older_one_that_is_still_fetched() {
+    let (mut end, token) = observing();
+    let block = |num: u32, more: bool| (num << 4) | if more { 8 } else { 0 } | 6;
+    let large = |tag: u8| {
+        let mut first = Message::new(Code::CONTENT).with_uint(OptionNumber::BLOCK2, block(0, true)).with_token(token);
+        first.options.push(OptionNumber::ETAG, &[tag]);
+        first.payload = vec![tag; 1024];
+        first.with_uint(OptionNumber::OBSERVE, tag.into())
+    };
+    let rest = |tag: u8, token: Token| {
+        let mut last = Message::new(Code::CONTENT).with_uint(OptionNumber::BLOCK2, block(1, false)).with_token(token);
+        last.options.push(OptionNumber::ETAG, &[tag]);
+        last.payload = vec![tag; 10];
+        last
+    };
+    let (old, new) = (sent(&hear(&mut end, large(1))).token, sent(&hear(&mut end, large(2))).token);
+    assert_eq!(hear(&mut end, rest(2, old)), [], "the fetch of the older one was given up");
+    let told = hear(&mut end, rest(2, new));
+    assert!(matches!(&told[..], [Output::Notification { response, .. }] if response.payload == [2; 1034]), "{told:?}");
+
+    let old = sent(&hear(&mut end, large(3))).token;
+    let small = Message::refusal(Code::CONTENT, "4").with_uint(OptionNumber::OBSERVE, 4).with_token(token);
+    assert!(matches!(&hear(&mut end, small)[..], [Output::Notification { .. }]));
+    assert_eq!(hear(&mut end, rest(3, old)), [], "nothing older follows");
 }
 
 #[test]

@@ -9,7 +9,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use protocol_lwm2m::{
-    client::{Client, Fact, ObjectError, Objects, Reading, Settings, Step, Target, WriteMode},
+    client::{Client, DialFailure, Fact, ObjectError, Objects, Reading, Settings, Step, Target, WriteMode},
     coap::{
         Code, ContentFormat, Message, OptionNumber, Token,
         signal::{Capabilities, Signal},
@@ -159,6 +159,16 @@ fn all_sent(steps: &[Step]) -> Vec<Message> {
 
 fn sent(steps: &[Step]) -> Message {
     steps.iter().find_map(|step| if let Step::Send(message) = step { Some(message.clone()) } else { None }).unwrap()
+}
+
+/// The update of the registration that goes out.
+fn update(steps: &[Step]) -> Message {
+    updates(steps).remove(0)
+}
+
+fn updates(steps: &[Step]) -> Vec<Message> {
+    let message = |step: &Step| if let Step::Send(message) = step { Some(message.clone()) } else { None };
+    steps.iter().filter_map(message).filter(|message| message.uri_path() == "/rd/7").collect()
 }
 
 fn texts(messages: &[Message]) -> Vec<String> {
@@ -351,6 +361,18 @@ fn a_cancelled_observation_is_silent_and_a_failing_one_says_why_and_ends() {
 }
 
 #[test]
+fn an_observation_of_what_cannot_be_read_any_more_is_cancelled_all_the_same() {
+    let mut scene = Scene::registered();
+    scene.observe_battery("");
+    let token = Token::from(scene.token);
+    scene.device.broken = true;
+    let cancel = Message::new(Code::GET).path("/3/0/9").with_uint(OptionNumber::OBSERVE, 1).with_token(token);
+    assert_eq!(sent(&scene.on(Fact::Received(cancel))).code, Code::INTERNAL_SERVER_ERROR);
+    scene.device.broken = false;
+    assert!(scene.battery(9).is_empty());
+}
+
+#[test]
 fn a_new_lifetime_is_kept_and_told_to_the_server_at_once() {
     let mut scene = Scene::registered();
     let (response, steps) = scene.ask(put("/1/1/1", "60"));
@@ -406,6 +428,19 @@ fn a_server_in_trouble_is_asked_again_and_neither_left_nor_counted_as_a_refusal(
     assert!(matches!(&steps[..], [Step::WakeAt(at)] if *at <= Millis(360_000)), "{steps:?}");
     assert!(scene.client.is_registered());
 
+    // What it did not take is said again.
+    let mut scene = Scene::registered();
+    let (_, steps) = scene.ask(put("/1/1/1", "60"));
+    let refused = update(&steps);
+    assert_eq!(refused.query_value("lt"), Some("60"));
+    scene.on(Fact::Received(Message::new(Code::SERVICE_UNAVAILABLE).with_token(refused.token)));
+    scene.now = scene.now.plus(Duration::from_secs(30_000));
+    let again = update(&scene.on(Fact::TimePassed));
+    assert_eq!(again.query_value("lt"), Some("60"));
+    scene.on(Fact::Received(Message::new(Code::CHANGED).with_token(again.token)));
+    scene.now = scene.now.plus(Duration::from_secs(60));
+    assert_eq!(update(&scene.on(Fact::TimePassed)).query_value("lt"), None, "it is known now");
+
     let mut scene = Scene::registered();
     scene.on(Fact::Lost);
     for _ in 0..20 {
@@ -430,6 +465,52 @@ fn a_server_that_releases_the_connection_is_left_alone_as_long_as_it_asks() {
         assert!(steps.contains(&Step::Close) && steps.contains(&Step::Unregistered), "{steps:?}");
         assert!(steps.contains(&Step::WakeAt(Millis(500_000))), "{steps:?}");
     }
+}
+
+#[test]
+fn what_changes_while_an_update_is_under_way_is_told_with_the_next() {
+    let mut scene = Scene::registered();
+    let first = update(&scene.ask(put("/1/1/1", "60")).1);
+    let (answer, steps) = scene.ask(put("/1/1/1", "70"));
+    assert_eq!(answer.code, Code::CHANGED);
+    assert!(updates(&steps).is_empty(), "one at a time: {steps:?}");
+    let steps = scene.on(Fact::Received(Message::new(Code::CHANGED).with_token(first.token)));
+    assert_eq!(update(&steps).query_value("lt"), Some("70"));
+}
+
+#[test]
+fn a_client_with_another_network_dials_at_once_unless_a_server_has_sent_it_away() {
+    let management = |steps: &[Step]| steps.iter().any(|step| matches!(step, Step::Dial(Target::Management { .. })));
+    let mut scene = Scene::registered();
+    let steps = scene.on(Fact::DialAnew);
+    assert!(steps.starts_with(&[Step::Unregistered]) && management(&steps), "{steps:?}");
+    for _ in 0..9 {
+        scene.on(Fact::DialFailed(DialFailure::Unreachable));
+        scene.now = scene.now.plus(Duration::from_secs(400));
+        scene.on(Fact::TimePassed);
+    }
+    scene.on(Fact::DialFailed(DialFailure::Unreachable));
+    assert!(management(&scene.on(Fact::DialAnew)));
+    let steps = scene.on(Fact::DialFailed(DialFailure::Unreachable));
+    let soon = scene.now.plus(Duration::from_secs(2));
+    assert!(steps.iter().any(|step| matches!(step, Step::WakeAt(at) if *at <= soon)), "it begins anew: {steps:?}");
+
+    let mut scene = Scene::registered();
+    let release = Signal::Release { alternatives: Vec::new(), hold_off: Some(u32::MAX) };
+    let steps = scene.on(Fact::Received(release.message()));
+    assert!(steps.contains(&Step::WakeAt(Millis(7 * 86_400_000))), "for a week at most: {steps:?}");
+    assert_eq!(scene.on(Fact::DialAnew), []);
+}
+
+#[test]
+fn a_client_whose_goodbye_is_not_answered_leaves_all_the_same() {
+    let mut scene = Scene::registered();
+    scene.observe_battery("");
+    scene.ask(Message::new(Code::POST).path("/1/1/4"));
+    assert!(scene.battery(7).is_empty(), "whoever leaves tells nothing more");
+    scene.now = scene.now.plus(Duration::from_secs(30));
+    let steps = scene.on(Fact::TimePassed);
+    assert!(steps.contains(&Step::Close), "{steps:?}");
 }
 
 #[test]

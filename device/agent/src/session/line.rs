@@ -39,7 +39,13 @@ impl Session {
     pub(super) fn dial(&mut self, target: &Target) {
         let (address, tls) = match self.destination(target) {
             Ok(destination) => destination,
-            Err(fact) => return self.due.push_back(fact),
+            Err(fact) => {
+                if fact == Fact::BootstrapAgain {
+                    // The certificate has expired, or this clock is ahead.
+                    self.ask_time();
+                }
+                return self.due.push_back(fact);
+            }
         };
         tracing::debug!(%address, "dialing");
         let limit = usize::try_from(LIMITS.max_message).unwrap_or(usize::MAX);
@@ -113,7 +119,7 @@ impl Session {
             connection.close().await;
         }
         tracing::info!("dialing anew, with another network or key");
-        Fact::Lost
+        Fact::DialAnew
     }
 
     /// The connection ended by itself; it is dropped, and the client hears why.

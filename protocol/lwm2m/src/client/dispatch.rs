@@ -73,6 +73,10 @@ impl Dispatch<'_> {
     }
 
     fn read(&mut self, path: &Path, request: &Message) -> Outcome {
+        if Interest::of(request) == Some(Interest::End) {
+            // First, so that it ends although the value may not be there any more.
+            self.observers.end(request.token);
+        }
         let format = request.accepted().unwrap_or(formats::DEFAULT_FORMAT);
         let entries = self.tree().read(path).map_err(|error| refusal(&error))?;
         let mut response = content(format, path, &entries)?;
@@ -84,8 +88,7 @@ impl Dispatch<'_> {
                     response.options.set_uint(OptionNumber::OBSERVE, 0);
                 }
             }
-            Some(Interest::End) => self.observers.end(request.token),
-            None => {}
+            Some(Interest::End) | None => {}
         }
         Ok((response, None))
     }

@@ -30,6 +30,8 @@ pub struct Settings {
     /// Refusals of the management server in a row after which the device bootstraps again. A server that cannot be reached
     /// does not count: an outage must not make a whole fleet enrol again.
     pub refusals_before_bootstrap: u32,
+    /// Longest time for which a server may send the device away.
+    pub longest_absence: Duration,
     /// Seed for tokens and jitter; draw it anew at each start.
     pub seed: u64,
 }
@@ -46,6 +48,7 @@ impl Settings {
             first_retry: Duration::from_secs(2),
             last_retry: Duration::from_secs(300),
             refusals_before_bootstrap: 3,
+            longest_absence: Duration::from_secs(7 * 24 * 60 * 60),
             seed,
         }
     }
@@ -88,6 +91,9 @@ pub enum Fact {
     Received(Message),
     /// The connection ended or sent bytes that are no CoAP.
     Lost,
+    /// The caller has left the connection, or the try to connect, since it now has another network or key: what failed before says
+    /// nothing any more. Dial at once, unless a server has sent the device away.
+    DialAnew,
     /// Time went by; always allowed, due at [`Step::WakeAt`].
     TimePassed,
     /// The value at or below this path changed.

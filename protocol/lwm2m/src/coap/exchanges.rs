@@ -62,6 +62,11 @@ impl<T> Exchanges<T> {
         Some(self.waiting.remove(at).2)
     }
 
+    /// Forgets the requests for which this holds.
+    pub fn forget(&mut self, is_it: impl Fn(&T) -> bool) {
+        self.waiting.retain(|(_, _, what)| !is_it(what));
+    }
+
     /// Forgets one request whose deadline has come.
     pub fn expire(&mut self, now: Millis) -> Option<(Token, T)> {
         let at = self.waiting.iter().position(|(_, deadline, _)| *deadline <= now)?;

@@ -189,12 +189,16 @@ impl Options {
     }
 
     /// Refuses a message whose critical options cannot all be processed (RFC 7252 sections 5.4.1, 5.4.3 and 5.4.5): an option is
-    /// unknown, has a value of the wrong length, or comes too often. The same faults in elective options are passed over.
+    /// unknown, has a value of the wrong length, comes too often, or is no text although it names something. The same faults in elective
+    /// options are passed over.
     pub fn check(&self) -> Result<(), BadOption> {
+        const NAMES: [OptionNumber; 3] = [OptionNumber::URI_HOST, OptionNumber::URI_PATH, OptionNumber::URI_QUERY];
         let mut before = None;
         for (number, value) in self.iter() {
             let fine = number.rule().is_some_and(|rule| {
-                (rule.min..=rule.max).contains(&value.len()) && (rule.repeatable || before != Some(number))
+                (rule.min..=rule.max).contains(&value.len())
+                    && (rule.repeatable || before != Some(number))
+                    && (!NAMES.contains(&number) || std::str::from_utf8(value).is_ok())
             });
             if number.is_critical() && !fine {
                 return Err(BadOption(number));

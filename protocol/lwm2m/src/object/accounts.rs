@@ -1,6 +1,6 @@
 //! Objects 0 and 1 as values: where a device may connect, and how it registers there. Never connects.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use super::Path;
 use crate::{
@@ -47,7 +47,7 @@ impl SecurityMode {
 }
 
 /// One instance of object 0.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct SecurityAccount {
     /// Server URI, for example `coaps+tcp://fleet.example:5685`.
     pub uri: String,
@@ -63,6 +63,18 @@ pub struct SecurityAccount {
     pub secret_key: Vec<u8>,
     /// Ties it to the instance of object 1 with the same number; absent for a bootstrap server.
     pub short_server_id: Option<u16>,
+}
+
+impl fmt::Debug for SecurityAccount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { uri, bootstrap, mode, short_server_id, .. } = self;
+        f.debug_struct("SecurityAccount")
+            .field("uri", uri)
+            .field("bootstrap", bootstrap)
+            .field("mode", mode)
+            .field("short_server_id", short_server_id)
+            .finish_non_exhaustive()
+    }
 }
 
 /// One instance of object 1.

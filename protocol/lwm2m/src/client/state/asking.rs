@@ -1,6 +1,6 @@
 //! Requests of ours, and what their responses mean: bootstrap, registration, updates, and those of the caller.
 
-use super::{Client, Purpose, Registered, State};
+use super::{Client, Purpose, Registered, State, Told};
 use crate::{
     client::{
         Objects, Step,
@@ -38,22 +38,39 @@ impl Client {
         let Some((_, _, account)) = accounts.management() else { return };
         let links = Tree { accounts, objects }.registration_links();
         let request = registration::register(self.settings.endpoint.as_str(), account, &links);
-        self.state = State::Registering { lifetime: account.lifetime, links };
+        self.state = State::Registering { told: Told { links, lifetime: account.lifetime } };
         self.request(now, request, Purpose::Register, objects);
     }
 
-    /// Sends an update with what has changed since the server last heard of it.
+    /// Sends an update with what has changed since the server last heard of it; after the one that is under way, if there is one.
     pub(super) fn update(&mut self, now: Millis, objects: &mut dyn Objects) {
         let (State::Registered(registered), Some(accounts)) = (&mut self.state, &self.accounts) else { return };
         let Some((_, _, account)) = accounts.management() else { return };
-        let links = Tree { accounts, objects }.registration_links();
-        let lifetime = Some(account.lifetime).filter(|lifetime| *lifetime != registered.lifetime);
-        let changed = Some(&links[..]).filter(|links| *links != registered.links);
+        if registered.update.is_some() {
+            registered.again = true;
+            return;
+        }
+        let told = Told { links: Tree { accounts, objects }.registration_links(), lifetime: account.lifetime };
+        let lifetime = Some(told.lifetime).filter(|lifetime| *lifetime != registered.known.lifetime);
+        let changed = Some(&told.links[..]).filter(|links| *links != registered.known.links);
         let request = registration::update(&registered.location, lifetime, changed);
-        registered.lifetime = account.lifetime;
-        registered.links = links;
-        registered.updating = true;
+        (registered.update, registered.again) = (Some(told), false);
         self.request(now, request, Purpose::Update, objects);
+    }
+
+    /// The server has taken an update, or is in trouble (5.xx) and has forgotten nothing: the next one comes, only sooner.
+    fn updated(&mut self, now: Millis, is_taken: bool, objects: &mut dyn Objects) {
+        let (State::Registered(registered), Some(accounts)) = (&mut self.state, &self.accounts) else { return };
+        let told = registered.update.take().filter(|_| is_taken);
+        if let Some(told) = told {
+            registered.known = told;
+        }
+        let part = if is_taken { 900 } else { 100 };
+        registered.update_at = now.plus(self.random.upper_half(registered.spread(part)));
+        let has_news = registered.known.links != (Tree { accounts, objects: &*objects }).registration_links();
+        if is_taken && (registered.again || has_news) {
+            self.update(now, objects);
+        }
     }
 
     pub(super) fn responded(&mut self, now: Millis, purpose: Purpose, response: Message, objects: &mut dyn Objects) {
@@ -64,21 +81,17 @@ impl Client {
                 self.state = State::Bootstrapping { staging, deadline: now.plus(self.settings.bootstrap_timeout) };
             }
             (Purpose::Bootstrap, State::AskingForBootstrap) => self.refused(now, Goal::Bootstrap, &response),
-            (Purpose::Register, State::Registering { links, lifetime }) => match registration::location(&response) {
+            (Purpose::Register, State::Registering { told }) => match registration::location(&response) {
                 Some(location) if response.code.is_success() => {
-                    let (links, lifetime) = (std::mem::take(links), *lifetime);
-                    self.registered(
-                        now,
-                        Registered { location, since: now, update_at: now, links, lifetime, updating: false },
-                    );
+                    let known = told.clone();
+                    let registered =
+                        Registered { location, since: now, update_at: now, known, update: None, again: false };
+                    self.registered(now, registered);
                 }
                 _ => self.refused(now, Goal::Management, &response),
             },
-            // A server that is in trouble (5.xx) has forgotten nothing: the next update comes, only sooner.
-            (Purpose::Update, State::Registered(registered)) if matches!(response.code.class(), 2 | 5) => {
-                registered.updating = false;
-                let part = if response.code.is_success() { 900 } else { 100 };
-                registered.update_at = now.plus(self.random.upper_half(registered.spread(part)));
+            (Purpose::Update, State::Registered(_)) if matches!(response.code.class(), 2 | 5) => {
+                self.updated(now, response.code.is_success(), objects);
             }
             (Purpose::Update, State::Registered(_)) => {
                 // The server has forgotten us, or does not like what changed: start over on the same connection.

@@ -105,9 +105,27 @@ impl Client {
             State::Enrolling { .. } => self.enrol_failed(now),
             State::Registering { .. } | State::Registered(_) => self.fail(now, Goal::Management, Failure::Unreachable),
         }
-        if let (State::Waiting { until, .. }, Some(hold_off)) = (&mut self.state, hold_off) {
-            *until = (*until).max(now.plus(hold_off));
+        if let (State::Waiting { until, sent_away, .. }, Some(hold_off)) = (&mut self.state, hold_off) {
+            *until = (*until).max(now.plus(hold_off.min(self.settings.longest_absence)));
+            *sent_away = true;
         }
+    }
+
+    pub(super) fn dial_anew(&mut self, now: Millis) {
+        let goal = match &self.state {
+            State::New | State::Stopped | State::Waiting { sent_away: true, .. } => return,
+            State::Leaving { .. } => return self.lost(now, None),
+            State::Waiting { goal, .. } | State::Dialing { goal, .. } | State::Greeting { goal, .. } => *goal,
+            State::AskingForBootstrap | State::Bootstrapping { .. } | State::Enrolling { .. } => Goal::Bootstrap,
+            State::Registering { .. } => Goal::Management,
+            State::Registered(_) => {
+                self.steps.push(Step::Unregistered);
+                Goal::Management
+            }
+        };
+        self.forget_connection();
+        self.retry.succeeded();
+        self.dial(now, goal);
     }
 
     /// A try or a registration ended: hang up, wait, and try again.
@@ -121,7 +139,7 @@ impl Client {
         }
         let has_account = self.has_account();
         let (wait, goal) = self.retry.failed((goal, why), has_account, &self.settings, &mut self.random);
-        self.state = State::Waiting { until: now.plus(wait), goal };
+        self.state = State::Waiting { until: now.plus(wait), goal, sent_away: false };
     }
 
     pub(super) fn enrol_failed(&mut self, now: Millis) {
@@ -161,6 +179,7 @@ impl Client {
         let State::Registered(registered) = &self.state else { return };
         let request = registration::deregister(&registered.location);
         self.steps.push(Step::Unregistered);
+        self.observers.clear();
         self.state = State::Leaving { away };
         self.request(now, request, Purpose::Deregister, objects);
     }
@@ -168,7 +187,10 @@ impl Client {
     pub(super) fn left(&mut self, now: Millis, away: Option<Duration>) {
         self.hang_up();
         self.state = match away {
-            Some(away) => State::Waiting { until: now.plus(away), goal: Goal::Management },
+            Some(away) => {
+                let until = now.plus(away.min(self.settings.longest_absence));
+                State::Waiting { until, goal: Goal::Management, sent_away: true }
+            }
             None => {
                 self.steps.push(Step::Stopped);
                 State::Stopped

@@ -36,8 +36,8 @@ enum Purpose {
 enum State {
     /// Not started yet.
     New,
-    /// Between two tries.
-    Waiting { until: Millis, goal: Goal },
+    /// Between two tries, or sent away by a server.
+    Waiting { until: Millis, goal: Goal, sent_away: bool },
     /// The caller connects.
     Dialing { goal: Goal, deadline: Millis },
     /// Connected; the server has not said what it can do.
@@ -48,8 +48,8 @@ enum State {
     Bootstrapping { staging: Staging, deadline: Millis },
     /// The bootstrap server has finished; the caller fetches its certificate.
     Enrolling { deadline: Millis },
-    /// `POST /rd` is out, with these links and this lifetime.
-    Registering { links: Vec<Link>, lifetime: u32 },
+    /// `POST /rd` is out.
+    Registering { told: Told },
     /// Registered.
     Registered(Registered),
     /// `DELETE` of the registration is out; when it is through, stop or stay away for this long.
@@ -63,18 +63,25 @@ struct Registered {
     location: Vec<String>,
     since: Millis,
     update_at: Millis,
-    /// What the server knows.
+    known: Told,
+    /// What the update that is under way says.
+    update: Option<Told>,
+    /// Whether another update is to follow it.
+    again: bool,
+}
+
+/// What a server is told by a registration or an update.
+#[derive(Clone, Debug, PartialEq)]
+struct Told {
     links: Vec<Link>,
     lifetime: u32,
-    /// Whether an update is under way.
-    updating: bool,
 }
 
 impl Registered {
     /// So many thousandths of the lifetime. Updates come after 45 to 90 per cent of it, so that a fleet spreads and one lost try
     /// does no harm.
     fn spread(&self, thousandths: u64) -> Duration {
-        Duration::from_millis(u64::from(self.lifetime) * thousandths)
+        Duration::from_millis(u64::from(self.known.lifetime) * thousandths)
     }
 }
 
@@ -147,6 +154,7 @@ impl Client {
                 self.exchange(now, objects, |connection, out| connection.receive(now, message, out))
             }
             Fact::Lost => self.lost(now, None),
+            Fact::DialAnew => self.dial_anew(now),
             Fact::TimePassed => self.time_passed(now, objects),
             Fact::Changed(path) => self.changed(now, &path, objects),
             Fact::Request { id, request } => self.caller_request(now, id, request, objects),
@@ -188,7 +196,7 @@ impl Client {
     fn time_passed(&mut self, now: Millis, objects: &mut dyn Objects) {
         self.exchange(now, objects, |connection, out| connection.time_passed(now, out));
         match &self.state {
-            State::Waiting { until, goal } if *until <= now => self.dial(now, *goal),
+            State::Waiting { until, goal, .. } if *until <= now => self.dial(now, *goal),
             State::Dialing { goal, deadline } if *deadline <= now => {
                 // Whatever the caller is doing for the old wish, it must stop.
                 self.steps.push(Step::Close);
@@ -199,7 +207,7 @@ impl Client {
                 self.fail(now, Goal::Bootstrap, Failure::Unreachable)
             }
             State::Enrolling { deadline } if *deadline <= now => self.enrol_failed(now),
-            State::Registered(registered) if registered.update_at <= now && !registered.updating => {
+            State::Registered(registered) if registered.update_at <= now && registered.update.is_none() => {
                 self.update(now, objects)
             }
             _ => {}
@@ -211,7 +219,7 @@ impl Client {
             State::Waiting { until, .. } => Some(*until),
             State::Dialing { deadline, .. } | State::Greeting { deadline, .. } => Some(*deadline),
             State::Bootstrapping { deadline, .. } | State::Enrolling { deadline } => Some(*deadline),
-            State::Registered(registered) => Some(registered.update_at).filter(|_| !registered.updating),
+            State::Registered(registered) => Some(registered.update_at).filter(|_| registered.update.is_none()),
             State::New
             | State::AskingForBootstrap
             | State::Registering { .. }

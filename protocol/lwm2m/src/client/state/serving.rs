@@ -97,8 +97,8 @@ impl Client {
         let (State::Registered(registered), Some(accounts)) = (&self.state, &self.accounts) else { return };
         // Instances that came or went are for the registration too.
         if path.ids().len() <= 2
-            && !registered.updating
-            && registered.links != (Tree { accounts, objects: &*objects }).registration_links()
+            && registered.update.is_none()
+            && registered.known.links != (Tree { accounts, objects: &*objects }).registration_links()
         {
             self.update(now, objects);
         }

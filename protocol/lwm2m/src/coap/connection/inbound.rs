@@ -5,6 +5,7 @@ use crate::{
     coap::{
         Block, Code, Message, OptionNumber, Token,
         blockwise::{Assembled, Key, size_for, slice},
+        option::BadOption,
     },
     time::Millis,
 };
@@ -13,6 +14,17 @@ impl<T: Clone> Connection<T> {
     pub(super) fn request_arrived(&mut self, now: Millis, mut request: Message, out: &mut Vec<Output<T>>) {
         if let Err(bad) = request.options.check() {
             return refuse(request.token, bad.code(), &bad.to_string(), out);
+        }
+        let has = |number| request.options.first(number).is_some();
+        if has(OptionNumber::PROXY_URI) || has(OptionNumber::PROXY_SCHEME) {
+            return refuse(request.token, Code::PROXYING_NOT_SUPPORTED, "this is no proxy", out);
+        }
+        for number in [OptionNumber::IF_MATCH, OptionNumber::IF_NONE_MATCH] {
+            if has(number) {
+                // Nobody here compares, so to go on would do what was asked for on a condition.
+                let bad = BadOption(number);
+                return refuse(request.token, bad.code(), &bad.to_string(), out);
+            }
         }
         let key = Key::of(&request);
         let block1 = Block::of(&request.options, OptionNumber::BLOCK1);

@@ -138,14 +138,14 @@ struct Exchange<T> {
     request: Message,
     upload: Option<Upload>,
     download: Download,
-    /// Fetches the rest of a notification.
-    is_notification: bool,
+    /// The observation of which it fetches the rest of a notification.
+    observation: Option<Token>,
 }
 
 impl<T> Exchange<T> {
     fn failed(self, error: ExchangeError) -> Output<T> {
         let tag = self.tag;
-        if self.is_notification { Output::Ended { tag, error } } else { Output::Failed { tag, error } }
+        if self.observation.is_some() { Output::Ended { tag, error } } else { Output::Failed { tag, error } }
     }
 }
 

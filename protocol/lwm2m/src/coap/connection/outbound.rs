@@ -30,13 +30,8 @@ impl<T: Clone> Connection<T> {
     fn begin(&mut self, now: Millis, mut request: Message, tag: T, out: &mut Vec<Output<T>>) {
         let room = self.room(&request);
         let body = std::mem::take(&mut request.payload);
-        let mut exchange = Exchange {
-            tag,
-            request,
-            upload: None,
-            download: Download::new(self.limits.max_body),
-            is_notification: false,
-        };
+        let mut exchange =
+            Exchange { tag, request, upload: None, download: Download::new(self.limits.max_body), observation: None };
         let mut first = exchange.request.clone();
         if body.len() <= room {
             first.payload = body;
@@ -73,7 +68,7 @@ impl<T: Clone> Connection<T> {
             request: request.clone(),
             upload: None,
             download: Download::new(self.limits.max_body),
-            is_notification: false,
+            observation: None,
         };
         match self.exchanges.begin_with(token, self.deadline(now), exchange) {
             Ok(()) => out.push(Output::Send(request.with_token(token))),
@@ -137,6 +132,8 @@ impl<T: Clone> Connection<T> {
         let Some(at) = self.observations.iter().position(|observation| observation.token == response.token) else {
             return;
         };
+        // The newer notification stands for the older one, of which there may be more to fetch (RFC 7641 section 3.4).
+        self.exchanges.forget(|exchange| exchange.observation == Some(response.token));
         let observation = &self.observations[at];
         let (tag, mut request) = (observation.tag.clone(), observation.request.clone());
         if !response.code.is_success() {
@@ -145,7 +142,7 @@ impl<T: Clone> Connection<T> {
         }
         request.options.remove(OptionNumber::OBSERVE);
         let download = Download::new(self.limits.max_body);
-        let exchange = Exchange { tag, request, upload: None, download, is_notification: true };
+        let exchange = Exchange { tag, request, upload: None, download, observation: Some(response.token) };
         self.assemble(now, exchange, response, out);
     }
 
@@ -172,9 +169,9 @@ impl<T: Clone> Connection<T> {
                 return out.push(exchange.failed(error));
             }
         }
-        out.push(match exchange.is_notification {
-            true => Output::Notification { tag: exchange.tag, response },
-            false => Output::Response { tag: exchange.tag, response },
+        out.push(match exchange.observation {
+            Some(_) => Output::Notification { tag: exchange.tag, response },
+            None => Output::Response { tag: exchange.tag, response },
         });
     }
 }
