@@ -7,6 +7,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::{
     clock::Present,
+    durable::DurableError,
     identity::{ChainError, Identity, check_leaf},
     key_store::{DeviceKey, KeyStoreError},
     tls::Validities,
@@ -46,6 +47,9 @@ pub enum EstError {
     /// The certificate is of another time.
     #[error("the issued certificate is not valid now")]
     Validity,
+    /// It cannot be kept. If it were used, the service would take the one that a restart finds for a copy.
+    #[error("the issued certificate cannot be kept")]
+    Kept(#[from] DurableError),
 }
 
 /// The question for the issuing authority.

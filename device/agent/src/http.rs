@@ -14,12 +14,20 @@ use crate::{
     network::Stream,
 };
 
-/// The longest wait for one answer with its body.
-const LIMIT: Duration = Duration::from_secs(60);
+/// How long a server may be silent, before its answer and in it, and how long a whole answer may take: a piece of 256 KiB comes over
+/// a slow network, too.
+const PATIENCE: Patience = Patience { silence: Duration::from_secs(60), whole: Duration::from_secs(300) };
 /// The longest wait for a broken connection to say why it broke.
 const SETTLE: Duration = Duration::from_secs(1);
 /// What hyper may buffer of one answer; the rest waits in the kernel.
 const BUFFER: usize = 64 * 1024;
+
+/// How long an answer is waited for.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    silence: Duration,
+    whole: Duration,
+}
 
 /// An open connection.
 #[derive(Debug)]
@@ -27,6 +35,7 @@ pub(crate) struct HttpConnection {
     requests: http1::SendRequest<Empty<Bytes>>,
     driver: JoinHandle<hyper::Result<()>>,
     host: HeaderValue,
+    patience: Patience,
 }
 
 /// The bytes of one answer, as far as they were allowed.
@@ -54,7 +63,7 @@ pub(crate) enum HttpError {
     Request(#[from] http::Error),
     #[error("the connection failed")]
     Connection(#[from] hyper::Error),
-    #[error("no answer within {} seconds", LIMIT.as_secs())]
+    #[error("no answer in time: {} seconds without a byte, or {} in all", PATIENCE.silence.as_secs(), PATIENCE.whole.as_secs())]
     Late,
 }
 
@@ -76,7 +85,7 @@ impl HttpConnection {
             .max_headers(32)
             .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
             .await?;
-        Ok(Self { requests, driver: tokio::spawn(connection), host })
+        Ok(Self { requests, driver: tokio::spawn(connection), host, patience: PATIENCE })
     }
 
     /// Whether the connection may take another request.
@@ -91,7 +100,8 @@ impl HttpConnection {
         range: Option<(u64, u64)>,
         most: usize,
     ) -> Result<Answer, HttpError> {
-        let exchanged = timeout(LIMIT, self.exchange(path, range, most)).await.unwrap_or(Err(HttpError::Late));
+        let whole = self.patience.whole;
+        let exchanged = timeout(whole, self.exchange(path, range, most)).await.unwrap_or(Err(HttpError::Late));
         let Err(HttpError::Connection(_)) = &exchanged else { return exchanged };
         // A request only learns that the connection ended; why it ended, such as a refused certificate, the driver knows.
         match timeout(SETTLE, &mut self.driver).await {
@@ -106,13 +116,17 @@ impl HttpConnection {
             request = request.header(header::RANGE, format!("bytes={first}-{last}"));
         }
         let request = request.body(Empty::new())?;
-        self.requests.ready().await?;
-        let answer = self.requests.send_request(request).await?;
+        let silence = self.patience.silence;
+        let asked = async {
+            self.requests.ready().await?;
+            self.requests.send_request(request).await
+        };
+        let answer = timeout(silence, asked).await.map_err(|_| HttpError::Late)??;
         let status = answer.status();
         let range = answer.headers().get(header::CONTENT_RANGE).and_then(|value| parse_range(value.to_str().ok()?));
         let mut incoming = answer.into_body();
         let (mut body, mut cut) = (Vec::new(), false);
-        while let Some(frame) = incoming.frame().await {
+        while let Some(frame) = timeout(silence, incoming.frame()).await.map_err(|_| HttpError::Late)? {
             let Ok(data) = frame?.into_data() else { continue };
             let room = most.saturating_sub(body.len());
             body.extend_from_slice(data.get(..room).unwrap_or(&data));
@@ -144,6 +158,10 @@ pub(crate) fn parse_range(text: &str) -> Option<ContentRange> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        time::sleep,
+    };
 
     use super::*;
 
@@ -156,14 +174,42 @@ mod tests {
         }
     }
 
+    /// Asks a server that sends so many bytes, one after each pause.
+    async fn trickle(bytes: u32, pause: Duration, patience: Patience) -> Result<Answer, HttpError> {
+        let (ours, mut theirs) = tokio::io::duplex(1024);
+        tokio::spawn(async move {
+            let mut request = [0; 1024];
+            assert!(theirs.read(&mut request).await.unwrap() > 0);
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {bytes}\r\n\r\n");
+            theirs.write_all(head.as_bytes()).await.unwrap();
+            for _ in 0..bytes {
+                sleep(pause).await;
+                theirs.write_all(b"x").await.unwrap();
+            }
+            sleep(Duration::from_secs(60)).await;
+        });
+        let mut connection = HttpConnection::open(Box::new(ours), "fleet.example:443").await.unwrap();
+        connection.patience = patience;
+        connection.get("/", None, 100).await
+    }
+
+    #[tokio::test]
+    async fn a_slow_answer_is_waited_for_and_a_silent_one_is_not() {
+        let (short, long) = (Duration::from_millis(10), Duration::from_secs(30));
+        let slow = trickle(20, short, Patience { silence: long, whole: long }).await.unwrap();
+        assert_eq!(slow.body, b"x".repeat(20));
+        for patience in [Patience { silence: short, whole: long }, Patience { silence: long, whole: short }] {
+            assert!(matches!(trickle(1, long, patience).await, Err(HttpError::Late)), "{patience:?}");
+        }
+    }
+
     proptest! {
         #[test]
-        fn any_range_is_read_without_panic(text: String) {
-            for text in [text.clone(), format!("bytes {text}")] {
-                if let Some(ContentRange { first, total: Some(total) }) = parse_range(&text) {
-                    prop_assert!(first < total);
-                }
+        fn any_range_is_read_without_panic(text in "bytes [0-9]{0,21}-[0-9]{1,3}/([0-9]{1,4}|\\*)", other: String) {
+            if let Some(ContentRange { first, total: Some(total) }) = parse_range(&text) {
+                prop_assert!(first < total);
             }
+            prop_assert!(other.starts_with("bytes ") || parse_range(&other).is_none());
         }
     }
 }

@@ -64,6 +64,10 @@ impl Session {
         };
         let fact = next.unwrap_or_else(|e| {
             tracing::warn!(error = %Chain(&e), "no operational certificate was issued");
+            if matches!(e, est::EstError::Validity) {
+                // It was issued just now, so this clock is wrong.
+                self.ask_time();
+            }
             self.enrolling = None;
             Fact::EnrolFailed
         });
@@ -75,7 +79,7 @@ impl Session {
         let identity = &self.device.identity;
         let chain = est::accept(issued, authority.as_ref(), (identity, identity.key()), self.present())?;
         tracing::info!("operational certificate issued");
-        self.take_up(Enrolment { accounts, chain, key: None });
+        self.take_up(Enrolment { accounts, chain, key: None })?;
         Ok(Fact::Enrolled)
     }
 
@@ -87,8 +91,7 @@ impl Session {
         let chain = est::accept(issued, None, (identity, for_key), self.present())?;
         let accounts = self.client.accounts().cloned().unwrap_or_default();
         tracing::info!("operational certificate renewed");
-        self.take_up(Enrolment { accounts, chain, key });
-        Ok(())
+        self.take_up(Enrolment { accounts, chain, key })
     }
 
     /// Asks for a certificate for a new key, if none is asked for just now.
@@ -147,14 +150,14 @@ impl Session {
         }
     }
 
-    /// Keeps an enrolment and uses it from the next connection on.
-    pub(super) fn take_up(&mut self, enrolment: Enrolment) {
+    /// Keeps an enrolment, and then uses it from the next connection on.
+    fn take_up(&mut self, enrolment: Enrolment) -> Result<(), est::EstError> {
         let clock = self.device.trust.clock();
         // The service issued it just now, so its first day has come.
         clock.raise_floor(enrolment.validity().not_before);
-        let kept = self.device.state.keep_enrolment(&enrolment);
-        if let Err(e) = kept.and_then(|()| self.device.state.keep_floor(clock.floor())) {
-            tracing::error!(error = %Chain(&e), "the enrolment could not be kept; a restart will enrol again");
+        self.device.state.keep_enrolment(&enrolment)?;
+        if let Err(e) = self.device.state.keep_floor(clock.floor()) {
+            tracing::error!(error = %Chain(&e), "the time could not be kept");
         }
         match Operational::new(enrolment, &self.device.identity, &self.device.trust) {
             Ok(operational) => self.operational = Some(operational),
@@ -162,6 +165,7 @@ impl Session {
         }
         self.unused_keys = UnusedKeys::Possible;
         self.point_source();
+        Ok(())
     }
 
     pub(super) fn accounts_changed(&mut self, accounts: Accounts) {
@@ -179,6 +183,8 @@ impl Session {
             Due::In(_) => Vec::new(),
             Due::Expired => {
                 tracing::warn!("the operational certificate has expired, enrolling anew");
+                // Or this clock is ahead.
+                self.ask_time();
                 vec![Fact::BootstrapAgain]
             }
             Due::Renew => match ask_again(operational, &self.device.identity) {

@@ -22,6 +22,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    backoff::Backoff,
     clock::Present,
     configuration::Told,
     connection::{CoapConnection, ConnectionError},
@@ -98,6 +99,7 @@ pub struct Session {
     /// Whether the line was made with a key that is no longer in use.
     leaves_line: bool,
     asking: Option<Pending<Result<UnixSeconds, TimeError>>>,
+    time_retry: Backoff,
     heard: Heard,
     heartbeat: Heartbeat,
     stopped: bool,
@@ -188,6 +190,7 @@ impl Session {
             unused_keys: UnusedKeys::Possible,
             leaves_line: false,
             asking: None,
+            time_retry: Self::time_retry(),
             heard,
             heartbeat: Heartbeat::default(),
             stopped: false,

@@ -1,13 +1,18 @@
 //! What a session takes from the artifact server: the address for the relay, and the signed time for a lost clock.
 
+use std::time::Duration;
+
 use protocol_types::UnixSeconds;
+use tokio::time::sleep;
 
 use super::Session;
 use crate::{
+    backoff::Backoff,
     cause::Chain,
     clock::Present,
     facts::{SignedTime, set},
     operational::Operational,
+    random,
     relay::Source,
     tls::{ALPN_HTTP, Validity},
     trusted_time::{TimeError, ask_time},
@@ -30,6 +35,11 @@ impl Session {
         });
     }
 
+    /// How long to wait after a question for the time that was not answered.
+    pub(super) fn time_retry() -> Backoff {
+        Backoff::new(Duration::from_secs(5), Duration::from_secs(300))
+    }
+
     pub(super) fn ask_time_if_lost(&mut self) {
         if self.client.is_registered() && matches!(self.present(), Present::AtLeast(_)) {
             self.ask_time();
@@ -37,8 +47,14 @@ impl Session {
     }
 
     pub(super) fn ask_time(&mut self) {
+        self.ask_time_after(Duration::ZERO);
+    }
+
+    fn ask_time_after(&mut self, wait: Duration) {
         let identity = &self.device.identity;
-        let Some(server) = self.device.facts.orders.borrow().artifacts.clone() else { return };
+        let Some(server) = self.device.facts.orders.borrow().artifacts.clone() else {
+            return tracing::debug!("the time cannot be asked before the service has told where");
+        };
         if self.asking.is_some() {
             return;
         }
@@ -47,7 +63,10 @@ impl Session {
         match self.device.trust.client(credential, ALPN_HTTP, Validity::ForTime) {
             Ok(tls) => {
                 let network = self.device.network.clone();
-                self.asking = Some(Box::pin(async move { ask_time(network.as_ref(), &server, tls, &key).await }));
+                self.asking = Some(Box::pin(async move {
+                    sleep(wait).await;
+                    ask_time(network.as_ref(), &server, tls, &key).await
+                }));
             }
             Err(e) => tracing::error!(error = %Chain(&e), "TLS cannot be configured for asking the time"),
         }
@@ -63,8 +82,15 @@ impl Session {
                     tracing::error!(error = %Chain(&e), "the time could not be kept");
                 }
                 set(&self.device.facts.signed_time, Some(SignedTime::new(time)));
+                self.time_retry.reset();
             }
-            Err(e) => tracing::warn!(error = %Chain(&e), "the service did not tell the time"),
+            Err(e) => {
+                tracing::warn!(error = %Chain(&e), "the service did not tell the time");
+                if self.client.is_registered() && matches!(self.present(), Present::AtLeast(_)) {
+                    let wait = self.time_retry.wait(random::number());
+                    self.ask_time_after(wait);
+                }
+            }
         }
     }
 }
