@@ -60,7 +60,7 @@ impl Bell {
     pub fn ring(&self, event: Event) {
         match event {
             // Goes straight to the one who waits for it.
-            Event::Heard(Heard::Bringer(_, AgentToApps::Fetched(fetched))) => self.1.answered(fetched),
+            Event::Heard(Heard::Bringer(bringer, AgentToApps::Fetched(fetched))) => self.1.answered(bringer, fetched),
             // Fails only when the service has ended.
             event => drop(self.0.send(event)),
         }
@@ -228,7 +228,7 @@ impl Service {
                 self.worker.poke();
             }
             Heard::BringerGone(bringer, connection) => self.link.disconnected(bringer, connection),
-            Heard::Bringer(_, AgentToApps::Fetched(fetched)) => self.link.answered(fetched),
+            Heard::Bringer(bringer, AgentToApps::Fetched(fetched)) => self.link.answered(bringer, fetched),
             Heard::Bringer(Bringer::Agent, AgentToApps::Settings(settings)) => self.settings(settings),
             Heard::Bringer(Bringer::Agent, AgentToApps::Log { id, application, max_bytes }) => {
                 self.link.send(&AppsToAgent::Log { id, result: self.log(&application, max_bytes) });

@@ -125,6 +125,7 @@ fn workshop(settings: &Settings, places: &Places, random: fn() -> u32) -> Result
         log_bytes: settings.log_bytes,
         cgroup_prefix: format!("mbl-{}", places.instance),
         counts_swap: counts_swap(),
+        resolv_conf: "/etc/resolv.conf".into(),
         policy: Policy::default(),
         random,
     })
@@ -158,7 +159,10 @@ fn lock(state: &Path) -> Result<fs::File, StartError> {
 fn clear_leftovers(workshop: &Workshop) -> Result<(), StartError> {
     for name in workshop.runtime.leftovers().map_err(system("list the containers"))? {
         warn!(application = %name, "an earlier life left a container; it is removed");
-        workshop.runtime.delete(&name)?;
+        // The others run all the same; whoever starts it again tries once more.
+        if let Err(error) = workshop.runtime.delete(&name) {
+            warn!(application = %name, %error, "cannot remove the container");
+        }
     }
     let bundles = match fs::read_dir(&workshop.bundles) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -351,16 +351,28 @@ fn an_application_that_never_becomes_ready_says_why() {
 
 #[test]
 fn a_ready_check_that_hangs_is_ended_and_leaves_no_process() {
-    let image = Recipe::script("trap exit TERM; sleep 600 & wait").ready(&["/bin/sleep", "4242"]).build();
+    let image = Recipe::script("trap exit TERM; sleep 600 & wait").ready(&["/bin/sh", "-c", "sleep 4242 | cat"]);
+    let image = image.build();
     let mut device = Device::running(&[]);
     device.offer(&image);
     device.run(&image);
     let status = device.status("a check that timed out", &image, |status| status.reason.is_some());
     assert!(status.reason.unwrap().text.contains("within 2s"));
-    let group = pids_of_container(&device, "hello");
-    until("the end of the check", || pids_of_container(&device, "hello").len() <= 2);
-    drop(group);
+    until("the end of all that the check has started", || pids_of_container(&device, "hello").len() <= 2);
     assert_eq!(zombies_of(device.pid()), 0, "a check left a zombie");
+}
+
+#[test]
+fn an_application_that_ends_again_and_again_is_never_ready() {
+    let image = Recipe::script("exit 3").build();
+    let mut device = Device::running(&[]);
+    device.offer(&image);
+    device.run(&image);
+    let status = device.status("a third start", &image, |status| {
+        assert_ne!(status.state, ApplicationState::Ready);
+        status.restarts >= 2
+    });
+    assert!(status.reason.unwrap().text.contains('3'), "it says how it ended");
 }
 
 #[test]

@@ -191,6 +191,13 @@ fn an_image_with_more_entries_than_the_limit_is_oversized() {
 }
 
 #[test]
+fn folders_that_only_paths_name_count_as_entries_do() {
+    let deep = (0..20).fold(hello(), |layer, n| layer.file(&format!("{n}/{}f", "a/".repeat(45)), b""));
+    let image = recipe().gzip(deep).build();
+    assert_eq!(refusal_with(&["--max-image-entries", "300"], &image), ReasonCode::Oversized);
+}
+
+#[test]
 fn a_layer_larger_than_the_limit_for_blobs_is_oversized_before_it_is_fetched() {
     let image = recipe().plain(hello().file("large", &[7; 200_000])).build();
     let mut device = Device::running(&["--max-blob-bytes", "100000"]);
@@ -336,6 +343,19 @@ fn a_blob_that_does_not_fit_the_disk_is_refused_and_leaves_the_room_free() {
     let small = recipe().gzip(hello()).build();
     device.offer(&small);
     device.prepare(&small).unwrap();
+}
+
+#[test]
+fn layers_for_which_there_is_no_room_together_are_not_asked_for() {
+    let mut device = device_with_disk("4m");
+    device.start();
+    let half = |name: &str| hello().file(name, &noise(5 << 19));
+    let image = recipe().plain(half("a")).plain(half("b")).build();
+    device.offer(&image);
+    assert_eq!(device.prepare(&image).unwrap_err().code, ReasonCode::NoRoom);
+    let shelf = device.shelf.lock().unwrap();
+    let is_layer = |digest: &Digest| image.blobs.get(digest).is_some_and(|bytes| bytes.len() > 1 << 20);
+    assert!(!shelf.asked.iter().any(|(digest, _)| is_layer(digest)), "some of it was fetched");
 }
 
 #[test]

@@ -95,6 +95,11 @@ impl Bundle {
         self.dir.join("secrets")
     }
 
+    /// The file that the container sees as `/etc/resolv.conf`, if it is on the device's network.
+    pub fn resolv_conf(&self) -> PathBuf {
+        self.dir.join("resolv.conf")
+    }
+
     /// Makes the bundle anew.
     pub fn write(
         &self,
@@ -108,12 +113,12 @@ impl Bundle {
         let made = DirBuilder::new().recursive(true).mode(0o711).create(&rootfs);
         made.map_err(failed("make the folder", &rootfs))?;
         bind_read_only(image, &rootfs).map_err(failed("show the image at", &rootfs))?;
-        self.put("config.json", &serde_json::to_vec(spec)?)?;
+        self.put("config.json", &serde_json::to_vec(spec)?, None)?;
         if let Some((given, owner)) = given {
             self.give(given, owner)?;
         }
         match ready {
-            Some(process) => self.put("ready.json", &serde_json::to_vec(process)?),
+            Some(process) => self.put("ready.json", &serde_json::to_vec(process)?, None),
             None => Ok(()),
         }
     }
@@ -123,7 +128,7 @@ impl Bundle {
         let folder = self.settings();
         DirBuilder::new().mode(0o755).create(&folder).map_err(failed("make the folder", &folder))?;
         if let Some(settings) = &given.settings {
-            self.put("settings/settings.json", settings.as_bytes())?;
+            self.put("settings/settings.json", settings.as_bytes(), Some(owner))?;
         }
         if given.secrets.is_empty() {
             return Ok(());
@@ -135,11 +140,7 @@ impl Bundle {
         }
         in_memory(&folder).map_err(failed("make a file system in memory at", &folder))?;
         for (name, secret) in &given.secrets {
-            let path = folder.join(name.as_str());
-            let made = OpenOptions::new().write(true).create_new(true).mode(0o400).open(&path);
-            let mut file = made.map_err(failed("make", &path))?;
-            let written = file.write_all(secret.as_bytes()).and_then(|()| fchown(&file, Some(owner.0), Some(owner.1)));
-            written.map_err(failed("write", &path))?;
+            write_private(&folder.join(name.as_str()), secret.as_bytes(), Some(owner))?;
         }
         Ok(())
     }
@@ -163,8 +164,18 @@ impl Bundle {
         }
     }
 
-    fn put(&self, name: &str, bytes: &[u8]) -> Result<(), BundleError> {
-        let path = self.dir.join(name);
-        fs::write(&path, bytes).map_err(failed("write", &path))
+    fn put(&self, name: &str, bytes: &[u8], owner: Option<(u32, u32)>) -> Result<(), BundleError> {
+        write_private(&self.dir.join(name), bytes, owner)
+    }
+}
+
+/// Makes a file that `owner`, or else this process's user, may read and nobody else.
+fn write_private(path: &Path, bytes: &[u8], owner: Option<(u32, u32)>) -> Result<(), BundleError> {
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o400).open(path);
+    let mut file = made.map_err(failed("make", path))?;
+    file.write_all(bytes).map_err(failed("write", path))?;
+    match owner {
+        Some((uid, gid)) => fchown(&file, Some(uid), Some(gid)).map_err(failed("set the owner of", path)),
+        None => Ok(()),
     }
 }

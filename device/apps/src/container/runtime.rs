@@ -15,7 +15,7 @@ use std::{
 };
 
 use protocol_types::{AppName, Network, ReasonCode};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, getpgid, getpgrp, kill_process, kill_process_group, pidfd_open};
 
 use super::{Bundle, Children, children::Adopted};
 use crate::refusal::Coded;
@@ -242,10 +242,15 @@ impl Exec {
         self.children.wait(&mut self.child, Duration::from_secs(1))
     }
 
-    /// Ends a check that takes too long: first its process inside the container, then the runtime's command.
+    /// Ends a check that takes too long: first its processes inside the container, then the runtime's command.
     pub fn abandon(mut self) {
         if let Some(pid) = read_pid(&self.pid_file) {
-            let _gone = kill_process(pid, Signal::KILL);
+            // What it has started would go on in the container otherwise. Never this program's own group.
+            let group = getpgid(Some(pid)).ok().filter(|group| *group != getpgrp());
+            let _gone = match group {
+                Some(group) => kill_process_group(group, Signal::KILL),
+                None => kill_process(pid, Signal::KILL),
+            };
         }
         // The command ends by itself now; after this time it is killed.
         let _status = self.children.wait(&mut self.child, Duration::from_secs(2));

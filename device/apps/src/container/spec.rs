@@ -40,6 +40,8 @@ pub struct Confinement {
 
 /// Size of `/tmp` and `/dev/shm`, which count against the memory limit too.
 const SCRATCH_BYTES: u64 = 16 << 20;
+/// Where memory runs out, an application goes before what the device itself needs.
+const OUT_OF_MEMORY: i32 = 500;
 /// Open files of one process.
 const OPEN_FILES: u64 = 4096;
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -48,7 +50,7 @@ const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 pub fn configuration(
     confinement: &Confinement,
     process: &ImageProcess,
-    user: UserIds,
+    user: &UserIds,
     run: &RunSettings,
 ) -> Result<Spec, BundleError> {
     let linux = LinuxBuilder::default()
@@ -84,11 +86,11 @@ pub fn configuration(
 }
 
 /// The ready check's process: confined as the application's own.
-pub fn ready_process(process: &ImageProcess, user: UserIds, command: &[String]) -> Result<Process, BundleError> {
+pub fn ready_process(process: &ImageProcess, user: &UserIds, command: &[String]) -> Result<Process, BundleError> {
     confined(process, user, command.to_vec())
 }
 
-fn confined(process: &ImageProcess, user: UserIds, args: Vec<String>) -> Result<Process, BundleError> {
+fn confined(process: &ImageProcess, user: &UserIds, args: Vec<String>) -> Result<Process, BundleError> {
     let mut env = process.env.clone();
     if !env.iter().any(|pair| pair.starts_with("PATH=")) {
         env.push(DEFAULT_PATH.into());
@@ -96,7 +98,7 @@ fn confined(process: &ImageProcess, user: UserIds, args: Vec<String>) -> Result<
     let none = Capabilities::new;
     Ok(ProcessBuilder::default()
         .terminal(false)
-        .user(UserBuilder::default().uid(user.uid).gid(user.gid).build()?)
+        .user(UserBuilder::default().uid(user.uid).gid(user.gid).additional_gids(user.groups.clone()).build()?)
         .args(args)
         .env(env)
         .cwd(&process.working_dir)
@@ -115,6 +117,7 @@ fn confined(process: &ImageProcess, user: UserIds, args: Vec<String>) -> Result<
             rlimit(PosixRlimitType::RlimitCore, 0)?,
         ])
         .no_new_privileges(true)
+        .oom_score_adj(OUT_OF_MEMORY)
         .build()?)
 }
 
@@ -210,7 +213,7 @@ mod tests {
         };
         let process = ImageProcess { args: vec!["/a".into()], env: vec![], working_dir: "/".into(), user: "".into() };
         let run = RunSettings { network, memory_bytes: 8 << 20, pids: 4, ready: None };
-        configuration(&confinement, &process, UserIds::default(), &run).unwrap()
+        configuration(&confinement, &process, &UserIds::default(), &run).unwrap()
     }
 
     #[test]
@@ -218,6 +221,7 @@ mod tests {
         let spec = sample(Network::None);
         let process = spec.process().as_ref().unwrap();
         assert_eq!(process.no_new_privileges(), Some(true));
+        assert_eq!(process.oom_score_adj(), Some(500));
         let capabilities = process.capabilities().as_ref().unwrap();
         for set in [capabilities.bounding(), capabilities.effective(), capabilities.permitted(), capabilities.ambient()]
         {

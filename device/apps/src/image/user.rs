@@ -4,16 +4,22 @@ use super::{ImageError, error::shortened};
 use crate::limits::Limits;
 
 /// Ids as the container sees them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UserIds {
     /// User id.
     pub uid: u32,
     /// Group id.
     pub gid: u32,
+    /// Further groups.
+    pub groups: Vec<u32>,
 }
 
+/// Further groups that a user may have.
+const MOST_GROUPS: usize = 32;
+
 /// Reads `user[:group]`, each a number or a name that `passwd` or `group` of the image defines (`passwd(5)`, `group(5)`).
-/// A number needs no entry; without a group, the user's entry decides, else group 0.
+/// A number needs no entry; without a group, the user's entry decides, else group 0, and the user is in every group that names it
+/// (OCI image specification, `User` of a configuration).
 pub fn resolve_user(user: &str, passwd: &str, group: &str) -> Result<UserIds, ImageError> {
     let unknown = || ImageError::UnknownUser { user: shortened(user) };
     let (name, group_name) = match user.split_once(':') {
@@ -35,7 +41,8 @@ pub fn resolve_user(user: &str, passwd: &str, group: &str) -> Result<UserIds, Im
     if uid >= Limits::OWNERS || gid >= Limits::OWNERS {
         return Err(unknown());
     }
-    Ok(UserIds { uid, gid })
+    let groups = if group_name.is_none() { groups_of(group, user_name(passwd, name, uid)) } else { Vec::new() };
+    Ok(UserIds { uid, gid, groups })
 }
 
 /// Third and fourth field of the line that starts with `name:`; the fourth is a number in `passwd` only.
@@ -53,6 +60,25 @@ fn entry(file: &str, name: &str) -> Option<(u32, Option<u32>)> {
 fn gid_of(passwd: &str, uid: u32) -> u32 {
     let with_uid = |line: &&str| line.split(':').nth(2).and_then(number) == Some(uid);
     passwd.lines().find(with_uid).and_then(|line| line.split(':').nth(3)).and_then(number).unwrap_or(0)
+}
+
+/// The name of a user who may be given by number.
+fn user_name<'a>(passwd: &'a str, given: &'a str, uid: u32) -> &'a str {
+    let own = |line: &str| line.split(':').nth(2).and_then(number) == Some(uid);
+    match entry(passwd, given) {
+        Some(_) => given,
+        None => passwd.lines().find(|line| own(line)).and_then(|line| line.split(':').next()).unwrap_or_default(),
+    }
+}
+
+/// The groups whose fourth field names the user.
+fn groups_of(group: &str, user: &str) -> Vec<u32> {
+    let id = |line: &str| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let names = fields.get(3)?.split(',').any(|name| !name.is_empty() && name == user);
+        number(fields.get(2)?).filter(|gid| names && *gid < Limits::OWNERS)
+    };
+    group.lines().filter_map(id).take(MOST_GROUPS).collect()
 }
 
 /// Digits only: `parse` alone would accept a sign.
@@ -84,11 +110,21 @@ mod tests {
         assert_eq!(ids("+1"), None);
     }
 
+    #[test]
+    fn a_user_is_in_every_group_that_names_it_unless_one_is_given() {
+        let groups = |user| resolve_user(user, PASSWD, GROUP).unwrap().groups;
+        assert_eq!((groups("web"), groups("33"), groups("root")), (vec![4], vec![4], vec![4]));
+        assert!(groups("web:logs").is_empty() && groups("1000").is_empty());
+        let far = "far:x:70000:web\nempty:x:5:\nodd:x:+6:web\n";
+        assert!(resolve_user("web", PASSWD, far).unwrap().groups.is_empty());
+    }
+
     proptest! {
         #[test]
         fn any_text_is_read_without_panic(user: String, passwd: String, group: String) {
             if let Ok(ids) = resolve_user(&user, &passwd, &group) {
                 prop_assert!(ids.uid < Limits::OWNERS && ids.gid < Limits::OWNERS);
+                prop_assert!(ids.groups.iter().all(|gid| *gid < Limits::OWNERS) && ids.groups.len() <= MOST_GROUPS);
             }
         }
     }

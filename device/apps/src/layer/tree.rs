@@ -4,6 +4,7 @@
 //! root (`openat2(2)` with `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS`); the last part is always taken for itself.
 
 use std::{
+    cell::Cell,
     ffi::OsStr,
     fs::File,
     io::{self, Read},
@@ -33,12 +34,16 @@ const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOF
 pub struct Tree {
     root: OwnedFd,
     shift: u32,
+    /// How many folders were made that no entry is for, but only the path of one, and how many may be.
+    implied: Cell<u64>,
+    most_implied: u64,
 }
 
 impl Tree {
-    /// The tree in the folder `root`; id 0 inside becomes `shift` outside.
-    pub fn open(root: &Path, shift: u32) -> io::Result<Self> {
-        Ok(Self { root: openat(CWD, root, FOLDER, Mode::empty())?, shift })
+    /// The tree in the folder `root`; id 0 inside becomes `shift` outside. At most `most_implied` folders are made that no entry is for.
+    pub fn open(root: &Path, shift: u32, most_implied: u64) -> io::Result<Self> {
+        let root = openat(CWD, root, FOLDER, Mode::empty())?;
+        Ok(Self { root, shift, implied: Cell::new(0), most_implied })
     }
 
     /// Makes or changes the folder at the entry's path; whatever else is there gives way.
@@ -173,6 +178,10 @@ impl Tree {
         }
         let Some((parent, name)) = path.split() else { return self.folder(path) };
         let parent = self.made_folder(&parent)?;
+        if self.implied.get() >= self.most_implied {
+            return Err(LayerError::TooLarge { what: "folders that no entry is for", limit: self.most_implied });
+        }
+        self.implied.set(self.implied.get().saturating_add(1));
         mkdirat(&parent, name, Mode::RWXU).map_err(storage("make the folder", path))?;
         let folder = openat(&parent, name, FOLDER, Mode::empty()).map_err(storage("open the folder", path))?;
         let (uid, gid) = self.outside(0, 0);

@@ -282,7 +282,7 @@ mod tests {
             let root = dir.path().join("root");
             fs::create_dir(&root).unwrap();
             fs::write(dir.path().join("a"), b"outside").unwrap();
-            let tree = Tree::open(&root, rustix::process::geteuid().as_raw()).unwrap();
+            let tree = Tree::open(&root, rustix::process::geteuid().as_raw(), 1_000).unwrap();
             let mut model = Model::default();
             for layer in &layers {
                 let tar = archive(layer);

@@ -99,7 +99,7 @@ impl Preparer<'_> {
         key: &ImageKey,
     ) -> Result<(), PrepareError> {
         let rootfs = self.store.images.begin(key.first_uid)?;
-        let tree = Tree::open(&rootfs, key.first_uid).map_err(StoreError::io("open", &rootfs))?;
+        let tree = Tree::open(&rootfs, key.first_uid, self.limits.entries).map_err(StoreError::io("open", &rootfs))?;
         for (number, (layer, checked)) in plan.manifest.layers.iter().zip(checked).enumerate() {
             let open = || {
                 self.store

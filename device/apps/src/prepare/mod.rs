@@ -72,6 +72,7 @@ impl Preparer<'_> {
         source: &dyn Source,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<(), PrepareError> {
+        self.store.blobs.need(blobs)?;
         let total = blobs.iter().map(|blob| blob.size).fold(0, u64::saturating_add);
         let mut done = 0u64;
         for blob in blobs {

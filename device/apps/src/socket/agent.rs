@@ -15,7 +15,7 @@ use super::Outbox;
 use crate::prepare::Source;
 
 /// How long the agent may take for one piece; it has timeouts of its own, shorter than this.
-const ANSWER_LIMIT: Duration = Duration::from_secs(90);
+const ANSWER_LIMIT: Duration = Duration::from_secs(360);
 
 /// Who brings artifacts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ struct State {
     agent: Option<Outbox>,
     installer: Option<Outbox>,
     last_id: u64,
-    asked: Option<u64>,
+    asked: Option<(u64, Bringer)>,
     answer: Option<Result<Vec<u8>, FetchError>>,
     interrupted: bool,
 }
@@ -69,10 +69,10 @@ impl AgentLink {
         self.changed.notify_all();
     }
 
-    /// Somebody answered.
-    pub fn answered(&self, fetched: Fetched) {
+    /// Somebody answered; what another one was asked is not theirs to answer.
+    pub fn answered(&self, bringer: Bringer, fetched: Fetched) {
         let mut state = self.lock();
-        if state.asked == Some(fetched.id) {
+        if state.asked == Some((fetched.id, bringer)) {
             state.asked = None;
             state.answer = Some(fetched.result);
             self.changed.notify_all();
@@ -98,7 +98,7 @@ impl AgentLink {
         let outbox = state.of(bringer).clone().ok_or(FetchError::Unreachable)?;
         state.last_id += 1;
         let id = state.last_id;
-        (state.asked, state.answer) = (Some(id), None);
+        (state.asked, state.answer) = (Some((id, bringer)), None);
         if !outbox.send(&AppsToAgent::Fetch { id, what }) {
             return Err(FetchError::Unreachable);
         }

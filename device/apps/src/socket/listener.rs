@@ -25,8 +25,8 @@ use super::{Bringer, Outbox};
 
 /// How long a peer may take to say who it is.
 const GREETING_LIMIT: Duration = Duration::from_secs(5);
-/// Connections at a time, strangers included.
-const MOST_CONNECTIONS: usize = 8;
+/// Connections at a time of each of the two users: the agent's must not keep the updater out.
+const MOST_CONNECTIONS: usize = 4;
 
 /// Which user may speak in which role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +78,9 @@ impl Listener {
 
     /// Accepts until the process ends; every event goes to `hear`.
     pub fn serve(self, hear: impl Fn(Heard) + Send + Sync + Clone + 'static) {
-        let open = Arc::new(AtomicUsize::new(0));
+        let (of_agent, of_updater) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        // On one machine both may be the same user.
+        let most = if self.peers.agent == self.peers.updater { 2 * MOST_CONNECTIONS } else { MOST_CONNECTIONS };
         let mut connections = 0;
         for stream in self.socket.incoming() {
             let stream = match stream {
@@ -90,8 +92,20 @@ impl Listener {
                     continue;
                 }
             };
-            let place = Place::take(&open);
-            if place.number > MOST_CONNECTIONS {
+            let open = match socket_peercred(&stream).map(|peer| peer.uid.as_raw()) {
+                Ok(uid) if uid == self.peers.updater => &of_updater,
+                Ok(uid) if uid == self.peers.agent => &of_agent,
+                Ok(uid) => {
+                    warn!(uid, "a stranger is refused");
+                    continue;
+                }
+                Err(error) => {
+                    warn!(%error, "cannot tell who connects");
+                    continue;
+                }
+            };
+            let place = Place::take(open);
+            if place.number > most {
                 warn!("too many connections; one is refused");
                 continue;
             }

@@ -1,7 +1,7 @@
 //! Blobs by digest. A blob under its final name has been checked; one on its way resumes where it stopped.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
@@ -38,6 +38,13 @@ impl Blobs {
             return blob.size;
         }
         fs::metadata(self.partial.join(blob.digest.hex())).map_or(0, |meta| meta.len().min(blob.size))
+    }
+
+    /// Refuses blobs for which there is no room all together.
+    pub fn need(&self, blobs: &[BlobRef]) -> Result<(), StoreError> {
+        let each: BTreeMap<_, _> = blobs.iter().map(|blob| (blob.digest, blob)).collect();
+        let missing = each.values().map(|blob| blob.size.saturating_sub(self.have(blob)));
+        durable::need(&self.partial, missing.fold(0, u64::saturating_add))
     }
 
     /// The blob's bytes from the beginning.

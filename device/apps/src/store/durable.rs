@@ -70,16 +70,18 @@ pub(super) fn remove_tree(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Bytes that may still be written to the file system of `dir`.
-pub(super) fn room(dir: &Path) -> Result<u64, StoreError> {
+/// Bytes that may still be written to the file system of `dir`, and all that it has.
+fn room(dir: &Path) -> Result<(u64, u64), StoreError> {
     let stat = rustix::fs::statvfs(dir).map_err(|errno| StoreError::io("look at", dir)(errno.into()))?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    Ok((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize)))
 }
+
+/// What is left to others on the disk: 32 MiB, of a small one a sixteenth.
+const RESERVE: u64 = 32 << 20;
 
 /// Refuses early what cannot fit.
 pub(super) fn need(dir: &Path, needed: u64) -> Result<(), StoreError> {
-    match room(dir)? {
-        room if room < needed => Err(StoreError::NoRoom { needed, room }),
-        _ => Ok(()),
-    }
+    let (free, whole) = room(dir)?;
+    let room = free.saturating_sub(RESERVE.min(whole / 16));
+    if room < needed { Err(StoreError::NoRoom { needed, room }) } else { Ok(()) }
 }

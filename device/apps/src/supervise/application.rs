@@ -15,6 +15,8 @@ pub struct Policy {
     pub longest_wait: Duration,
     /// An application that ran this long has proved itself: its next wait is a first one.
     pub settled_after: Duration,
+    /// An application without a ready check is ready once it has run for so long.
+    pub proven_after: Duration,
     /// From the request to stop until it is killed.
     pub stop_grace: Duration,
 }
@@ -25,6 +27,7 @@ impl Default for Policy {
             first_wait: Duration::from_millis(500),
             longest_wait: Duration::from_secs(60),
             settled_after: Duration::from_secs(60),
+            proven_after: Duration::from_secs(5),
             stop_grace: Duration::from_secs(4),
         }
     }
@@ -92,6 +95,8 @@ enum Check {
     Due(Duration),
     /// A check runs, at most until then.
     Running(Duration),
+    /// There is no check: it is ready if it still runs then.
+    Proving(Duration),
     /// The application is ready; it stays so until it ends.
     Passed,
 }
@@ -180,7 +185,10 @@ impl Application {
 
     fn up(&self, now: Duration) -> (State, Vec<Step>) {
         match self.ready {
-            None => (State::Up { since: now, check: Check::Passed, trouble: None }, vec![]),
+            None => {
+                let check = Check::Proving(now + self.policy.proven_after);
+                (State::Up { since: now, check, trouble: None }, vec![])
+            }
             Some(_) => {
                 let check = Check::Running(now + self.timeout());
                 (State::Up { since: now, check, trouble: None }, vec![Step::Check])
@@ -209,7 +217,7 @@ impl Application {
         let reason = self.reason(&format!("{how}; it is started again"));
         let steps = match check {
             Check::Running(_) => vec![Step::AbandonCheck, Step::Clear],
-            Check::Due(_) | Check::Passed => vec![Step::Clear],
+            Check::Due(_) | Check::Proving(_) | Check::Passed => vec![Step::Clear],
         };
         (State::Waiting { until, reason, failed: false }, steps)
     }
@@ -224,7 +232,10 @@ impl Application {
                 let trouble = Some(format!("did not answer its ready check within {:?}", self.timeout()));
                 (State::Up { since, check: Check::Due(now + self.interval()), trouble }, vec![Step::AbandonCheck])
             }
-            Check::Due(_) | Check::Running(_) | Check::Passed => (State::Up { since, check, trouble }, vec![]),
+            Check::Proving(at) if now >= at => (State::Up { since, check: Check::Passed, trouble }, vec![]),
+            Check::Due(_) | Check::Running(_) | Check::Proving(_) | Check::Passed => {
+                (State::Up { since, check, trouble }, vec![])
+            }
         }
     }
 
@@ -243,7 +254,7 @@ impl Application {
     /// When [`Fact::Time`] is due, if ever.
     pub fn wake_at(&self) -> Option<Duration> {
         match self.state {
-            State::Up { check: Check::Due(at) | Check::Running(at), .. } => Some(at),
+            State::Up { check: Check::Due(at) | Check::Running(at) | Check::Proving(at), .. } => Some(at),
             State::Waiting { until, .. } => Some(until),
             State::Stopping { kill_at } => kill_at,
             State::New | State::Launching { .. } | State::Up { check: Check::Passed, .. } | State::Stopped => None,
@@ -289,11 +300,30 @@ mod tests {
     }
 
     #[test]
-    fn without_a_check_an_application_is_ready_when_it_runs() {
+    fn without_a_check_an_application_is_ready_when_it_has_run_for_a_while() {
         let mut app = application(false);
         assert_eq!(app.on(Fact::Begin, s(0), 0), [Step::Launch]);
         assert_eq!(app.on(Fact::Launched, s(0), 0), []);
-        assert_eq!(app.state(), (ApplicationState::Ready, None));
+        assert_eq!((app.state(), app.wake_at()), ((ApplicationState::Started, None), Some(s(5))));
+        assert_eq!(app.on(Fact::Time, s(5), 0), []);
+        assert_eq!((app.state(), app.wake_at()), ((ApplicationState::Ready, None), None));
+    }
+
+    #[test]
+    fn one_that_ends_again_and_again_is_never_ready() {
+        let mut app = application(false);
+        app.on(Fact::Begin, s(0), 0);
+        let mut now = s(0);
+        for _ in 0..10 {
+            app.on(Fact::Launched, now, 0);
+            assert_ne!(app.state().0, ApplicationState::Ready);
+            now += s(4);
+            app.on(Fact::Time, now, 0);
+            assert_ne!(app.state().0, ApplicationState::Ready);
+            app.on(Fact::Ended("ended with 1".into()), now, 0);
+            now = app.wake_at().unwrap();
+            assert_eq!(app.on(Fact::Time, now, 0), [Step::Launch]);
+        }
     }
 
     #[test]

@@ -12,16 +12,17 @@ use std::{
 };
 
 use protocol_types::{
-    AppName, Reason, ReasonCode,
+    AppName, Network, Reason, ReasonCode,
     socket::{ApplicationState, GivenToApplication},
 };
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use tracing::{info, warn};
 
-use super::{Application, CappedLog, Fact, Policy, Step};
+use super::{Application, CappedLog, Fact, Pace, Policy, Step};
 use crate::{
     container::{
-        Bundle, BundleError, Confinement, Container, Exec, Runtime, RuntimeError, configuration, ready_process,
+        Bundle, BundleError, Confinement, Container, Exec, NameServers, Runtime, RuntimeError, configuration,
+        ready_process,
     },
     image::{UserIds, resolve_user},
     refusal::{Coded, reason},
@@ -39,6 +40,8 @@ pub struct Workshop {
     pub logs: PathBuf,
     /// Bytes of logs that are kept for one application.
     pub log_bytes: u64,
+    /// The device's `resolv.conf`.
+    pub resolv_conf: PathBuf,
     /// Put in front of the names of control groups, so that devices on one machine keep apart.
     pub cgroup_prefix: String,
     /// Whether the kernel can count swap against a memory limit.
@@ -92,8 +95,6 @@ impl Keeper {
     ) -> io::Result<Self> {
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let name = &application.spec.name;
-        let log = CappedLog::open(&workshop.logs, name, workshop.log_bytes);
-        let log = log.inspect_err(|error| warn!(application = %name, %error, "output of the application is lost")).ok();
         let decide = Application::new(name.clone(), application.spec.run.ready.clone(), workshop.policy);
         let bundle = Bundle::at(workshop.bundles.join(name.as_str()));
         let bench = Bench {
@@ -102,10 +103,12 @@ impl Keeper {
             rootfs,
             given,
             bundle,
-            log,
+            log: None,
             wake: Arc::clone(&wake),
+            name_servers: None,
             container: None,
             output: None,
+            pace: Pace::default(),
             check: None,
             begun: Instant::now(),
         };
@@ -139,11 +142,14 @@ struct Bench {
     /// Its settings and secrets.
     given: Option<GivenToApplication>,
     bundle: Bundle,
-    /// None if it could not be opened: an application does not depend on its log.
+    /// None if it could not be opened or written: an application does not depend on its log. Its next start tries again.
     log: Option<CappedLog>,
     wake: Arc<OwnedFd>,
+    /// Of an application on the device's network.
+    name_servers: Option<NameServers>,
     container: Option<Container>,
     output: Option<PipeReader>,
+    pace: Pace,
     check: Option<Exec>,
     begun: Instant,
 }
@@ -188,10 +194,17 @@ impl Bench {
     }
 
     fn wait(&mut self, limit: Option<Duration>) -> Vec<Fact> {
-        let woken = self.poll(limit).unwrap_or_else(|error| {
-            warn!(%error, "cannot wait for the application");
-            vec![Waker::Stop]
-        });
+        let pause = self.pace.wait(self.begun.elapsed());
+        let pause = Some(pause).filter(|pause| !pause.is_zero() && self.output.is_some());
+        let look = self.name_servers.is_some().then_some(NameServers::LOOK_EVERY);
+        let woken =
+            self.poll(limit.into_iter().chain(look).chain(pause).min(), pause.is_none()).unwrap_or_else(|error| {
+                warn!(%error, "cannot wait for the application");
+                vec![Waker::Stop]
+            });
+        if let Some(Err(error)) = self.name_servers.as_mut().map(NameServers::follow) {
+            warn!(application = %self.application.spec.name, %error, "the application does not see the name servers");
+        }
         let mut facts: Vec<Fact> = woken.into_iter().filter_map(|waker| self.fact(waker)).collect();
         facts.push(Fact::Time);
         facts
@@ -218,10 +231,10 @@ impl Bench {
         }
     }
 
-    fn poll(&self, limit: Option<Duration>) -> io::Result<Vec<Waker>> {
+    fn poll(&self, limit: Option<Duration>, takes_output: bool) -> io::Result<Vec<Waker>> {
         let sources = [
             (Waker::Stop, Some(self.wake.as_fd())),
-            (Waker::Output, self.output.as_ref().map(AsFd::as_fd)),
+            (Waker::Output, self.output.as_ref().filter(|_| takes_output).map(AsFd::as_fd)),
             (Waker::End, self.container.as_ref().map(AsFd::as_fd)),
             (Waker::Check, self.check.as_ref().map(AsFd::as_fd)),
         ];
@@ -278,13 +291,21 @@ impl Bench {
     fn launch(&mut self) -> Result<(), Reason> {
         let runtime = &self.workshop.runtime;
         let id = &self.application.spec.name;
+        if self.log.is_none() {
+            let log = CappedLog::open(&self.workshop.logs, id, self.workshop.log_bytes);
+            self.log = log.inspect_err(|error| warn!(application = %id, %error, "its output is lost")).ok();
+        }
         runtime.delete(id).map_err(|error| reason(&error))?;
         let user = self.user().map_err(|error| reason(&error))?;
-        let (spec, ready) = self.describe(user).map_err(|error| reason(&error))?;
+        let (spec, ready) = self.describe(&user).map_err(|error| reason(&error))?;
         let first = self.application.image.first_uid;
         let owner = (first.saturating_add(user.uid), first.saturating_add(user.gid));
         let given = self.given.as_ref().map(|given| (given, owner));
         self.bundle.write(&self.rootfs, (&spec, ready.as_ref()), given).map_err(|error| reason(&error))?;
+        if self.sees_name_servers() {
+            let shown = NameServers::show(&self.workshop.resolv_conf, &self.bundle.resolv_conf());
+            self.name_servers = Some(shown.map_err(|error| Reason::new(ReasonCode::Internal, error.to_string()))?);
+        }
         let (output, input) = io::pipe().map_err(|error| Reason::new(ReasonCode::Internal, error.to_string()))?;
         self.output = Some(output);
         let container = runtime.create(id, &self.bundle, self.application.spec.run.network, &input);
@@ -316,10 +337,9 @@ impl Bench {
 
     fn describe(
         &self,
-        user: UserIds,
+        user: &UserIds,
     ) -> Result<(oci_spec::runtime::Spec, Option<oci_spec::runtime::Process>), BundleError> {
         let StoredApplication { spec, image, process, .. } = &self.application;
-        let has_resolv_conf = self.open_inside("etc/resolv.conf").is_some();
         let has_run = fs::symlink_metadata(self.rootfs.join("run")).is_ok_and(|meta| meta.is_dir());
         if self.given.is_some() && !has_run {
             warn!(application = %spec.name, "the image has no folder /run, so the application does not see its settings");
@@ -333,10 +353,15 @@ impl Bench {
             counts_swap: self.workshop.counts_swap,
             settings: self.given.is_some().then(|| self.bundle.settings()).filter(|_| has_run),
             secrets: has_secrets.then(|| self.bundle.secrets()),
-            resolv_conf: fs::canonicalize("/etc/resolv.conf").ok().filter(|_| has_resolv_conf),
+            resolv_conf: self.sees_name_servers().then(|| self.bundle.resolv_conf()),
         };
         let ready = spec.run.ready.as_ref().map(|ready| ready_process(process, user, &ready.command)).transpose()?;
         Ok((configuration(&confinement, process, user, &spec.run)?, ready))
+    }
+
+    /// Whether it is on the device's network and its image has a place for the name servers.
+    fn sees_name_servers(&self) -> bool {
+        self.application.spec.run.network == Network::Host && self.open_inside("etc/resolv.conf").is_some()
     }
 
     /// A small text file of the image; empty if it is missing, too large or reached through a link.
@@ -360,6 +385,7 @@ impl Bench {
     }
 
     fn clear(&mut self) {
+        self.name_servers = None;
         while self.output.is_some() && self.output_waits() {
             self.copy_output();
         }
@@ -379,7 +405,7 @@ impl Bench {
     }
 
     fn copy_output(&mut self) {
-        let mut piece = [0; 16 * 1024];
+        let mut piece = [0; Pace::PIECE];
         let Some(output) = &mut self.output else { return };
         match output.read(&mut piece) {
             Ok(0) => self.output = None,
@@ -389,6 +415,7 @@ impl Bench {
                 self.output = None;
             }
             Ok(read) => {
+                self.pace.take(read, self.begun.elapsed());
                 let Some(Err(error)) = self.log.as_mut().map(|log| log.write(&piece[..read])) else { return };
                 warn!(application = %self.application.spec.name, %error, "output of the application is lost");
                 // Not once a line: it would be said for as long as the application talks.

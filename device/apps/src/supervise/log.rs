@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io::{self, Read as _, Seek as _, SeekFrom, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use protocol_types::AppName;
@@ -50,6 +51,46 @@ impl CappedLog {
     }
 }
 
+/// How fast an application's output is taken: what comes at once goes through, but one that never stops talking waits for its pipe, for
+/// the medium wears with every byte. Times count from any fixed moment.
+#[derive(Debug)]
+pub struct Pace {
+    left: u64,
+    at: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { left: Self::BURST, at: Duration::ZERO }
+    }
+}
+
+impl Pace {
+    /// Bytes that are taken at once.
+    const BURST: u64 = 512 * 1024;
+    /// Bytes of a second after that.
+    const PER_SECOND: u64 = 32 * 1024;
+    /// Bytes that are read in one piece.
+    pub const PIECE: usize = 16 * 1024;
+
+    /// So many bytes were taken.
+    pub fn take(&mut self, bytes: usize, now: Duration) {
+        let left = self.left(now).saturating_sub(u64::try_from(bytes).unwrap_or(u64::MAX));
+        (self.left, self.at) = (left, now);
+    }
+
+    /// How long nothing more is taken.
+    pub fn wait(&self, now: Duration) -> Duration {
+        let missing = u64::try_from(Self::PIECE).unwrap_or(u64::MAX).saturating_sub(self.left(now));
+        Duration::from_millis((missing * 1000).div_ceil(Self::PER_SECOND))
+    }
+
+    fn left(&self, now: Duration) -> u64 {
+        let since = u64::try_from(now.saturating_sub(self.at).as_millis()).unwrap_or(u64::MAX);
+        self.left.saturating_add(since.saturating_mul(Self::PER_SECOND) / 1000).min(Self::BURST)
+    }
+}
+
 /// The last bytes that an application has printed, at most `most`; none if it never ran on this device.
 pub fn end_of_log(dir: &Path, name: &AppName, most: u64) -> io::Result<Option<Vec<u8>>> {
     let Some(newer) = last_bytes(&dir.join(format!("{name}.log")), most)? else { return Ok(None) };
@@ -74,6 +115,22 @@ fn last_bytes(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_burst_goes_through_and_a_stream_is_slowed_to_its_rate() {
+        let (mut pace, mut now, mut taken) = (super::Pace::default(), super::Duration::ZERO, 0);
+        while now < super::Duration::from_secs(100) {
+            match pace.wait(now) {
+                super::Duration::ZERO => {
+                    pace.take(super::Pace::PIECE, now);
+                    taken += super::Pace::PIECE;
+                }
+                wait => now += wait,
+            }
+        }
+        let most = (512 + 100 * 32 + 16) * 1024;
+        assert!(taken <= most && taken >= most - 64 * 1024, "{taken} of {most}");
+    }
+
     use proptest::prelude::*;
 
     use super::*;

@@ -11,5 +11,5 @@ mod roster;
 pub use application::{Application, Fact, Policy, Step};
 pub use backoff::Backoff;
 pub use keeper::{Keeper, Kept, Report, Workshop};
-pub use log::{CappedLog, end_of_log};
+pub use log::{CappedLog, Pace, end_of_log};
 pub use roster::{Change, Roster};
