@@ -43,6 +43,8 @@ pub(crate) fn hear<D: Disk>(
         Event::Apps(AppsToUpdater::Status { release, applications }) => {
             updater.tell(Fact::Applications { set: release, statuses: applications });
         }
+        // The end of one link may be heard after the beginning of the next, which has dropped what came over the first.
+        Event::Down(peer) if updater.peers.reach(peer) => {}
         Event::Down(Peer::Agent) => {
             updater.source_gone(Origin::Service);
             updater.tell(Fact::Contact(None));

@@ -157,11 +157,18 @@ impl Links {
 
     /// Whether the link that ended was the newest one; it is forgotten then.
     fn leave(&self, peer: Peer, serial: u64) -> bool {
-        let newest = self.is_newest(peer, serial);
-        if newest && let Some(place) = self.lock().get_mut(peer as usize) {
+        let mut links = self.lock();
+        let Some(place) = links.get_mut(peer as usize) else { return false };
+        let is_newest = place.as_ref().is_none_or(|link| link.serial == serial);
+        if is_newest {
             *place = None;
         }
-        newest
+        is_newest
+    }
+
+    /// Whether a peer is there now.
+    pub fn has(&self, peer: Peer) -> bool {
+        self.lock().get(peer as usize).is_some_and(Option::is_some)
     }
 }
 

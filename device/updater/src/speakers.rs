@@ -41,6 +41,11 @@ impl Speakers {
         }
     }
 
+    /// Whether a peer is there now.
+    pub(crate) fn reach(&self, peer: Peer) -> bool {
+        self.links.has(peer)
+    }
+
     /// Says something to a peer that is not meant for all.
     pub(crate) fn say(&self, peer: Peer, message: &UpdaterToAgent) {
         self.links.say(peer, message);

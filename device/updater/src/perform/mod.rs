@@ -33,8 +33,8 @@ use crate::{
     trust::Trust,
 };
 
-/// How long the answer to one request may take.
-const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+/// How long the answer to one request may take; the agent has timeouts of its own, shorter than this.
+const ANSWER_LIMIT: Duration = Duration::from_secs(360);
 
 /// Facts that may wait; one event of a peer makes at most two.
 const MOST_FACTS: usize = 8;

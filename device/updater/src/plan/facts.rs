@@ -185,11 +185,14 @@ impl Firmware {
 }
 
 impl Running {
-    /// Whether `goal` keeps the operating system and the firmware that run: it has the same ones, or none.
+    /// Whether `goal` keeps the operating system and the firmware that run: it has the same ones, or none. A system with the same root
+    /// is another one if only its kernel image can be above the floor that the release raises.
     pub(super) fn is_os(&self, goal: &Goal) -> bool {
-        goal.os
-            .as_ref()
-            .is_none_or(|os| os.root_digest() == Some(self.root) && os.section(SectionName::Firmware).is_none())
+        goal.os.as_ref().is_none_or(|os| {
+            os.root_digest() == Some(self.root)
+                && os.section(SectionName::Firmware).is_none()
+                && self.stays_above_floor_of(&goal.note).is_ok()
+        })
     }
 
     /// Why a release must not be confirmed with the operating system that runs: it would be below the floor from then on.
@@ -199,7 +202,7 @@ impl Running {
             return Ok(());
         }
         let text = format!(
-            "the release raises the floor to {floor}, and the operating system that stays has the security version {running}: \
+            "the release raises the floor to {floor}, and the operating system that runs with it has the security version {running}: \
              bring one of {floor} in the same release"
         );
         Err(Reason::new(ReasonCode::FloorTooHigh, text))

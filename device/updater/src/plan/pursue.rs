@@ -255,6 +255,9 @@ impl Plan {
     /// The wish under way is over.
     pub(super) fn refused(&mut self, reason: Reason, steps: &mut Vec<Step>) {
         let Some(wish) = self.droppable().cloned() else { return };
+        // What it has brought must not be in the way of its successor.
+        self.stage = Stage::Resting;
+        self.retain(steps);
         self.settle(wish, Outcome::Failed(reason), steps);
     }
 

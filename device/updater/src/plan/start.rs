@@ -83,26 +83,28 @@ impl Plan {
         pending.starts = pending.starts.saturating_add(1);
         let too_often = pending.starts > MAX_STARTS;
         let other_firmware = pending.firmware.is_some() && pending.firmware != self.running.firmware_slot();
+        let hindrance = if other_firmware {
+            let text = "the system was not started by the firmware of its release";
+            Some(Reason::new(ReasonCode::BootFailed, text))
+        } else if too_often {
+            let text = format!("the system started {MAX_STARTS} times during the trial without coming to a verdict");
+            Some(Reason::new(ReasonCode::BootFailed, text))
+        } else {
+            self.running.stays_above_floor_of(&pending.installed.note).err()
+        };
         let verdict = pending.verdict.clone();
         self.record.pending = Some(pending.clone());
         let trial = Trial::begin(&pending, self.now);
         self.stage = Stage::OnTrial { pending: Box::new(pending), trial };
-        match verdict {
+        match (verdict, hindrance) {
             _ if was_confirmed => {
                 self.run(steps);
                 self.confirm(steps);
             }
-            Some(Verdict::Return(reason)) => self.go_back(reason, steps),
-            Some(Verdict::Keep) | None if other_firmware => {
-                let text = "the system was not started by the firmware of its release";
-                self.go_back(Reason::new(ReasonCode::BootFailed, text), steps);
+            (Some(Verdict::Return(reason)), _) | (Some(Verdict::Keep) | None, Some(reason)) => {
+                self.go_back(reason, steps);
             }
-            Some(Verdict::Keep) | None if too_often => {
-                let text =
-                    format!("the system started {MAX_STARTS} times during the trial without coming to a verdict");
-                self.go_back(Reason::new(ReasonCode::BootFailed, text), steps);
-            }
-            Some(Verdict::Keep) | None => {
+            (Some(Verdict::Keep) | None, None) => {
                 self.run(steps);
                 self.retain(steps);
                 steps.push(Step::Save(Box::new(self.record.clone())));

@@ -71,6 +71,8 @@ struct World {
     boots_in_trial: u32,
     /// Whether the next boot makes a new state.
     forgets: bool,
+    /// Of every system that boots from now on, as far as it is known.
+    security_version: Option<SecurityVersion>,
 }
 
 fn running(entry: BootEntry, slots: [Option<Digest>; 2]) -> Running {
@@ -105,6 +107,7 @@ impl World {
             trial_since: None,
             boots_in_trial: 0,
             forgets: false,
+            security_version: None,
         };
         world.perform(steps, usize::MAX);
         world
@@ -204,7 +207,8 @@ impl World {
     fn restart(&mut self, entry: BootEntry) {
         self.asked = None;
         self.elapsed = 0;
-        let (plan, steps) = Plan::start(self.disk.clone(), running(entry, self.slots), &self.entries, ROOM, 0);
+        let running = Running { security_version: self.security_version, ..running(entry, self.slots) };
+        let (plan, steps) = Plan::start(self.disk.clone(), running, &self.entries, ROOM, 0);
         self.plan = plan;
         self.boots_in_trial = if self.disk.pending.is_some() { self.boots_in_trial + 1 } else { 0 };
         assert!(self.boots_in_trial < 40, "a trial goes on for ever");
@@ -697,9 +701,9 @@ fn a_release_whose_floor_the_system_that_stays_is_below_is_refused() {
         let mut world = World::new();
         world.plan.running.security_version = of_image.map(SecurityVersion);
         world.tell(Fact::Desired(wish("1.1.0", "r1")));
-        // The release has the operating system that runs, and raises the floor to 1.
+        // The release has no operating system, and raises the floor to 1.
         let mut goal = goal(1);
-        goal.note.raises_floor = true;
+        (goal.note.raises_floor, goal.os) = (true, None);
         world.asked = None;
         world.tell(Fact::Checked(goal));
         while world.asked.is_some() {
@@ -710,6 +714,32 @@ fn a_release_whose_floor_the_system_that_stays_is_below_is_refused() {
         let code = status.reason.map(|reason| reason.code);
         assert_eq!(code, (expected == Phase::Failed).then_some(ReasonCode::FloorTooHigh));
     }
+}
+
+#[test]
+fn a_kernel_image_that_is_above_the_new_floor_is_installed_with_the_root_that_runs() {
+    let mut world = World::new();
+    world.plan.running.security_version = Some(SecurityVersion(0));
+    world.security_version = Some(SecurityVersion(1));
+    world.tell(Fact::Desired(wish("1.1.0", "r1")));
+    let mut goal = goal(1);
+    goal.note.raises_floor = true;
+    world.asked = None;
+    world.tell(Fact::Checked(goal));
+    while world.asked.is_some() {
+        world.answer(9);
+    }
+    assert_eq!((world.plan.running.slot, phase(&world)), (Slot::B, Phase::Trial));
+}
+
+#[test]
+fn a_system_that_the_floor_of_its_own_release_would_lock_out_goes_back() {
+    let mut world = World::new();
+    world.security_version = Some(SecurityVersion(0));
+    bring_to_trial(&mut world, 3, "r1");
+    assert_eq!(world.plan.running.slot, Slot::A);
+    let status = world.plan.status(SecurityVersion(0));
+    assert_eq!((status.phase, status.reason.unwrap().code), (Phase::RolledBack, ReasonCode::FloorTooHigh));
 }
 
 #[test]
