@@ -169,18 +169,21 @@ fn find_slot(
     cmdline: &SignedCmdline,
     entry: Option<BootEntry>,
 ) -> Result<(Layout, Slot), BootError> {
+    let chosen = |candidates: &[Candidate]| {
+        choose(candidates, cmdline.root_hash, entry).map(|(layout, slot)| (layout.clone(), slot))
+    };
     let mut last: Vec<Candidate> = Vec::new();
     let found = announced.until(APPEARS_WITHIN, || {
         last = places.candidates()?;
-        // A disk may appear with its partitions one by one, and a second disk later than the first.
-        match choose(&last, cmdline.root_hash, entry) {
-            Err(NoSlot::NoDisk) => Ok(None),
-            decided => Ok(Some(decided.map(|(layout, slot)| (layout.clone(), slot)))),
+        // A disk may appear with its partitions one by one, and the right one later than another of ours.
+        match chosen(&last) {
+            Err(NoSlot::NoDisk | NoSlot::NoMatch { .. }) => Ok(None),
+            decided => Ok(Some(decided)),
         }
     });
     match found.map_err(io_error("look for the system's disk"))? {
         Some(decided) => Ok(decided?),
-        None => Err(NoSlot::NoDisk.into()),
+        None => Ok(chosen(&last)?),
     }
 }
 

@@ -132,7 +132,7 @@ pub fn restart_after_panic() {
 }
 
 /// How long the machine may go without a sign of life until the system's manager takes the watchdog over.
-const WATCHDOG_SECONDS: i32 = 120;
+pub const WITHOUT_LIFE: Duration = Duration::from_secs(120);
 const WATCHDOG: &str = "/dev/watchdog0";
 
 /// Arms the hardware watchdog if there is one. It is left armed: closing it without the letter that would disarm it is what
@@ -146,7 +146,8 @@ pub fn arm_watchdog() {
 /// Begins the watchdog's wait anew; returns its length in seconds, or `None` without a watchdog that works.
 pub fn show_life_to_watchdog() -> Option<i32> {
     let shown = OpenOptions::new().write(true).open(WATCHDOG).and_then(|mut watchdog| {
-        let seconds = sys::set_watchdog_timeout(&watchdog, WATCHDOG_SECONDS)?;
+        let seconds = i32::try_from(WITHOUT_LIFE.as_secs()).unwrap_or(i32::MAX);
+        let seconds = sys::set_watchdog_timeout(&watchdog, seconds)?;
         watchdog.write_all(b"\0")?;
         Ok(seconds)
     });

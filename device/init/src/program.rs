@@ -12,6 +12,12 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
+use crate::kernel;
+
+/// The longest that a program may take. A sign of life is shown before each, so it is less than the watchdog waits.
+pub const LONGEST: Duration = Duration::from_secs(100);
+const _: () = assert!(LONGEST.as_secs() < kernel::WITHOUT_LIFE.as_secs());
+
 /// A program that did not do what it was started for.
 #[derive(Debug, thiserror::Error)]
 pub enum ProgramError {
@@ -47,6 +53,7 @@ pub enum ProgramError {
 /// If it cannot be started, ends otherwise than well, or not within the limit.
 pub fn run(program: &'static str, arguments: &[&str], limit: Duration) -> Result<(), ProgramError> {
     let start = |source| ProgramError::Start { program, source };
+    let _ = kernel::show_life_to_watchdog();
     let mut child = spawn(program, arguments).map_err(start)?;
     let ended = wait(child.id(), limit).map_err(start)?;
     if !ended {

@@ -10,7 +10,6 @@ use std::{
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use device_tee::TeeError;
@@ -25,7 +24,7 @@ use crate::{
     kernel::{MountError, mount_at},
     key_file::{KeyFile, random},
     key_store::KeyStore,
-    program::{ProgramError, run},
+    program::{LONGEST, ProgramError, run},
     tee::Tee,
     tpm::TPM_DEVICE,
 };
@@ -41,10 +40,6 @@ pub const POLICY_SIGNATURE: &str = "/run/systemd/tpm2-pcr-signature.json";
 const MAPPED: &str = "/dev/mapper/state";
 /// In memory only, and for no longer than it takes to seal it or to unlock with it.
 const KEY_FILE: &str = "/run/mbl/state.key";
-
-/// A TPM is slow, and an emulated processor slower.
-const SEAL_LIMIT: Duration = Duration::from_secs(120);
-const FORMAT_LIMIT: Duration = Duration::from_secs(120);
 
 /// What is to be done with the state partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,7 +203,7 @@ pub fn forget(device: &Path) -> Result<(), StateError> {
     match examine(device)? {
         Header::None | Header::Unfinished | Header::Reset => Ok(()),
         Header::Present => {
-            let marked = run(CRYPTSETUP, &["config", "--label", RESET, &device.to_string_lossy()], FORMAT_LIMIT);
+            let marked = run(CRYPTSETUP, &["config", "--label", RESET, &device.to_string_lossy()], LONGEST);
             marked.or_else(|e| {
                 say(&format!("overwriting the header of {}: {}", device.display(), in_one_line(&e)));
                 wipe(device).map_err(|source| StateError::Wipe { device: device.to_owned(), source })
@@ -246,9 +241,9 @@ fn create(keys: &KeyStore, device: &Path) -> Result<(), StateError> {
         KeyStore::Tee(tee) => create_for_tee(tee, device)?,
     }
     let did = |what| move |source| StateError::Program { what, source };
-    run(MKE2FS, &["-q", "-t", "ext4", "-O", "metadata_csum", "-m", "1", "-L", "state", MAPPED], FORMAT_LIMIT)
+    run(MKE2FS, &["-q", "-t", "ext4", "-O", "metadata_csum", "-m", "1", "-L", "state", MAPPED], LONGEST)
         .map_err(did("make a file system in"))?;
-    run(CRYPTSETUP, &["config", "--label", FINISHED, &device.to_string_lossy()], FORMAT_LIMIT).map_err(did("finish"))
+    run(CRYPTSETUP, &["config", "--label", FINISHED, &device.to_string_lossy()], LONGEST).map_err(did("finish"))
 }
 
 /// Leaves it unlocked.
@@ -267,7 +262,7 @@ fn create_for_tpm(device: &Path) -> Result<(), StateError> {
             "--wipe-slot=password",
             &device.to_string_lossy(),
         ],
-        SEAL_LIMIT,
+        LONGEST,
     )
     .map_err(|source| StateError::Program { what: "seal", source })?;
     drop(key);
@@ -290,13 +285,13 @@ fn create_for_tee(tee: &Tee, device: &Path) -> Result<(), StateError> {
 fn unlock_with_tpm(device: &Path) -> Result<(), StateError> {
     let options = format!("luks,headless=1,tpm2-device={TPM_DEVICE},tpm2-signature={POLICY_SIGNATURE}");
     let device = device.to_string_lossy();
-    run(SYSTEMD_CRYPTSETUP, &["attach", "state", &device, "-", &options], SEAL_LIMIT)
+    run(SYSTEMD_CRYPTSETUP, &["attach", "state", &device, "-", &options], LONGEST)
         .map_err(|source| StateError::Program { what: "unlock", source })
 }
 
 fn unlock(device: &Path, key: &KeyFile) -> Result<(), StateError> {
     let device = device.to_string_lossy();
-    run(CRYPTSETUP, &["open", "--type=luks2", "--key-file", &key.path(), &device, "state"], FORMAT_LIMIT)
+    run(CRYPTSETUP, &["open", "--type=luks2", "--key-file", &key.path(), &device, "state"], LONGEST)
         .map_err(|source| StateError::Program { what: "unlock", source })
 }
 
@@ -318,7 +313,7 @@ fn format(device: &Path, key: &KeyFile) -> Result<(), StateError> {
             &key.path(),
             &device.to_string_lossy(),
         ],
-        FORMAT_LIMIT,
+        LONGEST,
     )
     .map_err(|source| StateError::Program { what: "format", source })
 }

@@ -11,7 +11,6 @@ use std::{
     io::{self, Write},
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use device_tee::TeeError;
@@ -27,13 +26,12 @@ use crate::{
     kernel::read_start,
     key_file::KeyFile,
     key_store::{KeyStore, KeyStoreError},
-    program::{ProgramError, run},
+    program::{LONGEST, ProgramError, run},
 };
 
 const CRYPTSETUP: &str = "/usr/sbin/cryptsetup";
 /// The slot of the recovery key. The TPM's key is in slot 1, the TEE's in slot 0 (`docs/formats/boot.md`).
 const SLOT: &str = "2";
-const ADD_LIMIT: Duration = Duration::from_secs(120);
 /// In the state: the sealed key of a slot that is there, and one whose slot may not be.
 const KEPT: &str = "recovery.json";
 const PENDING: &str = "recovery.pending.json";
@@ -215,7 +213,7 @@ fn add(
     let device = places.device.to_string_lossy();
     if over {
         // Most often there is no such slot; one that stays keeps the next step from being done.
-        drop(run(CRYPTSETUP, &["luksKillSlot", "--batch-mode", &device, SLOT], ADD_LIMIT));
+        drop(run(CRYPTSETUP, &["luksKillSlot", "--batch-mode", &device, SLOT], LONGEST));
     }
     let passphrase = seal::passphrase().map_err(RecoveryError::Random)?;
     let sealed = seal::seal(recipient, volume, &passphrase).ok_or(RecoveryError::Seal)?;
@@ -232,7 +230,7 @@ fn add(
     arguments.extend(old_key.iter().map(String::as_str));
     // The key is random bytes: nothing to stretch.
     arguments.extend(["--pbkdf=pbkdf2", "--pbkdf-force-iterations=1000", &device]);
-    run(CRYPTSETUP, &arguments, ADD_LIMIT).map_err(RecoveryError::Add)
+    run(CRYPTSETUP, &arguments, LONGEST).map_err(RecoveryError::Add)
 }
 
 /// The UUID in the first copy of the header, or in the second where the first is gone.
