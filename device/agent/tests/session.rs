@@ -369,6 +369,26 @@ async fn a_certificate_is_renewed_on_the_management_connection_at_two_thirds() {
 }
 
 #[tokio::test]
+async fn a_renewed_certificate_that_cannot_be_kept_is_not_used() {
+    let bench = bench().await;
+    let agent = bench.start();
+    let mut peer = bench.enrolled((now() - 62, now() + 28)).await;
+    let before = peer.certificate();
+    // In the place of the file that would become the new one; a disk that is full ends the same way.
+    fs::create_dir_all(bench.folder.path().join("state/agent/.enrolment.json.new/full")).unwrap();
+    peer.issue("/.well-known/est/sren", &bench.world.issuing, month()).await;
+    let until = Instant::now() + Duration::from_secs(10);
+    while !fs::read_to_string(bench.log()).unwrap().contains("cannot be kept") {
+        assert!(Instant::now() < until, "nobody says that it cannot be kept");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(agent);
+    let _agent = bench.start();
+    let peer = bench.management.accept().await;
+    assert_eq!(peer.certificate(), before, "the service would take it for a copy");
+}
+
+#[tokio::test]
 async fn a_device_whose_certificate_expired_while_it_was_off_enrols_again_with_its_factory_certificate() {
     let bench = bench().await;
     let expiry = now() + 4;

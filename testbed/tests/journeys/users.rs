@@ -300,6 +300,7 @@ fn fleet_where_the_identity_provider_is_required_one_user_breaks_the_glass_and_n
     json(&bert, accept);
 
     // Whoever guesses a code is told no more than anywhere else: not that the password was right.
+    std::fs::remove_file(office.folder.path().join("provider.log")).unwrap();
     let provider = super::single_sign_on::Provider::start(office.folder.path(), "https://127.0.0.1:1/");
     json(&office.anna, &save(&provider, "anna"));
     let sign_in = "user sign-in bert --account default --password-file password --code-file berts-code";
