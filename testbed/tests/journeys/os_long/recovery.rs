@@ -25,7 +25,9 @@ fn os_a_copy_of_the_state_opens_with_the_recovery_key_that_the_board_escrowed_an
         assert!(opens(&copy, &site.at_desk(out)), "{shown}");
         (shown["volume"].as_str().unwrap().to_owned(), copy)
     };
-    // The board was shut down after its first start with an identity.
+    // If the power fails right after the factory step, the TPM hears of its document in the next start, and the one after adds the key.
+    site.power_on();
+    site.shut_down();
     let (first, copy) = recover(&site, "first.key");
     assert!(!opens(&copy, &site.at_desk("passphrase")), "another key opens nothing");
 
