@@ -717,6 +717,20 @@ fn a_release_whose_floor_the_system_that_stays_is_below_is_refused() {
 }
 
 #[test]
+fn what_a_refused_release_has_brought_is_not_kept() {
+    let mut world = World::new();
+    world.tell(Fact::Desired(wish("1.1.0", "r1")));
+    while !matches!(world.asked, Some(Step::Prepare { .. }) | None) {
+        world.answer(9);
+    }
+    let Some(Step::Prepare { set, .. }) = world.asked.take() else { panic!("nothing was to be prepared") };
+    let refused = Some(Reason::new(ReasonCode::UnsafeLayer, "no"));
+    let steps = world.plan.on(Fact::Prepared { set, refused });
+    let retains = |step: &Step| matches!(step, Step::Retain { sets, .. } if !sets.contains(&set));
+    assert!(steps.iter().any(retains), "{steps:?}");
+}
+
+#[test]
 fn a_kernel_image_that_is_above_the_new_floor_is_installed_with_the_root_that_runs() {
     let mut world = World::new();
     world.plan.running.security_version = Some(SecurityVersion(0));
