@@ -284,18 +284,9 @@ impl AccountScope {
 impl ServiceWide {
     /// Forgets at most `limit` tokens and sessions that were revoked or expired before `before`. Answers how many.
     pub async fn forget_tokens(&self, before: UnixSeconds, limit: u32) -> Result<u64, StoreError> {
-        let mut tx = self.store.write().await?;
-        let done = sqlx::query(
-            "DELETE FROM tokens WHERE (account, id) IN
-                 (SELECT account, id FROM tokens WHERE revoked < $1 OR expires < $1 LIMIT $2)",
-        )
-        .bind(to_sql(before.0))
-        .bind(i64::from(limit))
-        .execute(tx.sql())
-        .await
-        .map_err(cannot("forget old tokens"))?;
-        tx.commit().await?;
-        Ok(done.rows_affected())
+        let sql = "DELETE FROM tokens WHERE (account, id) IN
+                       (SELECT account, id FROM tokens WHERE revoked < $1 OR expires < $1 LIMIT $2)";
+        self.forget("forget old tokens", sql, (before, limit)).await
     }
 
     /// Whose token has this hash, whether it still works or not.

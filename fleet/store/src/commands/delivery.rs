@@ -311,18 +311,9 @@ impl ServiceWide {
 
     /// Forgets at most `limit` commands that ended before `before`. Answers how many.
     pub async fn forget_commands(&self, before: UnixSeconds, limit: u32) -> Result<u64, StoreError> {
-        let mut tx = self.store.write().await?;
-        let done = sqlx::query(
-            "DELETE FROM commands WHERE (account, number) IN
-                 (SELECT account, number FROM commands WHERE ended < $1 AND job IS NULL ORDER BY ended LIMIT $2)",
-        )
-        .bind(to_sql(before.0))
-        .bind(i64::from(limit))
-        .execute(tx.sql())
-        .await
-        .map_err(cannot("forget old commands"))?;
-        tx.commit().await?;
-        Ok(done.rows_affected())
+        let sql = "DELETE FROM commands WHERE (account, number) IN
+                       (SELECT account, number FROM commands WHERE ended < $1 AND job IS NULL ORDER BY ended LIMIT $2)";
+        self.forget("forget old commands", sql, (before, limit)).await
     }
 }
 

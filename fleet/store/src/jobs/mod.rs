@@ -282,17 +282,8 @@ impl ServiceWide {
 
     /// Forgets at most `limit` jobs that ended before `before`, with what they have brought. Answers how many.
     pub async fn forget_jobs(&self, before: UnixSeconds, limit: u32) -> Result<u64, StoreError> {
-        let mut tx = self.store.write().await?;
-        let done = sqlx::query(
-            "DELETE FROM jobs WHERE (account, number) IN
-                 (SELECT account, number FROM jobs WHERE ended < $1 ORDER BY ended LIMIT $2)",
-        )
-        .bind(to_sql(before.0))
-        .bind(i64::from(limit))
-        .execute(tx.sql())
-        .await
-        .map_err(cannot("forget old jobs"))?;
-        tx.commit().await?;
-        Ok(done.rows_affected())
+        let sql = "DELETE FROM jobs WHERE (account, number) IN
+                       (SELECT account, number FROM jobs WHERE ended < $1 ORDER BY ended LIMIT $2)";
+        self.forget("forget old jobs", sql, (before, limit)).await
     }
 }

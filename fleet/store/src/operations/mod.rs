@@ -369,19 +369,10 @@ impl ServiceWide {
     /// Forgets at most `limit` operations that ended before `before`, with their reports. Answers how many. The newest of an account
     /// stays: the next one is counted from it.
     pub async fn forget_operations(&self, before: UnixSeconds, limit: u32) -> Result<u64, StoreError> {
-        let mut tx = self.store.write().await?;
-        let done = sqlx::query(
-            "DELETE FROM operations WHERE (account, number) IN
-                 (SELECT o.account, o.number FROM operations o WHERE o.ended < $1 AND EXISTS
-                     (SELECT 1 FROM operations n WHERE n.account = o.account AND n.number > o.number)
-                  ORDER BY o.ended LIMIT $2)",
-        )
-        .bind(to_sql(before.0))
-        .bind(i64::from(limit))
-        .execute(tx.sql())
-        .await
-        .map_err(cannot("forget old operations"))?;
-        tx.commit().await?;
-        Ok(done.rows_affected())
+        let sql = "DELETE FROM operations WHERE (account, number) IN
+                       (SELECT o.account, o.number FROM operations o WHERE o.ended < $1 AND EXISTS
+                           (SELECT 1 FROM operations n WHERE n.account = o.account AND n.number > o.number)
+                        ORDER BY o.ended LIMIT $2)";
+        self.forget("forget old operations", sql, (before, limit)).await
     }
 }
