@@ -116,6 +116,15 @@ async fn ended(agent: &mut Agent) -> std::process::ExitStatus {
     }
 }
 
+/// Waits until something is so.
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !is_so() {
+        assert!(Instant::now() < end, "{what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 fn terminate(agent: &Agent) {
     let pid = rustix::process::Pid::from_child(&agent.0);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
@@ -352,16 +361,12 @@ async fn a_certificate_is_renewed_on_the_management_connection_at_two_thirds() {
     let before = peer.certificate();
     peer.issue("/.well-known/est/sren", &bench.world.issuing, month()).await;
     let kept = bench.folder.path().join("state/agent/enrolment.json");
-    let until = Instant::now() + Duration::from_secs(10);
     let month_from_now = |text: &str| {
         let kept: serde_json::Value = serde_json::from_str(text).unwrap();
         let certificate = ::pem::parse(kept["value"]["certificate"].as_str().unwrap()).unwrap().into_contents();
         certificate != before.as_ref()
     };
-    while !month_from_now(&fs::read_to_string(&kept).unwrap()) {
-        assert!(Instant::now() < until, "the renewed certificate is not kept");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("the renewed certificate is not kept", || month_from_now(&fs::read_to_string(&kept).unwrap())).await;
     drop(agent);
     let _agent = bench.start();
     let peer = bench.management.accept().await;
@@ -377,11 +382,8 @@ async fn a_renewed_certificate_that_cannot_be_kept_is_not_used() {
     // In the place of the file that would become the new one; a disk that is full ends the same way.
     fs::create_dir_all(bench.folder.path().join("state/agent/.enrolment.json.new/full")).unwrap();
     peer.issue("/.well-known/est/sren", &bench.world.issuing, month()).await;
-    let until = Instant::now() + Duration::from_secs(10);
-    while !fs::read_to_string(bench.log()).unwrap().contains("cannot be kept") {
-        assert!(Instant::now() < until, "nobody says that it cannot be kept");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let says_so = || fs::read_to_string(bench.log()).unwrap().contains("cannot be kept");
+    until("nobody says that it cannot be kept", says_so).await;
     drop(agent);
     let _agent = bench.start();
     let peer = bench.management.accept().await;

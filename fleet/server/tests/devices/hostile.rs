@@ -10,6 +10,7 @@ use tokio::{
 };
 
 use crate::{
+    clones::register,
     device::Device,
     service::{SOON, Service},
     wire::{Wire, enrol},
@@ -43,15 +44,7 @@ async fn a_device_that_leaves_what_was_asked_unanswered_loses_its_connection() {
     let service = Service::start().await;
     let factory = service.trusted_factory().await;
     let operational = enrol(&service, &factory.device("default", "gate-42"), "gate-42").await;
-    let mut wire = Wire::open(service.addresses.lwm2m, &service.authority_pem, &operational).await.unwrap();
-    let register = Message::new(Code::POST)
-        .path("/rd")
-        .query("ep=gate-42")
-        .query("lt=300")
-        .query("lwm2m=1.1")
-        .query("b=T")
-        .content(ContentFormat::LINK, "</1/1>,</3/0>,</26241/0>");
-    assert_eq!(wire.ask(register).await.unwrap().code, Code::CREATED);
+    let mut wire = register(&service, &operational, "gate-42").await;
     // Longer than the 30 seconds that an answer may take.
     while wire.receive_within(Duration::from_secs(45)).await.is_ok_and(|message| message.code != Code::RELEASE) {}
     let rest = timeout(SOON, wire.stream.read_to_end(&mut Vec::new())).await;
