@@ -18,28 +18,39 @@ pub struct NameServers {
     source: PathBuf,
     shown: File,
     bytes: Vec<u8>,
+    /// When to look again; times count from any fixed moment.
+    due: Duration,
 }
 
 impl NameServers {
     /// How often to look whether the device has others.
-    pub const LOOK_EVERY: Duration = Duration::from_secs(5);
+    const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-    /// Shows what `source` says now in a new file `at`; nothing as long as there is no such file.
+    /// Shows what `source` says at `now` in a new file `at`; nothing as long as there is no such file.
     ///
     /// # Errors
     /// If the file cannot be made.
-    pub fn show(source: &Path, at: &Path) -> io::Result<Self> {
+    pub fn show(source: &Path, at: &Path, now: Duration) -> io::Result<Self> {
         let shown = OpenOptions::new().write(true).create_new(true).mode(0o644).open(at)?;
-        let mut servers = Self { source: source.to_owned(), shown, bytes: Vec::new() };
-        servers.follow()?;
+        let mut servers = Self { source: source.to_owned(), shown, bytes: Vec::new(), due: now };
+        servers.follow(now)?;
         Ok(servers)
     }
 
-    /// Shows what the device's file says now. One that is gone or cannot be read leaves what is shown.
+    /// How long there is nothing to look at.
+    pub fn wait(&self, now: Duration) -> Duration {
+        self.due.saturating_sub(now)
+    }
+
+    /// Shows what the device's file says, if it is time to look. One that is gone or cannot be read leaves what is shown.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn follow(&mut self) -> io::Result<()> {
+    pub fn follow(&mut self, now: Duration) -> io::Result<()> {
+        if now < self.due {
+            return Ok(());
+        }
+        self.due = now + Self::LOOK_EVERY;
         let mut bytes = Vec::new();
         let read = fs::File::open(&self.source).and_then(|file| file.take(MOST).read_to_end(&mut bytes));
         if read.is_err() || bytes == self.bytes {
@@ -62,7 +73,7 @@ mod tests {
         let (source, at) = (folder.path().join("manager.conf"), folder.path().join("shown"));
         let link = folder.path().join("resolv.conf");
         std::os::unix::fs::symlink(&source, &link).unwrap();
-        let mut servers = NameServers::show(&link, &at).unwrap();
+        let mut servers = NameServers::show(&link, &at, Duration::ZERO).unwrap();
         let mut inside = File::open(&at).unwrap();
         let mut seen = || {
             let mut text = String::new();
@@ -71,14 +82,19 @@ mod tests {
             text
         };
         assert_eq!(seen(), "");
+        let mut now = Duration::ZERO;
         for text in ["nameserver 192.0.2.1\nnameserver 192.0.2.2\n", "nameserver 192.0.2.3\n"] {
             fs::write(folder.path().join("new"), text).unwrap();
             fs::rename(folder.path().join("new"), &source).unwrap();
-            servers.follow().unwrap();
+            let before = seen();
+            servers.follow(now).unwrap();
+            assert_eq!(seen(), before, "it is not time yet");
+            now += servers.wait(now);
+            servers.follow(now).unwrap();
             assert_eq!(seen(), text);
         }
         fs::remove_file(&source).unwrap();
-        servers.follow().unwrap();
+        servers.follow(now + servers.wait(now)).unwrap();
         assert_eq!(seen(), "nameserver 192.0.2.3\n", "what was known is better than nothing");
     }
 }

@@ -194,15 +194,16 @@ impl Bench {
     }
 
     fn wait(&mut self, limit: Option<Duration>) -> Vec<Fact> {
-        let pause = self.pace.wait(self.begun.elapsed());
+        let now = self.begun.elapsed();
+        let pause = self.pace.wait(now);
         let pause = Some(pause).filter(|pause| !pause.is_zero() && self.output.is_some());
-        let look = self.name_servers.is_some().then_some(NameServers::LOOK_EVERY);
+        let look = self.name_servers.as_ref().map(|servers| servers.wait(now));
         let woken =
             self.poll(limit.into_iter().chain(look).chain(pause).min(), pause.is_none()).unwrap_or_else(|error| {
                 warn!(%error, "cannot wait for the application");
                 vec![Waker::Stop]
             });
-        if let Some(Err(error)) = self.name_servers.as_mut().map(NameServers::follow) {
+        if let Some(Err(error)) = self.name_servers.as_mut().map(|servers| servers.follow(self.begun.elapsed())) {
             warn!(application = %self.application.spec.name, %error, "the application does not see the name servers");
         }
         let mut facts: Vec<Fact> = woken.into_iter().filter_map(|waker| self.fact(waker)).collect();
@@ -303,7 +304,7 @@ impl Bench {
         let given = self.given.as_ref().map(|given| (given, owner));
         self.bundle.write(&self.rootfs, (&spec, ready.as_ref()), given).map_err(|error| reason(&error))?;
         if self.sees_name_servers() {
-            let shown = NameServers::show(&self.workshop.resolv_conf, &self.bundle.resolv_conf());
+            let shown = NameServers::show(&self.workshop.resolv_conf, &self.bundle.resolv_conf(), self.begun.elapsed());
             self.name_servers = Some(shown.map_err(|error| Reason::new(ReasonCode::Internal, error.to_string()))?);
         }
         let (output, input) = io::pipe().map_err(|error| Reason::new(ReasonCode::Internal, error.to_string()))?;

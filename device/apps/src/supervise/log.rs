@@ -115,14 +115,18 @@ fn last_bytes(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
     #[test]
     fn a_burst_goes_through_and_a_stream_is_slowed_to_its_rate() {
-        let (mut pace, mut now, mut taken) = (super::Pace::default(), super::Duration::ZERO, 0);
-        while now < super::Duration::from_secs(100) {
+        let (mut pace, mut now, mut taken) = (Pace::default(), Duration::ZERO, 0);
+        while now < Duration::from_secs(100) {
             match pace.wait(now) {
-                super::Duration::ZERO => {
-                    pace.take(super::Pace::PIECE, now);
-                    taken += super::Pace::PIECE;
+                Duration::ZERO => {
+                    pace.take(Pace::PIECE, now);
+                    taken += Pace::PIECE;
                 }
                 wait => now += wait,
             }
@@ -130,10 +134,6 @@ mod tests {
         let most = (512 + 100 * 32 + 16) * 1024;
         assert!(taken <= most && taken >= most - 64 * 1024, "{taken} of {most}");
     }
-
-    use proptest::prelude::*;
-
-    use super::*;
 
     proptest! {
         // Each case makes real files.
