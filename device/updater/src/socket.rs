@@ -152,14 +152,14 @@ impl Links {
     }
 
     fn is_newest(&self, peer: Peer, serial: u64) -> bool {
-        self.lock().get(peer as usize).is_some_and(|link| link.as_ref().is_none_or(|link| link.serial == serial))
+        self.lock().get(peer as usize).is_some_and(|place| none_is_newer(place.as_ref(), serial))
     }
 
     /// Whether the link that ended was the newest one; it is forgotten then.
     fn leave(&self, peer: Peer, serial: u64) -> bool {
         let mut links = self.lock();
         let Some(place) = links.get_mut(peer as usize) else { return false };
-        let is_newest = place.as_ref().is_none_or(|link| link.serial == serial);
+        let is_newest = none_is_newer(place.as_ref(), serial);
         if is_newest {
             *place = None;
         }
@@ -170,6 +170,11 @@ impl Links {
     pub fn has(&self, peer: Peer) -> bool {
         self.lock().get(peer as usize).is_some_and(Option::is_some)
     }
+}
+
+/// Whether no newer link has taken the place of the one with this serial.
+fn none_is_newer(place: Option<&Link>, serial: u64) -> bool {
+    place.is_none_or(|link| link.serial == serial)
 }
 
 fn hang_up(stream: &UnixStream) {
