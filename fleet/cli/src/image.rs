@@ -18,6 +18,9 @@ use serde_json::json;
 
 use crate::{session::Session, words::bytes};
 
+/// How much a machine stands back behind other programs.
+const NICENESS: i32 = 5;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Build the operating system of the board `host` from Debian packages
@@ -204,6 +207,8 @@ pub(crate) fn run(command: Command, session: &Session) -> anyhow::Result<()> {
             }
             let mut qemu = image::power_on(&description, &machine, &reach, &forward)?;
             qemu.args(further);
+            // Whoever waits for the machine goes first, and so does the TPM, whose answers have a time limit. It is no loss if that fails.
+            let _ = rustix::process::nice(NICENESS);
             // Its place is taken, so that whoever stops this command stops the machine. The TPM ends when QEMU is gone.
             Err(qemu.exec()).with_context(|| format!("cannot run {}", qemu.get_program().to_string_lossy()))
         }
