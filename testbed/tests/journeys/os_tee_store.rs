@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use testbed::{Machine, guest, images::Order, medium::Medium};
 
 use crate::{
-    os::{ANSWER, BOOT, DEVELOPMENT, STARTED, boot_record, until_shell},
+    os::{ANSWER, BOOT, DEVELOPMENT, STARTED, boot_record, failed_units, until_shell},
     os_tee::owners,
     site::{FIRST, Release, Site},
 };
@@ -58,8 +58,7 @@ fn os_tee_a_board_opens_its_state_with_a_key_that_the_tee_gives_to_the_initrd_al
     assert!(start(&mut machine).contains("state open"));
     assert!(machine.shell("cat /state/note", ANSWER).unwrap().contains("kept"));
     // But for the factory step, which was interrupted.
-    let failed = machine.shell("systemctl --failed --no-legend --plain | grep -v mbl-factory", ANSWER).unwrap();
-    assert_eq!(failed, "", "no unit fails");
+    assert_eq!(failed_units(&mut machine, "mbl-factory.service"), "");
     let program = guest::bring(&mut machine, "ask_key_store").unwrap();
     for command in [MAKE_RECORD, NEW_STATE_KEY, STATE_KEY] {
         assert_eq!(ask(&mut machine, command, 0), DENIED, "root gets an answer to {command}");

@@ -7,7 +7,7 @@ use testbed::{
 
 use super::sockets::has_no_port;
 use crate::{
-    os::{ANSWER, DEVELOPMENT, PRODUCTION, SHELLS, programs, until_shell},
+    os::{ANSWER, DEVELOPMENT, PRODUCTION, SHELLS, failed_units, programs, until_shell},
     os_tee::{BOARD, owners},
 };
 
@@ -49,8 +49,7 @@ fn os_an_image_with_radios_has_the_services_of_wifi_cellular_and_bluetooth() {
     let runs = until_answers(&mut machine, state, "running");
     assert_eq!(runs, "running", "{}", machine.shell("cat /tmp/btattach; ls /sys/class/bluetooth", ANSWER).unwrap());
 
-    let failed = machine.shell("systemctl --failed --no-legend --plain | grep -v mbl-factory", ANSWER).unwrap();
-    assert_eq!(failed, "", "no unit fails");
+    assert_eq!(failed_units(&mut machine, "mbl-factory.service"), "");
 }
 
 #[test]

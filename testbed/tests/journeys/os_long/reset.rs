@@ -10,7 +10,7 @@ use testbed::{
 };
 
 use crate::{
-    os::{boot_record, until_shell},
+    os::{boot_record, failed_units, until_shell},
     site::Site,
 };
 
@@ -92,8 +92,7 @@ fn os_a_state_follows_the_disk_and_keeps_journal_and_time() {
     let boots = number(&mut machine, "journalctl --quiet --list-boots --no-pager | grep -c .");
     assert!(boots >= 2, "the journal holds {boots} boot");
     assert_eq!(machine.shell("uname -n", ANSWER).unwrap(), "mbl", "no identity, no name");
-    let failed = machine.shell("systemctl --failed --no-legend --plain | grep -v mbl-factory", ANSWER).unwrap();
-    assert_eq!(failed, "", "no unit fails");
+    assert_eq!(failed_units(&mut machine, "mbl-factory.service"), "");
     machine.cut_power().unwrap();
 
     // What a cut of power leaves in the worst moment: the new table under the old header.

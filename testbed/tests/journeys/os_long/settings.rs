@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use testbed::until;
 
 use crate::{
-    os::{DEVELOPMENT, owners},
+    os::{DEVELOPMENT, failed_units, owners},
     site::{APP, ENDPOINT, FIRST, Release, Site},
 };
 
@@ -108,7 +108,7 @@ fn os_settings_of_the_service_hold_over_a_restart_and_those_that_cut_contact_go_
     until_status(&site, "undone", 3);
     site.until_runs(FIRST, "a");
     assert_eq!(facts(&mut site, &interface), good);
-    assert_eq!(site.shell("systemctl --failed --plain --no-legend -q").trim(), "");
+    assert_eq!(failed_units(&mut site.machine, ""), "");
 
     save(&site, &network(&interface, "kiln", OTHER, 120));
     until_status(&site, "in_force", 4);
