@@ -208,7 +208,7 @@ pub(crate) fn run(command: Command, session: &Session) -> anyhow::Result<()> {
             let mut qemu = image::power_on(&description, &machine, &reach, &forward)?;
             qemu.args(further);
             // Whoever waits for the machine goes first, and so does the TPM, whose answers have a time limit. It is no loss if that fails.
-            let _ = rustix::process::nice(NICENESS);
+            rustix::process::nice(NICENESS).ok();
             // Its place is taken, so that whoever stops this command stops the machine. The TPM ends when QEMU is gone.
             Err(qemu.exec()).with_context(|| format!("cannot run {}", qemu.get_program().to_string_lossy()))
         }
