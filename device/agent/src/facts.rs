@@ -1,15 +1,12 @@
 //! What the tasks of one device tell each other: the newest value of each fact and nothing older. Never acts on a fact.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use protocol_types::{
     AppName, ProbeName, Reason, UnixSeconds, UpdateStatus,
     socket::{ApplicationStatus, Contact},
 };
-use tokio::{
-    sync::{mpsc, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     configuration::{InForce, Told, Wish},
@@ -18,6 +15,9 @@ use crate::{
     orders::Orders,
     relay::Source,
 };
+
+/// How long a wish to restart is told to the updater, anew on each connection: after that nobody expects the restart any more.
+pub const RESTART_LIMIT: Duration = Duration::from_secs(180);
 
 /// The facts of one device. Each has one task that sets it and any number that watch it.
 #[derive(Debug)]
@@ -70,8 +70,8 @@ pub struct Facts {
     pub reconnect: watch::Sender<u64>,
     /// The number in `reconnect` that the session had followed when it registered last.
     pub registered_after: watch::Sender<u64>,
-    /// A wish of the service to restart; one that waits is enough.
-    pub restart: mpsc::Sender<()>,
+    /// Until when a wish of the service to restart holds; none without one, and once the updater has said that it restarts.
+    pub restart: watch::Sender<Option<Instant>>,
 }
 
 /// A time that the service signed, and when it was true.
@@ -94,9 +94,9 @@ impl SignedTime {
 }
 
 impl Facts {
-    /// No facts but the orders of before; the receiver hears wishes to restart.
-    pub fn new(orders: Orders) -> (Self, mpsc::Receiver<()>) {
-        let (restart, wishes) = mpsc::channel(1);
+    /// No facts but the orders of before; the receiver hears wishes to restart, and without it nobody can restart the device.
+    pub fn new(orders: Orders) -> (Self, watch::Receiver<Option<Instant>>) {
+        let (restart, wishes) = watch::channel(None);
         let facts = Self {
             status: watch::Sender::new(None),
             applications: watch::Sender::new(Vec::new()),
@@ -126,6 +126,16 @@ impl Facts {
         };
         (facts, wishes)
     }
+
+    /// Wishes a restart; false if nobody can restart this device.
+    pub fn wish_restart(&self) -> bool {
+        self.restart.send(Some(Instant::now() + RESTART_LIMIT)).is_ok()
+    }
+
+    /// Whether a restart is wished now.
+    pub fn is_restart_wished(&self) -> bool {
+        self.restart.borrow().is_some_and(|until| Instant::now() < until)
+    }
 }
 
 /// Sets a fact; whoever watches it wakes only if it is news.
@@ -137,4 +147,20 @@ pub(crate) fn set<T: PartialEq>(fact: &watch::Sender<T>, value: T) {
         }
         news
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wish_to_restart_ends_with_its_limit_and_is_refused_where_nobody_hears_it() {
+        let (facts, wishes) = Facts::new(Orders::default());
+        assert!(!facts.is_restart_wished());
+        assert!(facts.wish_restart() && facts.is_restart_wished());
+        facts.restart.send_replace(Some(Instant::now()));
+        assert!(!facts.is_restart_wished(), "it is told although its time is over");
+        drop(wishes);
+        assert!(!facts.wish_restart());
+    }
 }

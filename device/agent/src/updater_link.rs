@@ -1,13 +1,10 @@
-//! The standing connection to `mbl-updater`: repeats the newest wish, contact and time, answers its fetches, and hears how
-//! updates go. Never interprets what it relays.
+//! The standing connection to `mbl-updater`: repeats the newest wish, contact, time and wish to restart, answers its fetches, and
+//! hears how updates go. Never interprets what it relays.
 
 use std::{path::Path, sync::Arc};
 
 use protocol_types::socket::{AgentToUpdater, Contact, Fetched, Role, UpdaterToAgent};
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinSet,
-};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -27,7 +24,7 @@ pub(crate) const FETCHES: usize = 4;
 pub async fn keep_updater_link(
     path: &Path,
     facts: Arc<Facts>,
-    (relay, mut restarts): (Relay, mpsc::Receiver<()>),
+    (relay, mut restarts): (Relay, watch::Receiver<Option<Instant>>),
     stop: CancellationToken,
 ) {
     let mut again = Redial::new(Role::Updater);
@@ -50,7 +47,7 @@ pub async fn keep_updater_link(
 pub async fn serve_updater(
     stream: Box<dyn Stream>,
     facts: &Facts,
-    (relay, restarts): (&Relay, &mut mpsc::Receiver<()>),
+    (relay, restarts): (&Relay, &mut watch::Receiver<Option<Instant>>),
 ) -> Result<(), LinkError> {
     let (hearing, speaking) = greet(stream, Role::Updater).await?;
     Link::new(facts, relay.clone(), speaking).serve(hearing, restarts).await
@@ -85,8 +82,14 @@ impl<'a> Link<'a> {
         Self { facts, relay, speaking, settings, orders, contact, signed_time, reset, said: None }
     }
 
-    async fn serve(mut self, mut hearing: Hearing, restarts: &mut mpsc::Receiver<()>) -> Result<(), LinkError> {
+    async fn serve(
+        mut self,
+        mut hearing: Hearing,
+        restarts: &mut watch::Receiver<Option<Instant>>,
+    ) -> Result<(), LinkError> {
         let mut fetches = JoinSet::new();
+        // The connection before may have ended before the wish was read.
+        restarts.mark_changed();
         // Before the first wish, which may have to wait for the update window.
         self.say_settings().await?;
         loop {
@@ -97,7 +100,10 @@ impl<'a> Link<'a> {
                         fetches.spawn(async move { Fetched { id, result: relay.fetch(&what).await } });
                     }
                     UpdaterToAgent::Status(status) => set(&self.facts.status, Some(*status)),
-                    UpdaterToAgent::Restarting => set(&self.facts.restarting, true),
+                    UpdaterToAgent::Restarting => {
+                        set(&self.facts.restart, None);
+                        set(&self.facts.restarting, true);
+                    }
                 },
                 Some(Ok(fetched)) = fetches.join_next() => self.speaking.say(&AgentToUpdater::Fetched(fetched)).await?,
                 Ok(()) = self.contact.changed() => {
@@ -117,7 +123,11 @@ impl<'a> Link<'a> {
                         self.speaking.say(&AgentToUpdater::FactoryReset).await?;
                     }
                 }
-                Some(()) = restarts.recv() => self.speaking.say(&AgentToUpdater::Restart).await?,
+                Ok(()) = restarts.changed() => {
+                    if self.facts.is_restart_wished() {
+                        self.speaking.say(&AgentToUpdater::Restart).await?;
+                    }
+                }
             }
         }
     }

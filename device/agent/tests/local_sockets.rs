@@ -179,7 +179,7 @@ async fn the_root_processes_hear_what_is_in_force_before_any_wish_and_again_when
 }
 
 #[tokio::test]
-async fn a_newer_wish_follows_at_once_and_a_wish_to_restart_is_passed_on_once() {
+async fn a_newer_wish_and_a_wish_to_restart_follow_at_once() {
     let bench = bench(Role::Updater, wanting("1.1.0"));
     let mut peer = Peer::accept(&bench.listener).await;
     peer.greet(Role::Updater).await;
@@ -188,8 +188,25 @@ async fn a_newer_wish_follows_at_once_and_a_wish_to_restart_is_passed_on_once() 
     assert_eq!(peer.hear().await, Some(desire(&wanting("1.2.0"))));
     bench.facts.orders.send_replace(Orders::default().with([(0, "")]).unwrap());
     assert_eq!(peer.hear().await, Some(AgentToUpdater::Rest));
-    bench.facts.restart.try_send(()).unwrap();
+    assert!(bench.facts.wish_restart());
     assert_eq!(peer.hear().await, Some(AgentToUpdater::Restart));
+}
+
+#[tokio::test]
+async fn a_wish_to_restart_is_repeated_until_the_updater_says_that_it_restarts() {
+    let bench = bench(Role::Updater, Orders::default());
+    assert!(bench.facts.wish_restart());
+    for _ in 0..2 {
+        let mut peer = Peer::accept(&bench.listener).await;
+        peer.greet(Role::Updater).await;
+        assert!(repeated(&mut peer, 2).await.contains(&AgentToUpdater::Restart), "it was lost with the connection");
+    }
+    let mut peer = Peer::accept(&bench.listener).await;
+    peer.greet(Role::Updater).await;
+    let mut restarting = bench.facts.restarting.subscribe();
+    peer.say(&UpdaterToAgent::Restarting).await;
+    timeout(Duration::from_secs(10), restarting.wait_for(|restarting| *restarting)).await.unwrap().unwrap();
+    assert!(!bench.facts.is_restart_wished(), "whatever comes of it, it is not asked for twice");
 }
 
 #[tokio::test]
@@ -214,7 +231,7 @@ async fn a_device_that_was_never_told_anything_wishes_nothing() {
     let only = repeated(&mut peer, 1).await;
     assert_eq!(only, [AgentToUpdater::Contact(Contact { registered: false, network: false })]);
     bench.facts.orders.send_replace(Orders::default().with([(14, "https://127.0.0.1:1")]).unwrap());
-    bench.facts.restart.try_send(()).unwrap();
+    assert!(bench.facts.wish_restart());
     assert_eq!(peer.hear().await, Some(AgentToUpdater::Restart), "an artifact address is no wish");
 }
 

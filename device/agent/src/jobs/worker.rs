@@ -4,10 +4,7 @@
 use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt as _, path::PathBuf, sync::Arc, time::Duration};
 
 use protocol_types::{AppName, ProbeName, Reason, ReasonCode};
-use tokio::{
-    sync::mpsc::error::TrySendError,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -22,13 +19,11 @@ use crate::{
     boot_id::boot_id,
     cause::Chain,
     clock::Clock,
-    facts::Facts,
+    facts::{Facts, RESTART_LIMIT},
     layout::{DeviceFolder, IMAGE_PROBES, IMAGE_PROGRAMS},
     state::StateFolder,
 };
 
-/// How long a device that was asked to restart may still be there.
-const RESTART_LIMIT: Duration = Duration::from_secs(180);
 /// How long the service may take to issue a certificate, reconnections included.
 const ROTATION_LIMIT: Duration = Duration::from_secs(300);
 /// How long `mbl-apps` may take to hand on a log, reconnections included.
@@ -116,12 +111,8 @@ impl Worker {
         match work {
             JobWork::Reboot if restarted => Ok(String::new()),
             JobWork::Reboot => {
-                match self.facts.restart.try_send(()) {
-                    // One wish that waits already is as good as two.
-                    Ok(()) | Err(TrySendError::Full(())) => {}
-                    Err(TrySendError::Closed(())) => {
-                        return Err(Reason::new(ReasonCode::NotSupported, "nobody can restart this device"));
-                    }
+                if !self.facts.wish_restart() {
+                    return Err(Reason::new(ReasonCode::NotSupported, "nobody can restart this device"));
                 }
                 sleep(RESTART_LIMIT).await;
                 let limit = RESTART_LIMIT.as_secs();
@@ -219,7 +210,7 @@ impl Worker {
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::mpsc;
+    use tokio::{sync::watch, time::Instant};
 
     use super::*;
     use crate::{
@@ -230,7 +221,7 @@ mod tests {
 
     struct Bench {
         facts: Arc<Facts>,
-        restarts: mpsc::Receiver<()>,
+        restarts: watch::Receiver<Option<Instant>>,
         folder: tempfile::TempDir,
         stop: CancellationToken,
     }
@@ -263,6 +254,11 @@ mod tests {
                 assert_eq!(ledger.take(order, &boot), Taken::New);
                 StateFolder::new(self.folder.path()).keep_job_ledger(ledger).unwrap();
             });
+        }
+
+        /// Waits until a restart is wished.
+        async fn wished(&mut self) {
+            timeout(Duration::from_secs(20), self.restarts.wait_for(Option::is_some)).await.unwrap().unwrap();
         }
 
         /// What became of the newest job, once it has ended.
@@ -352,16 +348,16 @@ mod tests {
     async fn a_restart_is_asked_for_until_the_system_has_started_anew_and_not_again() {
         let mut bench = Bench::start(tempfile::tempdir().unwrap(), "first");
         bench.take("a-1", "reboot", "{}");
-        timeout(Duration::from_secs(20), bench.restarts.recv()).await.unwrap().unwrap();
+        bench.wished().await;
         bench.stop.cancel();
         // The process alone died: the system has not restarted.
         let mut bench = Bench::start(bench.folder, "first");
-        timeout(Duration::from_secs(20), bench.restarts.recv()).await.unwrap().unwrap();
+        bench.wished().await;
         assert_eq!(bench.facts.jobs.borrow().as_ref().unwrap().status().state, "running");
         bench.stop.cancel();
-        let mut bench = Bench::start(bench.folder, "second");
+        let bench = Bench::start(bench.folder, "second");
         assert_eq!(bench.ended().await.0.state, "done");
-        assert!(bench.restarts.try_recv().is_err(), "it restarts twice");
+        assert!(!bench.facts.is_restart_wished(), "it restarts twice");
         bench.stop.cancel();
     }
 }

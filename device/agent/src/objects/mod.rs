@@ -21,7 +21,6 @@ use protocol_lwm2m::{
     object::{Path, definition, ids},
 };
 use protocol_types::{ReasonCode, UpdateStatus, recovery::SealedRecoveryKey};
-use tokio::sync::mpsc::error::TrySendError;
 
 pub use connectivity::{Bearer, Connectivity};
 
@@ -268,12 +267,10 @@ impl Objects for DeviceObjects {
         match (object, instance, resource) {
             (ids::DEVICE, 0, device::REBOOT) => {
                 tracing::info!("the service asks for a restart");
-                match self.facts.restart.try_send(()) {
-                    // One wish that waits already is as good as two.
-                    Ok(()) | Err(TrySendError::Full(())) => Ok(()),
-                    Err(TrySendError::Closed(())) => {
-                        Err(ObjectError::Failed("nobody can restart the device".to_owned()))
-                    }
+                if self.facts.wish_restart() {
+                    Ok(())
+                } else {
+                    Err(ObjectError::Failed("nobody can restart the device".to_owned()))
                 }
             }
             (ids::DEVICE, 0, device::FACTORY_RESET) => {

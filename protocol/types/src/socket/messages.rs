@@ -68,8 +68,8 @@ pub enum AgentToUpdater {
     Contact(Contact),
     /// A time signed by the service's time key, verified by the agent.
     TrustedTime(UnixSeconds),
-    /// The service asks for a restart (LwM2M resource 3/0/4). The updater does it once nothing is being written; it is not
-    /// repeated after a lost connection.
+    /// The service asks for a restart (LwM2M resource 3/0/4, or a job). The updater does it once nothing is being written. The agent
+    /// repeats it on each connection until it hears [`UpdaterToAgent::Restarting`], for at most three minutes.
     Restart,
     /// What the configuration in force says about the updater; repeated on each connection before anything else.
     Settings(UpdaterSettings),
