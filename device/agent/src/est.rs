@@ -50,6 +50,9 @@ pub enum EstError {
     /// It cannot be kept. If it were used, the service would take the one that a restart finds for a copy.
     #[error("the issued certificate cannot be kept")]
     Kept(#[from] DurableError),
+    /// It is for a new key that was asked for and given up meanwhile.
+    #[error("nobody wants the new key any more")]
+    GivenUp,
 }
 
 /// The question for the issuing authority.

@@ -14,6 +14,7 @@ use crate::{
     metrics::Metrics,
     orders::Orders,
     relay::Source,
+    rotation::Rotation,
 };
 
 /// How long a wish to restart is told to the updater, anew on each connection: after that nobody expects the restart any more.
@@ -58,10 +59,8 @@ pub struct Facts {
     pub log_wish: watch::Sender<Option<(u64, AppName)>>,
     /// The number of the last such wish that was answered, and the end of the log.
     pub log_answer: watch::Sender<Option<(u64, Result<String, Reason>)>>,
-    /// Counts how often a new operational key was asked for.
-    pub rotate: watch::Sender<u64>,
-    /// The number of the last such wish that was answered, and why it failed if it did.
-    pub rotated: watch::Sender<(u64, Option<String>)>,
+    /// The wish for a new operational key.
+    pub rotation: Rotation,
     /// Tells this run of the system from every other.
     pub boot: watch::Sender<String>,
     /// From which address connections to the service leave; none if the system chooses.
@@ -116,8 +115,7 @@ impl Facts {
             probes: watch::Sender::new(Vec::new()),
             log_wish: watch::Sender::new(None),
             log_answer: watch::Sender::new(None),
-            rotate: watch::Sender::new(0),
-            rotated: watch::Sender::new((0, None)),
+            rotation: Rotation::default(),
             boot: watch::Sender::new(String::new()),
             source_address: watch::Sender::new(None),
             reconnect: watch::Sender::new(0),

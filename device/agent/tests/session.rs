@@ -391,6 +391,27 @@ async fn a_renewed_certificate_that_cannot_be_kept_is_not_used() {
 }
 
 #[tokio::test]
+async fn a_new_key_is_told_as_done_once_the_device_is_registered_with_it() {
+    let bench = bench().await;
+    let _agent = bench.start();
+    let mut peer = bench.enrolled(month()).await;
+    let before = peer.certificate();
+    peer.give_job("a-1", "rotate-key").await;
+    peer.issue("/.well-known/est/sren", &bench.world.issuing, month()).await;
+    let mut peer = bench.management.accept().await;
+    assert_ne!(peer.certificate(), before);
+    let request = peer.expect(Code::POST, "/rd").await;
+    peer.answer(&request, Message::refusal(Code::SERVICE_UNAVAILABLE, "in trouble")).await;
+    // It comes back after a wait, and the job is still under way.
+    let mut peer = bench.management.accept().await;
+    let jobs = || fs::read_to_string(bench.folder.path().join("state/agent/jobs.json")).unwrap();
+    assert!(jobs().contains(r#""last":null"#), "{}", jobs());
+    peer.register().await;
+    assert_eq!(peer.job_ended("a-1").await, "done");
+    assert!(!jobs().contains(r#""last":null"#), "{}", jobs());
+}
+
+#[tokio::test]
 async fn a_device_whose_certificate_expired_while_it_was_off_enrols_again_with_its_factory_certificate() {
     let bench = bench().await;
     let expiry = now() + 4;

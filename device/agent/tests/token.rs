@@ -12,11 +12,6 @@ use std::{
 };
 
 use pki::{World, begin_step, package};
-use protocol_lwm2m::{
-    coap::{Code, ContentFormat, Message},
-    formats::{self, Entry},
-    object::Path as LwPath,
-};
 use service::{Peer, Port};
 
 /// A TPM in software. It serves one program at a time, as no board's does.
@@ -231,16 +226,6 @@ fn public_key(certificate: &[u8]) -> Vec<u8> {
     X509Certificate::from_der(certificate).unwrap().1.public_key().raw.to_vec()
 }
 
-/// Asks for a job, as the service does.
-async fn give_job(peer: &mut Peer, id: &str, kind: &str) {
-    let base = LwPath::instance(26_244, 0);
-    let texts = [(0, id), (1, kind), (2, "{}")];
-    let entries: Vec<_> = texts.iter().map(|(id, text)| Entry::new(LwPath::resource(26_244, 0, *id), *text)).collect();
-    let payload = formats::encode(ContentFormat::SENML_CBOR, &base, &entries).unwrap();
-    let job = Message::new(Code::POST).path("26244/0").content(ContentFormat::SENML_CBOR, payload);
-    assert_eq!(peer.ask(job).await.code, Code::CHANGED);
-}
-
 impl Bench {
     /// Waits until the agent has said this so often.
     async fn until_said(&self, words: &str, times: usize) {
@@ -258,10 +243,11 @@ impl Bench {
 
     /// Has the device that is registered with `peer` rotate its key, and the connection that it makes with the new one.
     async fn rotated(&self, mut peer: Peer, management: &Port, id: &str) -> Peer {
-        give_job(&mut peer, id, "rotate-key").await;
+        peer.give_job(id, "rotate-key").await;
         peer.issue("/.well-known/est/sren", &self.world.issuing, CENTURY).await;
         let mut again = management.accept().await;
         again.register().await;
+        assert_eq!(again.job_ended(id).await, "done");
         again
     }
 }

@@ -118,7 +118,7 @@ impl Worker {
                 let limit = RESTART_LIMIT.as_secs();
                 Err(Reason::new(ReasonCode::Internal, format!("the device did not restart within {limit} s")))
             }
-            JobWork::RotateKey => self.rotate().await,
+            JobWork::RotateKey => self.rotate(ROTATION_LIMIT).await,
             JobWork::Logs(LogsWork { source: LogSource::Application(name), lines }) => {
                 self.application_log(name, *lines).await
             }
@@ -170,23 +170,17 @@ impl Worker {
     }
 
     /// Has the session ask for a certificate for a new key, and waits until the device is registered with it.
-    async fn rotate(&self) -> Result<String, Reason> {
-        let failed = |why: &str| Reason::new(ReasonCode::Internal, format!("cannot rotate the key: {why}"));
-        let mut rotated = self.facts.rotated.subscribe();
-        let mut wish = 0;
-        self.facts.rotate.send_modify(|count| {
-            *count += 1;
-            wish = *count;
-        });
-        let answered = async {
-            let answer = rotated.wait_for(|(answered, _)| *answered >= wish).await;
-            answer.map_or_else(|_| Some("the session has ended".to_owned()), |answer| answer.1.clone())
-        };
-        match timeout(ROTATION_LIMIT, answered).await {
-            Ok(None) => Ok(String::new()),
-            Ok(Some(why)) => Err(failed(&why)),
-            Err(_) => Err(failed("the service did not answer in time")),
+    async fn rotate(&self, limit: Duration) -> Result<String, Reason> {
+        let rotation = &self.facts.rotation;
+        rotation.want();
+        if timeout(limit, rotation.ended()).await.is_err() {
+            rotation.give_up("the service did not answer in time");
         }
+        // What is kept cannot be given up: the device comes back with it, or enrols anew. Until then the service hears nothing of any job, so
+        // there is nobody who would wait for less.
+        let ended = rotation.ended().await;
+        ended.map_err(|why| Reason::new(ReasonCode::Internal, format!("cannot rotate the key: {why}")))?;
+        Ok(String::new())
     }
 
     /// Keeps the end of a job, then tells it.
@@ -210,6 +204,8 @@ impl Worker {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use tokio::{sync::watch, time::Instant};
 
     use super::*;
@@ -217,6 +213,7 @@ mod tests {
         clock::tests::SetClock,
         jobs::{JobStatus, Taken},
         orders::Orders,
+        rotation::Rotation,
     };
 
     struct Bench {
@@ -226,21 +223,25 @@ mod tests {
         stop: CancellationToken,
     }
 
+    /// The worker of a device whose system runs under this mark, with what is kept in the folder.
+    fn worker(folder: &Path, boot: &str) -> (Worker, watch::Receiver<Option<Instant>>) {
+        let (facts, restarts) = Facts::new(Orders::default());
+        let state = StateFolder::new(folder);
+        let board = Board {
+            state: folder.to_owned(),
+            logs: Logs::Files(folder.to_owned()),
+            declared: Declarations { folder: folder.join("probes.d"), verified: None }.load(),
+            boot: boot.to_owned(),
+        };
+        let kept = state.jobs().unwrap();
+        (Worker::new(kept, (Arc::new(facts), state, board), Arc::new(SetClock::default())), restarts)
+    }
+
     impl Bench {
-        /// A device whose system runs under this mark and that kept `ledger`.
+        /// A worker at work.
         fn start(folder: tempfile::TempDir, boot: &str) -> Self {
-            let (facts, restarts) = Facts::new(Orders::default());
-            let facts = Arc::new(facts);
-            let state = StateFolder::new(folder.path());
-            let board = Board {
-                state: folder.path().to_owned(),
-                logs: Logs::Files(folder.path().to_owned()),
-                declared: Declarations { folder: folder.path().join("probes.d"), verified: None }.load(),
-                boot: boot.to_owned(),
-            };
-            let kept = state.jobs().unwrap();
-            let worker = Worker::new(kept, (facts.clone(), state, board), Arc::new(SetClock::default()));
-            let stop = CancellationToken::new();
+            let (worker, restarts) = worker(folder.path(), boot);
+            let (facts, stop) = (worker.facts.clone(), CancellationToken::new());
             tokio::spawn(worker.run(stop.clone()));
             Self { facts, restarts, folder, stop }
         }
@@ -332,16 +333,41 @@ mod tests {
     #[tokio::test]
     async fn a_new_key_is_asked_for_once_and_what_came_of_it_is_told() {
         let bench = Bench::start(tempfile::tempdir().unwrap(), "first");
-        let mut wishes = bench.facts.rotate.subscribe();
-        for (id, came, state) in [("a-1", None, "done"), ("a-2", Some("refused".to_owned()), "failed")] {
+        let rotation = &bench.facts.rotation;
+        for (id, came, state) in [("a-1", Ok(()), "done"), ("a-2", Err("refused".to_owned()), "failed")] {
             bench.take(id, "rotate-key", "{}");
-            timeout(Duration::from_secs(20), wishes.changed()).await.unwrap().unwrap();
-            let wish = *wishes.borrow_and_update();
-            bench.facts.rotated.send_replace((wish, came));
+            let wish = timeout(Duration::from_secs(20), key_wanted(rotation)).await.unwrap();
+            assert!(rotation.keep(wish));
+            rotation.settle(came);
             let (status, _) = bench.ended().await;
             assert_eq!((status.id.as_str(), status.state), (id, state));
         }
         bench.stop.cancel();
+    }
+
+    /// The number of the wish for a new key, once there is one.
+    async fn key_wanted(rotation: &Rotation) -> u64 {
+        let mut wishes = rotation.wishes();
+        let wanted = wishes.wait_for(|wish| wish.wanted().is_some()).await;
+        wanted.unwrap().wanted().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_rotation_that_was_reported_failed_does_not_happen_and_one_that_has_begun_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let (worker, _restarts) = worker(folder.path(), "first");
+        let rotation = &worker.facts.rotation;
+        let away = worker.rotate(Duration::from_millis(1)).await.unwrap_err();
+        assert_eq!(away.text, "cannot rotate the key: the service did not answer in time");
+        assert_eq!(rotation.wishes().borrow().wanted(), None, "it happens when the device is back");
+        let limit = Duration::from_millis(100);
+        let session = async {
+            assert!(rotation.keep(key_wanted(rotation).await));
+            sleep(limit * 2).await;
+            rotation.settle(Ok(()));
+        };
+        let (came, ()) = tokio::join!(worker.rotate(limit), session);
+        assert_eq!(came, Ok(String::new()), "the certificate was kept in time, and the device has come back with it");
     }
 
     #[tokio::test]

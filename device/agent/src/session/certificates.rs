@@ -53,7 +53,7 @@ impl Session {
             CERTIFICATE => answer.and_then(|issued| self.enrolled(issued)),
             _ => {
                 let renewed = answer.and_then(|issued| self.renewed(issued));
-                self.tell_rotated(&renewed);
+                self.asked_for_new_key(&renewed);
                 if let Err(e) = renewed {
                     tracing::warn!(error = %Chain(&e), "the operational certificate was not renewed");
                     let monotonic = self.monotonic();
@@ -80,6 +80,7 @@ impl Session {
         let chain = est::accept(issued, authority.as_ref(), (identity, identity.key()), self.present())?;
         tracing::info!("operational certificate issued");
         self.take_up(Enrolment { accounts, chain, key: None })?;
+        self.device.facts.rotation.settle(Err("the device had to enrol anew with its device key".to_owned()));
         Ok(Fact::Enrolled)
     }
 
@@ -89,6 +90,9 @@ impl Session {
         let identity = &self.device.identity;
         let for_key = key.as_ref().map_or(identity.key(), OperationalKey::key);
         let chain = est::accept(issued, None, (identity, for_key), self.present())?;
+        if self.rotating.as_ref().is_some_and(|rotating| !self.device.facts.rotation.keep(rotating.wish)) {
+            return Err(est::EstError::GivenUp);
+        }
         let accounts = self.client.accounts().cloned().unwrap_or_default();
         tracing::info!("operational certificate renewed");
         self.take_up(Enrolment { accounts, chain, key })
@@ -96,7 +100,7 @@ impl Session {
 
     /// Asks for a certificate for a new key, if none is asked for just now.
     pub(super) fn rotate(&mut self) -> Vec<Fact> {
-        let wish = *self.heard.rotate.borrow_and_update();
+        let Some(wish) = self.heard.rotation.borrow_and_update().wanted() else { return Vec::new() };
         let Some(operational) = &mut self.operational else { return Vec::new() };
         let asked = OperationalKey::beside(self.device.identity.key()).map_err(est::EstError::from).and_then(|key| {
             let request = est::ask_renewal(&self.device.identity, key.key())?;
@@ -112,21 +116,22 @@ impl Session {
                 // The key may be there although no certificate was asked for.
                 self.unused_keys = UnusedKeys::Possible;
                 tracing::error!(error = %Chain(&e), "cannot ask for a certificate for a new key");
-                self.device.facts.rotated.send_replace((wish, Some(Chain(&e).to_string())));
+                self.device.facts.rotation.fail(wish, Chain(&e).to_string());
                 Vec::new()
             }
         }
     }
 
-    /// Tells whoever asked for a new key what came of it; the connection made with the old one is left.
-    fn tell_rotated(&mut self, renewed: &Result<(), est::EstError>) {
+    /// The connection made with the old key is left for one with the new key, or whoever asked for it is told why there is none.
+    fn asked_for_new_key(&mut self, renewed: &Result<(), est::EstError>) {
         let Some(Rotating { wish, .. }) = self.rotating.take() else { return };
-        self.leaves_line = renewed.is_ok();
-        let why = renewed.as_ref().err().map(|e| Chain(e).to_string());
-        self.device.facts.rotated.send_replace((wish, why));
-        if renewed.is_err() {
-            self.unused_keys = UnusedKeys::Possible;
-            self.remove_unused_keys();
+        match renewed {
+            Ok(()) => self.leaves_line = true,
+            Err(e) => {
+                self.device.facts.rotation.fail(wish, Chain(e).to_string());
+                self.unused_keys = UnusedKeys::Possible;
+                self.remove_unused_keys();
+            }
         }
     }
 

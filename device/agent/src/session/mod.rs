@@ -38,6 +38,7 @@ use crate::{
     orders::Orders,
     random,
     renewal::Due,
+    rotation,
     state::DurableState,
     supervision,
     tls::{Trust, TrustError},
@@ -117,7 +118,7 @@ struct Heard {
     metrics: watch::Receiver<u64>,
     jobs: watch::Receiver<Option<Ledger>>,
     reconnect: watch::Receiver<u64>,
-    rotate: watch::Receiver<u64>,
+    rotation: watch::Receiver<rotation::Wish>,
     /// The number in `reconnect` that the line has followed.
     followed: u64,
     /// The service hears of news no earlier than this.
@@ -170,7 +171,7 @@ impl Session {
             jobs: facts.jobs.subscribe(),
             followed: *facts.reconnect.borrow(),
             reconnect: facts.reconnect.subscribe(),
-            rotate: facts.rotate.subscribe(),
+            rotation: facts.rotation.wishes(),
             next_report: Instant::now(),
         };
         let objects = DeviceObjects::new(about, facts.clone(), device.state.clone(), device.trust.clock().clone());
@@ -274,7 +275,7 @@ impl Session {
             Ok(()) = not_before(heard.next_report, heard.jobs.changed()) => Event::Reported,
             Ok(()) = heard.orders.changed() => Event::Ordered,
             Ok(()) = heard.reconnect.changed() => Event::Reconnect,
-            Ok(()) = heard.rotate.changed(), if may_rotate => Event::Rotate,
+            Ok(()) = heard.rotation.changed(), if may_rotate => Event::Rotate,
             time = pending(asking) => Event::Time(time),
             () = sleep_for(wake.map(|wake| wake.since(now))) => Event::TimePassed,
             () = sleep_for(look), if registered => Event::LookAtCertificate,
@@ -366,6 +367,7 @@ impl Session {
                 tracing::info!("registered with the service");
                 set(&self.device.facts.registered_after, self.heard.followed);
                 set(&self.device.facts.registered, true);
+                self.device.facts.rotation.settle(Ok(()));
                 self.remove_unused_keys();
                 self.ask_time_if_lost();
             }

@@ -13,7 +13,7 @@ use rustls_pki_types::CertificateDer;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    time::timeout,
+    time::{Instant, sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
@@ -165,6 +165,34 @@ impl Peer {
             writes.iter().map(|(id, text)| Entry::new(Path::resource(26_241, 0, *id), *text)).collect();
         let payload = formats::encode(ContentFormat::SENML_CBOR, &base, &entries).unwrap();
         self.ask(Message::new(Code::POST).path("26241/0").content(ContentFormat::SENML_CBOR, payload)).await
+    }
+
+    /// Asks for a job.
+    pub(crate) async fn give_job(&mut self, id: &str, kind: &str) {
+        let base = Path::instance(26_244, 0);
+        let texts = [(0, id), (1, kind), (2, "{}")];
+        let entries: Vec<_> =
+            texts.iter().map(|(id, text)| Entry::new(Path::resource(26_244, 0, *id), *text)).collect();
+        let payload = formats::encode(ContentFormat::SENML_CBOR, &base, &entries).unwrap();
+        let job = Message::new(Code::POST).path("26244/0").content(ContentFormat::SENML_CBOR, payload);
+        assert_eq!(self.ask(job).await.code, Code::CHANGED);
+    }
+
+    /// How this job has ended, once the device says that it has.
+    pub(crate) async fn job_ended(&mut self, id: &str) -> String {
+        let read =
+            |resource: u16| Message::new(Code::GET).path(&format!("26244/0/{resource}")).accept(ContentFormat::TEXT);
+        let until = Instant::now() + LIMIT;
+        loop {
+            // The id first: the state that is read then is of this job or of a newer one.
+            let said = self.ask(read(4)).await.payload;
+            let state = String::from_utf8(self.ask(read(3)).await.payload).unwrap();
+            if said == id.as_bytes() && state != "running" {
+                return state;
+            }
+            assert!(Instant::now() < until, "the job {id} does not end");
+            sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Plays a bootstrap up to the finish: the device is to be managed at `uri`.
