@@ -34,6 +34,9 @@ impl Objects for Nothing {
     fn execute(&mut self, _: u16, _: u16, _: u16, _: &str) -> Result<(), ObjectError> {
         panic!("bootstrap executes nothing")
     }
+    fn keep_accounts(&mut self, _: &Accounts) -> Result<(), ObjectError> {
+        panic!("accounts are kept with the certificate")
+    }
 }
 
 fn accounts(host: &str) -> Accounts {

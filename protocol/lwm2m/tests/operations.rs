@@ -61,6 +61,9 @@ impl Objects for Device {
         self.executed.push((Path::resource(object, instance, resource), arguments.to_owned()));
         Ok(())
     }
+    fn keep_accounts(&mut self, _: &Accounts) -> Result<(), ObjectError> {
+        if self.broken { Err(ObjectError::Failed("the disk is gone".to_owned())) } else { Ok(()) }
+    }
 }
 
 fn accounts() -> Accounts {
@@ -383,6 +386,30 @@ fn a_new_lifetime_is_kept_and_told_to_the_server_at_once() {
     assert_eq!((update.code, update.uri_path().as_str(), update.query_value("lt")), (Code::POST, "/rd/7", Some("60")));
     let wakes = scene.on(Fact::Received(Message::new(Code::CHANGED).with_token(update.token)));
     assert!(wakes.iter().any(|step| matches!(step, Step::WakeAt(at) if *at <= Millis(54_000))), "{wakes:?}");
+}
+
+#[test]
+fn an_account_that_cannot_be_kept_is_refused_and_the_one_of_before_stays() {
+    let mut scene = Scene::registered();
+    scene.device.broken = true;
+    let (response, steps) = scene.ask(put("/1/1/1", "60"));
+    assert_eq!(response.code, Code::INTERNAL_SERVER_ERROR);
+    assert!(!steps.iter().any(|step| matches!(step, Step::AccountsChanged(_) | Step::Send(_))), "{steps:?}");
+    let (read, _) = scene.ask(get("/1/1/1").accept(ContentFormat::TEXT));
+    assert_eq!(read.payload, b"3600");
+}
+
+#[test]
+fn a_new_binding_is_told_to_the_server_once_and_only_one_with_tcp_is_taken() {
+    let mut scene = Scene::registered();
+    for bad in ["", "U", "TT", "TQ", "t", "T,U"] {
+        assert_eq!(scene.code(put("/1/1/7", bad)), Code::BAD_REQUEST, "{bad:?}");
+    }
+    let first = update(&scene.ask(put("/1/1/7", "UT")).1);
+    assert_eq!((first.query_value("b"), first.query_value("lt")), (Some("UT"), None));
+    scene.on(Fact::Received(Message::new(Code::CHANGED).with_token(first.token)));
+    let next = update(&scene.ask(Message::new(Code::POST).path("/1/1/8")).1);
+    assert_eq!(next.query_value("b"), None, "it is known now");
 }
 
 #[test]

@@ -72,6 +72,9 @@ impl Objects for Device {
         self.executed.push(Path::resource(object, instance, resource));
         Ok(())
     }
+    fn keep_accounts(&mut self, _: &Accounts) -> Result<(), ObjectError> {
+        Ok(())
+    }
 }
 
 fn accounts() -> Accounts {

@@ -18,7 +18,7 @@ use std::{
 use protocol_lwm2m::{
     client::{ObjectError, Objects, Reading, WriteMode},
     formats::{Entry, Value},
-    object::{Path, definition, ids},
+    object::{Accounts, Path, definition, ids},
 };
 use protocol_types::{ReasonCode, UpdateStatus, recovery::SealedRecoveryKey};
 
@@ -29,6 +29,7 @@ use crate::{
     clock::VerificationClock,
     configuration::Told,
     durable::DurableError,
+    enrolment::Enrolment,
     facts::{Facts, set},
     identity::Identity,
     jobs::{JobStatus, Taken},
@@ -70,6 +71,8 @@ pub struct DeviceObjects {
     facts: Arc<Facts>,
     state: Arc<dyn DurableState>,
     clock: Arc<VerificationClock>,
+    /// What the device is enrolled with: accounts are kept together with the certificate.
+    enrolment: Option<Enrolment>,
     connectivity: RwLock<Connectivity>,
     status: Option<UpdateStatus>,
     told: Option<Told>,
@@ -85,6 +88,7 @@ impl DeviceObjects {
             facts,
             state,
             clock,
+            enrolment: None,
             connectivity: RwLock::default(),
             status: None,
             told: None,
@@ -110,6 +114,11 @@ impl DeviceObjects {
         paths.sort_unstable();
         paths.dedup();
         paths
+    }
+
+    /// The device is enrolled with this from now on.
+    pub fn enrolled(&mut self, enrolment: Enrolment) {
+        self.enrolment = Some(enrolment);
     }
 
     /// The connection to the service now leaves the device at this address.
@@ -285,6 +294,18 @@ impl Objects for DeviceObjects {
             }
             _ => Err(ObjectError::NotAllowed),
         }
+    }
+
+    fn keep_accounts(&mut self, accounts: &Accounts) -> Result<(), ObjectError> {
+        let Some(enrolment) = &self.enrolment else { return Err(ObjectError::NotAllowed) };
+        let changed = Enrolment { accounts: accounts.clone(), ..enrolment.clone() };
+        // Durable first, as every order.
+        self.state.keep_enrolment(&changed).map_err(|e| {
+            tracing::error!(error = %Chain(&e), "changed accounts could not be kept, so they were refused");
+            refusal(&e)
+        })?;
+        self.enrolment = Some(changed);
+        Ok(())
     }
 }
 

@@ -19,6 +19,7 @@ struct Disk {
     reset: Mutex<bool>,
     wish: Mutex<Option<crate::configuration::Wish>>,
     jobs: Mutex<crate::jobs::Ledger>,
+    enrolment: Mutex<Option<Enrolment>>,
     full: Mutex<bool>,
 }
 
@@ -52,7 +53,11 @@ impl DurableState for Disk {
         *self.jobs.lock().unwrap() = jobs.clone();
         Ok(())
     }
-    fn keep_enrolment(&self, _: &Enrolment) -> Result<(), DurableError> {
+    fn keep_enrolment(&self, enrolment: &Enrolment) -> Result<(), DurableError> {
+        if *self.full.lock().unwrap() {
+            return crate::durable::replace(std::path::Path::new("/nonexistent/enrolment.json"), b"", 0o600);
+        }
+        *self.enrolment.lock().unwrap() = Some(enrolment.clone());
         Ok(())
     }
     fn keep_floor(&self, _: UnixSeconds) -> Result<(), DurableError> {
@@ -213,6 +218,22 @@ fn an_order_is_kept_before_it_is_taken_and_refused_if_it_cannot_be_kept() {
     assert_eq!(bench.disk.kept.lock().unwrap().len(), 1, "what is kept already is not written again");
     let read = |resource| string(&bench.objects, ids::RELEASE, resource);
     assert_eq!([read(0), read(1), read(2), read(14)], ["releases/2.0.0.json", &digest, "r-1", ""]);
+}
+
+#[test]
+fn changed_accounts_are_kept_with_the_certificate_and_refused_if_they_cannot_be_kept() {
+    let mut bench = bench();
+    let enrolment = crate::enrolment::tests::enrolment();
+    let mut accounts = enrolment.accounts.clone();
+    accounts.servers.values_mut().for_each(|server| server.lifetime = 60);
+    assert_eq!(bench.objects.keep_accounts(&accounts), Err(ObjectError::NotAllowed), "nobody has enrolled it");
+    bench.objects.enrolled(enrolment.clone());
+    *bench.disk.full.lock().unwrap() = true;
+    let refused = bench.objects.keep_accounts(&accounts);
+    assert!(matches!(refused, Err(ObjectError::Failed(_))), "{refused:?}");
+    *bench.disk.full.lock().unwrap() = false;
+    assert_eq!(bench.objects.keep_accounts(&accounts), Ok(()));
+    assert_eq!(*bench.disk.enrolment.lock().unwrap(), Some(Enrolment { accounts, ..enrolment }));
 }
 
 #[test]

@@ -161,6 +161,7 @@ impl Session {
         // The service issued it just now, so its first day has come.
         clock.raise_floor(enrolment.validity().not_before);
         self.device.state.keep_enrolment(&enrolment)?;
+        self.objects.enrolled(enrolment.clone());
         if let Err(e) = self.device.state.keep_floor(clock.floor()) {
             tracing::error!(error = %Chain(&e), "the time could not be kept");
         }
@@ -174,10 +175,8 @@ impl Session {
     }
 
     pub(super) fn accounts_changed(&mut self, accounts: Accounts) {
-        let Some(operational) = &mut self.operational else { return };
-        operational.set_accounts(accounts);
-        if let Err(e) = self.device.state.keep_enrolment(operational.enrolment()) {
-            tracing::error!(error = %Chain(&e), "changed accounts could not be kept");
+        if let Some(operational) = &mut self.operational {
+            operational.set_accounts(accounts);
         }
     }
 

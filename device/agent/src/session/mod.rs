@@ -174,7 +174,10 @@ impl Session {
             rotation: facts.rotation.wishes(),
             next_report: Instant::now(),
         };
-        let objects = DeviceObjects::new(about, facts.clone(), device.state.clone(), device.trust.clock().clone());
+        let mut objects = DeviceObjects::new(about, facts.clone(), device.state.clone(), device.trust.clock().clone());
+        if let Some(enrolment) = &enrolment {
+            objects.enrolled(enrolment.clone());
+        }
         let operational =
             enrolment.map(|enrolment| Operational::new(enrolment, &device.identity, &device.trust)).transpose()?;
         let accounts = operational.as_ref().map(|operational| operational.enrolment().accounts.clone());

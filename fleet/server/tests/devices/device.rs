@@ -7,7 +7,7 @@ use protocol_lwm2m::{
     client::{Client, DialFailure, Fact, ObjectError, Objects, Reading, Settings, Step, Target, WriteMode},
     coap::{Code, ContentFormat, Message, tcp},
     formats::{Entry, Value},
-    object::Path,
+    object::{Accounts, Path},
     time::Millis,
 };
 use protocol_types::{Digest, EndpointName};
@@ -89,6 +89,10 @@ impl Objects for Memory {
             return Err(ObjectError::NotAllowed);
         }
         self.0.insert((object, resource), Reading::from("executed"));
+        Ok(())
+    }
+
+    fn keep_accounts(&mut self, _: &Accounts) -> Result<(), ObjectError> {
         Ok(())
     }
 }

@@ -25,7 +25,7 @@ pub(super) enum Afterwards {
     Disable,
     /// Bootstrap again.
     Bootstrap,
-    /// The accounts changed: keep them, update the registration.
+    /// The accounts changed: tell the caller, update the registration.
     AccountsChanged,
 }
 
@@ -149,6 +149,7 @@ impl Dispatch<'_> {
         let mut all = self.accounts.entries();
         all.extend_from_slice(entries);
         let accounts = Accounts::from_entries(&all).map_err(|error| ObjectError::BadValue(error.to_string()))?;
+        self.objects.keep_accounts(&accounts)?;
         *self.accounts = accounts;
         Ok(())
     }

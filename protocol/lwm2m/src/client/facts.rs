@@ -130,7 +130,7 @@ pub enum Step {
     /// The bootstrap server has finished and its writes are consistent. Enrol if need be (the connection still stands), keep the
     /// accounts durably together with the certificate, then pass [`Fact::Enrolled`].
     BootstrapDone(Accounts),
-    /// A server changed the accounts (for example the lifetime). Keep them durably.
+    /// A server changed the accounts (for example the lifetime); they are kept ([`super::Objects::keep_accounts`]).
     AccountsChanged(Accounts),
     /// The management server has accepted the registration.
     Registered,

@@ -3,7 +3,7 @@
 use crate::{
     coap::Code,
     formats::{Entry, Value},
-    object::Path,
+    object::{Accounts, Path},
 };
 
 /// What a resource holds.
@@ -59,8 +59,8 @@ impl ObjectError {
     }
 }
 
-/// The objects of a device other than 0 and 1. Called only for objects in [`Objects::objects`] and resources whose definition
-/// (in [`crate::object::OBJECTS`]) allows the operation, with values of the defined type.
+/// The objects of a device other than 0 and 1, and where object 1 is kept. Called only for objects in [`Objects::objects`] and resources
+/// whose definition (in [`crate::object::OBJECTS`]) allows the operation, with values of the defined type.
 pub trait Objects {
     /// The ids of the objects that the device has, in order.
     fn objects(&self) -> Vec<u16>;
@@ -78,4 +78,8 @@ pub trait Objects {
     /// Executes a resource with its arguments (section 6.3), which are not checked. What it sets off should begin after the
     /// answer had a chance to leave.
     fn execute(&mut self, object: u16, instance: u16, resource: u16, arguments: &str) -> Result<(), ObjectError>;
+
+    /// Keeps accounts that a server has changed in object 1, durably: then the server hears that its Write was taken. After a refusal those
+    /// of before stay in use.
+    fn keep_accounts(&mut self, accounts: &Accounts) -> Result<(), ObjectError>;
 }

@@ -24,10 +24,18 @@ pub(super) fn location(response: &Message) -> Option<Vec<String>> {
 }
 
 /// `POST` to the location, with what has changed.
-pub(super) fn update(location: &[String], lifetime: Option<u32>, links: Option<&[Link]>) -> Message {
+pub(super) fn update(
+    location: &[String],
+    lifetime: Option<u32>,
+    binding: Option<&str>,
+    links: Option<&[Link]>,
+) -> Message {
     let mut message = at(Code::POST, location);
     if let Some(lifetime) = lifetime {
         message = message.query(&format!("lt={lifetime}"));
+    }
+    if let Some(binding) = binding {
+        message = message.query(&format!("b={binding}"));
     }
     match links {
         Some(links) => message.content(ContentFormat::LINK, link::write(links)),

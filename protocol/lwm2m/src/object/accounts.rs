@@ -269,9 +269,14 @@ impl ServerAccount {
             default_pmax: fields.seconds(3)?,
             disable_timeout: fields.seconds(5)?.unwrap_or(usual.disable_timeout),
             store_notifications: fields.boolean(6)?.unwrap_or(usual.store_notifications),
-            binding: fields.string(7)?.unwrap_or(usual.binding),
+            binding: fields.binding(7)?.unwrap_or(usual.binding),
         })
     }
+}
+
+/// Whether `text` is one or more of the transports `known`, each once (section 6.2).
+pub(crate) fn are_transports(text: &str, known: &str) -> bool {
+    (1..=known.len()).contains(&text.len()) && text.chars().all(|c| known.contains(c) && text.matches(c).count() == 1)
 }
 
 /// The values of one instance, found by resource.
@@ -303,6 +308,14 @@ impl Fields<'_> {
 
     fn string(&self, resource: u16) -> Result<Option<String>, AccountsError> {
         self.get(resource, |value| value.as_str().map(str::to_owned))
+    }
+
+    /// Transports, TCP among them: a device knows no other.
+    fn binding(&self, resource: u16) -> Result<Option<String>, AccountsError> {
+        self.get(resource, |value| {
+            let fits = |text: &&str| are_transports(text, "UTSN") && text.contains('T');
+            value.as_str().filter(fits).map(str::to_owned)
+        })
     }
 
     fn number(&self, resource: u16) -> Result<Option<i64>, AccountsError> {
@@ -365,6 +378,19 @@ mod tests {
             let mut fewer = entries.clone();
             fewer.remove(drop);
             assert_eq!(Accounts::from_entries(&fewer), Err(error));
+        }
+    }
+
+    #[test]
+    fn a_binding_has_each_transport_once_and_tcp_among_them() {
+        for (binding, fits) in
+            [("T", true), ("UT", true), ("TSNU", true), ("", false), ("U", false), ("TT", false), ("TQ", false)]
+        {
+            let mut bound = accounts();
+            bound.servers.insert(1, ServerAccount { binding: binding.to_owned(), ..ServerAccount::default() });
+            let read = Accounts::from_entries(&bound.entries());
+            let refused = Err(AccountsError::Invalid(Path::resource(1, 1, 7)));
+            assert_eq!(read, if fits { Ok(bound) } else { refused }, "{binding}");
         }
     }
 }

@@ -5,7 +5,7 @@ use protocol_types::EndpointName;
 use crate::{
     coap::{Code, ContentFormat, Message},
     formats::{FormatError, Link, link},
-    object::Path,
+    object::{Path, accounts::are_transports},
 };
 
 /// What a client that names no lifetime gets (section 6.2), in seconds.
@@ -140,9 +140,7 @@ fn lifetime(value: &str) -> Result<u32, RegistrationError> {
 
 /// One or more of the transports U, T, S and N, each once (section 6.2); 1.0 writes queue mode here too.
 fn binding(value: &str) -> Result<String, RegistrationError> {
-    let fine =
-        (1..=5).contains(&value.len()) && value.chars().all(|c| "UTSNQ".contains(c) && value.matches(c).count() == 1);
-    if fine { Ok(value.to_owned()) } else { Err(RegistrationError::Query("b".to_owned())) }
+    if are_transports(value, "UTSNQ") { Ok(value.to_owned()) } else { Err(RegistrationError::Query("b".to_owned())) }
 }
 
 fn unknown(name: &str) -> RegistrationError {

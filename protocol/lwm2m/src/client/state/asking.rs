@@ -38,7 +38,8 @@ impl Client {
         let Some((_, _, account)) = accounts.management() else { return };
         let links = Tree { accounts, objects }.registration_links();
         let request = registration::register(self.settings.endpoint.as_str(), account, &links);
-        self.state = State::Registering { told: Told { links, lifetime: account.lifetime } };
+        let told = Told { links, lifetime: account.lifetime, binding: account.binding.clone() };
+        self.state = State::Registering { told };
         self.request(now, request, Purpose::Register, objects);
     }
 
@@ -50,10 +51,12 @@ impl Client {
             registered.again = true;
             return;
         }
-        let told = Told { links: Tree { accounts, objects }.registration_links(), lifetime: account.lifetime };
+        let links = Tree { accounts, objects }.registration_links();
+        let told = Told { links, lifetime: account.lifetime, binding: account.binding.clone() };
         let lifetime = Some(told.lifetime).filter(|lifetime| *lifetime != registered.known.lifetime);
+        let binding = Some(&*told.binding).filter(|binding| *binding != registered.known.binding);
         let changed = Some(&told.links[..]).filter(|links| *links != registered.known.links);
-        let request = registration::update(&registered.location, lifetime, changed);
+        let request = registration::update(&registered.location, lifetime, binding, changed);
         (registered.update, registered.again) = (Some(told), false);
         self.request(now, request, Purpose::Update, objects);
     }

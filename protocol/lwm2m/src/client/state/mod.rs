@@ -75,6 +75,7 @@ struct Registered {
 struct Told {
     links: Vec<Link>,
     lifetime: u32,
+    binding: String,
 }
 
 impl Registered {
