@@ -283,6 +283,32 @@ fn ping_release_and_abort_are_answered_as_the_standard_says() {
     assert_eq!(hear(&mut end, protocol_lwm2m::coap::signal::abort("x")), [Output::Close(CloseReason::Aborted)]);
 }
 
+#[test]
+fn a_ping_with_custody_is_answered_after_the_requests_before_it() {
+    let get = |token: u32| Message::new(Code::GET).with_token(Token::from(token));
+    let ping = |custody: bool, token: u32| Signal::Ping { custody }.message().with_token(Token::from(token));
+    let pong = |custody: bool, token: u32| Signal::Pong { custody }.message().with_token(Token::from(token));
+    let mut end = open(limits(1152), peer(1152));
+    let (first, _) = request(&hear(&mut end, get(1)));
+    let (second, _) = request(&hear(&mut end, get(2)));
+    assert!(hear(&mut end, ping(true, 8)).is_empty(), "nothing is answered yet");
+    assert_eq!(sent(&hear(&mut end, ping(false, 9))), pong(false, 9), "it asks for no promise");
+    request(&hear(&mut end, get(3)));
+    let answer = |token: u32| Output::Send(Message::new(Code::VALID).with_token(Token::from(token)));
+    let mut out = Outputs::new();
+    end.respond(NOW, second, Message::new(Code::VALID), &mut out);
+    assert_eq!(out, [answer(2)], "one of two is answered");
+    out.clear();
+    end.respond(NOW, first, Message::new(Code::VALID), &mut out);
+    assert_eq!(out, [answer(1), Output::Send(pong(true, 8))], "the third request came after the ping");
+
+    let few = Limits { max_inbound: 1, ..limits(1152) };
+    let mut end = open(few, peer(1152));
+    request(&hear(&mut end, get(1)));
+    assert!(hear(&mut end, ping(true, 2)).is_empty());
+    assert_eq!(sent(&hear(&mut end, ping(true, 3))), pong(false, 3), "more pings than are kept get no promise");
+}
+
 /// An end that observes, the token, and the first response.
 fn observing() -> (End, Token) {
     let mut end = open(limits(1152), peer(1152));

@@ -1,11 +1,13 @@
-//! Requests of the peer: assembled if they come in blocks, answered whole or in blocks. Never decides what to answer.
+//! Requests of the peer: assembled if they come in blocks, answered whole or in blocks; and its Pings, some of which wait for those
+//! answers. Never decides what to answer.
 
-use super::{Connection, Inbound, InboundId, Output};
+use super::{Connection, Inbound, InboundId, Output, Ping};
 use crate::{
     coap::{
         Block, Code, Message, OptionNumber, Token,
         blockwise::{Assembled, Key, size_for, slice},
         option::BadOption,
+        signal::Signal,
     },
     time::Millis,
 };
@@ -82,6 +84,29 @@ impl<T: Clone> Connection<T> {
             response.options.set_uint(OptionNumber::BLOCK1, Block { more: false, ..block }.to_uint());
         }
         self.send_whole(now, response.with_token(token), (key, block2), out);
+        self.answer_pings(out);
+    }
+
+    /// A Pong with custody says that every request before the Ping was dealt with, so it waits for their answers (RFC 8323 section 5.4.1).
+    /// More Pings than requests may wait are answered at once, with a Pong that says nothing.
+    pub(super) fn pinged(&mut self, custody: bool, token: Token, out: &mut Vec<Output<T>>) {
+        let waits = custody && !self.inbound.is_empty();
+        if waits && self.pings.len() < self.limits.max_inbound {
+            return self.pings.push(Ping { token, after: InboundId(self.last_inbound) });
+        }
+        out.push(pong(custody && !waits, token));
+    }
+
+    /// Answers the Pings before which every request was answered.
+    fn answer_pings(&mut self, out: &mut Vec<Output<T>>) {
+        let inbound = &self.inbound;
+        self.pings.retain(|Ping { token, after }| {
+            let waits = inbound.iter().any(|inbound| inbound.id.0 <= after.0);
+            if !waits {
+                out.push(pong(true, *token));
+            }
+            waits
+        });
     }
 
     /// Sends a notification for an observing request of the peer.
@@ -135,6 +160,10 @@ impl<T: Clone> Connection<T> {
         }
         Some(message)
     }
+}
+
+fn pong<T>(custody: bool, token: Token) -> Output<T> {
+    Output::Send(Signal::Pong { custody }.message().with_token(token))
 }
 
 fn refuse<T>(token: Token, code: Code, why: &str, out: &mut Vec<Output<T>>) {

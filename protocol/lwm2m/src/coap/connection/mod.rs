@@ -159,6 +159,14 @@ struct Inbound {
     block2: Option<Block>,
 }
 
+/// A Ping of the peer that wants custody, while requests that came before it are not answered.
+#[derive(Debug)]
+struct Ping {
+    token: Token,
+    /// The newest of those requests.
+    after: InboundId,
+}
+
 /// An observation of ours: under its token, notifications come.
 #[derive(Debug)]
 struct Observation<T> {
@@ -179,6 +187,7 @@ pub struct Connection<T> {
     exchanges: Exchanges<Exchange<T>>,
     observations: Vec<Observation<T>>,
     inbound: Vec<Inbound>,
+    pings: Vec<Ping>,
     last_inbound: u64,
     uploads: Uploads,
     downloads: Downloads,
@@ -195,6 +204,7 @@ impl<T: Clone> Connection<T> {
             exchanges: Exchanges::new(limits.max_exchanges, seed),
             observations: Vec::new(),
             inbound: Vec::new(),
+            pings: Vec::new(),
             last_inbound: 0,
             uploads: Uploads::new(MOST_BODIES, limits.max_body),
             downloads: Downloads::new(MOST_BODIES),
@@ -233,6 +243,7 @@ impl<T: Clone> Connection<T> {
         out.extend(self.exchanges.drain().map(|exchange| exchange.failed(error)));
         out.extend(self.observations.drain(..).map(|observation| Output::Ended { tag: observation.tag, error }));
         self.inbound.clear();
+        self.pings.clear();
     }
 
     /// Asks the peer to end the connection kindly.
@@ -271,9 +282,7 @@ impl<T: Clone> Connection<T> {
         match Signal::read(message) {
             Some(Ok(Signal::Abort { .. })) => self.over(CloseReason::Aborted, out),
             _ if self.phase == Phase::Greeting => self.abort("the first message must be a CSM", out),
-            Some(Ok(Signal::Ping { custody })) => {
-                out.push(Output::Send(Signal::Pong { custody }.message().with_token(message.token)));
-            }
+            Some(Ok(Signal::Ping { custody })) => self.pinged(custody, message.token, out),
             Some(Ok(Signal::Release { hold_off, .. })) => self.over(CloseReason::Released(hold_off), out),
             Some(Err(abort)) => self.abort_with(&abort, out),
             Some(Ok(Signal::Pong { .. })) | None => {}
