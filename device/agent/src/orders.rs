@@ -130,15 +130,67 @@ mod tests {
 
     use super::*;
 
+    // Each mostly valid, so that often all four are; else nearly valid, or anything.
+    fn paths() -> impl Strategy<Value = String> {
+        prop_oneof![
+            6 => "releases/[A-Za-z0-9_.-]{0,12}[a-z]\\.json",
+            1 => "releases/\\.{0,2}/[a-z]{1,3}\\.json",
+            1 => "[a-z]{199,202}",
+            1 => Just(String::new()),
+            1 => any::<String>(),
+        ]
+    }
+
+    fn digests() -> impl Strategy<Value = String> {
+        prop_oneof![
+            6 => "sha256:[0-9a-f]{64}",
+            1 => "sha256:[0-9a-f]{63}[0-9A-Fg]?",
+            1 => "(sha256:|sha512:|sha256|)[0-9a-f]{64}",
+            1 => any::<String>(),
+        ]
+    }
+
+    fn rollouts() -> impl Strategy<Value = String> {
+        prop_oneof![
+            6 => "[A-Za-z0-9_-]{0,64}",
+            1 => "[a-z]{63,66}",
+            1 => "[a-z]{1,3}[ /.][a-z]{1,3}",
+            1 => any::<String>(),
+        ]
+    }
+
+    fn consents() -> impl Strategy<Value = String> {
+        prop_oneof![
+            6 => "(device( until (0|[1-9][0-9]{0,18}))?)?",
+            1 => "(device)?( until [0-9]{1,21})?",
+            1 => any::<String>(),
+        ]
+    }
+
     proptest! {
         #[test]
-        fn orders_that_were_taken_read_back_as_written(
-            path: String, digest: String, rollout: String, consent in "(device)?( until [0-9]{1,21})?", id in 0_u16..20,
+        fn orders_are_taken_if_each_part_is_valid_and_read_back_as_written(
+            path in paths(), digest in digests(), rollout in rollouts(), consent in consents(),
         ) {
-            if let Ok(orders) = ordered().with([(0, &*path), (1, &digest), (2, &rollout), (id, &path)]) {
+            let taken = ordered().with([(0, &*path), (1, &digest), (2, &rollout), (16, &consent)]);
+            let is_release = TargetPath::new(&*path).is_ok() && digest.parse::<Digest>().is_ok();
+            let is_valid = (path.is_empty() || is_release)
+                && (rollout.is_empty() || RolloutId::new(&*rollout).is_ok())
+                && (consent.is_empty() || consent.parse::<DeviceConsent>().is_ok());
+            prop_assert_eq!(taken.is_ok(), is_valid);
+            if let Ok(orders) = taken {
+                let texts: [String; 4] =
+                    if path.is_empty() { Default::default() } else { [path, digest, rollout, consent] };
+                prop_assert_eq!(orders.texts(), texts);
                 prop_assert_eq!(read_back(&orders).map(|it| it.wish), Ok(orders.wish));
             }
-            if let Ok(orders) = ordered().with([(0, "releases/1.2.0.json"), (16, &consent)]) {
+        }
+
+        #[test]
+        fn whatever_is_written_to_any_resource_leaves_orders_that_read_back(
+            text in prop_oneof![paths(), digests(), rollouts(), consents()], id in 0_u16..20,
+        ) {
+            if let Ok(orders) = ordered().with([(id, &*text)]) {
                 prop_assert_eq!(read_back(&orders).map(|it| it.wish), Ok(orders.wish));
             }
         }
