@@ -19,6 +19,12 @@ impl Random {
         z ^ (z >> 31)
     }
 
+    /// A duration up to `most`.
+    pub(crate) fn up_to(&mut self, most: Duration) -> Duration {
+        let ms = u64::try_from(most.as_millis()).unwrap_or(u64::MAX);
+        Duration::from_millis(self.next() % ms.saturating_add(1))
+    }
+
     /// A duration between half of `most` and `most`.
     pub(crate) fn upper_half(&mut self, most: Duration) -> Duration {
         let ms = u64::try_from(most.as_millis()).unwrap_or(u64::MAX);

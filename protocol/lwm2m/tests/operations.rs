@@ -84,11 +84,16 @@ struct Scene {
 impl Scene {
     /// A client that is registered as `/rd/7`.
     fn registered() -> Self {
+        Self::registered_with(1)
+    }
+
+    /// One of many.
+    fn registered_with(seed: u64) -> Self {
         let mut device = Device::default();
         device.set(0, "Acme");
         device.set(9, 50);
         device.set(14, "+02:00");
-        let settings = Settings::new("gate-42".parse().unwrap(), 1);
+        let settings = Settings::new("gate-42".parse().unwrap(), seed);
         let mut scene = Self { now: Millis(0), client: Client::new(settings, Some(accounts())), device, token: 0 };
         scene.on(Fact::Started);
         scene.on(Fact::Connected);
@@ -527,6 +532,19 @@ fn a_client_with_another_network_dials_at_once_unless_a_server_has_sent_it_away(
     let steps = scene.on(Fact::Received(release.message()));
     assert!(steps.contains(&Step::WakeAt(Millis(7 * 86_400_000))), "for a week at most: {steps:?}");
     assert_eq!(scene.on(Fact::DialAnew), []);
+}
+
+#[test]
+fn clients_that_lose_their_service_at_once_come_back_spread_over_seconds() {
+    let mut in_second = [0; 5];
+    for seed in 0..200 {
+        let mut scene = Scene::registered_with(seed);
+        let steps = scene.on(Fact::Lost);
+        let wakes = steps.iter().find_map(|step| if let Step::WakeAt(at) = step { Some(*at) } else { None });
+        let second = usize::try_from(wakes.unwrap().since(scene.now).as_secs()).unwrap();
+        in_second[second.min(4)] += 1;
+    }
+    assert!(in_second.iter().all(|clients| (15..=70).contains(clients)), "{in_second:?}");
 }
 
 #[test]

@@ -142,6 +142,7 @@ impl Device {
         let (outbox, news) = mpsc::channel(256);
         let mut settings = Settings::new(EndpointName::new(endpoint).unwrap(), 7);
         settings.first_retry = Duration::from_millis(200);
+        settings.return_spread = settings.first_retry;
         let running = Running {
             endpoint: endpoint.to_owned(),
             bootstrap: service.addresses.bootstrap,

@@ -27,6 +27,9 @@ pub struct Settings {
     pub first_retry: Duration,
     /// Ceiling of the wait between two tries.
     pub last_retry: Duration,
+    /// Longest wait before the first try after a registration was lost with its connection; between none and all of it is drawn. A service that
+    /// restarts loses all its devices at once, and must not get them back at once.
+    pub return_spread: Duration,
     /// Refusals of the management server in a row after which the device bootstraps again. A server that cannot be reached
     /// does not count: an outage must not make a whole fleet enrol again.
     pub refusals_before_bootstrap: u32,
@@ -47,6 +50,8 @@ impl Settings {
             enrol_timeout: Duration::from_secs(300),
             first_retry: Duration::from_secs(2),
             last_retry: Duration::from_secs(300),
+            // A core of the service takes about a thousand devices a second (`docs/benchmarks.md`), so five thousand return without a queue.
+            return_spread: Duration::from_secs(5),
             refusals_before_bootstrap: 3,
             longest_absence: Duration::from_secs(7 * 24 * 60 * 60),
             seed,

@@ -17,6 +17,8 @@ pub(super) enum Goal {
 pub(super) enum Failure {
     /// Nobody answered, or the connection broke.
     Unreachable,
+    /// A registration ended with its connection.
+    Lost,
     /// A server answered and said no, by TLS or by CoAP.
     Refused,
 }
@@ -54,7 +56,7 @@ impl Retry {
             _ if !has_account => Goal::Bootstrap,
             // The management server may have come back meanwhile.
             (Goal::Bootstrap, _) => Goal::Management,
-            (Goal::Management, Failure::Unreachable) => Goal::Management,
+            (Goal::Management, Failure::Unreachable | Failure::Lost) => Goal::Management,
             (Goal::Management, Failure::Refused) => {
                 self.refusals += 1;
                 if self.refusals >= settings.refusals_before_bootstrap { Goal::Bootstrap } else { Goal::Management }
@@ -63,7 +65,11 @@ impl Retry {
         if goal == Goal::Bootstrap {
             self.refusals = 0;
         }
-        (random.upper_half(most), goal)
+        let wait = match at {
+            (_, Failure::Lost) => random.up_to(most.max(settings.return_spread).min(settings.last_retry)),
+            (_, Failure::Unreachable | Failure::Refused) => random.upper_half(most),
+        };
+        (wait, goal)
     }
 }
 
@@ -82,6 +88,28 @@ mod tests {
             let (wait, _) = retry.failed((Goal::Management, Failure::Unreachable), true, &settings, &mut random);
             assert!(wait <= Duration::from_secs(most) && wait >= Duration::from_secs(most) / 2, "{wait:?} of {most}");
         }
+    }
+
+    #[test]
+    fn a_lost_registration_comes_back_at_any_time_of_the_spread_and_then_waits_as_after_any_failure() {
+        let (mut settings, mut random) = (settings(), Random::new(7));
+        let mut lost = |settings: &Settings| {
+            let mut retry = Retry::default();
+            let (wait, goal) = retry.failed((Goal::Management, Failure::Lost), true, settings, &mut random);
+            let (next, _) = retry.failed((goal, Failure::Unreachable), true, settings, &mut random);
+            (wait, next)
+        };
+        let waits: Vec<_> = (0..1000).map(|_| lost(&settings)).collect();
+        let (first, last) = (waits.iter().map(|(wait, _)| *wait).min(), waits.iter().map(|(wait, _)| *wait).max());
+        assert!(
+            first < Some(Duration::from_millis(500)) && last > Some(Duration::from_millis(4500)),
+            "{first:?} {last:?}"
+        );
+        assert!(last <= Some(Duration::from_secs(5)), "{last:?}");
+        let is_doubled = |wait: Duration| wait >= settings.first_retry && wait <= settings.first_retry * 2;
+        assert!(waits.iter().all(|(_, next)| is_doubled(*next)));
+        settings.last_retry = Duration::from_secs(1);
+        assert!((0..100).all(|_| lost(&settings).0 <= settings.last_retry), "the ceiling holds for every wait");
     }
 
     #[test]

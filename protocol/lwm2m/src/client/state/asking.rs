@@ -133,7 +133,7 @@ impl Client {
             (Purpose::Bootstrap, State::AskingForBootstrap) => self.fail(now, Goal::Bootstrap, Failure::Unreachable),
             (Purpose::Register, State::Registering { .. }) => self.fail(now, Goal::Management, Failure::Unreachable),
             // An update without answer means that the connection is dead, whatever TCP believes.
-            (Purpose::Update, State::Registered(_)) => self.fail(now, Goal::Management, Failure::Unreachable),
+            (Purpose::Update, State::Registered(_)) => self.fail(now, Goal::Management, Failure::Lost),
             (Purpose::Deregister, State::Leaving { away }) => {
                 let away = *away;
                 self.left(now, away);

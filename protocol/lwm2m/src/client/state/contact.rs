@@ -103,7 +103,8 @@ impl Client {
                 self.fail(now, Goal::Bootstrap, Failure::Unreachable)
             }
             State::Enrolling { .. } => self.enrol_failed(now),
-            State::Registering { .. } | State::Registered(_) => self.fail(now, Goal::Management, Failure::Unreachable),
+            State::Registering { .. } => self.fail(now, Goal::Management, Failure::Unreachable),
+            State::Registered(_) => self.fail(now, Goal::Management, Failure::Lost),
         }
         if let (State::Waiting { until, sent_away, .. }, Some(hold_off)) = (&mut self.state, hold_off) {
             *until = (*until).max(now.plus(hold_off.min(self.settings.longest_absence)));
