@@ -25,7 +25,7 @@ use crate::{
     prepare::Preparer,
     refusal::reason,
     socket::{AgentLink, Bringer, Heard, Outbox},
-    store::{Store, StoredApplication, StoredSet},
+    store::{Keep, Store, StoredApplication, StoredSet},
     supervise::{Change, Keeper, Kept, Report, Roster, Workshop, end_of_log},
     worker::{Tools, Wish, Work, Worker},
 };
@@ -81,6 +81,8 @@ pub struct Service {
     roster: Roster,
     /// The set that shall run as soon as it is prepared.
     to_run: Option<Digest>,
+    /// The sets that the updater named last and those that came since, until nothing uses what they do not need.
+    to_retain: Option<BTreeSet<Digest>>,
     keepers: BTreeMap<AppName, Keeper>,
     statuses: BTreeMap<AppName, ApplicationStatus>,
     told: Option<(Option<Digest>, Vec<ApplicationStatus>)>,
@@ -130,6 +132,7 @@ impl Service {
             updater: None,
             roster: Roster::default(),
             to_run: None,
+            to_retain: None,
             keepers: BTreeMap::new(),
             statuses: BTreeMap::new(),
             told: None,
@@ -281,15 +284,28 @@ impl Service {
                 }
             },
             UpdaterToApps::Retain { releases } => {
-                // Whatever is asked, what runs and what shall run stay.
-                let needed = self.roster.release().into_iter().chain(self.to_run);
-                self.worker.retain(releases.into_iter().chain(needed).collect::<BTreeSet<_>>());
+                self.to_retain = Some(releases.into_iter().collect());
+                self.retain();
             }
         }
     }
 
-    fn prepared(&self, release: Digest, applications: &[protocol_types::ApplicationSpec]) -> Option<StoredSet> {
+    /// Frees what the updater does not need. Whatever it asks, what runs and what shall run stay; what an application on its way out
+    /// uses goes when it is gone.
+    fn retain(&mut self) {
+        let Some(named) = &self.to_retain else { return };
+        let sets = named.iter().copied().chain(self.roster.release()).chain(self.to_run).collect();
+        self.worker.retain(Keep { sets, images: self.roster.images().collect() });
+        if !self.roster.is_stopping() {
+            self.to_retain = None;
+        }
+    }
+
+    fn prepared(&mut self, release: Digest, applications: &[protocol_types::ApplicationSpec]) -> Option<StoredSet> {
         self.worker.protect(release);
+        if let Some(named) = &mut self.to_retain {
+            named.insert(release);
+        }
         let preparer = Preparer { store: &self.store, platform: &self.platform, limits: &self.limits };
         preparer.prepared(release, applications)
     }
@@ -368,6 +384,7 @@ impl Service {
                 }
                 let changes = self.roster.stopped(&name);
                 self.apply(changes);
+                self.retain();
             }
         }
     }

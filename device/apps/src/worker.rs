@@ -1,7 +1,6 @@
 //! The thread that prepares sets, one at a time: the newest wish to run first, then the newest wish to prepare, then clean-up.
 
 use std::{
-    collections::BTreeSet,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -16,7 +15,7 @@ use crate::{
     prepare::{PrepareError, Preparer},
     refusal::reason,
     socket::AgentLink,
-    store::{Store, StoredSet},
+    store::{Keep, Store, StoredSet},
     supervise::Backoff,
 };
 
@@ -57,7 +56,7 @@ pub struct Tools {
 struct Wishes {
     run: Option<Wish>,
     prepare: Option<Wish>,
-    retain: Option<BTreeSet<Digest>>,
+    retain: Option<Keep>,
     at_work: Option<Wish>,
     /// The agent came back: waiting for it is over.
     poked: bool,
@@ -91,15 +90,15 @@ impl Worker {
         self.change(|wishes| wishes.prepare = Some(wish));
     }
 
-    /// Wants the storage of all other sets to be freed, once no set is being prepared.
-    pub fn retain(&self, keep: BTreeSet<Digest>) {
+    /// Wants the storage of all else to be freed, once no set is being prepared.
+    pub fn retain(&self, keep: Keep) {
         self.change(|wishes| wishes.retain = Some(keep));
     }
 
     /// Keeps the storage of `release` from a clean-up that was asked for before; waits for one that is under way.
     pub fn protect(&self, release: Digest) {
         if let Some(keep) = &mut self.lock().retain {
-            keep.insert(release);
+            keep.sets.insert(release);
         }
     }
 

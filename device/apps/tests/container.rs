@@ -515,6 +515,24 @@ fn storage_of_sets_that_nobody_needs_is_freed() {
 }
 
 #[test]
+fn an_application_that_is_still_stopping_keeps_its_image_until_it_is_gone() {
+    let body = "trap 'sleep 1; cat /more; exit' TERM; echo up; sleep 600 & wait";
+    let old = Recipe::script(body).plain(Layer::new().file("more", b"still here\n")).build();
+    let new = Recipe::script("trap exit TERM; sleep 600 & wait").build();
+    let mut device = Device::running(&[]);
+    device.offer(&old);
+    device.offer(&new);
+    device.run(&old);
+    until("its first words", || device.log("hello").contains("up"));
+    device.prepare(&new).unwrap();
+    device.run(&new);
+    device.send(UpdaterToApps::Retain { releases: vec![new.release()] });
+    device.ready(&new);
+    assert!(device.log("hello").contains("still here"), "its image was emptied: {}", device.log("hello"));
+    until("the room of the old image", || device.unpacked().len() == 1);
+}
+
+#[test]
 fn layers_lie_on_each_other_as_the_specification_says() {
     let lower = Layer::new()
         .folder("a")

@@ -33,6 +33,15 @@ use std::{collections::BTreeSet, path::Path};
 
 use protocol_types::Digest;
 
+/// What stays when storage is freed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// Releases whose sets may still be started.
+    pub sets: BTreeSet<Digest>,
+    /// Images that run, whether a set still names them or not.
+    pub images: BTreeSet<ImageKey>,
+}
+
 /// The whole store.
 #[derive(Debug)]
 pub struct Store {
@@ -61,10 +70,10 @@ impl Store {
         })
     }
 
-    /// Forgets every set that `keep` does not name, then every blob and image that no set needs.
-    pub fn retain(&self, keep: &BTreeSet<Digest>) -> Result<(), StoreError> {
-        let (mut blobs, mut images) = (BTreeSet::new(), BTreeSet::new());
-        for set in self.sets.retain(keep)? {
+    /// Forgets every set that `keep` does not name, then every blob and image that neither it nor a set needs.
+    pub fn retain(&self, keep: &Keep) -> Result<(), StoreError> {
+        let (mut blobs, mut images) = (BTreeSet::new(), keep.images.clone());
+        for set in self.sets.retain(&keep.sets)? {
             for application in set.applications {
                 blobs.extend(application.blobs);
                 images.insert(application.image);

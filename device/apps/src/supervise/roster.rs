@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use protocol_types::{AppName, Digest, socket::GivenToApplication};
 
-use crate::store::{StoredApplication, StoredSet};
+use crate::store::{ImageKey, StoredApplication, StoredSet};
 
 /// What the caller must do now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +48,16 @@ impl Roster {
         self.live.is_empty()
     }
 
+    /// The images of all that runs, also of what is being stopped.
+    pub fn images(&self) -> impl Iterator<Item = ImageKey> {
+        self.live.values().map(|live| live.application.image)
+    }
+
+    /// Whether something is on its way out.
+    pub fn is_stopping(&self) -> bool {
+        self.live.values().any(|live| live.stopping)
+    }
+
     /// Wants exactly `set`. Applications that are the same in it go on undisturbed. All others are stopped first, and only
     /// when they are gone are new ones started: two versions of an application may want the same port.
     pub fn run(&mut self, set: StoredSet) -> Vec<Change> {
@@ -84,7 +94,7 @@ impl Roster {
                 changes.push(Change::Stop(name.clone()));
             }
         }
-        if self.live.values().any(|live| live.stopping) {
+        if self.is_stopping() {
             return changes;
         }
         for (name, application) in &self.wanted {
@@ -111,7 +121,7 @@ mod tests {
     use protocol_types::{ApplicationSpec, RunSettings};
 
     use super::*;
-    use crate::{image::ImageProcess, store::ImageKey};
+    use crate::image::ImageProcess;
 
     fn set(release: u8, applications: &BTreeMap<u8, u8>) -> StoredSet {
         let applications = applications.iter().map(|(name, image)| {
@@ -166,6 +176,17 @@ mod tests {
         assert_eq!(world.starts, 2);
         let changes = roster.run(set(2, &BTreeMap::from([(1, 1), (2, 2)])));
         assert_eq!(changes, [Change::Stop(AppName::new("app2").unwrap())]);
+    }
+
+    #[test]
+    fn the_image_of_an_application_is_in_use_until_it_is_gone() {
+        let (mut roster, app) = (Roster::default(), AppName::new("app1").unwrap());
+        let images = |roster: &Roster| roster.images().map(|image| image.manifest).collect::<Vec<_>>();
+        roster.run(set(1, &BTreeMap::from([(1, 1)])));
+        roster.run(set(2, &BTreeMap::from([(1, 2)])));
+        assert_eq!((images(&roster), roster.is_stopping()), (vec![Digest::of(&[1])], true));
+        roster.stopped(&app);
+        assert_eq!((images(&roster), roster.is_stopping()), (vec![Digest::of(&[2])], false));
     }
 
     #[test]
