@@ -295,7 +295,7 @@ impl Service {
     fn retain(&mut self) {
         let Some(named) = &self.to_retain else { return };
         let sets = named.iter().copied().chain(self.roster.release()).chain(self.to_run).collect();
-        self.worker.retain(Keep { sets, images: self.roster.images().collect() });
+        self.worker.retain(Keep { sets, images: self.roster.images().collect(), ..Keep::default() });
         if !self.roster.is_stopping() {
             self.to_retain = None;
         }

@@ -1,21 +1,22 @@
 //! The thread that prepares sets, one at a time: the newest wish to run first, then the newest wish to prepare, then clean-up.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
-use protocol_types::{ApplicationSpec, Digest, Reason};
+use protocol_types::{ApplicationSpec, Digest, Reason, ReasonCode};
 use tracing::{info, warn};
 
 use crate::{
     image::Platform,
     limits::Limits,
     prepare::{PrepareError, Preparer},
-    refusal::reason,
+    refusal::{Coded, reason},
     socket::AgentLink,
-    store::{Keep, Store, StoredSet},
+    store::{ImageKey, Keep, Store, StoredSet},
     supervise::Backoff,
 };
 
@@ -57,6 +58,8 @@ struct Wishes {
     run: Option<Wish>,
     prepare: Option<Wish>,
     retain: Option<Keep>,
+    /// Images that ran at the newest wish to free storage: some may run still, and no set names them.
+    in_use: BTreeSet<ImageKey>,
     at_work: Option<Wish>,
     /// The agent came back: waiting for it is over.
     poked: bool,
@@ -92,7 +95,10 @@ impl Worker {
 
     /// Wants the storage of all else to be freed, once no set is being prepared.
     pub fn retain(&self, keep: Keep) {
-        self.change(|wishes| wishes.retain = Some(keep));
+        self.change(|wishes| {
+            wishes.in_use.clone_from(&keep.images);
+            wishes.retain = Some(keep);
+        });
     }
 
     /// Keeps the storage of `release` from a clean-up that was asked for before; waits for one that is under way.
@@ -125,7 +131,12 @@ impl Worker {
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(60));
         loop {
             let wish = self.next(tools);
-            let result = prepare(tools, &wish, say);
+            let mut result = prepare(tools, &wish, say);
+            let has_no_room = matches!(&result, Err(error) if error.code() == ReasonCode::NoRoom);
+            if has_no_room && self.make_room(tools, &wish) {
+                info!(release = %wish.release, "what nothing needs was removed to make room; once more");
+                result = prepare(tools, &wish, say);
+            }
             let mut wishes = self.lock();
             wishes.at_work = None;
             match result {
@@ -171,6 +182,28 @@ impl Worker {
         }
     }
 
+    /// Removes what neither a set that may still be started nor what runs needs, and leaves what there is of `wish` for its next try;
+    /// says whether there was anything.
+    fn make_room(&self, tools: &Tools, wish: &Wish) -> bool {
+        let parts = preparer(tools).parts(&wish.applications);
+        // Held to the end, as in `next`.
+        let wishes = self.lock();
+        let keep = match &wishes.retain {
+            Some(keep) => Ok(keep.clone()),
+            None => tools.store.sets.releases().map(|sets| Keep { sets, ..Keep::default() }),
+        };
+        let freed = keep.and_then(|mut keep| {
+            keep.images.extend(wishes.in_use.iter().copied().chain(parts.images));
+            keep.blobs.extend(parts.blobs);
+            tools.store.retain(&keep)
+        });
+        drop(wishes);
+        freed.unwrap_or_else(|error| {
+            warn!(reason = %reason(&error), "cannot free storage");
+            false
+        })
+    }
+
     /// Waits until another wish came first, the agent came back or the time is over.
     fn wait_for_news<'a>(
         &self,
@@ -193,10 +226,13 @@ impl Worker {
     }
 }
 
+fn preparer(tools: &Tools) -> Preparer<'_> {
+    Preparer { store: &tools.store, platform: &tools.platform, limits: &tools.limits }
+}
+
 fn prepare(tools: &Tools, wish: &Wish, say: &dyn Fn(Work)) -> Result<StoredSet, PrepareError> {
-    let preparer = Preparer { store: &tools.store, platform: &tools.platform, limits: &tools.limits };
     let mut said: Option<Instant> = None;
-    let result = preparer.prepare(wish.release, &wish.applications, &*tools.link, &mut |done, total| {
+    let result = preparer(tools).prepare(wish.release, &wish.applications, &*tools.link, &mut |done, total| {
         if done == total || said.is_none_or(|at| at.elapsed() >= PROGRESS_INTERVAL) {
             said = Some(Instant::now());
             say(Work::Progress(wish.release, done, total));

@@ -3,9 +3,12 @@
 
 mod support;
 
-use std::fs;
+use std::{fs, path::PathBuf};
 
-use protocol_types::{Digest, ReasonCode, socket::FetchError};
+use protocol_types::{
+    Digest, ReasonCode,
+    socket::{FetchError, UpdaterToApps},
+};
 use serde_json::json;
 use support::{
     Device,
@@ -327,10 +330,13 @@ fn device_with_disk(size: &str) -> Device {
     device.through(&["unshare", "--mount", "sh", "-c", &mount, "sh"])
 }
 
-/// The names in a folder of the store as the process sees them, whose mount nobody else does.
+/// A place in the store as the process sees it, whose mount nobody else does.
+fn inside(device: &Device, place: &str) -> PathBuf {
+    format!("/proc/{}/root{}", device.pid(), device.state().join(place).display()).into()
+}
+
 fn names_inside(device: &Device, folder: &str) -> Vec<String> {
-    let inside = format!("/proc/{}/root{}", device.pid(), device.state().join(folder).display());
-    support::names(std::path::Path::new(&inside))
+    support::names(&inside(device, folder))
 }
 
 #[test]
@@ -356,6 +362,36 @@ fn layers_for_which_there_is_no_room_together_are_not_asked_for() {
     let shelf = device.shelf.lock().unwrap();
     let is_layer = |digest: &Digest| image.blobs.get(digest).is_some_and(|bytes| bytes.len() > 1 << 20);
     assert!(!shelf.asked.iter().any(|(digest, _)| is_layer(digest)), "some of it was fetched");
+}
+
+#[test]
+fn what_was_begun_and_is_not_wanted_any_more_makes_room_for_what_is() {
+    let mut device = device_with_disk("4m");
+    device.start();
+    let large = |name: &str| recipe().plain(hello().file(name, &noise(3 << 19))).build();
+    let (given_up, wanted) = (large("a"), large("b"));
+    let layer_of = |image: &Image| *image.blobs.iter().max_by_key(|(_, bytes)| bytes.len()).unwrap().0;
+    device.offer(&given_up);
+    device.offer(&wanted);
+    // Index, manifest, configuration and five pieces of its layer.
+    device.shelf.lock().unwrap().pieces_left = Some(3 + 5);
+    let applications = vec![given_up.spec.clone()];
+    device.send(UpdaterToApps::Prepare { release: given_up.release(), applications });
+    let partial = inside(&device, &format!("blobs/partial/{}", layer_of(&given_up).hex()));
+    support::until("five pieces", || fs::metadata(&partial).is_ok_and(|meta| meta.len() == 5 * 256 * 1024));
+    {
+        let mut shelf = device.shelf.lock().unwrap();
+        shelf.pieces_left = None;
+        // Nor can the rest of it come any more.
+        shelf.blobs.remove(&layer_of(&given_up));
+    }
+    // The layer and the image made of it fit only without those pieces.
+    device.prepare(&wanted).unwrap();
+    assert!(!partial.exists());
+    let shelf = device.shelf.lock().unwrap();
+    let pieces: Vec<u64> =
+        shelf.asked.iter().filter(|(digest, _)| *digest == layer_of(&wanted)).map(|(_, at)| *at).collect();
+    assert!(pieces.is_sorted_by(|one, next| one < next), "its own layer was brought twice: {pieces:?}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::{
     image::{BlobRef, Manifest, Platform},
     limits::Limits,
     refusal::reason,
-    store::{Store, StoredSet},
+    store::{ImageKey, Keep, Store, StoredSet},
 };
 
 /// Prepares sets from one source into one store.
@@ -64,6 +64,21 @@ impl Preparer<'_> {
         })?;
         let same = set.applications.iter().map(|a| &a.spec).eq(applications);
         (same && set.applications.iter().all(|a| self.store.images.has(&a.image))).then_some(set)
+    }
+
+    /// What there is of these applications in storage, as far as their documents are, which are not fetched for this. The next try
+    /// to prepare them goes on from there.
+    pub fn parts(&self, applications: &[ApplicationSpec]) -> Keep {
+        let mut parts = Keep::default();
+        for spec in applications {
+            let Ok(plan) = self.documents(spec, &fetch::Nobody) else { continue };
+            parts.blobs.extend(plan.layers().map(|layer| layer.digest));
+            if let Ok(first_uid) = self.store.ranges.first_uid(&spec.name) {
+                parts.images.insert(ImageKey { manifest: plan.manifest_digest, first_uid });
+            }
+            parts.blobs.extend(plan.documents);
+        }
+        parts
     }
 
     fn blobs(

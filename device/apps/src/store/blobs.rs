@@ -111,15 +111,18 @@ impl Blobs {
         durable::remove(&partial.path)
     }
 
-    pub(super) fn retain(&self, keep: &BTreeSet<Digest>) -> Result<(), StoreError> {
+    /// Removes all that `keep` does not name; says whether there was any.
+    pub(super) fn retain(&self, keep: &BTreeSet<Digest>) -> Result<bool, StoreError> {
+        let mut removed = false;
         for dir in [&self.whole, &self.partial] {
             for name in durable::names(dir)? {
                 if !Digest::from_hex(&name).is_ok_and(|digest| keep.contains(&digest)) {
                     durable::remove(&dir.join(name))?;
+                    removed = true;
                 }
             }
         }
-        Ok(())
+        Ok(removed)
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {

@@ -81,16 +81,19 @@ impl Images {
         durable::remove_tree(&self.dir.join(UNPACKING))
     }
 
-    pub(super) fn retain(&self, keep: &BTreeSet<ImageKey>) -> Result<(), StoreError> {
+    /// Removes all that `keep` does not name; says whether there was any.
+    pub(super) fn retain(&self, keep: &BTreeSet<ImageKey>) -> Result<bool, StoreError> {
         let keep: BTreeSet<String> = keep.iter().map(ImageKey::to_string).collect();
+        let mut removed = false;
         for name in durable::names(&self.dir)? {
             if !keep.contains(&name) {
                 // Under another name first: a removal that a power cut ends must not leave half an image under a good name.
                 self.discard()?;
                 durable::rename(&self.dir.join(name), &self.dir.join(UNPACKING), &self.dir)?;
                 self.discard()?;
+                removed = true;
             }
         }
-        Ok(())
+        Ok(removed)
     }
 }

@@ -40,6 +40,8 @@ pub struct Keep {
     pub sets: BTreeSet<Digest>,
     /// Images that run, whether a set still names them or not.
     pub images: BTreeSet<ImageKey>,
+    /// Blobs that are on their way into a set.
+    pub blobs: BTreeSet<Digest>,
 }
 
 /// The whole store.
@@ -70,16 +72,17 @@ impl Store {
         })
     }
 
-    /// Forgets every set that `keep` does not name, then every blob and image that neither it nor a set needs.
-    pub fn retain(&self, keep: &Keep) -> Result<(), StoreError> {
-        let (mut blobs, mut images) = (BTreeSet::new(), keep.images.clone());
+    /// Forgets every set that `keep` does not name, then every blob and image that neither it nor a set needs; says whether there was
+    /// any.
+    pub fn retain(&self, keep: &Keep) -> Result<bool, StoreError> {
+        let (mut blobs, mut images) = (keep.blobs.clone(), keep.images.clone());
         for set in self.sets.retain(&keep.sets)? {
             for application in set.applications {
                 blobs.extend(application.blobs);
                 images.insert(application.image);
             }
         }
-        self.images.retain(&images)?;
-        self.blobs.retain(&blobs)
+        let (images, blobs) = (self.images.retain(&images)?, self.blobs.retain(&blobs)?);
+        Ok(images || blobs)
     }
 }

@@ -74,12 +74,16 @@ impl Sets {
         durable::write(&self.dir, &format!("{}.json", set.release.hex()), &bytes)
     }
 
+    /// The releases whose sets were prepared.
+    pub fn releases(&self) -> Result<BTreeSet<Digest>, StoreError> {
+        Ok(durable::names(&self.dir)?.iter().filter_map(|name| release_of(name)).collect())
+    }
+
     /// Forgets the sets that `keep` does not name; returns the others.
     pub(super) fn retain(&self, keep: &BTreeSet<Digest>) -> Result<Vec<StoredSet>, StoreError> {
         let mut kept = Vec::new();
         for name in durable::names(&self.dir)? {
-            let release = name.strip_suffix(".json").and_then(|hex| Digest::from_hex(hex).ok());
-            let set = match release {
+            let set = match release_of(&name) {
                 // One that is damaged is prepared again; one that cannot be read now may be whole.
                 Some(release) if keep.contains(&release) => match self.load(&release) {
                     Err(damaged @ StoreError::Malformed { .. }) => {
@@ -102,6 +106,10 @@ impl Sets {
     fn path(&self, release: &Digest) -> PathBuf {
         self.dir.join(format!("{}.json", release.hex()))
     }
+}
+
+fn release_of(file: &str) -> Option<Digest> {
+    Digest::from_hex(file.strip_suffix(".json")?).ok()
 }
 
 #[cfg(test)]
