@@ -296,7 +296,7 @@ impl Service {
         let Some(named) = &self.to_retain else { return };
         let sets = named.iter().copied().chain(self.roster.release()).chain(self.to_run).collect();
         self.worker.retain(Keep { sets, images: self.roster.images().collect(), ..Keep::default() });
-        if !self.roster.is_stopping() {
+        if !self.roster.is_stopping() && self.to_run.is_none() {
             self.to_retain = None;
         }
     }
@@ -378,6 +378,11 @@ impl Service {
                     (status.state, status.reason, status.restarts) = (state, reason, restarts);
                 }
             }
+            Kept::Stuck(reason) => {
+                error!(application = %name, %reason, "an application does not end; the others go on without waiting for it");
+                let changes = self.roster.stuck(&name, reason);
+                self.apply(changes);
+            }
             Kept::Gone => {
                 if let Some(keeper) = self.keepers.remove(&name) {
                     keeper.join();
@@ -389,9 +394,24 @@ impl Service {
         }
     }
 
+    /// How the wanted applications are, and those that do not end, wanted or not.
     fn status(&self) -> Vec<ApplicationStatus> {
-        let wanted = self.roster.wanted();
-        wanted.map(|wanted| self.statuses.get(&wanted.spec.name).cloned().unwrap_or_else(|| waiting(wanted))).collect()
+        let stuck = self.roster.all_stuck().map(|(application, reason)| {
+            let status = ApplicationStatus {
+                state: ApplicationState::Failed,
+                reason: Some(reason.clone()),
+                ..waiting(application)
+            };
+            (&application.spec.name, status)
+        });
+        let mut stuck: BTreeMap<&AppName, ApplicationStatus> = stuck.collect();
+        let wanted = self.roster.wanted().map(|wanted| match stuck.remove(&wanted.spec.name) {
+            Some(status) => ApplicationStatus { digest: wanted.spec.digest, ..status },
+            None => self.statuses.get(&wanted.spec.name).cloned().unwrap_or_else(|| waiting(wanted)),
+        });
+        let mut all: Vec<ApplicationStatus> = wanted.collect();
+        all.extend(stuck.into_values());
+        all
     }
 
     /// Tells both peers how things stand, if that changed.

@@ -17,7 +17,7 @@ use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
 };
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     config::{Places, Settings},
@@ -169,9 +169,12 @@ fn clear_leftovers(workshop: &Workshop) -> Result<(), StartError> {
         bundles => bundles.map_err(system("list the bundles"))?,
     };
     for bundle in bundles {
-        let bundle = bundle.map_err(system("list the bundles"))?;
-        if let Err(error) = Bundle::at(bundle.path()).remove() {
-            warn!(bundle = %bundle.path().display(), %error, "cannot remove a bundle");
+        let bundle = Bundle::at(bundle.map_err(system("list the bundles"))?.path());
+        if workshop.runtime.lives(&bundle) {
+            // What it says keeps a second one from being started.
+            error!(bundle = %bundle.dir().display(), "an application of an earlier life does not end: restart the device");
+        } else if let Err(error) = bundle.remove() {
+            warn!(bundle = %bundle.dir().display(), %error, "cannot remove a bundle");
         }
     }
     Ok(())

@@ -7,6 +7,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -461,6 +462,62 @@ fn an_application_that_hears_the_request_but_does_not_stop_is_killed_in_time() {
     assert!(device.log("hello").contains("no"), "it was never asked");
 }
 
+/// A container that not even a kill ends, until this is dropped: the first version of control groups lets nobody out of a frozen one.
+struct Frozen(PathBuf);
+
+impl Frozen {
+    /// None where there is only the second version.
+    fn new(device: &Device, name: &str) -> Option<Self> {
+        let group = format!("/sys/fs/cgroup/freezer/mbl-{}-{name}/freezer.state", instance(device));
+        fs::write(&group, "FROZEN").ok().map(|()| Self(group.into()))
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        drop(fs::write(&self.0, "THAWED"));
+    }
+}
+
+#[test]
+fn an_application_that_a_kill_does_not_end_is_told_of_and_holds_up_no_other() {
+    let steady = |word: &str| Recipe::script(&format!("echo {word}; trap exit TERM; sleep 600 & wait"));
+    let (old, new, other) = (steady("old").build(), steady("new").build(), steady("other").named("other").build());
+    let mut device = Device::running(&[]);
+    [&old, &new, &other].into_iter().for_each(|image| device.offer(image));
+    device.run(&old);
+    device.ready(&old);
+    let pid = container_pid(&device, "hello");
+    let Some(frozen) = Frozen::new(&device, "hello") else { return };
+    let release = Digest::of(b"new and other");
+    let applications = vec![new.spec.clone(), other.spec.clone()];
+    device.send(UpdaterToApps::Prepare { release, applications: applications.clone() });
+    device.prepared(release).unwrap();
+    device.send(UpdaterToApps::Run { release, applications });
+    device.send(UpdaterToApps::Retain { releases: vec![release] });
+    let hello = |device: &mut Device, what: &str, wanted: ApplicationState| {
+        device.hear(what, |message| match message {
+            AppsToUpdater::Status { release: Some(of), applications } if *of == release => {
+                let is = |name: &str, state: ApplicationState| {
+                    applications.iter().find(|status| status.name.as_str() == name && status.state == state)
+                };
+                is("other", ApplicationState::Ready).and(is("hello", wanted)).cloned()
+            }
+            _ => None,
+        })
+    };
+    let stuck = hello(&mut device, "the other application and a reason", ApplicationState::Failed);
+    let reason = stuck.reason.unwrap().text;
+    assert!(reason.contains("application hello does not end") && reason.contains("restart the device"), "{reason}");
+    assert_eq!(stuck.digest, new.spec.digest);
+    assert!(alive(pid) && !device.log("hello").contains("new"), "a second one was started beside it");
+    assert_eq!(device.unpacked().len(), 3, "its image is in use");
+    drop(frozen);
+    hello(&mut device, "the new one", ApplicationState::Ready);
+    assert!(!alive(pid));
+    until("the room of the old image", || device.unpacked().len() == 2);
+}
+
 #[test]
 fn an_empty_set_stops_everything() {
     let image = Recipe::script("trap exit TERM; sleep 600 & wait").build();
@@ -588,12 +645,16 @@ fn crun_runs_the_same_application() {
     }
 }
 
+/// What sets this device apart from others on this machine.
+fn instance(device: &Device) -> String {
+    let dir = device.dir.path().canonicalize().unwrap();
+    Digest::of(dir.to_str().unwrap().as_bytes()).hex()[..12].to_owned()
+}
+
 /// The process id that the runtime recorded for a container.
 fn container_pid(device: &Device, name: &str) -> i32 {
     let name = AppName::new(name).unwrap();
-    let dir = device.dir.path().canonicalize().unwrap();
-    let instance = &Digest::of(dir.to_str().unwrap().as_bytes()).hex()[..12];
-    let file = format!("/run/mbl-apps/{instance}/bundles/{name}/pid");
+    let file = format!("/run/mbl-apps/{}/bundles/{name}/pid", instance(device));
     fs::read_to_string(&file).unwrap_or_else(|e| panic!("{file}: {e}")).trim().parse().unwrap()
 }
 

@@ -80,6 +80,11 @@ impl Bundle {
         self.dir.join("rootfs")
     }
 
+    /// Where the runtime writes the id of the container's first process.
+    pub fn pid_file(&self) -> PathBuf {
+        self.dir.join("pid")
+    }
+
     /// Where the ready check's process is described.
     pub fn ready_file(&self) -> PathBuf {
         self.dir.join("ready.json")

@@ -20,6 +20,9 @@ use rustix::{
     },
 };
 
+/// How long a command that was killed may take to be gone; one that is stuck in the kernel is left to itself.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+
 /// Every process whose end somebody waits for; any other child that ended is reaped in passing.
 #[derive(Debug, Default)]
 pub struct Children {
@@ -45,14 +48,18 @@ impl Children {
     /// Waits for a command at most `limit`, after which it is killed; its status, or `None` if it had to be killed.
     pub fn wait(&self, child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
         let pid = Pid::from_child(child);
-        let in_time = pidfd_open(pid, PidfdFlags::empty()).and_then(|pidfd| ended_within(&pidfd, limit));
-        if !matches!(in_time, Ok(true)) {
+        let pidfd = pidfd_open(pid, PidfdFlags::empty());
+        let ended = |limit| pidfd.as_ref().map_err(|errno| *errno).and_then(|pidfd| ended_within(pidfd, limit));
+        let in_time = ended(limit);
+        let mut is_gone = matches!(in_time, Ok(true));
+        if !is_gone {
             child.kill()?;
+            is_gone = !matches!(ended(KILL_LIMIT), Ok(false));
         }
-        let status = child.wait();
+        let status = if is_gone { child.wait().map(Some) } else { Ok(None) };
         self.lock().remove(&pid);
-        in_time?;
-        status.map(|status| matches!(in_time, Ok(true)).then_some(status))
+        let in_time = in_time?;
+        Ok(status?.filter(|_| in_time))
     }
 
     /// Takes over the first process of a container.
@@ -77,6 +84,11 @@ impl Children {
             // Not our child, as after a runtime that keeps its own process in between.
             Ok(None) | Err(_) => "ended".into(),
         }
+    }
+
+    /// Nobody waits for an adopted process any more: when it ends, it is reaped in passing.
+    pub fn leave(&self, process: Adopted) {
+        self.lock().remove(&process.pid);
     }
 
     /// Reaps children that ended and that nobody waits for. The kernel lists children by thread; where it was built without
@@ -136,7 +148,7 @@ impl AsFd for Adopted {
     }
 }
 
-fn ended_within(pidfd: &OwnedFd, limit: Duration) -> rustix::io::Result<bool> {
+pub(super) fn ended_within(pidfd: &OwnedFd, limit: Duration) -> rustix::io::Result<bool> {
     let limit = Timespec::try_from(limit).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
     rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&limit))).map(|ready| ready > 0)
 }

@@ -17,7 +17,10 @@ use std::{
 use protocol_types::{AppName, Network, ReasonCode};
 use rustix::process::{Pid, PidfdFlags, Signal, getpgid, getpgrp, kill_process, kill_process_group, pidfd_open};
 
-use super::{Bundle, Children, children::Adopted};
+use super::{
+    Bundle, Children,
+    children::{Adopted, ended_within},
+};
 use crate::refusal::Coded;
 
 /// A command of the runtime that failed.
@@ -105,7 +108,7 @@ impl Runtime {
     ) -> Result<Container, RuntimeError> {
         let what = "create";
         let started = |source| RuntimeError::Start { program: self.program.clone(), what, source };
-        let pid_file = bundle.dir().join("pid");
+        let pid_file = bundle.pid_file();
         let mut command = self.command(network, &bundle.dir().join("runtime.log"));
         command.arg("create").arg("--bundle").arg(bundle.dir()).arg("--pid-file").arg(&pid_file).arg(id.as_str());
         command.stdout(output.try_clone().map_err(started)?).stderr(output.try_clone().map_err(started)?);
@@ -152,9 +155,21 @@ impl Runtime {
         self.children.reap(&container.process)
     }
 
+    /// Gives up a container that does not end; [`Runtime::lives`] tells when it has.
+    pub fn leave(&self, container: Container) {
+        self.children.leave(container.process);
+    }
+
     /// Waits at most `limit` for the container's first process to end.
     pub fn ends_within(&self, container: &Container, limit: Duration) -> bool {
         container.process.ends_within(limit)
+    }
+
+    /// Whether the first process of the container that was made from this bundle lives, be it of an earlier life of this program.
+    pub fn lives(&self, bundle: &Bundle) -> bool {
+        let Some(pid) = read_pid(&bundle.pid_file()) else { return false };
+        pidfd_open(pid, PidfdFlags::empty())
+            .is_ok_and(|pidfd| matches!(ended_within(&pidfd, Duration::ZERO), Ok(false)))
     }
 
     /// Kills the container of this name, if there is one, and removes what the runtime knows of it.

@@ -19,6 +19,10 @@ pub struct Policy {
     pub proven_after: Duration,
     /// From the request to stop until it is killed.
     pub stop_grace: Duration,
+    /// How long one that was killed may take to be gone; after that it is stuck in the kernel.
+    pub kill_grace: Duration,
+    /// Between two tries to be rid of one that is stuck.
+    pub kill_again: Duration,
 }
 
 impl Default for Policy {
@@ -29,6 +33,8 @@ impl Default for Policy {
             settled_after: Duration::from_secs(60),
             proven_after: Duration::from_secs(5),
             stop_grace: Duration::from_secs(4),
+            kill_grace: Duration::from_secs(5),
+            kill_again: Duration::from_secs(60),
         }
     }
 }
@@ -67,6 +73,8 @@ pub enum Step {
     Terminate,
     /// End the container.
     Kill,
+    /// End the container, which should be gone by now.
+    KillAgain,
     /// Remove the container, which does not run.
     Clear,
     /// The application is stopped and cleared: nothing more will come.
@@ -84,7 +92,9 @@ enum State {
     /// The container is gone and comes back.
     Waiting { until: Duration, reason: Reason, failed: bool },
     /// The container was asked to end.
-    Stopping { kill_at: Option<Duration> },
+    Stopping { kill_at: Duration },
+    /// The container was killed; one that is stuck did not end in time.
+    Killed { again_at: Duration, stuck: bool },
     /// The end.
     Stopped,
 }
@@ -159,9 +169,15 @@ impl Application {
                 (State::Launching { stop: false }, vec![Step::Launch])
             }
 
-            (State::Stopping { .. }, Ended(_)) => (State::Stopped, vec![Step::Clear, Step::Finish]),
-            (State::Stopping { kill_at: Some(at) }, Time) if now >= at => {
-                (State::Stopping { kill_at: None }, vec![Step::Kill])
+            (State::Stopping { .. } | State::Killed { .. }, Ended(_)) => {
+                (State::Stopped, vec![Step::Clear, Step::Finish])
+            }
+            (State::Stopping { kill_at }, Time) if now >= kill_at => {
+                (State::Killed { again_at: now + self.policy.kill_grace, stuck: false }, vec![Step::Kill])
+            }
+            // One that was frozen or waited for a device may hear it now.
+            (State::Killed { again_at, .. }, Time) if now >= again_at => {
+                (State::Killed { again_at: now + self.policy.kill_again, stuck: true }, vec![Step::KillAgain])
             }
 
             // Facts that come late or twice change nothing.
@@ -173,7 +189,7 @@ impl Application {
                 Begin | Launched | NotLaunched(_) | Ended(_) | CheckPassed | CheckFailed(_) | Time,
             )
             | (
-                same @ State::Stopping { .. },
+                same @ (State::Stopping { .. } | State::Killed { .. }),
                 Begin | Launched | NotLaunched(_) | CheckPassed | CheckFailed(_) | Time | Stop,
             )
             | (
@@ -201,7 +217,7 @@ impl Application {
         if check_runs {
             steps.insert(0, Step::AbandonCheck);
         }
-        (State::Stopping { kill_at: Some(now + self.policy.stop_grace) }, steps)
+        (State::Stopping { kill_at: now + self.policy.stop_grace }, steps)
     }
 
     /// How long to wait after the application ran for `ran`.
@@ -256,7 +272,7 @@ impl Application {
         match self.state {
             State::Up { check: Check::Due(at) | Check::Running(at) | Check::Proving(at), .. } => Some(at),
             State::Waiting { until, .. } => Some(until),
-            State::Stopping { kill_at } => kill_at,
+            State::Stopping { kill_at: at } | State::Killed { again_at: at, .. } => Some(at),
             State::New | State::Launching { .. } | State::Up { check: Check::Passed, .. } | State::Stopped => None,
         }
     }
@@ -269,8 +285,16 @@ impl Application {
             State::Up { trouble, .. } => (ApplicationState::Started, trouble.as_deref().map(|how| self.reason(how))),
             State::Waiting { reason, failed: true, .. } => (ApplicationState::Failed, Some(reason.clone())),
             State::Waiting { reason, failed: false, .. } => (ApplicationState::Waiting, Some(reason.clone())),
-            State::Stopping { .. } => (ApplicationState::Started, None),
+            State::Stopping { .. } | State::Killed { .. } => match self.stuck() {
+                Some(reason) => (ApplicationState::Failed, Some(reason)),
+                None => (ApplicationState::Started, None),
+            },
         }
+    }
+
+    /// What is to be said of an application that does not end although it was killed.
+    pub fn stuck(&self) -> Option<Reason> {
+        matches!(self.state, State::Killed { stuck: true, .. }).then(|| does_not_end(&self.name))
     }
 
     /// How often it ended by itself.
@@ -282,6 +306,12 @@ impl Application {
     pub const fn is_stopped(&self) -> bool {
         matches!(self.state, State::Stopped)
     }
+}
+
+/// Why an application cannot be started as long as an earlier instance lives.
+pub(super) fn does_not_end(name: &AppName) -> Reason {
+    let text = format!("application {name} does not end although it was killed: restart the device");
+    Reason::new(ReasonCode::ApplicationNotReady, text)
 }
 
 #[cfg(test)]
@@ -382,6 +412,24 @@ mod tests {
         assert_eq!(app.on(Fact::Ended(String::new()), s(14), 0), [Step::Clear, Step::Finish]);
     }
 
+    #[test]
+    fn one_that_does_not_end_although_it_was_killed_is_said_to_be_stuck_and_killed_again_until_it_does() {
+        let mut app = application(false);
+        app.on(Fact::Begin, s(0), 0);
+        app.on(Fact::Launched, s(0), 0);
+        app.on(Fact::Stop, s(10), 0);
+        assert_eq!(app.on(Fact::Time, s(14), 0), [Step::Kill]);
+        assert_eq!((app.stuck(), app.wake_at()), (None, Some(s(19))));
+        assert_eq!(app.on(Fact::Time, s(19), 0), [Step::KillAgain]);
+        let reason = app.stuck().unwrap();
+        assert!(reason.text.contains("hello") && reason.text.contains("restart the device"), "{reason}");
+        assert_eq!(app.state(), (ApplicationState::Failed, Some(reason)));
+        assert_eq!(app.on(Fact::Time, s(78), 0), []);
+        assert_eq!(app.on(Fact::Time, s(79), 0), [Step::KillAgain]);
+        assert_eq!(app.on(Fact::Ended(String::new()), s(80), 0), [Step::Clear, Step::Finish]);
+        assert_eq!(app.stuck(), None);
+    }
+
     fn facts() -> impl Strategy<Value = Fact> {
         prop_oneof![
             Just(Fact::Begin),
@@ -435,7 +483,7 @@ mod tests {
                             prop_assert!(checking, "no check to abandon");
                             checking = false;
                         }
-                        Step::Terminate | Step::Kill => prop_assert!(running, "nothing to stop"),
+                        Step::Terminate | Step::Kill | Step::KillAgain => prop_assert!(running, "nothing to stop"),
                         Step::Clear | Step::Finish => prop_assert!(!running && !checking, "cleared while in use"),
                     }
                 }

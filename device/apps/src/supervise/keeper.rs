@@ -18,7 +18,7 @@ use protocol_types::{
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use tracing::{info, warn};
 
-use super::{Application, CappedLog, Fact, Pace, Policy, Step};
+use super::{Application, CappedLog, Fact, Pace, Policy, Step, application::does_not_end};
 use crate::{
     container::{
         Bundle, BundleError, Confinement, Container, Exec, NameServers, Runtime, RuntimeError, configuration,
@@ -73,6 +73,8 @@ pub enum Kept {
         /// How often it ended by itself.
         restarts: u32,
     },
+    /// It was to stop and does not end, for this reason; [`Kept::Gone`] may still come.
+    Stuck(Reason),
     /// It was stopped on request, and nothing of it runs.
     Gone,
 }
@@ -183,7 +185,7 @@ impl Bench {
                 return;
             }
             let (state, reason) = decide.state();
-            let now = Kept::Is { state, reason, restarts: decide.restarts() };
+            let now = decide.stuck().map_or(Kept::Is { state, reason, restarts: decide.restarts() }, Kept::Stuck);
             if told.as_ref() != Some(&now) {
                 report(Report { name: name.clone(), kept: now.clone() });
                 told = Some(now);
@@ -281,12 +283,17 @@ impl Bench {
             Step::Terminate => self.container.iter().for_each(|container| self.workshop.runtime.terminate(container)),
             Step::Kill => {
                 warn!(application = %name, "application did not stop in time and is killed");
-                self.container.iter().for_each(|container| self.workshop.runtime.kill(container));
+                self.kill();
             }
+            Step::KillAgain => self.kill(),
             Step::Clear => self.clear(),
             Step::Finish => info!(application = %name, "application stopped"),
         }
         None
+    }
+
+    fn kill(&self) {
+        self.container.iter().for_each(|container| self.workshop.runtime.kill(container));
     }
 
     fn launch(&mut self) -> Result<(), Reason> {
@@ -296,7 +303,12 @@ impl Bench {
             let log = CappedLog::open(&self.workshop.logs, id, self.workshop.log_bytes);
             self.log = log.inspect_err(|error| warn!(application = %id, %error, "its output is lost")).ok();
         }
-        runtime.delete(id).map_err(|error| reason(&error))?;
+        let deleted = runtime.delete(id);
+        // The runtime may have forgotten it all the same. Two of them must never share a name, a bundle and an image.
+        if runtime.lives(&self.bundle) {
+            return Err(does_not_end(id));
+        }
+        deleted.map_err(|error| reason(&error))?;
         let user = self.user().map_err(|error| reason(&error))?;
         let (spec, ready) = self.describe(&user).map_err(|error| reason(&error))?;
         let first = self.application.image.first_uid;
@@ -323,9 +335,11 @@ impl Bench {
     fn undo(&self, container: Container, error: &RuntimeError) -> Reason {
         let runtime = &self.workshop.runtime;
         runtime.kill(&container);
-        // A killed process that the kernel does not end within this time is stuck in the kernel; `delete` deals with the rest.
-        if runtime.ends_within(&container, Duration::from_secs(5)) {
+        // The next launch does not begin before it is gone.
+        if runtime.ends_within(&container, self.workshop.policy.kill_grace) {
             runtime.reap(container);
+        } else {
+            runtime.leave(container);
         }
         Reason::new(error.code(), crate::refusal::sentence(error))
     }
@@ -393,6 +407,10 @@ impl Bench {
         self.output = None;
         if let Err(error) = self.workshop.runtime.delete(&self.application.spec.name) {
             warn!(application = %self.application.spec.name, %error, "cannot remove the container");
+        }
+        // Its bundle says whom the next launch has to wait for.
+        if self.workshop.runtime.lives(&self.bundle) {
+            return;
         }
         if let Err(error) = self.bundle.remove() {
             warn!(application = %self.application.spec.name, reason = %reason(&error), "cannot remove the bundle");

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use protocol_types::{AppName, Digest, socket::GivenToApplication};
+use protocol_types::{AppName, Digest, Reason, socket::GivenToApplication};
 
 use crate::store::{ImageKey, StoredApplication, StoredSet};
 
 /// What the caller must do now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Stop the application; say so with [`Roster::stopped`] when it is gone.
+    /// Stop the application; say so with [`Roster::stopped`] when it is gone, and with [`Roster::stuck`] if it does not go.
     Stop(AppName),
     /// Start it.
     Start(Box<StoredApplication>),
@@ -20,7 +20,18 @@ struct Live {
     application: StoredApplication,
     /// What it was given when it was started.
     given: Option<GivenToApplication>,
-    stopping: bool,
+    leaving: Leaving,
+}
+
+/// How far an application is on its way out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Leaving {
+    /// It shall run.
+    No,
+    /// It was asked to stop.
+    Asked,
+    /// It does not end, for this reason.
+    Stuck(Reason),
 }
 
 /// The applications that there are and those that are wanted.
@@ -55,11 +66,20 @@ impl Roster {
 
     /// Whether something is on its way out.
     pub fn is_stopping(&self) -> bool {
-        self.live.values().any(|live| live.stopping)
+        self.live.values().any(|live| live.leaving != Leaving::No)
+    }
+
+    /// The applications that do not end, and why.
+    pub fn all_stuck(&self) -> impl Iterator<Item = (&StoredApplication, &Reason)> {
+        self.live.values().filter_map(|live| match &live.leaving {
+            Leaving::Stuck(reason) => Some((&live.application, reason)),
+            Leaving::No | Leaving::Asked => None,
+        })
     }
 
     /// Wants exactly `set`. Applications that are the same in it go on undisturbed. All others are stopped first, and only
-    /// when they are gone are new ones started: two versions of an application may want the same port.
+    /// when they are gone are new ones started: two versions of an application may want the same port. One that does not end holds
+    /// up none but the next of its own name.
     pub fn run(&mut self, set: StoredSet) -> Vec<Change> {
         self.release = Some(set.release);
         self.wanted = set.applications.into_iter().map(|a| (a.spec.name.clone(), a)).collect();
@@ -84,23 +104,32 @@ impl Roster {
         self.close_the_gap()
     }
 
+    /// An application that was to stop does not end.
+    pub fn stuck(&mut self, name: &AppName, reason: Reason) -> Vec<Change> {
+        if let Some(live) = self.live.get_mut(name).filter(|live| live.leaving != Leaving::No) {
+            live.leaving = Leaving::Stuck(reason);
+        }
+        self.close_the_gap()
+    }
+
     fn close_the_gap(&mut self) -> Vec<Change> {
         let mut changes = Vec::new();
         for (name, live) in &mut self.live {
             let unchanged = self.wanted.get(name).is_some_and(|wanted| is_same(wanted, &live.application))
                 && self.given.get(name) == live.given.as_ref();
-            if !unchanged && !live.stopping {
-                live.stopping = true;
+            if !unchanged && live.leaving == Leaving::No {
+                live.leaving = Leaving::Asked;
                 changes.push(Change::Stop(name.clone()));
             }
         }
-        if self.is_stopping() {
+        if self.live.values().any(|live| live.leaving == Leaving::Asked) {
             return changes;
         }
         for (name, application) in &self.wanted {
             if !self.live.contains_key(name) {
                 let given = self.given.get(name).cloned();
-                self.live.insert(name.clone(), Live { application: application.clone(), given, stopping: false });
+                let live = Live { application: application.clone(), given, leaving: Leaving::No };
+                self.live.insert(name.clone(), live);
                 changes.push(Change::Start(Box::new(application.clone())));
             }
         }
@@ -187,6 +216,25 @@ mod tests {
         assert_eq!((images(&roster), roster.is_stopping()), (vec![Digest::of(&[1])], true));
         roster.stopped(&app);
         assert_eq!((images(&roster), roster.is_stopping()), (vec![Digest::of(&[2])], false));
+    }
+
+    #[test]
+    fn one_that_does_not_end_holds_up_nobody_but_the_next_of_its_name() {
+        let mut roster = Roster::default();
+        let app = |number: u8| AppName::new(format!("app{number}")).unwrap();
+        let started = |changes: Vec<Change>| {
+            let [Change::Start(started)] = &changes[..] else { panic!("{changes:?}") };
+            (started.spec.name.clone(), started.spec.digest)
+        };
+        roster.run(set(1, &BTreeMap::from([(1, 1), (2, 1)])));
+        assert_eq!(roster.run(set(2, &BTreeMap::from([(1, 2), (3, 3)]))), [Change::Stop(app(1)), Change::Stop(app(2))]);
+        let reason = Reason::new(protocol_types::ReasonCode::ApplicationNotReady, "it does not end");
+        assert_eq!(roster.stuck(&app(1), reason.clone()), [], "another one is still on its way out");
+        assert_eq!(started(roster.stopped(&app(2))), (app(3), Digest::of(&[3])));
+        let stuck: Vec<_> = roster.all_stuck().map(|(application, why)| (&application.spec.name, why)).collect();
+        assert_eq!(stuck, [(&app(1), &reason)]);
+        assert_eq!(started(roster.stopped(&app(1))), (app(1), Digest::of(&[2])));
+        assert_eq!(roster.all_stuck().count(), 0);
     }
 
     #[test]
