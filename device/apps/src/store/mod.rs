@@ -9,7 +9,7 @@
 //! ├── sets/HEX.json             the applications of the release HEX; written when all of it is in place
 //! ├── settings.json             what the configuration says about applications, as the agent handed it on last
 //! ├── ranges.json               which application has which range of user ids
-//! └── logs/NAME.log             what an application wrote
+//! └── logs/NAME.log(.1)         what an application wrote
 //! ```
 //!
 //! Everything appears under its final name in one step, after its bytes are on the disk: a name that exists is whole.
@@ -18,6 +18,7 @@ mod blobs;
 mod durable;
 mod error;
 mod images;
+mod logs;
 mod ranges;
 mod sets;
 mod settings;
@@ -25,6 +26,7 @@ mod settings;
 pub use blobs::{Blobs, Partial};
 pub use error::StoreError;
 pub use images::{ImageKey, Images};
+pub use logs::Logs;
 pub use ranges::Ranges;
 pub use sets::{Sets, StoredApplication, StoredSet};
 pub use settings::KeptSettings;
@@ -57,6 +59,8 @@ pub struct Store {
     pub ranges: Ranges,
     /// Settings of applications.
     pub settings: KeptSettings,
+    /// What applications wrote.
+    pub logs: Logs,
 }
 
 impl Store {
@@ -69,20 +73,24 @@ impl Store {
             sets: Sets::open(&dir.join("sets"))?,
             ranges: Ranges::open(dir, first_uid)?,
             settings: KeptSettings::open(dir),
+            logs: Logs::open(&dir.join("logs"))?,
         })
     }
 
-    /// Forgets every set that `keep` does not name, then every blob and image that neither it nor a set needs; says whether there was
-    /// any.
+    /// Forgets every set that `keep` does not name, then every blob and image that neither it nor a set needs, and says whether there
+    /// was any; then the older logs of applications that no set names.
     pub fn retain(&self, keep: &Keep) -> Result<bool, StoreError> {
         let (mut blobs, mut images) = (keep.blobs.clone(), keep.images.clone());
+        let mut names = BTreeSet::new();
         for set in self.sets.retain(&keep.sets)? {
             for application in set.applications {
+                names.insert(application.spec.name);
                 blobs.extend(application.blobs);
                 images.insert(application.image);
             }
         }
         let (images, blobs) = (self.images.retain(&images)?, self.blobs.retain(&blobs)?);
+        self.logs.retain(&names)?;
         Ok(images || blobs)
     }
 }

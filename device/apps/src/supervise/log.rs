@@ -9,6 +9,8 @@ use std::{
 
 use protocol_types::AppName;
 
+use crate::store::Logs;
+
 /// Two files of which the newer is written to. A log that cannot be written never stops an application: its lines are lost.
 #[derive(Debug)]
 pub struct CappedLog {
@@ -24,7 +26,7 @@ impl CappedLog {
     /// Opens the log of an application in `dir`; both files together hold at most `limit` bytes.
     pub fn open(dir: &Path, name: &AppName, limit: u64) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
-        let (path, older) = (dir.join(format!("{name}.log")), dir.join(format!("{name}.log.1")));
+        let [path, older] = Logs::files(name).map(|file| dir.join(file));
         let file = File::options().append(true).create(true).open(&path)?;
         let written = file.metadata()?.len();
         Ok(Self { path, older, limit: limit / 2, file, written })
@@ -93,10 +95,11 @@ impl Pace {
 
 /// The last bytes that an application has printed, at most `most`; none if it never ran on this device.
 pub fn end_of_log(dir: &Path, name: &AppName, most: u64) -> io::Result<Option<Vec<u8>>> {
-    let Some(newer) = last_bytes(&dir.join(format!("{name}.log")), most)? else { return Ok(None) };
+    let [newer, older] = Logs::files(name).map(|file| dir.join(file));
+    let Some(newer) = last_bytes(&newer, most)? else { return Ok(None) };
     let room = most.saturating_sub(newer.len() as u64);
     // The file is renamed while we look, so that what it held may be missing once, never twice.
-    let mut bytes = last_bytes(&dir.join(format!("{name}.log.1")), room)?.unwrap_or_default();
+    let mut bytes = last_bytes(&older, room)?.unwrap_or_default();
     bytes.extend(newer);
     Ok(Some(bytes))
 }
