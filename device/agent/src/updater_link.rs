@@ -104,6 +104,8 @@ impl<'a> Link<'a> {
                         set(&self.facts.restart, None);
                         set(&self.facts.restarting, true);
                     }
+                    // For installers: the agent's own wish is repeated until the state is gone.
+                    UpdaterToAgent::Reset { .. } => {}
                 },
                 Some(Ok(fetched)) = fetches.join_next() => self.speaking.say(&AgentToUpdater::Fetched(fetched)).await?,
                 Ok(()) = self.contact.changed() => {

@@ -101,7 +101,7 @@ fn next_status(updater: &mut Conversation, until: Instant) -> Result<Option<Upda
         match updater.hear()?.ok_or(ConsentError::Gone)? {
             UpdaterToAgent::Status(status) => return Ok(Some(*status)),
             UpdaterToAgent::Restarting => return Ok(None),
-            UpdaterToAgent::Fetch { .. } => {}
+            UpdaterToAgent::Fetch { .. } | UpdaterToAgent::Reset { .. } => {}
         }
     }
 }

@@ -72,6 +72,7 @@ pub fn install(
                 updater.say(&AgentToUpdater::Fetched(Fetched { id, result: folder.fetch(&what) }))?;
             }
             UpdaterToAgent::Restarting => return Ok(Installed::Restarting),
+            UpdaterToAgent::Reset { .. } => {}
             UpdaterToAgent::Status(status) => {
                 seen += 1;
                 if seen == 1 || status.wanted != Some(digest) || status.rollout.is_some() {

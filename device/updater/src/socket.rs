@@ -100,6 +100,13 @@ fn io_error(doing: &'static str) -> impl FnOnce(io::Error) -> LinkError {
     move |source| LinkError::Io { doing, source }
 }
 
+fn read_error(error: io::Error) -> LinkError {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => LinkError::Silent,
+        _ => io_error("read from")(error),
+    }
+}
+
 /// The newest link to each peer.
 #[derive(Clone, Debug, Default)]
 pub struct Links {
@@ -332,13 +339,8 @@ impl Conversation {
                 return Err(LinkError::Silent);
             }
             stream.set_read_timeout(Some(left)).map_err(io_error("set up"))?;
-            match read_piece(&mut stream, &mut reader) {
-                Ok(true) => {}
-                Ok(false) => return Err(LinkError::Silent),
-                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                    return Err(LinkError::Silent);
-                }
-                Err(e) => return Err(io_error("read from")(e)),
+            if !read_piece(&mut stream, &mut reader).map_err(read_error)? {
+                return Err(LinkError::Silent);
             }
         };
         if protocol != PROTOCOL {
@@ -357,13 +359,13 @@ impl Conversation {
     /// The next message; none at the end of the connection.
     ///
     /// # Errors
-    /// If the peer sends something else.
+    /// If the peer sends something else, or nothing within the time that was set.
     pub fn hear<M: DeserializeOwned>(&mut self) -> Result<Option<M>, LinkError> {
         loop {
             if let Some(message) = self.reader.take()? {
                 return Ok(Some(message));
             }
-            if !read_piece(&mut self.stream, &mut self.reader).map_err(io_error("read from"))? {
+            if !read_piece(&mut self.stream, &mut self.reader).map_err(read_error)? {
                 return Ok(None);
             }
         }

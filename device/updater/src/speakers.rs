@@ -6,7 +6,7 @@ use std::{
 };
 
 use protocol_types::{
-    AppName, UpdateStatus,
+    AppName, Reason, UpdateStatus,
     socket::{Fetch, UpdaterToAgent, UpdaterToApps},
 };
 use tracing::warn;
@@ -82,6 +82,10 @@ impl Peers for Speakers {
         if let Err(e) = write_status(&self.status_file, status) {
             warn!(cause = %e, "cannot leave the status for `mbl-updater status`");
         }
+    }
+
+    fn answer_reset(&mut self, refused: Option<Reason>) {
+        self.links.say(Peer::Installer, &UpdaterToAgent::Reset { refused });
     }
 
     fn say_goodbye(&mut self) {

@@ -259,6 +259,20 @@ fn the_agent_is_nobody_and_the_updater_sees_no_network() {
 }
 
 #[test]
+fn a_factory_reset_that_the_disk_refuses_is_told_of_at_once_and_restarts_nothing() {
+    let mut bench = Bench::new(&old_image());
+    bench.power_on_alone();
+    until("the updater listens", Duration::from_secs(20), || bench.status());
+    let pid = bench.pid("updater").unwrap();
+    // A folder stands in the place of the mark.
+    fs::create_dir(bench.device().join("state/factory-reset")).unwrap();
+    let asked = bench.factory_reset();
+    let said = String::from_utf8_lossy(&asked.stderr);
+    assert!(!asked.status.success() && said.contains("storage_failed") && said.contains("hint: "), "{said}");
+    assert_eq!(bench.pid("updater"), Some(pid), "it was restarted");
+}
+
+#[test]
 fn a_factory_reset_leaves_identity_floor_and_system_and_nothing_of_the_state() {
     let mut bench = Bench::new(&old_image());
     bench.power_on();

@@ -14,7 +14,7 @@ use device_updater::{
     trust::{Trust, factory_document},
 };
 use protocol_types::{
-    AppName, BootRecord, Digest, Phase, SecurityVersion, Slot, TargetPath, UnixSeconds, UpdateStatus,
+    AppName, BootRecord, Digest, Phase, Reason, SecurityVersion, Slot, TargetPath, UnixSeconds, UpdateStatus,
     boot::BootEntry,
     boot_record::{Format1, StateOutcome},
     socket::{ApplicationStatus, Contact, Fetch, UpdaterToApps},
@@ -61,6 +61,8 @@ impl Peers for Desk {
     fn report(&mut self, status: &UpdateStatus) {
         self.status = Some(status.clone());
     }
+
+    fn answer_reset(&mut self, _: Option<Reason>) {}
 
     fn say_goodbye(&mut self) {}
 }

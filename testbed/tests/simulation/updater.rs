@@ -17,7 +17,7 @@ use device_updater::{
     trust::{Trust, factory_document},
 };
 use protocol_types::{
-    AppName, UpdateStatus,
+    AppName, Reason, UpdateStatus,
     socket::{
         AgentToUpdater, Fetch, Fetched, FrameReader, Greeting, PROTOCOL, Role, UpdaterToAgent, UpdaterToApps, encode,
     },
@@ -81,6 +81,9 @@ impl Peers for Desk {
         self.body.reports(status);
         self.waiting.borrow_mut().messages.push(UpdaterToAgent::Status(Box::new(status.clone())));
     }
+
+    /// Nobody stands in front of these devices.
+    fn answer_reset(&mut self, _refused: Option<Reason>) {}
 
     fn say_goodbye(&mut self) {
         self.waiting.borrow_mut().messages.push(UpdaterToAgent::Restarting);

@@ -222,7 +222,7 @@ fn run(command: Command, around: Surroundings<'_>) -> anyhow::Result<ExitCode> {
             say(&format!("the key store holds the digest {digest} of the factory document"));
         }
         Command::FactoryReset { device_dir } => {
-            reset::ask(&device_dir)?;
+            reset::ask(&device_dir, |status| say(&line(status)))?;
             say("the device restarts with a new state");
         }
         Command::Consent { command } => answer(command)?,
@@ -324,8 +324,13 @@ fn line(status: &UpdateStatus) -> String {
 fn hint(error: &anyhow::Error) -> Option<&'static str> {
     const NOT_RUNNING: &str =
         "start the device, on the board `host` with `mbl-host-board`, and run this command as root";
-    if let Some(ResetError::NotRunning(_)) = error.downcast_ref() {
-        return Some(NOT_RUNNING);
+    match error.downcast_ref() {
+        Some(ResetError::NotRunning(_)) => return Some(NOT_RUNNING),
+        Some(ResetError::Link(_)) => return Some("run this command as root"),
+        Some(ResetError::Refused(reason)) => return Some(reason.code.hint()),
+        Some(ResetError::Gone | ResetError::Restarting) => return Some("run this command again when the device is up"),
+        Some(ResetError::NotYet(_)) => return Some("see what is under way with `mbl-updater status`"),
+        None => {}
     }
     match error.downcast_ref() {
         Some(ConsentError::NotRunning(_)) => return Some(NOT_RUNNING),

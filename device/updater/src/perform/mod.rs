@@ -51,6 +51,8 @@ pub trait Peers {
     fn configure(&mut self, documents: &[(AppName, Vec<u8>)]);
     /// Reports how things stand.
     fn report(&mut self, status: &UpdateStatus);
+    /// Says to whoever asked at the device what became of a factory reset.
+    fn answer_reset(&mut self, refused: Option<Reason>);
     /// Says that the device goes down.
     fn say_goodbye(&mut self);
 }
@@ -329,7 +331,9 @@ impl<D: Disk, P: Peers> Updater<D, P> {
                 }
             }
             Step::ForgetState => {
-                self.storage.forget_state()?;
+                let asked = self.storage.forget_state();
+                self.peers.answer_reset(asked.as_ref().err().map(Reason::from));
+                asked?;
                 warn!("a factory reset was asked for: the next boot makes a new state");
             }
             Step::Done => self.facts.push_back(Fact::Done),

@@ -59,6 +59,8 @@ impl Peers for Mouth {
 
     fn report(&mut self, _: &UpdateStatus) {}
 
+    fn answer_reset(&mut self, _: Option<Reason>) {}
+
     fn say_goodbye(&mut self) {}
 }
 

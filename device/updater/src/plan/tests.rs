@@ -777,6 +777,26 @@ fn a_factory_reset_drops_what_was_not_tried_and_lasts_before_the_device_goes_dow
 }
 
 #[test]
+fn a_factory_reset_while_a_release_is_being_armed_drops_the_release_and_is_not_lost() {
+    let mut world = World::new();
+    world.tell(Fact::Desired(wish("1.2.0", "r1")));
+    while !matches!(world.asked, Some(Step::Prepare { .. }) | None) {
+        world.answer(9);
+    }
+    let Some(Step::Prepare { set, .. }) = world.asked.take() else { panic!("nothing was to be prepared") };
+    let mut steps = world.plan.on(Fact::Prepared { set, refused: None });
+    assert_eq!(steps.pop(), Some(Step::Done));
+    world.perform(steps, usize::MAX);
+    assert_eq!(world.armed.len(), 1);
+    assert_eq!(world.plan.on(Fact::ResetAsked), []);
+    let steps = world.plan.on(Fact::Done);
+    assert!(steps.contains(&Step::ForgetState) && !steps.contains(&Step::Reboot), "{steps:?}");
+    world.perform(steps, usize::MAX);
+    assert_eq!((world.plan.running.slot, &world.disk), (Slot::A, &Record::default()), "not tried, and forgotten");
+    assert!(world.entries.iter().all(|entry| entry.generation == 1 || !entry.is_bootable()));
+}
+
+#[test]
 fn a_factory_reset_waits_for_the_verdict_of_a_trial() {
     let mut world = World::new();
     bring_to_trial(&mut world, 2, "r1");

@@ -15,6 +15,9 @@ impl Plan {
         match &mut self.stage {
             Stage::Arming { pending } => {
                 let pending = pending.clone();
+                if pending.generation.is_some() && self.errand == Errand::FactoryReset {
+                    return self.disarm(&pending, steps);
+                }
                 self.record.pending = Some((*pending).clone());
                 if pending.generation.is_some() {
                     return self.reboot(steps);
@@ -44,6 +47,17 @@ impl Plan {
             | Stage::OnTrial { .. }
             | Stage::Waiting { .. } => {}
         }
+    }
+
+    /// Drops a release that is armed and was not tried, for a factory reset: with the state its trial would be forgotten. The record in
+    /// memory does not know of it yet.
+    fn disarm(&mut self, pending: &Pending, steps: &mut Vec<Step>) {
+        steps.push(Step::Save(Box::new(self.record.clone())));
+        steps.extend(pending.generation.map(Step::Exhaust));
+        if pending.firmware.is_some() {
+            steps.push(Step::Firmware(FirmwareChoice::Return));
+        }
+        self.forget_state(steps);
     }
 
     /// Whether the release on its way in has other settings of the operating system than the one before.

@@ -190,7 +190,7 @@ fn agent(stream: UnixStream, world: &Mutex<World>, stop: &AtomicBool) {
                 line.say(&AgentToUpdater::Fetched(Fetched { id, result }));
             }
             Ok(Some(UpdaterToAgent::Status(status))) => world.lock().unwrap().statuses.push(*status),
-            Ok(Some(UpdaterToAgent::Restarting)) => {}
+            Ok(Some(UpdaterToAgent::Restarting | UpdaterToAgent::Reset { .. })) => {}
         }
     }
 }

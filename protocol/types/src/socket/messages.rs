@@ -100,6 +100,11 @@ pub enum UpdaterToAgent {
     Status(Box<UpdateStatus>),
     /// The device restarts now: say goodbye to the service.
     Restarting,
+    /// What became of a factory reset, said to an installer alone: the next start makes a new state and the device goes down, or why not.
+    Reset {
+        /// The refusal, if there is one.
+        refused: Option<Reason>,
+    },
 }
 
 /// From the agent to `mbl-apps`.
