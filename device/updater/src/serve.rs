@@ -14,7 +14,11 @@ use protocol_types::{
     BoardName, BootRecord, Heartbeat, LogLevel, Reason, ReasonCode, UnixSeconds, UpdateStatus,
     boot_record::BootRecordError,
 };
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, Timespec, flock},
+    io::Errno,
+    thread::nanosleep,
+};
 use sd_notify::NotifyState;
 use tracing::{error, info, warn};
 
@@ -46,6 +50,10 @@ const MINUTE: Duration = Duration::from_secs(60);
 pub(crate) const BOOT_RECORD: &str = "run/boot.json";
 /// Held as long as the updater of a device runs.
 const LOCK: &str = "state/updater/lock";
+/// How long another may have it: `mbl-updater status` does for a moment, to see whether somebody runs.
+const LOCK_LIMIT: Duration = Duration::from_secs(1);
+/// Between two tries to get it.
+const LOCK_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 /// What the process is started with.
 #[derive(Clone, Debug)]
@@ -211,8 +219,19 @@ fn load_trust<D: Disk>(storage: &Storage<D>, mut keys: KeyStore, config: &Config
 
 fn lock(path: &Path) -> io::Result<File> {
     let file = File::create(path)?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-    Ok(file)
+    let until = Instant::now() + LOCK_LIMIT;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if Instant::now() < until => {
+                // Woken early by a signal, it only tries earlier.
+                let _rest = nanosleep(&LOCK_PAUSE);
+            }
+            locked => {
+                locked?;
+                return Ok(file);
+            }
+        }
+    }
 }
 
 /// What the updater of the device in `device_dir` reported last; none if no updater runs there.
@@ -294,5 +313,26 @@ fn work<D: Disk>(mut updater: Updater<D, Speakers>, arrivals: &Receiver<Event>, 
 fn tell_manager(state: NotifyState<'_>) {
     if let Err(e) = sd_notify::notify(&[state]) {
         warn!(cause = %e, "the service manager does not listen");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_who_only_looks_does_not_keep_the_updater_from_starting_and_another_updater_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let looking = File::create(&path).unwrap();
+        flock(&looking, FlockOperation::NonBlockingLockShared).unwrap();
+        let (tell, hear) = mpsc::channel();
+        let starting = path.clone();
+        thread::spawn(move || tell.send(lock(&starting)).unwrap());
+        let early = hear.recv_timeout(Duration::from_millis(100));
+        assert!(matches!(early, Err(RecvTimeoutError::Timeout)), "it did not wait: {early:?}");
+        drop(looking);
+        let _held = hear.recv().unwrap().unwrap();
+        assert_eq!(lock(&path).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 }
