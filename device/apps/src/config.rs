@@ -19,6 +19,8 @@ pub struct Settings {
     pub runtime: PathBuf,
     /// The device's network namespace; `None`: the one that this process was started in.
     pub host_network: Option<PathBuf>,
+    /// The control group below which those of applications are made, an absolute path in the hierarchy.
+    pub cgroup_parent: String,
     /// The user that the agent runs as; `None`: this process's own.
     pub agent_uid: Option<u32>,
     /// The first user id that applications get.

@@ -45,6 +45,9 @@ struct Run {
     /// The device's network namespace, for applications that may use it; default: the one of this process.
     #[arg(long, value_name = "PATH")]
     host_network: Option<PathBuf>,
+    /// The control group below which those of applications are made.
+    #[arg(long, default_value = "/", value_name = "PATH")]
+    cgroup_parent: String,
     /// The user that the agent runs as; default: the user of this process.
     #[arg(long, value_name = "UID")]
     agent_uid: Option<u32>,
@@ -71,6 +74,7 @@ impl From<Run> for Settings {
             device_dir: run.device_dir,
             runtime: run.runtime,
             host_network: run.host_network,
+            cgroup_parent: run.cgroup_parent,
             agent_uid: run.agent_uid,
             first_uid: run.first_uid,
             log_bytes: run.log_bytes,

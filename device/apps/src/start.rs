@@ -123,7 +123,7 @@ fn workshop(settings: &Settings, places: &Places, random: fn() -> u32) -> Result
         bundles: places.bundles(),
         logs: places.logs(),
         log_bytes: settings.log_bytes,
-        cgroup_prefix: format!("mbl-{}", places.instance),
+        cgroup_prefix: format!("{}/mbl-{}", settings.cgroup_parent.trim_end_matches('/'), places.instance),
         counts_swap: counts_swap(),
         resolv_conf: "/etc/resolv.conf".into(),
         policy: Policy::default(),

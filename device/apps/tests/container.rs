@@ -295,6 +295,26 @@ fn an_application_that_takes_more_memory_than_its_limit_is_ended_and_started_aga
 }
 
 #[test]
+fn control_groups_of_applications_lie_below_the_one_that_is_given() {
+    let parent = format!("mbl-given-{}", std::process::id());
+    let image = Recipe::script("trap exit TERM; sleep 600 & wait").build();
+    let mut device = Device::running(&["--cgroup-parent", &format!("/{parent}")]);
+    device.offer(&image);
+    device.run(&image);
+    device.ready(&image);
+    let groups = fs::read_to_string(format!("/proc/{}/cgroup", container_pid(&device, "hello"))).unwrap();
+    let group = format!("/{parent}/mbl-{}-hello", instance(&device));
+    assert!(groups.lines().any(|line| line.ends_with(&group)), "{groups}");
+    device.stop();
+    // Of version 1 there is one in each hierarchy, of version 2 one in all.
+    let hierarchies = support::names("/sys/fs/cgroup".as_ref()).into_iter().map(|name| format!("{name}/{parent}"));
+    let given = hierarchies.chain([parent.clone()]).map(|path| PathBuf::from("/sys/fs/cgroup").join(path));
+    for folder in given.filter(|folder| folder.exists()) {
+        fs::remove_dir(&folder).expect("the control group of an application was left");
+    }
+}
+
+#[test]
 fn an_application_cannot_have_more_processes_than_its_limit() {
     // The shell gives up at the first process that it cannot make.
     let body = "n=0; while [ $n -lt 40 ]; do sleep 600 & n=$((n+1)); echo process $n; done";

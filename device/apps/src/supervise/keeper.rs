@@ -42,7 +42,7 @@ pub struct Workshop {
     pub log_bytes: u64,
     /// The device's `resolv.conf`.
     pub resolv_conf: PathBuf,
-    /// Put in front of the names of control groups, so that devices on one machine keep apart.
+    /// Path of an application's control group up to its name; devices on one machine keep apart by it.
     pub cgroup_prefix: String,
     /// Whether the kernel can count swap against a memory limit.
     pub counts_swap: bool,
@@ -364,7 +364,7 @@ impl Bench {
             rootfs: self.bundle.rootfs(),
             hostname: spec.name.to_string(),
             first_uid: image.first_uid,
-            cgroup: format!("/{}-{}", self.workshop.cgroup_prefix, spec.name),
+            cgroup: format!("{}-{}", self.workshop.cgroup_prefix, spec.name),
             counts_swap: self.workshop.counts_swap,
             settings: self.given.is_some().then(|| self.bundle.settings()).filter(|_| has_run),
             secrets: has_secrets.then(|| self.bundle.secrets()),

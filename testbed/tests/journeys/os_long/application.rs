@@ -21,10 +21,11 @@ fn os_an_application_runs_confined_and_one_that_is_not_ready_takes_its_system_ba
     assert_eq!(app["version"], "1.0.1", "{shown}");
     // What it said of itself, seen from outside.
     let seen = site.shell(
-        "p=$(pgrep -x confined); grep -E '^(NoNewPrivs|Seccomp):|^CapBnd' /proc/$p/status; \
+        "p=$(pgrep -x confined); grep -E '^(NoNewPrivs|Seccomp):|^CapBnd' /proc/$p/status; cat /proc/$p/cgroup; \
          cat /sys/fs/cgroup$(cut -d: -f3 /proc/$p/cgroup)/memory.max",
     );
-    for fact in ["NoNewPrivs:\t1", "Seccomp:\t2", "CapBnd:\t0000000000000000", "16777216"] {
+    let group = "0::/system.slice/mbl-apps.service/mbl-";
+    for fact in ["NoNewPrivs:\t1", "Seccomp:\t2", "CapBnd:\t0000000000000000", group, "16777216"] {
         assert!(seen.contains(fact), "no {fact:?} in {seen}");
     }
 
