@@ -11,6 +11,8 @@ use crate::{Client, ClientError, Page, PageQuery};
 
 /// Longest line of a log that is read, in bytes.
 pub const AUDIT_LINE_BYTES: usize = 16 << 20;
+/// The kind of the change by which a refusal says how many it stands for.
+const LEFT_OUT: &str = "audit.refusals_left_out";
 /// What the first entry names as the one before it.
 const NOTHING_BEFORE: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
@@ -62,6 +64,14 @@ pub struct AuditEntry {
     pub more_changes: u64,
     /// Hash of the entry before; 64 zeros in the first one.
     pub previous: String,
+}
+
+impl AuditEntry {
+    /// How many more refusals of its principal it stands for.
+    pub fn left_out(&self) -> u64 {
+        let told = self.changes.iter().find(|change| change.kind == LEFT_OUT);
+        told.and_then(|change| change.data["refusals"].as_u64()).map_or(0, |all| all.saturating_sub(1))
+    }
 }
 
 /// An entry and its hash.

@@ -63,8 +63,12 @@ async fn list(principal: Option<&str>, session: &Session) -> anyhow::Result<()> 
             if principal.is_some_and(|principal| principal != entry.principal) {
                 continue;
             }
+            let more = match entry.left_out() {
+                0 => String::new(),
+                more => format!(" (and {more} more refusals)"),
+            };
             let text = format!(
-                "{} {} {} from {} {} {} {}",
+                "{} {} {} from {} {} {} {}{more}",
                 entry.number,
                 time(entry.time),
                 entry.principal,

@@ -14,6 +14,7 @@ use crate::{
     device_trust::DeviceTrust,
     list_files::ListFiles,
     metrics::Metrics,
+    rest::refusals::Refusals,
     signals::LocalSignals,
     single_sign_on::Providers,
     tls::PortCertificate,
@@ -37,6 +38,8 @@ pub(crate) struct Fleet {
     pub(crate) rates: Arc<RateLimits>,
     /// How often each address may ask without a token.
     pub(crate) strangers: Arc<Strangers>,
+    /// How often each principal's refusals are told one by one.
+    pub(crate) refusals: Arc<Refusals>,
     /// Compares passwords, a few at a time.
     pub(crate) passwords: Passwords,
     /// Identity providers of accounts.

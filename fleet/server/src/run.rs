@@ -28,7 +28,9 @@ use crate::{
     list_files::ListFiles,
     lwm2m::{self, Devices, Duty, MetricsRecorder, Port, PresenceRecorder},
     metrics::Metrics,
-    operations, repository, rest, rollouts,
+    operations, repository,
+    rest::{self, refusals},
+    rollouts,
     signals::LocalSignals,
     single_sign_on::Providers,
     supervision, time_series,
@@ -106,6 +108,7 @@ pub async fn run(
     let addresses = ports.addresses(&config)?;
     let fleet = open(config, addresses, (clock, random), stop).await?;
     let ended = serve(&fleet, ports, traces).await;
+    fleet.refusals.tell(&fleet.store).await;
     Addresses::remove(&fleet.config.data_dir).map_err(at_data_dir(&fleet.config.data_dir))?;
     fleet.store.close().await;
     drop(lock);
@@ -138,6 +141,7 @@ pub(crate) async fn open(
         access: Arc::new(Access::new(&rest::openapi())?),
         rates: Arc::new(RateLimits::new(&config.limits)),
         strangers: Arc::new(Strangers::new(&config.limits)),
+        refusals: Arc::new(refusals::Refusals::new()),
         passwords: Passwords::new(),
         providers: Arc::new(Providers::new(&config.single_sign_on)),
         certificate: Arc::new(certificate),
@@ -163,6 +167,7 @@ async fn serve(fleet: &Fleet, ports: Ports, traces: Option<Traces>) -> Result<()
     let served = https::serve(api, fleet.clone(), move |_| Some(router.clone()));
     tasks.spawn(named("api", served));
     tasks.spawn(named("housekeeping", housekeeping::keep_house(fleet.clone())));
+    tasks.spawn(named("refusals", refusals::tell_left_out(fleet.clone())));
     let artifacts = https::Port {
         name: artifact_port::NAME,
         listener: ports.artifacts,

@@ -101,9 +101,7 @@ pub(crate) async fn admit(State(fleet): State<Fleet>, request: Request, next: Ne
     if changes && (status.is_client_error() || status.is_server_error()) {
         let because = answer.extensions().get::<RefusedBecause>();
         let outcome = because.map_or_else(|| status.as_u16().to_string(), |because| because.0.clone());
-        if let Err(error) = account.note_refused(&acting, &outcome).await {
-            tracing::error!(error = %crate::Chain(&error), "a refusal was not written into the audit log");
-        }
+        fleet.refusals.note(&account, acting, &outcome).await;
     }
     told(answer, allowance)
 }

@@ -22,6 +22,7 @@ mod observe;
 mod operations;
 mod outsider;
 mod paging;
+pub(crate) mod refusals;
 mod releases;
 mod rollouts;
 mod service;

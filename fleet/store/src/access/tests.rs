@@ -5,7 +5,7 @@ use serde_json::Value;
 use sqlx::Row;
 
 use crate::{
-    AccountScope, Acting, Filter, GroupChange, NewAccount, NewBinding, NewToken, PrincipalKind, PrincipalName,
+    AccountScope, Acting, Filter, GroupChange, LeftOut, NewAccount, NewBinding, NewToken, PrincipalKind, PrincipalName,
     StoreError,
     tests::{Database, NOW},
 };
@@ -210,6 +210,35 @@ async fn an_entry_lists_a_bounded_number_of_changes_and_counts_the_others() {
     tx.commit().await.unwrap();
     let entry: Value = serde_json::from_str(&acme.audit_after(0, 10).await.unwrap()[0].entry).unwrap();
     assert_eq!((entry["changes"].as_array().unwrap().len(), &entry["more_changes"]), (100, &30.into()));
+}
+
+#[tokio::test]
+async fn refusals_that_are_told_together_say_how_many_of_each_action_since_when() {
+    let db = Database::new().await;
+    let acme = db.account("acme").await;
+    let at = |action: &str, seconds: u64| {
+        let acting = acting(&format!("r{seconds}"));
+        LeftOut::new(Acting { action: action.into(), time: UnixSeconds(seconds), ..acting }, "access_denied")
+    };
+    acme.note_left_out(&at("create_group", 5)).await.unwrap();
+    let mut many = at("delete_group", 7);
+    // Those that could not be told before come after newer ones.
+    for more in [at("create_group", 8), at("create_group", 6)] {
+        many.add(more);
+    }
+    acme.note_left_out(&many).await.unwrap();
+    let rows = acme.audit_after(0, 10).await.unwrap();
+    let entries: Vec<Value> = rows.iter().map(|row| serde_json::from_str(&row.entry).unwrap()).collect();
+    assert_eq!((entries.len(), &entries[0]["changes"]), (2, &serde_json::json!([])), "one stands for itself");
+    assert_eq!((&entries[1]["request"], &entries[1]["time"]), (&"r8".into(), &8.into()));
+    assert_eq!(
+        entries[1]["changes"],
+        serde_json::json!([{
+            "kind": "audit.refusals_left_out",
+            "subject": "service/ci",
+            "data": { "refusals": 3, "since": 6, "actions": { "create_group": 2, "delete_group": 1 } },
+        }])
+    );
 }
 
 #[tokio::test]

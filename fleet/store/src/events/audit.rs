@@ -1,9 +1,11 @@
 //! The log of what was done in an account: append-only, each entry chained to the one before it by its hash, and written in the
 //! transaction of the change that it tells (`docs/formats/audit-log.md`). Nothing here changes or removes an entry.
 
+use std::collections::BTreeMap;
+
 use protocol_types::{AccountName, Digest, UnixSeconds};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
@@ -17,6 +19,8 @@ use crate::{
 const MAX_CHANGES: usize = 100;
 /// The outcome of a change that happened.
 pub(crate) const DONE: &str = "done";
+/// The kind of the change by which a refusal says how many it stands for.
+const LEFT_OUT: &str = "audit.refusals_left_out";
 /// What the first entry of an account names as the one before it.
 const NOTHING_BEFORE: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
@@ -39,6 +43,35 @@ pub struct Acting {
     pub resource: String,
     /// When.
     pub time: UnixSeconds,
+}
+
+/// Refusals of one principal that are told together: the last one, and how many of each action there were.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    last: Acting,
+    outcome: String,
+    since: UnixSeconds,
+    actions: BTreeMap<String, u64>,
+}
+
+impl LeftOut {
+    /// One refusal; `outcome` is its code.
+    pub fn new(acting: Acting, outcome: &str) -> Self {
+        let actions = BTreeMap::from([(acting.action.clone(), 1)]);
+        Self { outcome: outcome.to_owned(), since: acting.time, actions, last: acting }
+    }
+
+    /// Adds more refusals of the same principal.
+    pub fn add(&mut self, more: Self) {
+        self.since = self.since.min(more.since);
+        for (action, refusals) in more.actions {
+            let all = self.actions.entry(action).or_default();
+            *all = all.saturating_add(refusals);
+        }
+        if more.last.time >= self.last.time {
+            (self.last, self.outcome) = (more.last, more.outcome);
+        }
+    }
 }
 
 /// A change that a transaction made, as its event tells it.
@@ -170,8 +203,24 @@ impl AccountScope {
 
     /// Notes that a change was asked for and did not happen; `outcome` is the code of the refusal.
     pub async fn note_refused(&self, acting: &Acting, outcome: &str) -> Result<(), StoreError> {
+        self.append_refusal(acting, outcome, &Notes::default()).await
+    }
+
+    /// Notes refusals that were not noted one by one: the last of them, and how many it stands for.
+    pub async fn note_left_out(&self, left_out: &LeftOut) -> Result<(), StoreError> {
+        let LeftOut { last, outcome, since, actions } = left_out;
+        let refusals = actions.values().fold(0, |all: u64, some| all.saturating_add(*some));
+        let mut notes = Notes::default();
+        if refusals > 1 {
+            let data = json!({ "refusals": refusals, "since": since, "actions": actions });
+            notes.add(LEFT_OUT, &last.principal, &data);
+        }
+        self.append_refusal(last, outcome, &notes).await
+    }
+
+    async fn append_refusal(&self, acting: &Acting, outcome: &str, notes: &Notes) -> Result<(), StoreError> {
         let mut tx = self.store.write().await?;
-        append(&mut tx, (&self.account, acting), outcome, &Notes::default()).await?;
+        append(&mut tx, (&self.account, acting), outcome, notes).await?;
         tx.commit().await
     }
 }

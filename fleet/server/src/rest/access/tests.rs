@@ -4,7 +4,7 @@ use axum::{
     body::Body,
     http::{Request, StatusCode, header},
 };
-use fleet_api::{AuditChain, TokenScope};
+use fleet_api::{AuditChain, AuditEntry, TokenScope};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -269,6 +269,12 @@ async fn exported(service: &TestService, account: &str) -> String {
     String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }
 
+/// The entries of a log, which verifies.
+fn entries(text: &str) -> Vec<AuditEntry> {
+    let mut chain = AuditChain::default();
+    text.lines().map(|line| chain.take(line).unwrap()).collect()
+}
+
 #[tokio::test]
 async fn every_change_and_every_refusal_stands_in_the_log_with_who_and_what_and_the_log_verifies() {
     let service = TestService::start().await;
@@ -279,8 +285,7 @@ async fn every_change_and_every_refusal_stands_in_the_log_with_who_and_what_and_
     ci.post("/groups", &json!({"name": "windows"})).await;
     ci.get("/groups").await;
     let text = exported(&service, "acme").await;
-    let mut chain = AuditChain::default();
-    let entries: Vec<_> = text.lines().map(|line| chain.take(line).unwrap()).collect();
+    let entries = entries(&text);
     let told: Vec<(&str, &str, &str)> =
         entries.iter().map(|e| (e.action.as_str(), e.resource.as_str(), e.outcome.as_str())).collect();
     assert_eq!(
@@ -298,6 +303,39 @@ async fn every_change_and_every_refusal_stands_in_the_log_with_who_and_what_and_
     assert!(entries[3].principal.starts_with("token/") && entries[3].request.len() == 16, "{:?}", entries[3]);
     assert_eq!((entries[5].principal.as_str(), entries[5].home.as_str()), ("service/ci", "acme"));
     assert!(!text.contains("mblt_"), "no secret is in the log");
+}
+
+#[tokio::test]
+async fn whoever_is_refused_again_and_again_is_told_once_a_minute_with_how_often_and_hides_nobody_else() {
+    let service = TestService::start().await;
+    service.device("acme", "gate-1").await;
+    let ci = program(&service, "acme", &[("viewer", None)]).await;
+    for _ in 0..60 {
+        assert_eq!(ci.post("/groups", &json!({"name": "doors"})).await.0, StatusCode::FORBIDDEN);
+        assert_eq!(ci.act("/devices/gate-1/factory-reset").await.0, StatusCode::FORBIDDEN);
+    }
+    let reader = Caller::with_token(&service, &service.token("acme", &[TokenScope::Read]).await);
+    reader.post("/groups", &json!({"name": "doors"})).await;
+    let refused = async |principal: &str| -> Vec<AuditEntry> {
+        let mut entries = entries(&exported(&service, "acme").await);
+        entries.retain(|entry| entry.outcome != "done" && entry.principal.starts_with(principal));
+        entries
+    };
+    let one_by_one = refused("service/ci").await.len();
+    // A machine that takes a minute or two for all of it tells a few more.
+    assert!((30..60).contains(&one_by_one), "{one_by_one} of 120 refusals are told one by one");
+    assert_eq!(refused("token/").await.len(), 1);
+
+    service.fleet.refusals.tell(&service.fleet.store).await;
+    let told = refused("service/ci").await;
+    assert_eq!(told.len(), one_by_one + 1);
+    assert_eq!(told.iter().map(|entry| 1 + entry.left_out()).sum::<u64>(), 120);
+    let last = told.last().unwrap();
+    assert_eq!((last.home.as_str(), last.outcome.as_str()), ("acme", "access_denied"));
+    let actions = last.changes[0].data["actions"].as_object().unwrap();
+    assert_eq!(actions.keys().collect::<Vec<_>>(), ["create_group", "reset_device"]);
+    service.fleet.refusals.tell(&service.fleet.store).await;
+    assert_eq!(refused("service/ci").await.len(), told.len(), "what was told is told once");
 }
 
 #[tokio::test]
