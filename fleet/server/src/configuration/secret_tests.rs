@@ -60,7 +60,7 @@ async fn a_secret_reaches_its_device_and_nobody_reads_it_on_the_way() {
     let (public, private) = key();
     account.record_sealing_key(&endpoint, &public, service.now()).await.unwrap();
     let mut secrets = read().await;
-    let news = secrets.seal(&service.fleet.authority.sealing, owner).unwrap().unwrap().to_vec();
+    let news = secrets.seal(&service.fleet.authority.sealing, owner).unwrap().unwrap();
     account.keep_sent_secrets(&endpoint, &news).await.unwrap();
     let document = secrets.document();
     assert_eq!(opened(&document, "gate-1", &private).unwrap(), b"swordfish");
@@ -76,7 +76,7 @@ async fn a_secret_reaches_its_device_and_nobody_reads_it_on_the_way() {
     assert_eq!(set(&caller, "/configuration/secrets", "trout").await["version"], 2);
     let mut changed = read().await;
     assert!(!changed.is_complete());
-    let news = changed.seal(&service.fleet.authority.sealing, owner).unwrap().unwrap().to_vec();
+    let news = changed.seal(&service.fleet.authority.sealing, owner).unwrap().unwrap();
     account.keep_sent_secrets(&endpoint, &news).await.unwrap();
     assert_eq!(opened(&changed.document(), "gate-1", &private).unwrap(), b"trout");
     let (other, other_private) = key();
@@ -84,6 +84,29 @@ async fn a_secret_reaches_its_device_and_nobody_reads_it_on_the_way() {
     let mut moved = read().await;
     assert!(moved.seal(&service.fleet.authority.sealing, owner).unwrap().is_some());
     assert_eq!(opened(&moved.document(), "gate-1", &other_private).unwrap(), b"trout");
+}
+
+#[tokio::test]
+async fn a_secret_that_is_removed_and_set_again_while_a_device_is_looked_at_reaches_it_with_its_new_value() {
+    let service = TestService::start().await;
+    let caller = service.caller("default").await;
+    let endpoint = service.device("default", "gate-1").await;
+    let account = service.account("default").await;
+    let (public, private) = key();
+    account.record_sealing_key(&endpoint, &public, service.now()).await.unwrap();
+    set(&caller, "/configuration/secrets", "swordfish").await;
+    let owner = (account.name(), &endpoint);
+    let sealing = &service.fleet.authority.sealing;
+    let mut early = DeviceSecrets::read(&account, &endpoint, service.now()).await.unwrap();
+    let gone = json!({ "application": "hello", "name": "token", "value": null });
+    assert!(caller.send(Caller::json("PATCH", "/configuration/secrets", &gone)).await.0.is_success());
+    assert_eq!(set(&caller, "/configuration/secrets", "trout").await["version"], 1);
+    let news = early.seal(sealing, owner).unwrap().unwrap();
+    account.keep_sent_secrets(&endpoint, &news).await.unwrap();
+
+    let mut next = DeviceSecrets::read(&account, &endpoint, service.now()).await.unwrap();
+    assert!(next.seal(sealing, owner).unwrap().is_some(), "what was sealed of the one before is none of this one");
+    assert_eq!(opened(&next.document(), "gate-1", &private).unwrap(), b"trout");
 }
 
 #[tokio::test]

@@ -71,12 +71,12 @@ impl DeviceSecrets {
         })
     }
 
-    /// Seals to the device what was not before. Answers whether there is news to keep; without a key of the device there is none.
+    /// Seals to the device what was not before. Answers all that is to be kept if there is news; without a key of the device there is none.
     pub(crate) fn seal(
         &mut self,
         with: &SealingKey,
         owner: (&AccountName, &EndpointName),
-    ) -> Result<Option<&[SentSecret]>, SealError> {
+    ) -> Result<Option<Vec<(&SealedRow, &SentSecret)>>, SealError> {
         let Some(key) = self.key else { return Ok(None) };
         let mut all = Vec::new();
         for row in &self.wanted {
@@ -89,7 +89,7 @@ impl DeviceSecrets {
             return Ok(None);
         }
         self.sent = all;
-        Ok(Some(&self.sent))
+        Ok(Some(self.wanted.iter().zip(&self.sent).collect()))
     }
 
     /// Whether all of them were sealed to the key of the device.

@@ -23,7 +23,7 @@ impl Visit {
                 return Ok(None);
             }
             match secrets.seal(&self.devices.fleet.authority.sealing, (&identity.account, &identity.endpoint)) {
-                Ok(Some(news)) => account.keep_sent_secrets(&identity.endpoint, news).await?,
+                Ok(Some(news)) => account.keep_sent_secrets(&identity.endpoint, &news).await?,
                 Ok(None) => {}
                 Err(error) => tracing::error!(
                     account = %identity.account, device = %identity.endpoint, error = %crate::Chain(&error),

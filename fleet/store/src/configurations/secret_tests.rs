@@ -3,7 +3,7 @@
 use protocol_types::{AppName, EndpointName, SecretName, recovery::RecoveryKey};
 
 use crate::{
-    AccountScope, ConfigurationLevel, GroupChange, SentSecret, StoreError,
+    AccountScope, ConfigurationLevel, GroupChange, SealedRow, SentSecret, StoreError,
     tests::{Database, NOW, fleet},
 };
 
@@ -14,6 +14,19 @@ fn named(application: &str, name: &str) -> (AppName, SecretName) {
 async fn set(one: &AccountScope, level: &ConfigurationLevel, name: &str, before: u64, sealed: &str) -> u64 {
     let (application, name) = named("hello", name);
     one.set_secret(level, (&application, &name), (before, sealed), NOW).await.unwrap().version
+}
+
+/// A secret of a level, and the same as it is sealed to a device.
+async fn sealed_to(
+    one: &AccountScope,
+    level: &ConfigurationLevel,
+    name: &str,
+    recipient: RecoveryKey,
+) -> (SealedRow, SentSecret) {
+    let (application, name) = named("hello", name);
+    let from = one.sealed_secret(level, (&application, &name)).await.unwrap().unwrap();
+    let (source, version, sealed) = (level.source(), from.secret.version, format!("{} for a device", from.sealed));
+    (from, SentSecret { application, name, source, version, recipient, sealed })
 }
 
 /// Name, sealed value and level of each secret that a device has.
@@ -101,11 +114,10 @@ async fn the_key_of_a_device_and_what_was_sealed_to_it_go_with_the_device() {
     assert_eq!(one.last_event().await.unwrap(), before, "the same key is no news");
     one.record_sealing_key(&gate, &key(2), NOW).await.unwrap();
     assert_eq!(one.sealing_key(&gate).await.unwrap(), Some(key(2)));
-    let (application, name) = named("hello", "token");
-    let source = ConfigurationLevel::Account.source();
-    let sent = SentSecret { application, name, source, version: 3, recipient: key(2), sealed: "x".to_owned() };
-    one.keep_sent_secrets(&gate, std::slice::from_ref(&sent)).await.unwrap();
-    one.keep_sent_secrets(&gate, std::slice::from_ref(&sent)).await.unwrap();
+    set(&one, &ConfigurationLevel::Account, "token", 0, "x").await;
+    let (from, sent) = sealed_to(&one, &ConfigurationLevel::Account, "token", key(2)).await;
+    one.keep_sent_secrets(&gate, &[(&from, &sent)]).await.unwrap();
+    one.keep_sent_secrets(&gate, &[(&from, &sent)]).await.unwrap();
     assert_eq!(one.sent_secrets(&gate).await.unwrap(), [sent]);
     one.delete_device(&gate, NOW).await.unwrap();
     assert_eq!((one.sealing_key(&gate).await.unwrap(), one.sent_secrets(&gate).await.unwrap()), (None, Vec::new()));
@@ -121,19 +133,12 @@ async fn what_was_sealed_of_a_secret_goes_with_the_secret_or_its_group() {
     one.create_group(&doors, &members, None, NOW).await.unwrap();
     let (account, group) = (ConfigurationLevel::Account, ConfigurationLevel::Group(doors.clone()));
     let recipient = RecoveryKey::from_bytes([1; 32]);
-    let mut sent = Vec::new();
+    let mut all = Vec::new();
     for (level, secret) in [(&account, "other"), (&account, "token"), (&group, "of-doors")] {
         set(&one, level, secret, 0, "x").await;
-        let (application, name) = named("hello", secret);
-        sent.push(SentSecret {
-            application,
-            name,
-            source: level.source(),
-            version: 1,
-            recipient,
-            sealed: "x".to_owned(),
-        });
+        all.push(sealed_to(&one, level, secret, recipient).await);
     }
+    let sent: Vec<_> = all.iter().map(|(from, sent)| (from, sent)).collect();
     one.keep_sent_secrets(&gate, &sent).await.unwrap();
     let kept = async || {
         let rows = one.sent_secrets(&gate).await.unwrap();
@@ -145,4 +150,8 @@ async fn what_was_sealed_of_a_secret_goes_with_the_secret_or_its_group() {
     assert_eq!(kept().await, ["of-doors", "other"], "the next secret of this name is another one");
     one.delete_group(&doors, None, NOW).await.unwrap();
     assert_eq!(kept().await, ["other"]);
+    set(&one, &account, "token", 0, "y").await;
+    set(&one, &account, "other", 1, "y").await;
+    one.keep_sent_secrets(&gate, &sent).await.unwrap();
+    assert_eq!(kept().await, [] as [&str; 0], "what was read before is of secrets that are gone");
 }

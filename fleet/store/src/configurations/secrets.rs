@@ -388,8 +388,13 @@ impl AccountScope {
             .collect()
     }
 
-    /// Keeps exactly these as what is sealed to a device.
-    pub async fn keep_sent_secrets(&self, endpoint: &EndpointName, sent: &[SentSecret]) -> Result<(), StoreError> {
+    /// Keeps exactly these as what is sealed to a device, each beside the secret that it was sealed from. One whose secret is another by
+    /// now, or gone, is left out: the next secret of the name may have the same version.
+    pub async fn keep_sent_secrets(
+        &self,
+        endpoint: &EndpointName,
+        sent: &[(&SealedRow, &SentSecret)],
+    ) -> Result<(), StoreError> {
         let doing = "keep what was sealed to a device";
         let mut tx = self.write().await?;
         sqlx::query("DELETE FROM device_secrets WHERE account = $1 AND endpoint = $2")
@@ -398,19 +403,24 @@ impl AccountScope {
             .execute(tx.sql())
             .await
             .map_err(cannot(doing))?;
-        for one in sent {
+        for (from, one) in sent {
             sqlx::query(
                 "INSERT INTO device_secrets (account, endpoint, application, secret, source, version, recipient, sealed)
-                 SELECT account, endpoint, $3, $4, $5, $6, $7, $8 FROM devices WHERE account = $1 AND endpoint = $2",
+                 SELECT d.account, d.endpoint, s.application, s.secret, $3, s.version, $4, $5
+                 FROM devices d JOIN configuration_secrets s ON s.account = d.account
+                 WHERE d.account = $1 AND d.endpoint = $2 AND s.level = $6 AND s.name = $7
+                     AND s.application = $8 AND s.secret = $9 AND s.sealed = $10",
             )
             .bind(self.id())
             .bind(endpoint.as_str())
-            .bind(one.application.as_str())
-            .bind(one.name.as_str())
             .bind(one.source.as_str())
-            .bind(to_sql(one.version))
             .bind(one.recipient.to_string())
             .bind(one.sealed.as_str())
+            .bind(from.secret.level.kind())
+            .bind(from.secret.level.name())
+            .bind(one.application.as_str())
+            .bind(one.name.as_str())
+            .bind(from.sealed.as_str())
             .execute(tx.sql())
             .await
             .map_err(cannot(doing))?;
