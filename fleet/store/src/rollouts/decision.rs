@@ -1,12 +1,14 @@
-//! The transactions that carry a decision about a rollout out. The decision itself comes as a function, so that it is made on exactly
-//! the rows that it changes.
+//! The transactions that carry a decision about a rollout out. The decision itself comes as a function, so that it can be made on what is
+//! known at the moment. No transaction moves a device of which something else is known by then.
+
+use std::collections::HashMap;
 
 use protocol_types::{DeviceState, EndpointName, Reason, RolloutId, RolloutState, UnixSeconds, WaitingFor};
 use serde_json::json;
 
 use crate::{
-    AccountScope, DesiredRelease, EventDraft, RolloutFacts, RolloutRow, StoreError, Subject, error::cannot, events,
-    numbers::to_sql, rollouts::updates, transaction::Transaction,
+    AccountScope, DesiredRelease, DeviceFacts, EventDraft, RolloutFacts, RolloutRow, StoreError, Subject,
+    error::cannot, events, numbers::to_sql, rollouts::updates, transaction::Transaction,
 };
 
 /// What happens to the wish for a device.
@@ -77,56 +79,128 @@ impl Decision {
         *self == Self::default()
     }
 
-    /// The decision about the first `devices` of those that move on. What would keep the others from moving on comes with the last of them.
-    fn part(mut self, devices: usize) -> Self {
-        if devices < self.devices.len() {
-            self.devices.truncate(devices);
-            self.closes = false;
-            self.rollout = self.rollout.filter(|(state, _)| *state != RolloutState::Finished);
+    /// Whether the rollout itself moves on, and not its devices alone.
+    const fn moves_rollout(&self) -> bool {
+        self.rollout.is_some() || self.wave.is_some() || self.closes || self.brings_back
+    }
+
+    /// Takes the decision about the first `devices` of those that move on out of it. What would keep the others from moving on comes with
+    /// the last of them.
+    fn take_first(&mut self, devices: usize) -> Self {
+        let others = self.devices.split_off(devices.min(self.devices.len()));
+        let mut first = std::mem::take(self);
+        if !others.is_empty() {
+            self.closes = std::mem::take(&mut first.closes);
+            self.rollout = first.rollout.take_if(|(state, _)| *state == RolloutState::Finished);
         }
-        self
+        self.devices = others;
+        first
     }
 }
 
 /// Devices that move on in one transaction, at least. A start of a large rollout moves all of them; others write in between.
 const AT_A_TIME: usize = 1_000;
-/// In how many transactions all devices of a rollout move on, at most: each of them reads what is known of all.
+/// In how many transactions all devices of a rollout move on, at most.
 const TIMES: usize = 20;
+/// In how many of them what was read before is good enough: devices that fail meanwhile count from the next reading on.
+const GOOD_FOR: usize = 5;
+
+/// What is known of devices, by their names.
+type Known<'a> = HashMap<&'a EndpointName, &'a DeviceFacts>;
+
+pub(super) fn by_name(devices: &[DeviceFacts]) -> Known<'_> {
+    devices.iter().map(|device| (&device.endpoint, device)).collect()
+}
 
 impl AccountScope {
     /// Lets `decide` look at everything known about a rollout and carries its decision out, with the events that tell of it. Answers how
     /// many devices moved on.
     ///
-    /// All of it happens in one transaction if few devices move on. Of many, each transaction moves some, and the next one asks `decide`
-    /// again; whatever ends here half-way, the next look goes on.
+    /// Everything known of a million devices takes seconds to read, so it is read before any transaction, and each transaction asks again
+    /// about the few devices alone that it moves. A decision about the rollout itself, which may be its end, is made once more on
+    /// everything by the transaction that carries it out. Whatever ends here half-way, the next look goes on.
     pub async fn reconcile_rollout(
         &self,
         id: &RolloutId,
         decide: impl Fn(&RolloutFacts) -> Decision,
         now: UnixSeconds,
     ) -> Result<usize, StoreError> {
-        // Most looks find nothing to do and need no turn to write.
-        let mut reader = self.readers().acquire().await.map_err(cannot("look at a rollout"))?;
-        if decide(&self.rollout_facts(&mut reader, id, now).await?).is_empty() {
-            return Ok(0);
-        }
-        drop(reader);
         let mut moved = 0;
-        for _ in 0..TIMES {
-            let mut tx = self.write().await?;
-            let facts = self.rollout_facts(tx.sql(), id, now).await?;
-            let decision = decide(&facts);
-            let at_a_time = AT_A_TIME.max(facts.devices.len().div_ceil(TIMES));
-            let is_last = decision.devices.len() <= at_a_time;
-            let part = decision.part(at_a_time);
-            self.carry_out_decision(&mut tx, &facts.rollout, &part, now).await?;
-            tx.commit().await?;
-            moved += part.devices.len();
-            if is_last {
+        for _ in 0..TIMES / GOOD_FOR {
+            let facts = self.facts_of_rollout(id, now).await?;
+            let mut left = decide(&facts);
+            // Most looks find nothing to do and need no turn to write.
+            if left.is_empty() {
                 break;
+            }
+            let known = by_name(&facts.devices);
+            let at_a_time = AT_A_TIME.max(facts.devices.len().div_ceil(TIMES));
+            for _ in 0..GOOD_FOR {
+                let part = left.take_first(at_a_time);
+                if part.moves_rollout() {
+                    let (devices, others) = self.move_rollout(id, &decide, at_a_time, now).await?;
+                    moved += devices;
+                    if others.is_empty() {
+                        return Ok(moved);
+                    }
+                    // What was read is about the rollout as it was.
+                    break;
+                }
+                let Some(devices) = self.move_devices((&facts.rollout, &known), &part.devices, now).await? else {
+                    return Ok(moved);
+                };
+                moved += devices;
+                if left.is_empty() {
+                    return Ok(moved);
+                }
             }
         }
         Ok(moved)
+    }
+
+    /// Moves those devices on of which the same is known as when it was decided; the others wait for the next look. `None` if the rollout
+    /// itself is another one than it was then.
+    pub(super) async fn move_devices(
+        &self,
+        (rollout, known): (&RolloutRow, &Known<'_>),
+        steps: &[DeviceStep],
+        now: UnixSeconds,
+    ) -> Result<Option<usize>, StoreError> {
+        let names: Vec<EndpointName> = steps.iter().map(|step| step.endpoint.clone()).collect();
+        let mut tx = self.write().await?;
+        if self.rollout_on(tx.sql(), &rollout.id).await? != *rollout {
+            return Ok(None);
+        }
+        let devices = self.facts_of_devices(tx.sql(), rollout, &names, now).await?;
+        let known_now = by_name(&devices);
+        let mut moved = 0;
+        for step in steps {
+            let both = known.get(&step.endpoint).zip(known_now.get(&step.endpoint));
+            if both.is_some_and(|(was, is)| is.says_the_same_as(was)) {
+                self.move_device(&mut tx, rollout, step, now).await?;
+                moved += 1;
+            }
+        }
+        tx.commit().await?;
+        Ok(Some(moved))
+    }
+
+    /// Decides on everything and carries out what becomes of the rollout itself, and of the first devices of those that move on. Answers how
+    /// many these are, and what is left of the decision.
+    async fn move_rollout(
+        &self,
+        id: &RolloutId,
+        decide: &impl Fn(&RolloutFacts) -> Decision,
+        at_a_time: usize,
+        now: UnixSeconds,
+    ) -> Result<(usize, Decision), StoreError> {
+        let mut tx = self.write().await?;
+        let facts = self.rollout_facts(tx.sql(), id, now).await?;
+        let mut left = decide(&facts);
+        let part = left.take_first(at_a_time);
+        self.carry_out_decision(&mut tx, &facts.rollout, &part, now).await?;
+        tx.commit().await?;
+        Ok((part.devices.len(), left))
     }
 
     async fn carry_out_decision(

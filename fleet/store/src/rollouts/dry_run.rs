@@ -9,7 +9,7 @@ use crate::{
     error::cannot,
     filter::{Bind, Place},
     numbers::from_sql,
-    rollouts::facts::{admitted, outranked, read_matches},
+    rollouts::facts::{admitted, one_of, outranked, read_matches},
     rows::{self, parsed},
 };
 
@@ -114,11 +114,7 @@ impl AccountScope {
                 let clause = filter.clause(Place { report: "s", first, now });
                 Ok((clause.sql, clause.binds))
             }
-            (None, Audience::Devices(devices)) => {
-                let places: Vec<String> = (first..first + devices.len()).map(|n| format!("${n}")).collect();
-                let binds = devices.iter().map(|device| Bind::Text(device.to_string())).collect();
-                Ok((format!("d.endpoint IN ({})", places.join(", ")), binds))
-            }
+            (None, Audience::Devices(devices)) => Ok(one_of("d.endpoint", devices, first)),
             (None, Audience::All | Audience::Group(_) | Audience::Filter(_)) => Ok(("1 = 0".to_owned(), Vec::new())),
         }
     }

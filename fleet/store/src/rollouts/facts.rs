@@ -24,6 +24,8 @@ const ZONE: &str = "timezone";
 const OFFERS_SINCE: u64 = 3600;
 /// The first placeholder that is free for filters.
 const FIRST: usize = 6;
+/// Devices that one question names.
+const NAMES: usize = 500;
 
 /// What a device should have by some rollout.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +73,21 @@ pub struct DeviceFacts {
     pub failures: u32,
     /// Where it is, if somebody said: the name of a time zone.
     pub zone: Option<String>,
+}
+
+impl DeviceFacts {
+    /// Whether the same is known, apart from what changes all the time and moves no device: when it was last heard, and how far it is with
+    /// a download.
+    pub(crate) fn says_the_same_as(&self, other: &Self) -> bool {
+        let what_counts = |facts: &Self| {
+            let mut facts = Self { last_seen: None, ..facts.clone() };
+            if let Some(said) = &mut facts.said {
+                said.progress = None;
+            }
+            facts
+        };
+        what_counts(self) == what_counts(other)
+    }
 }
 
 /// How many devices of a rollout are in each state.
@@ -218,6 +235,21 @@ pub(crate) fn read_matches(row: &AnyRow, filters: &[u32]) -> Result<Vec<u32>, St
     Ok(matches)
 }
 
+/// The condition that a device is one of these, the first placeholder being `first`, and what is bound to it.
+pub(crate) fn one_of(column: &str, devices: &[EndpointName], first: usize) -> (String, Vec<Bind>) {
+    let places: Vec<String> = (first..first + devices.len()).map(|place| format!("${place}")).collect();
+    let binds = devices.iter().map(|device| Bind::Text(device.to_string())).collect();
+    (format!("{column} IN ({})", places.join(", ")), binds)
+}
+
+/// The condition that a device is asked about, with what is bound to it.
+fn asked(column: &str, only: Option<&[EndpointName]>, binds: &mut Vec<Bind>) -> String {
+    let Some(only) = only else { return "1 = 1".to_owned() };
+    let (condition, names) = one_of(column, only, FIRST + binds.len());
+    binds.extend(names);
+    condition
+}
+
 /// Which devices come into the audience while it is open. A list of devices is complete from the beginning.
 pub(crate) fn admitted(wanted: &NewRollout) -> Option<Filter> {
     let filter = match &wanted.audience {
@@ -247,6 +279,41 @@ impl AccountScope {
     ) -> Result<RolloutFacts, StoreError> {
         let rollout = self.rollout_on(sql, id).await?;
         let running = rollout.state == RolloutState::Running;
+        Ok(RolloutFacts {
+            devices: self.device_facts(sql, &rollout, None, now).await?,
+            waves: self.count_waves(sql, id).await?,
+            offers: self.offers(sql, &rollout, now).await?,
+            retired_by: if running { self.retired_by(sql, &rollout).await? } else { None },
+            returnable: self.returnable(sql, &rollout).await?,
+            rollout,
+        })
+    }
+
+    /// What is known of those among these devices for which something may still change.
+    pub(crate) async fn facts_of_devices(
+        &self,
+        sql: &mut AnyConnection,
+        rollout: &RolloutRow,
+        devices: &[EndpointName],
+        now: UnixSeconds,
+    ) -> Result<Vec<DeviceFacts>, StoreError> {
+        let mut found = Vec::new();
+        for some in devices.chunks(NAMES) {
+            found.extend(self.device_facts(sql, rollout, Some(some), now).await?);
+        }
+        Ok(found)
+    }
+
+    /// The devices of a rollout for which something may still change, then those that have just come; if it is asked `only` about some,
+    /// those among them.
+    async fn device_facts(
+        &self,
+        sql: &mut AnyConnection,
+        rollout: &RolloutRow,
+        only: Option<&[EndpointName]>,
+        now: UnixSeconds,
+    ) -> Result<Vec<DeviceFacts>, StoreError> {
+        let running = rollout.state == RolloutState::Running;
         // What gave way to another rollout comes back once nothing is in its way any more.
         let back = if running { "OR (r.state = 'superseded' AND " } else { "OR (1 = 0 AND " };
         let (columns, mut binds, filters) = self.wave_columns(sql, &rollout.wanted.policy.waves, FIRST, now).await?;
@@ -259,40 +326,34 @@ impl AccountScope {
                 clause.sql
             }
         };
+        let asked = asked("r.endpoint", only, &mut binds);
         let known = format!(
             "SELECT {columns} r.endpoint AS endpoint, r.state AS state, r.waiting_for AS waiting_for, r.consented AS consented,
                     r.wave AS wave, r.attempt AS attempt, r.failed AS failed, r.not_before AS not_before,
                     {outranked} AS outranked_by, CAST(CASE WHEN {meant} THEN 1 ELSE 0 END AS BIGINT) AS meant, {FACTS}, {}
              FROM rollout_devices r LEFT JOIN devices d ON d.account = r.account AND d.endpoint = r.endpoint {}
-             WHERE r.account = $1 AND r.rollout = $2 AND (r.state NOT IN {ENDS} {back} {outranked} IS NULL))
+             WHERE r.account = $1 AND r.rollout = $2 AND (r.state NOT IN {ENDS} {back} {outranked} IS NULL)) AND {asked}
              ORDER BY r.endpoint",
             subject_facts(&rollout.wanted.subject, true),
             joins("r"),
             outranked = outranked("r.endpoint"),
         );
-        let mut devices = self.facts(sql, (known, binds, &filters), &rollout).await?;
+        let mut devices = self.facts(sql, (known, binds, &filters), rollout).await?;
         if running
             && !rollout.closed
             && let Some(filter) = admitted(&rollout.wanted)
         {
-            devices.extend(self.fresh(sql, &rollout, &filter, now).await?);
+            devices.extend(self.fresh(sql, rollout, (&filter, only), now).await?);
         }
-        Ok(RolloutFacts {
-            devices,
-            waves: self.count_waves(sql, id).await?,
-            offers: self.offers(sql, &rollout, now).await?,
-            retired_by: if running { self.retired_by(sql, &rollout).await? } else { None },
-            returnable: self.returnable(sql, &rollout).await?,
-            rollout,
-        })
+        Ok(devices)
     }
 
-    /// Devices of the audience that are not on the list.
+    /// Devices of the audience that are not on the list; if it is asked `only` about some, those among them.
     async fn fresh(
         &self,
         sql: &mut AnyConnection,
         rollout: &RolloutRow,
-        filter: &Filter,
+        (filter, only): (&Filter, Option<&[EndpointName]>),
         now: UnixSeconds,
     ) -> Result<Vec<DeviceFacts>, StoreError> {
         let filter = self.resolved(sql, filter).await?;
@@ -300,14 +361,15 @@ impl AccountScope {
         let (columns, more, filters) =
             self.wave_columns(sql, &rollout.wanted.policy.waves, FIRST + binds.len(), now).await?;
         binds.extend(more);
+        let asked = asked("d.endpoint", only, &mut binds);
         let fresh = format!(
             "SELECT d.endpoint AS endpoint, CAST(NULL AS TEXT) AS state, CAST(NULL AS TEXT) AS waiting_for,
                     CAST(NULL AS BIGINT) AS consented, CAST(NULL AS BIGINT) AS wave, CAST(NULL AS BIGINT) AS attempt,
                     CAST(NULL AS BIGINT) AS failed, CAST(NULL AS BIGINT) AS not_before,
                     {columns} {} AS outranked_by, CAST(1 AS BIGINT) AS meant, {FACTS}, {}
              FROM devices d {}
-             WHERE d.account = $1 AND d.standing <> 'decommissioned' AND {condition} AND NOT EXISTS (SELECT 1 FROM rollout_devices r
-                 WHERE r.account = $1 AND r.rollout = $2 AND r.endpoint = d.endpoint) ORDER BY d.endpoint",
+             WHERE d.account = $1 AND d.standing <> 'decommissioned' AND {condition} AND {asked} AND NOT EXISTS (SELECT 1
+                 FROM rollout_devices r WHERE r.account = $1 AND r.rollout = $2 AND r.endpoint = d.endpoint) ORDER BY d.endpoint",
             outranked("d.endpoint"),
             subject_facts(&rollout.wanted.subject, false),
             joins("d"),

@@ -7,6 +7,7 @@ use protocol_types::{
     SecurityVersion, UnixSeconds, WaitingFor,
 };
 
+use super::decision::by_name;
 use crate::{
     AccountScope, Audience, DailyWindow, Decision, DeviceFacts, DeviceReport, DeviceStep, NewRollout, Policy,
     Publication, Rate, RolloutFacts, StoreError, Subject, Tally, Threshold, Wave, WishStep, Zone,
@@ -304,10 +305,38 @@ async fn many_devices_move_on_in_several_transactions_and_the_audience_closes_wi
         decision
     };
     assert_eq!(one.reconcile_rollout(&id, close, NOW).await.unwrap(), 2_500);
-    assert_eq!(*looks.lock().unwrap(), [2_500, 2_500, 1_500, 500]);
+    // Everything is read twice: to begin with, and by the transaction that closes the audience.
+    assert_eq!(*looks.lock().unwrap(), [2_500, 500]);
     let facts = one.facts_of_rollout(&id, NOW).await.unwrap();
     assert!(facts.rollout.closed);
     assert_eq!(facts.devices.iter().filter(|d| d.at.is_some()).count(), 2_500);
+}
+
+#[tokio::test]
+async fn a_device_of_which_something_else_is_known_by_then_waits_for_the_next_look() {
+    let db = Database::new().await;
+    let one = fleet(&db).await;
+    let id = started(&one, &wanted(Audience::All, 50)).await;
+    let downloads =
+        |progress| DeviceReport { phase: Phase::Downloading, progress: Some(progress), ..DeviceReport::idle() };
+    for name in ["gate-1", "gate-2"] {
+        one.record_report(&endpoint(name), &downloads(1), NOW).await.unwrap();
+    }
+    let facts = one.facts_of_rollout(&id, NOW).await.unwrap();
+    let steps = all_to(DeviceState::Queued, WishStep::Set)(&facts).devices;
+    let known = by_name(&facts.devices);
+    one.record_report(&endpoint("gate-1"), &downloads(2), NOW).await.unwrap();
+    one.record_report(&endpoint("gate-2"), &DeviceReport::idle(), NOW).await.unwrap();
+    assert_eq!(one.move_devices((&facts.rollout, &known), &steps, NOW).await.unwrap(), Some(1));
+    let wish = async |name: &str| one.desired_release(&endpoint(name)).await.unwrap();
+    assert!(wish("gate-1").await.is_some(), "a download that goes on is no other decision");
+    assert_eq!(wish("gate-2").await, None);
+
+    let facts = one.facts_of_rollout(&id, NOW).await.unwrap();
+    let known = by_name(&facts.devices);
+    one.act_on_rollout(&id, RolloutAction::Pause, (None, "t1"), NOW).await.unwrap();
+    assert_eq!(one.move_devices((&facts.rollout, &known), &steps, NOW).await.unwrap(), None);
+    assert_eq!(wish("gate-2").await, None, "a rollout that was paused meanwhile moves nobody");
 }
 
 #[tokio::test]
