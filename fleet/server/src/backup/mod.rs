@@ -203,15 +203,7 @@ async fn back_up_with(
         Engine::Sqlite => archive.add(&format!("{DATA}{}", database::EMBEDDED), &copy)?,
         Engine::Postgres => archive.add(DUMP, &copy)?,
     }
-    let may_go = |name: &str| name.starts_with(LISTS) || (bucket.is_some() && name.starts_with(ARTIFACTS));
-    for file in files::kept(&config.data_dir)? {
-        match archive.add(&format!("{DATA}{}", file.name), &file.path) {
-            // The service has moved it into the bucket, which is listed after this, or is through with the list.
-            Err(BackupError::File { source, .. }) if may_go(&file.name) && source.kind() == io::ErrorKind::NotFound => {
-            }
-            other => other?,
-        }
-    }
+    add_files(&mut archive, &files::kept(&config.data_dir)?, bucket.is_some())?;
     if let Some(bucket) = bucket {
         let text = serde_json::to_vec(&list(bucket).await?).map_err(|e| at("write", out)(e.into()))?;
         archive.add_bytes(OBJECTS, &text)?;
@@ -219,6 +211,20 @@ async fn back_up_with(
     let members = archive.finish()?;
     fs::rename(&growing, out).and_then(|()| durable::sync_folder_of(out)).map_err(at("make", out))?;
     Ok(Backup { members })
+}
+
+/// Adds the files of a data directory, as they were found.
+fn add_files(archive: &mut archive::Writer, found: &[files::Kept], has_bucket: bool) -> Result<(), BackupError> {
+    let may_go = |name: &str| name.starts_with(LISTS) || (has_bucket && name.starts_with(ARTIFACTS));
+    for file in found {
+        match archive.add(&format!("{DATA}{}", file.name), &file.path) {
+            // The service has moved it into the bucket, which is listed after this, or is through with the list.
+            Err(BackupError::File { source, .. }) if may_go(&file.name) && source.kind() == io::ErrorKind::NotFound => {
+            }
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 /// Restores the backup in `from` into the data directory of these settings, which is new or empty, and into their PostgreSQL database, which

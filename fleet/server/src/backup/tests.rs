@@ -80,6 +80,27 @@ async fn a_backup_of_one_database_is_not_restored_into_another_kind() {
     assert!(matches!(restore(&other, &out).await, Err(BackupError::OtherDatabase { .. })));
 }
 
+#[tokio::test]
+async fn a_list_that_is_through_may_go_while_files_are_copied_and_a_key_may_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = used(&folder.path().join("first")).await;
+    let list = config.data_dir.join("lists/acme/1f0c");
+    fs::create_dir_all(list.parent().unwrap()).unwrap();
+    fs::write(&list, "fingerprint").unwrap();
+    let found = files::kept(&config.data_dir).unwrap();
+    let names: Vec<&str> = found.iter().map(|file| file.name.as_str()).collect();
+    assert_eq!(names, ["artifacts/acme/00ff", "authority/service.pem", "lists/acme/1f0c"]);
+    let copied = |out: &str| {
+        let mut archive = archive::Writer::new(&folder.path().join(out))?;
+        add_files(&mut archive, &found, false)?;
+        archive.finish()
+    };
+    fs::remove_file(&list).unwrap();
+    assert_eq!(copied("without-the-list").unwrap(), 2);
+    fs::remove_file(config.data_dir.join("authority/service.pem")).unwrap();
+    assert!(matches!(copied("without-a-key"), Err(BackupError::File { .. })));
+}
+
 async fn objects_into(objects: &InMemory, named: &[(&str, &'static str)]) {
     for (name, text) in named {
         let path = format!("a/b/artifacts/acme/{name}").into();

@@ -91,3 +91,29 @@ impl Follower {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::http::StatusCode;
+    use serde_json::json;
+
+    use super::*;
+    use crate::test_service::TestService;
+
+    #[tokio::test]
+    async fn whoever_reads_slowly_gets_no_more_time_than_others() {
+        let service = TestService::start().await;
+        let caller = service.caller("acme").await;
+        for name in ["one", "two"] {
+            assert_eq!(caller.post("/groups", &json!({"name": name})).await.0, StatusCode::CREATED);
+        }
+        let query = StreamQuery { after: Some(0), ..StreamQuery::default() };
+        let account = service.account("acme").await;
+        let mut follower = Follower::begin(service.fleet.clone(), account, query).await.unwrap();
+        assert!(follower.next().await.is_some());
+        assert!(!follower.ready.is_empty(), "there is more to read");
+        // Its time goes by before the reader takes the next event.
+        follower.ends = Instant::now();
+        assert!(follower.next().await.is_none());
+    }
+}
