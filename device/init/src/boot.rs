@@ -16,6 +16,7 @@ use crate::{
     boot_menu, clock,
     console::{attach, in_one_line, say},
     devices::{Announcements, Places},
+    give_way::give_way,
     growth::grow_state,
     handover::{HandoverError, hand_over},
     kernel::{self, MountError, mount_at},
@@ -24,7 +25,7 @@ use crate::{
     program::{ProgramError, run},
     recovery,
     slots::{BelowFloor, Candidate, Ending, NoSlot, choose, ending_below_floor, hold_against},
-    state,
+    starts, state,
 };
 
 const ROOT: &str = "/sysroot";
@@ -52,6 +53,8 @@ enum BootError {
     BelowFloor { refused: BelowFloor, entry: Option<BootEntry> },
     #[error("cannot open the root file system of slot {slot} on {disk}")]
     Verity { slot: Slot, disk: String, source: ProgramError },
+    #[error("slot {0} was started {n} times without coming up", n = starts::MOST)]
+    DoesNotComeUp(Slot),
     #[error("cannot hand over")]
     Handover(#[from] HandoverError),
 }
@@ -73,6 +76,7 @@ impl BootError {
             | Self::NoSlot(_)
             | Self::KeyStore(_)
             | Self::Verity { .. }
+            | Self::DoesNotComeUp(_)
             | Self::Handover(_) => Ending::Restart,
         }
     }
@@ -134,6 +138,13 @@ fn steps() -> Result<std::convert::Infallible, BootError> {
         recovery::provide(&mut keys, &recovery::Places { device, state, factory, run: "/run/mbl".into() });
     }
     keys.leave()?;
+    if state != StateOutcome::Degraded
+        && let Some(entry) = entry
+        && is_one_too_many(&Path::new(ROOT).join("state"), entry)
+        && leave_slot(&places, &layout, entry)
+    {
+        return Err(BootError::DoesNotComeUp(slot));
+    }
     prepare(Path::new(ROOT));
     let record = BootRecord {
         format: Format1,
@@ -183,7 +194,43 @@ fn find_slot(
     });
     match found.map_err(io_error("look for the system's disk"))? {
         Some(decided) => Ok(decided?),
-        None => Ok(chosen(&last)?),
+        None => {
+            // The tree of the slot is damaged, and stays so. Of several disks, nobody can tell which one the entry is from.
+            if let ([only], Some(entry)) = (&last[..], entry) {
+                leave_slot(places, &only.layout, entry);
+            }
+            Ok(chosen(&last)?)
+        }
+    }
+}
+
+/// Whether this confirmed system has been started too often without coming up.
+fn is_one_too_many(state: &Path, entry: BootEntry) -> bool {
+    if entry.tries.is_some() {
+        return false;
+    }
+    match starts::count(state, entry) {
+        Ok(before) => before >= starts::MOST,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+        Err(e) => {
+            say(&format!("this start is not counted: {e}"));
+            false
+        }
+    }
+}
+
+/// Has the loader start the other slot from now on, if it can; whether it will.
+fn leave_slot(places: &Places, layout: &Layout, entry: BootEntry) -> bool {
+    match give_way(&places.node(layout.esp()), entry) {
+        Ok(Some(other)) => {
+            say(&format!("{entry} gives way to {other}"));
+            true
+        }
+        Ok(None) => false,
+        Err(e) => {
+            say(&format!("cannot have the loader start the other slot: {e}"));
+            false
+        }
     }
 }
 

@@ -34,6 +34,7 @@ use crate::{
     plan::{Fact, Running},
     socket::{Event, LinkError, Links, Listener, keep_apps},
     speakers::{STATUS, Speakers},
+    starts::Starts,
     storage::{Storage, StorageError},
     trust::{Trust, factory_document},
     window::Window,
@@ -199,7 +200,7 @@ fn serve_on<D: Disk>(
     // Dropped at the end of this function, which is how the dialling thread learns of it; the process ends right after.
     let (_running, stop) = mpsc::channel();
     start_threads((listener, device_dir.join("run/apps.sock")), &links, &events, stop).map_err(ServeError::Thread)?;
-    work(updater, &arrivals, around);
+    work(updater, &arrivals, Starts::of(device_dir), around);
     Ok(())
 }
 
@@ -267,7 +268,12 @@ fn start_threads(
 }
 
 /// The loop: hears, then works, then waits.
-fn work<D: Disk>(mut updater: Updater<D, Speakers>, arrivals: &Receiver<Event>, around: Surroundings<'_>) {
+fn work<D: Disk>(
+    mut updater: Updater<D, Speakers>,
+    arrivals: &Receiver<Event>,
+    mut starts: Starts,
+    around: Surroundings<'_>,
+) {
     let start = Instant::now();
     let (mut window, mut was_open) = (Window::always(TimeZone::system()), true);
     let mut heartbeat = Heartbeat::new(sd_notify::watchdog_enabled());
@@ -285,9 +291,10 @@ fn work<D: Disk>(mut updater: Updater<D, Speakers>, arrivals: &Receiver<Event>, 
         }
         match updater.turn() {
             Turn::Again => {}
-            Turn::Reboot => return,
+            Turn::Reboot => return starts.forget(),
             Turn::Wait(until) => {
                 let limit = until.map_or(IDLE, |until| until.saturating_sub(start.elapsed()).min(IDLE));
+                let limit = starts.look(start.elapsed()).map_or(limit, |wait| wait.min(limit));
                 let limit = heartbeat.wait(start.elapsed()).map_or(limit, |wait| wait.min(limit));
                 let limit = if window.is_bounded() { limit.min(MINUTE) } else { limit };
                 // At least once a minute, as somebody may set the clock.

@@ -5,15 +5,13 @@
 
 use std::io;
 
+pub use device_esp::STAGED;
 use protocol_types::{
     FirmwareRecord, Reason, ReasonCode, Slot,
     boot::{BootEntry, Tries},
 };
 
 use crate::disk::{Disk, FirmwareState, Folder, Place, Room};
-
-/// The file in the boot partition that a new entry grows in; the loader ignores the name.
-pub const STAGED: &str = "mbl-staged.tmp";
 
 /// What the record of the firmware slots is called in messages.
 const FIRMWARE_RECORD: &str = "the record of the firmware slots";
@@ -140,6 +138,18 @@ impl<D: Disk> Storage<D> {
     /// If the boot partition cannot be changed.
     pub fn retire(&mut self, slot: Slot) -> Result<(), StorageError> {
         self.remove_where(Folder::Esp, |name| BootEntry::parse(name).is_some_and(|entry| entry.slot == slot))
+    }
+
+    /// Takes the tries off every entry of `slot`, so that nothing boots it.
+    ///
+    /// # Errors
+    /// If the boot partition cannot be read or changed.
+    pub fn forsake(&mut self, slot: Slot) -> Result<(), StorageError> {
+        for entry in self.entries()?.into_iter().filter(|entry| entry.slot == slot && entry.is_bootable()) {
+            let done = entry.tries.map_or(0, |tries| tries.done);
+            self.recount(entry, Some(Tries { left: 0, done }))?;
+        }
+        Ok(())
     }
 
     /// Removes every file in `folder` whose name is `unwanted`.

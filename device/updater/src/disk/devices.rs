@@ -9,6 +9,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use device_esp::{Esp, read_full};
 use protocol_release::document::FirmwarePackage;
 use protocol_types::{
     Digest, FirmwareRecord, Slot, luks,
@@ -18,12 +19,7 @@ use protocol_types::{
 use rustix::fs::{Advice, fadvise};
 use tracing::{info, warn};
 
-use super::{
-    Disk, FirmwareState, Folder, Place, Room,
-    esp::Esp,
-    firmware::FirmwareSlots,
-    folders::{Folders, read_full},
-};
+use super::{Disk, FirmwareState, Folder, Place, Room, firmware::FirmwareSlots, folders::Folders};
 
 /// A bound for the number of block devices that are looked at.
 const MOST_DEVICES: usize = 1024;

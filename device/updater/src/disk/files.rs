@@ -7,12 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use device_esp::read_full;
 use protocol_types::{FirmwareRecord, Slot};
 use rustix::fs::{Advice, fadvise};
 
 use super::{
     Disk, FirmwareState, Folder, ImageError, Place, Room,
-    folders::{Folders, read_full},
+    folders::Folders,
     forget,
     gpt_image::{Extent, find_slots},
 };

@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use device_esp::read_full;
 use rustix::fs::{Advice, fadvise};
 
 use super::Folder;
@@ -96,21 +97,4 @@ impl Folders {
     pub(super) fn sync_folder(&self, folder: Folder) -> io::Result<()> {
         File::open(self.folder(folder))?.sync_all()
     }
-}
-
-/// Reads until `into` is full or the file ends.
-pub(super) fn read_full(file: &File, mut at: u64, into: &mut [u8]) -> io::Result<usize> {
-    let mut done = 0;
-    while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, at) {
-            Ok(0) => break,
-            Ok(n) => {
-                done += n;
-                at += u64::try_from(n).map_err(io::Error::other)?;
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(done)
 }

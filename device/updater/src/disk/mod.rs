@@ -4,7 +4,6 @@
 //! renames that [`crate::storage`] composes is exactly the one that the power-cut sweep cuts into pieces.
 
 mod devices;
-pub mod esp;
 mod files;
 mod firmware;
 mod folders;

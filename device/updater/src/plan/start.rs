@@ -157,14 +157,15 @@ impl Plan {
         self.settle(pending.wish, Outcome::RolledBack(reason), steps);
     }
 
-    /// The loader passed over a newer, confirmed entry: that system does not verify any more. If it is still wished for, it is
-    /// brought again, and only the blocks that were lost travel.
+    /// The loader passed over a newer entry that was confirmed, or the initrd has let it give way: that system does not start any more.
+    /// If it is still wished for, it is brought again, and only the blocks that were lost travel.
     fn forget_lost(&mut self, entries: &[BootEntry]) {
-        let newer = |entry: &BootEntry| entry.is_bootable() && entry.generation > self.running.generation;
+        let idle = self.idle_slot();
+        let newer = |entry: &BootEntry| entry.slot == idle && entry.generation > self.running.generation;
         if !entries.iter().any(newer) {
             return;
         }
-        let idle = self.idle_slot();
+        // Of one that used up its tries on trial, nothing is noted in its slot.
         if let Some(lost) = self.record.slot_mut(idle).take()
             && self.record.service.as_ref().is_some_and(|settled| settled.wish.digest == lost.note.digest)
         {

@@ -168,6 +168,12 @@ impl World {
             }
             Step::Confirm(generation) => self.recount(*generation, None),
             Step::Exhaust(generation) => self.recount(*generation, Some(Tries { left: 0, done: 0 })),
+            Step::Forsake(slot) => {
+                assert_ne!(*slot, self.plan.running.slot, "the running slot would not start any more");
+                for entry in self.entries.iter_mut().filter(|entry| entry.slot == *slot) {
+                    entry.tries = Some(Tries { left: 0, done: 0 });
+                }
+            }
             Step::Done => self.tell(Fact::Done),
             Step::ForgetState => self.forgets = true,
             Step::Reboot => self.boot(),
@@ -648,6 +654,24 @@ fn a_wish_for_what_already_runs_touches_nothing() {
     let status = world.plan.status(SecurityVersion(0));
     assert_eq!((status.phase, status.reason.unwrap().code), (Phase::Succeeded, ReasonCode::AlreadyRunning));
     assert_eq!(world.checked.len(), checks);
+}
+
+#[test]
+fn a_confirmed_system_that_gave_way_is_brought_again_if_it_is_still_wished_for() {
+    let mut world = settled_world(2, "r1", ApplicationState::Ready);
+    world.recount(2, Some(Tries { left: 0, done: 0 }));
+    world.boot();
+    assert_eq!(world.plan.running.slot, Slot::A);
+    let checks = world.checked.len();
+    world.tell(Fact::Desired(wish("1.2.0", "r1")));
+    assert_eq!(world.checked.len(), checks + 1);
+}
+
+#[test]
+fn nothing_leads_to_a_system_below_a_floor_that_was_raised() {
+    let world = settled_world(3, "r1", ApplicationState::Ready);
+    let bootable: Vec<_> = world.entries.iter().filter(|entry| entry.is_bootable()).map(|entry| entry.slot).collect();
+    assert_eq!((bootable, world.entries.len()), (vec![Slot::B], 2));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use protocol_types::{Reason, ReasonCode};
 
 use super::{CONFIRM_RETRY, CONFIRM_TRIES, Errand, Plan, Stage, Step};
 use crate::{
-    record::{Note, Outcome, Pending, Verdict},
+    record::{Installed, Note, Outcome, Pending, Verdict},
     storage::FirmwareChoice,
     trial::{Judgement, Trial},
 };
@@ -106,6 +106,12 @@ impl Plan {
         }
         steps.extend(pending.generation.map(Step::Confirm));
         if let Some(floor) = note.new_floor() {
+            let other = pending.slot.other();
+            // Of the image that the factory wrote, nobody knows the security version here.
+            let is_below = |installed: &Installed| installed.note.security_version < floor;
+            if self.record.slot(other).is_none_or(is_below) {
+                steps.push(Step::Forsake(other));
+            }
             steps.push(Step::RaiseFloor(floor));
         }
         let mut record = self.record.clone();

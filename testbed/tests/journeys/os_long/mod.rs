@@ -5,6 +5,7 @@ mod clock;
 mod configuration;
 mod firmware;
 mod floor;
+mod gives_way;
 mod live;
 mod loader;
 mod network;

@@ -10,7 +10,6 @@ use std::{
 use protocol_types::boot::BootEntry;
 
 use super::*;
-use crate::storage::STAGED;
 
 const OLD: &str = "mbl-1-a.efi";
 

@@ -1,5 +1,5 @@
-//! The boot partition of a real board: a FAT32 volume that is never mounted. Never touches the content of a boot entry: bytes go
-//! into the staged file only.
+//! The boot partition of a real board: a FAT32 volume that is never mounted. Its names change by steps of which each may be the last
+//! before a power cut. Never touches the content of a boot entry: bytes go into the staged file only.
 //!
 //! The library `fatfs` does each change in memory, on top of an `overlay`; `order` then says in which order the changed
 //! sectors reach the medium, with a flush after each batch. Bytes of the staged file go straight to its clusters, whose places are
@@ -29,8 +29,8 @@ use order::{Batch, Kind, batches};
 use overlay::{Change, Overlay, Run, View, read_sector};
 use rustix::fs::{Advice, fadvise};
 
-use super::folders::read_full;
-
+/// The file in the boot partition that a new entry grows in; the loader ignores the name.
+pub const STAGED: &str = "mbl-staged.tmp";
 /// Where the loader looks for entries.
 const FOLDER: &str = "EFI/Linux";
 /// A bound for the files beside the entries.
@@ -42,7 +42,7 @@ const KNOWN: usize = 2;
 
 /// An open boot partition.
 #[derive(Debug)]
-pub(super) struct Esp {
+pub struct Esp {
     medium: File,
     length: u64,
     geometry: Geometry,
@@ -65,7 +65,7 @@ impl Esp {
     ///
     /// # Errors
     /// If it is no FAT32 that has the folder for boot entries.
-    pub(super) fn new(mut medium: File) -> io::Result<Self> {
+    pub fn new(mut medium: File) -> io::Result<Self> {
         let length = medium.seek(SeekFrom::End(0))?;
         let boot = read_sector(&medium, 0)?;
         let geometry = Geometry::parse(&boot, length).map_err(io::Error::other)?;
@@ -78,13 +78,17 @@ impl Esp {
     ///
     /// # Errors
     /// If the medium fails, or the volume is not understood in whole; it then stays as it is.
-    pub(super) fn reclaim(&mut self) -> io::Result<u64> {
+    pub fn reclaim(&mut self) -> io::Result<u64> {
         let lost::Found { clusters, batches } = lost::find(&self.medium, &self.geometry)?;
         self.write(batches)?;
         Ok(clusters)
     }
 
-    pub(super) fn list(&self) -> io::Result<Vec<String>> {
+    /// The names of the files in the folder of boot entries.
+    ///
+    /// # Errors
+    /// If the volume cannot be read.
+    pub fn list(&self) -> io::Result<Vec<String>> {
         let look = |folder: &Folder<'_, '_>, _: &Overlay<'_>| {
             let mut names = Vec::new();
             for entry in folder.iter() {
@@ -101,11 +105,19 @@ impl Esp {
         Ok(self.operate(look)?.0)
     }
 
-    pub(super) fn size(&self, name: &str) -> io::Result<Option<u64>> {
+    /// The bytes of a file; `None` if there is no such file.
+    ///
+    /// # Errors
+    /// If the volume cannot be read, or the file has no whole chain of clusters.
+    pub fn size(&self, name: &str) -> io::Result<Option<u64>> {
         Ok(self.locate(name)?.map(|located| located.bytes))
     }
 
-    pub(super) fn read_at(&self, name: &str, at: u64, into: &mut [u8]) -> io::Result<usize> {
+    /// Reads from a file; fewer bytes than `into` holds only at its end.
+    ///
+    /// # Errors
+    /// If there is no such file, or it cannot be read.
+    pub fn read_at(&self, name: &str, at: u64, into: &mut [u8]) -> io::Result<usize> {
         let located = self.locate(name)?.ok_or(io::ErrorKind::NotFound)?;
         let mut done = 0;
         for (start, bytes) in located.pieces(at, into.len()) {
@@ -120,7 +132,10 @@ impl Esp {
     }
 
     /// Writes into the staged file. Its clusters are nobody else's, so the order of these writes does not matter.
-    pub(super) fn write_at(&mut self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// If it is another file, the volume is full, or the medium fails.
+    pub fn write_at(&mut self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
         staged_only(name)?;
         let end = u64::try_from(bytes.len()).ok().and_then(|length| at.checked_add(length));
         let end = end.ok_or(io::ErrorKind::FileTooLarge)?;
@@ -138,7 +153,11 @@ impl Esp {
         if rest.is_empty() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 
-    pub(super) fn set_len(&mut self, name: &str, bytes: u64) -> io::Result<()> {
+    /// Gives the staged file this length; what lies in an extension is any bytes.
+    ///
+    /// # Errors
+    /// If it is another file, the volume is full, or the medium fails.
+    pub fn set_len(&mut self, name: &str, bytes: u64) -> io::Result<()> {
         staged_only(name)?;
         let wanted = u32::try_from(bytes).map_err(|_| io::ErrorKind::FileTooLarge)?;
         let found = self.size(name)?;
@@ -164,12 +183,19 @@ impl Esp {
     }
 
     /// Flushes, and lets go of cached copies so that the next read asks the medium.
-    pub(super) fn sync(&self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// If the medium fails.
+    pub fn sync(&self) -> io::Result<()> {
         self.medium.sync_data()?;
         Ok(fadvise(&self.medium, 0, None, Advice::DontNeed)?)
     }
 
-    pub(super) fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+    /// Gives a file another name, by one sector.
+    ///
+    /// # Errors
+    /// If there is no such file, its folder is too crowded for a change of one sector, or the medium fails.
+    pub fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
         let changes = self.renamed(from, to)?;
         self.commit(&changes, Kind::Rename)
     }
@@ -216,10 +242,12 @@ impl Esp {
 
     /// Takes a file out of use. An entry becomes the staged file if there is none: that is one sector, and its clusters and what
     /// the next entry has in common with it are used again.
-    pub(super) fn remove(&mut self, name: &str) -> io::Result<()> {
-        let staged = crate::storage::STAGED;
-        if name != staged && self.size(staged)?.is_none() && self.size(name)?.is_some() {
-            match self.rename(name, staged) {
+    ///
+    /// # Errors
+    /// If the volume cannot be read or changed.
+    pub fn remove(&mut self, name: &str) -> io::Result<()> {
+        if name != STAGED && self.size(STAGED)?.is_none() && self.size(name)?.is_some() {
+            match self.rename(name, STAGED) {
                 // A crowded folder: the name goes all the same, only in more steps.
                 Err(e) if e.kind() == io::ErrorKind::Other => {}
                 done => return done,
@@ -370,9 +398,29 @@ fn lengthen(file: &mut fatfs::File<'_, View<'_>>, overlay: &Overlay<'_>, wanted:
     overlay.trace(grow).map(drop)
 }
 
+/// Reads until `into` is full or the file ends.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn read_full(file: &File, mut at: u64, into: &mut [u8]) -> io::Result<usize> {
+    let mut done = 0;
+    while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, at) {
+            Ok(0) => break,
+            Ok(n) => {
+                done += n;
+                at += u64::try_from(n).map_err(io::Error::other)?;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
 /// Bytes go into the staged file and into no boot entry.
 fn staged_only(name: &str) -> io::Result<()> {
-    if name == crate::storage::STAGED {
+    if name == STAGED {
         Ok(())
     } else {
         Err(io::Error::new(
