@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use protocol_types::{
-    AppName, ProbeName, Reason, UnixSeconds, UpdateStatus,
+    AppName, ProbeName, Reason, SignedTime, UpdateStatus,
     socket::{ApplicationStatus, Contact},
 };
 use tokio::{sync::watch, time::Instant};
@@ -19,6 +19,9 @@ use crate::{
 
 /// How long a wish to restart is told to the updater, anew on each connection: after that nobody expects the restart any more.
 pub const RESTART_LIMIT: Duration = Duration::from_secs(180);
+
+/// How long a signed time is handed on. Who verifies it cannot tell how old it is, and would be behind by as much.
+const RECENT: Duration = Duration::from_secs(300);
 
 /// The facts of one device. Each has one task that sets it and any number that watch it.
 #[derive(Debug)]
@@ -36,7 +39,9 @@ pub struct Facts {
     /// How the agent reaches the world.
     pub contact: watch::Sender<Contact>,
     /// The newest time signed by the service.
-    pub signed_time: watch::Sender<Option<SignedTime>>,
+    pub signed_time: watch::Sender<Option<ToldTime>>,
+    /// Whether the updater lacks a signed time because the newest one is old.
+    pub time_wanted: watch::Sender<bool>,
     /// Where fetched bytes come from.
     pub source: watch::Sender<Source>,
     /// Whether the service ordered a factory reset, which ends this state.
@@ -73,22 +78,19 @@ pub struct Facts {
     pub restart: watch::Sender<Option<Instant>>,
 }
 
-/// A time that the service signed, and when it was true.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SignedTime {
-    time: UnixSeconds,
-    at: Instant,
+/// A time that the service signed, and when it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToldTime {
+    /// What the service said.
+    pub said: SignedTime,
+    /// When it was true.
+    pub at: Instant,
 }
 
-impl SignedTime {
-    /// A time that is true just now.
-    pub fn new(time: UnixSeconds) -> Self {
-        Self { time, at: Instant::now() }
-    }
-
-    /// The present by it.
-    pub fn now(&self) -> UnixSeconds {
-        self.time.plus(self.at.elapsed())
+impl ToldTime {
+    /// Whether it still says what time it is, and not only what time it was.
+    pub fn is_recent(&self) -> bool {
+        self.at.elapsed() < RECENT
     }
 }
 
@@ -104,6 +106,7 @@ impl Facts {
             service_answers: watch::Sender::new(false),
             contact: watch::Sender::new(Contact { registered: false, network: false }),
             signed_time: watch::Sender::new(None),
+            time_wanted: watch::Sender::new(false),
             source: watch::Sender::new(Source::Unknown),
             reset: watch::Sender::new(false),
             restarting: watch::Sender::new(false),

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use protocol_time::{TimeKey, TimeKeyError};
 use protocol_types::{AccountName, Digest, EndpointName, FactoryDocument, factory::FactoryError};
 use rustls::{RootCertStore, sign::CertifiedKey};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
@@ -13,7 +14,6 @@ use crate::{
     durable::{self, DurableError},
     key_store::{DeviceKey, KeyStore, KeyStoreError},
     layout::DeviceFolder,
-    trusted_time::{TimeKey, TimeKeyError},
 };
 
 /// The longest certificate chain in bytes of PEM.

@@ -2,12 +2,9 @@
 
 use std::sync::Arc;
 
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
-use protocol_types::UnixSeconds;
+use protocol_time::TimeKey;
+use protocol_types::SignedTime;
 use rustls::ClientConfig;
-use rustls_pki_types::{SubjectPublicKeyInfoDer, pem::PemObject};
-use serde::Deserialize;
-use x509_parser::prelude::{FromDer, SubjectPublicKeyInfo};
 
 use crate::{
     address::ServerAddress,
@@ -19,24 +16,6 @@ use crate::{
 
 /// The longest answer in bytes.
 const MAX_ANSWER_BYTES: usize = 4096;
-
-/// The public key that signs time.
-#[derive(Clone, Debug)]
-pub struct TimeKey {
-    /// Uncompressed point on P-256.
-    point: Vec<u8>,
-}
-
-/// A time key that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TimeKeyError {
-    /// Not PEM with a public key.
-    #[error("the time key is not a public key in PEM")]
-    Pem(#[source] rustls_pki_types::pem::Error),
-    /// Not an uncompressed point on P-256.
-    #[error("the time key is not an ECDSA P-256 public key")]
-    Kind,
-}
 
 /// A signed time that is not believed.
 #[derive(Debug, thiserror::Error)]
@@ -64,50 +43,13 @@ pub enum TimeError {
     Random,
 }
 
-#[derive(Deserialize)]
-struct SignedTime {
-    time: u64,
-    nonce: String,
-    signature: String,
-}
-
-impl TimeKey {
-    /// Reads a PEM SubjectPublicKeyInfo.
-    pub fn from_pem(text: &str) -> Result<Self, TimeKeyError> {
-        let der = SubjectPublicKeyInfoDer::from_pem_slice(text.as_bytes()).map_err(TimeKeyError::Pem)?;
-        let (rest, key) = SubjectPublicKeyInfo::from_der(&der).map_err(|_| TimeKeyError::Kind)?;
-        let point = key.subject_public_key.data.as_ref();
-        let curve = key.algorithm.parameters.as_ref().and_then(|curve| curve.as_oid().ok());
-        let is_p256 = key.algorithm.algorithm == x509_parser::oid_registry::OID_KEY_TYPE_EC_PUBLIC_KEY
-            && curve == Some(x509_parser::oid_registry::OID_EC_P256);
-        if !rest.is_empty() || !is_p256 || point.len() != 65 || point.first() != Some(&4) {
-            return Err(TimeKeyError::Kind);
-        }
-        Ok(Self { point: point.to_vec() })
-    }
-
-    /// Checks an answer to a question with `nonce` and returns the time that it proves.
-    pub fn verify(&self, nonce: &str, answer: &[u8]) -> Result<UnixSeconds, TimeError> {
-        let answer: SignedTime = serde_json::from_slice(answer).map_err(TimeError::Malformed)?;
-        if answer.nonce != nonce {
-            return Err(TimeError::Nonce);
-        }
-        let signature = data_encoding::BASE64.decode(answer.signature.as_bytes()).map_err(|_| TimeError::Signature)?;
-        let signed = format!("mbl-time-v1\n{}\n{nonce}", answer.time);
-        UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &self.point)
-            .verify(signed.as_bytes(), &signature)
-            .map_err(|_| TimeError::Signature)?;
-        Ok(UnixSeconds(answer.time))
-    }
-}
-
 /// Asks the artifact server for the time over a connection of its own and checks the answer.
 pub async fn ask_time(
     network: &dyn Network,
     server: &ServerAddress,
     tls: Arc<ClientConfig>,
     key: &TimeKey,
-) -> Result<UnixSeconds, TimeError> {
+) -> Result<SignedTime, TimeError> {
     let mut nonce = [0; 16];
     if !random::fill(&mut nonce) {
         return Err(TimeError::Random);
@@ -118,57 +60,59 @@ pub async fn ask_time(
     let mut connection = HttpConnection::open(stream, &server.authority()).await.map_err(failed)?;
     let answer = connection.get(&format!("/v1/time?nonce={nonce}"), None, MAX_ANSWER_BYTES).await.map_err(failed)?;
     match answer.status.as_u16() {
-        200 => key.verify(&nonce, &answer.body),
+        200 => verify(key, &nonce, &answer.body),
         other => Err(TimeError::Status(other)),
     }
+}
+
+/// Takes the answer to a question with `nonce`, if the time key stands behind it.
+fn verify(key: &TimeKey, nonce: &str, answer: &[u8]) -> Result<SignedTime, TimeError> {
+    let told: SignedTime = serde_json::from_slice(answer).map_err(TimeError::Malformed)?;
+    if told.nonce != nonce {
+        return Err(TimeError::Nonce);
+    }
+    if key.has_signed(&told) { Ok(told) } else { Err(TimeError::Signature) }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use rcgen::SigningKey;
+    use protocol_types::UnixSeconds;
+    use rcgen::{KeyPair, SigningKey};
 
     use super::*;
 
+    const TIME: UnixSeconds = UnixSeconds(1_800_000_000);
+
+    fn time_key(key: &KeyPair) -> TimeKey {
+        TimeKey::from_pem(&key.public_key_pem()).unwrap()
+    }
+
+    /// An answer that names `nonce` under a signature for `signed_nonce`.
+    fn answer(key: &KeyPair, signed_nonce: &str, nonce: &str) -> Vec<u8> {
+        let signature = key.sign(SignedTime::text(TIME, signed_nonce).as_bytes()).unwrap();
+        let signature = data_encoding::BASE64.encode(&signature);
+        serde_json::to_vec(&SignedTime { time: TIME, nonce: nonce.to_owned(), signature }).unwrap()
+    }
+
+    #[test]
+    fn only_an_answer_to_this_question_is_believed() {
+        let (key, stranger) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let time_key = time_key(&key);
+        let good = answer(&key, "aa", "aa");
+        assert_eq!(verify(&time_key, "aa", &good).unwrap().time, TIME);
+        assert!(matches!(verify(&time_key, "bb", &good), Err(TimeError::Nonce)), "an old answer");
+        let replayed = answer(&key, "aa", "bb");
+        assert!(matches!(verify(&time_key, "bb", &replayed), Err(TimeError::Signature)));
+        let forged = answer(&stranger, "aa", "aa");
+        assert!(matches!(verify(&time_key, "aa", &forged), Err(TimeError::Signature)));
+        assert!(matches!(verify(&time_key, "aa", b"{}"), Err(TimeError::Malformed(_))));
+    }
+
     proptest! {
         #[test]
-        fn no_bytes_are_believed_that_the_key_did_not_sign(answer: Vec<u8>, signature: Vec<u8>, time: u64) {
-            let key = TimeKey { point: [&[4][..], &[7; 64]].concat() };
-            prop_assert!(key.verify("aa", &answer).is_err());
-            let signature = data_encoding::BASE64.encode(&signature);
-            let answer = serde_json::json!({ "time": time, "nonce": "aa", "signature": signature }).to_string();
-            prop_assert!(matches!(key.verify("aa", answer.as_bytes()), Err(TimeError::Signature)));
-        }
-    }
-
-    fn answer(key: &rcgen::KeyPair, time: u64, signed_nonce: &str, nonce: &str) -> String {
-        let signature = key.sign(format!("mbl-time-v1\n{time}\n{signed_nonce}").as_bytes()).unwrap();
-        let signature = data_encoding::BASE64.encode(&signature);
-        serde_json::json!({ "time": time, "nonce": nonce, "signature": signature }).to_string()
-    }
-
-    #[test]
-    fn only_the_time_key_over_this_nonce_and_this_time_is_believed() {
-        let (key, stranger) = (rcgen::KeyPair::generate().unwrap(), rcgen::KeyPair::generate().unwrap());
-        let time_key = TimeKey::from_pem(&key.public_key_pem()).unwrap();
-        let good = answer(&key, 1_800_000_000, "aa", "aa");
-        assert_eq!(time_key.verify("aa", good.as_bytes()).unwrap(), UnixSeconds(1_800_000_000));
-        assert!(matches!(time_key.verify("bb", good.as_bytes()), Err(TimeError::Nonce)), "an old answer");
-        let replayed = answer(&key, 1_800_000_000, "aa", "bb");
-        assert!(matches!(time_key.verify("bb", replayed.as_bytes()), Err(TimeError::Signature)));
-        let forged = answer(&stranger, 1_800_000_000, "aa", "aa");
-        assert!(matches!(time_key.verify("aa", forged.as_bytes()), Err(TimeError::Signature)));
-        let altered = good.replace("1800000000", "1900000000");
-        assert!(matches!(time_key.verify("aa", altered.as_bytes()), Err(TimeError::Signature)));
-        assert!(matches!(time_key.verify("aa", b"{}"), Err(TimeError::Malformed(_))));
-    }
-
-    #[test]
-    fn a_key_of_another_kind_is_refused() {
-        let ed25519 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap().public_key_pem();
-        let p384 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap().public_key_pem();
-        for key in [ed25519.as_str(), p384.as_str(), "", "-----BEGIN PUBLIC KEY-----\n-----END PUBLIC KEY-----"] {
-            assert!(TimeKey::from_pem(key).is_err(), "{key}");
+        fn no_bytes_are_believed_that_the_key_did_not_sign(answer: Vec<u8>) {
+            prop_assert!(verify(&time_key(&KeyPair::generate().unwrap()), "aa", &answer).is_err());
         }
     }
 }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     configuration::{InForce, for_updater},
-    facts::{Facts, SignedTime, set},
+    facts::{Facts, ToldTime, set},
     network::Stream,
     orders::{Orders, Wish},
     redial::Redial,
@@ -60,7 +60,7 @@ struct Link<'a> {
     settings: watch::Receiver<Option<InForce>>,
     orders: watch::Receiver<Orders>,
     contact: watch::Receiver<Contact>,
-    signed_time: watch::Receiver<Option<SignedTime>>,
+    signed_time: watch::Receiver<Option<ToldTime>>,
     reset: watch::Receiver<bool>,
     /// The wish that this connection has carried.
     said: Option<Wish>,
@@ -114,12 +114,7 @@ impl<'a> Link<'a> {
                 }
                 Ok(()) = self.settings.changed() => self.say_settings().await?,
                 Ok(()) = self.orders.changed() => self.say_wish().await?,
-                Ok(()) = self.signed_time.changed() => {
-                    let time = *self.signed_time.borrow_and_update();
-                    if let Some(time) = time {
-                        self.speaking.say(&AgentToUpdater::TrustedTime(time.now())).await?;
-                    }
-                }
+                Ok(()) = self.signed_time.changed() => self.say_time().await?,
                 Ok(()) = self.reset.changed() => {
                     if *self.reset.borrow_and_update() {
                         self.speaking.say(&AgentToUpdater::FactoryReset).await?;
@@ -139,6 +134,19 @@ impl<'a> Link<'a> {
         match settings {
             Some(settings) => self.speaking.say(&AgentToUpdater::Settings(settings)).await,
             None => Ok(()),
+        }
+    }
+
+    /// Hands on a recent time; for an old one, the session asks the service anew.
+    async fn say_time(&mut self) -> Result<(), LinkError> {
+        let told = self.signed_time.borrow_and_update().clone();
+        match told {
+            None => Ok(()),
+            Some(told) if told.is_recent() => self.speaking.say(&AgentToUpdater::TrustedTime(told.said)).await,
+            Some(_) => {
+                set(&self.facts.time_wanted, true);
+                Ok(())
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use device_agent::{
     apps_link::keep_apps_link,
     clock::{SystemClock, VerificationClock},
     configuration::InForce,
-    facts::{Facts, SignedTime},
+    facts::{Facts, ToldTime},
     key_store::DeviceKey,
     network::TlsNetwork,
     orders::{Orders, Wish},
@@ -21,7 +21,7 @@ use device_agent::{
 };
 use pki::World;
 use protocol_types::{
-    Configuration, Digest, LogLevel, UnixSeconds,
+    Configuration, Digest, LogLevel, SignedTime, UnixSeconds,
     socket::{
         AgentToApps, AgentToUpdater, AppsSettings, AppsToAgent, Contact, Fetch, FetchError, FrameReader, Greeting,
         MAX_FETCH, MAX_FRAME, MAX_LOG, PROTOCOL, Role, UpdaterSettings, UpdaterToAgent, encode,
@@ -31,7 +31,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -120,6 +120,12 @@ fn desire(orders: &Orders) -> AgentToUpdater {
     }
 }
 
+/// A time that came `ago`; the agent hands it on as it came.
+fn told(ago: Duration) -> ToldTime {
+    let said = SignedTime { time: UnixSeconds(1_800_000_000), nonce: "00ff".to_owned(), signature: "MEUC".to_owned() };
+    ToldTime { said, at: Instant::now() - ago }
+}
+
 /// Everything that the agent repeats on a new connection, in whatever order.
 async fn repeated(peer: &mut Peer, count: usize) -> Vec<AgentToUpdater> {
     let mut messages = Vec::new();
@@ -132,17 +138,32 @@ async fn repeated(peer: &mut Peer, count: usize) -> Vec<AgentToUpdater> {
 #[tokio::test]
 async fn the_newest_wish_contact_and_time_are_repeated_on_every_new_connection() {
     let bench = bench(Role::Updater, wanting("1.1.0"));
-    bench.facts.signed_time.send_replace(Some(SignedTime::new(UnixSeconds(1_800_000_000))));
+    let told = told(Duration::ZERO);
+    bench.facts.signed_time.send_replace(Some(told.clone()));
     for _ in 0..2 {
         let mut peer = Peer::accept(&bench.listener).await;
         peer.greet(Role::Updater).await;
         let messages = repeated(&mut peer, 3).await;
         assert!(messages.contains(&desire(&wanting("1.1.0"))), "{messages:?}");
         assert!(messages.contains(&AgentToUpdater::Contact(Contact { registered: false, network: false })));
-        let timely = |time: &UnixSeconds| (1_800_000_000..1_800_000_060).contains(&time.0);
-        let told = |message: &AgentToUpdater| matches!(message, AgentToUpdater::TrustedTime(time) if timely(time));
-        assert!(messages.iter().any(told), "{messages:?}");
+        assert!(messages.contains(&AgentToUpdater::TrustedTime(told.said.clone())), "{messages:?}");
     }
+    assert!(!*bench.facts.time_wanted.borrow());
+}
+
+#[tokio::test]
+async fn an_old_time_is_not_repeated_and_a_new_one_is_wanted() {
+    let bench = bench(Role::Updater, wanting("1.1.0"));
+    bench.facts.signed_time.send_replace(Some(told(Duration::from_secs(301))));
+    let mut peer = Peer::accept(&bench.listener).await;
+    peer.greet(Role::Updater).await;
+    let messages = repeated(&mut peer, 2).await;
+    assert!(!messages.iter().any(|message| matches!(message, AgentToUpdater::TrustedTime(_))), "{messages:?}");
+    let mut wanted = bench.facts.time_wanted.subscribe();
+    timeout(Duration::from_secs(20), wanted.wait_for(|wanted| *wanted)).await.unwrap().unwrap();
+    let new = told(Duration::ZERO);
+    bench.facts.signed_time.send_replace(Some(new.clone()));
+    assert_eq!(peer.hear().await, Some(AgentToUpdater::TrustedTime(new.said)));
 }
 
 #[tokio::test]

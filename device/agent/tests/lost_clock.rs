@@ -120,7 +120,7 @@ fn telling(key: &rcgen::KeyPair) -> impl Fn(&str) -> Vec<u8> + Send + Sync + 'st
 async fn signed_time(device: &Simulated) -> UnixSeconds {
     let mut signed = device.facts.signed_time.subscribe();
     let told = timeout(Duration::from_secs(20), signed.wait_for(Option::is_some)).await.expect("no time was believed");
-    told.unwrap().unwrap().now()
+    told.unwrap().as_ref().unwrap().said.time
 }
 
 #[tokio::test]
@@ -168,6 +168,25 @@ async fn a_time_that_a_stranger_signed_changes_nothing() {
     }
     assert_eq!(*device.facts.signed_time.borrow(), None);
     assert!(device.clock.now().0 >= FAR_AHEAD);
+}
+
+#[tokio::test]
+async fn a_registered_device_asks_the_time_anew_whenever_its_updater_lacks_one() {
+    let world = World::new();
+    let (bootstrap, management) = (Port::open(&world).await, Port::open(&world).await);
+    let (address, asked) = artifact_server(&world, telling(&world.time_key)).await;
+    let orders = Orders::default().with([(14, &*address)]).unwrap();
+    let device = simulate(&world, present(), &bootstrap, Some(&management.uri()), orders);
+    let mut peer = management.accept().await;
+    device.facts.time_wanted.send_replace(true);
+    assert_eq!(asked.load(Ordering::SeqCst), 0, "nobody is asked before the device is registered");
+    peer.register().await;
+    assert!(signed_time(&device).await.0.abs_diff(present()) < 30);
+    assert!(!*device.facts.time_wanted.borrow());
+    let mut told = device.facts.signed_time.subscribe();
+    device.facts.time_wanted.send_replace(true);
+    timeout(Duration::from_secs(20), told.changed()).await.expect("it was asked once only").unwrap();
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]

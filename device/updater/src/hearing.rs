@@ -75,7 +75,7 @@ fn hear_agent<D: Disk>(updater: &mut Updater<D, Speakers>, peer: Peer, message: 
         (AgentToUpdater::Rest, _) => updater.tell(Fact::Rest(origin)),
         (AgentToUpdater::Fetched(Fetched { id, result }), _) => updater.answer(origin, id, result),
         (AgentToUpdater::Contact(contact), Origin::Service) => updater.tell(Fact::Contact(Some(contact))),
-        (AgentToUpdater::TrustedTime(time), Origin::Service) => updater.tell(Fact::TrustedTime(time)),
+        (AgentToUpdater::TrustedTime(told), Origin::Service) => updater.hear_time(&told),
         (AgentToUpdater::Restart, Origin::Service) => updater.tell(Fact::RestartAsked),
         (AgentToUpdater::FactoryReset, _) => updater.tell(Fact::ResetAsked),
         (AgentToUpdater::Answer { digest, answer }, Origin::Folder) => updater.tell(Fact::Answered(digest, answer)),

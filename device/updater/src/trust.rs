@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use protocol_release::workflow::{Clock, Device, TrustedState};
+use protocol_time::TimeKey;
 use protocol_types::{
-    Digest, FactoryDocument, Reason, ReasonCode, SecurityVersion, UnixSeconds, factory::FactoryError,
+    Digest, FactoryDocument, Reason, ReasonCode, SecurityVersion, SignedTime, UnixSeconds, factory::FactoryError,
 };
+use tracing::warn;
 
 use crate::{
     disk::{Disk, Folder},
@@ -30,6 +32,7 @@ pub struct Trust {
     state: TrustedState,
     device: Device,
     not_before: UnixSeconds,
+    time_key: Option<TimeKey>,
 }
 
 impl Trust {
@@ -52,7 +55,16 @@ impl Trust {
             updater: UPDATER_GENERATION,
             highest_floor: keys.highest_floor(),
         };
-        Ok(Self { keys, state, device, not_before: factory.provisioned })
+        // Releases do not depend on it, so a device without one goes by its own clock.
+        let time_key = TimeKey::from_pem(&factory.time_key)
+            .inspect_err(|e| warn!(cause = %e, "no signed time is believed without a time key"))
+            .ok();
+        Ok(Self { keys, state, device, not_before: factory.provisioned, time_key })
+    }
+
+    /// Whether the time key of the factory document has signed this time.
+    pub fn has_signed(&self, told: &SignedTime) -> bool {
+        self.time_key.as_ref().is_some_and(|key| key.has_signed(told))
     }
 
     /// Releases below this are refused.

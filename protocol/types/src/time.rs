@@ -21,6 +21,25 @@ impl UnixSeconds {
     }
 }
 
+/// A time as the service tells it, for whoever asked with the nonce. Worth nothing before `protocol_time` has verified it, and from then on
+/// it says that it is this late at least: who brings it may have kept it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedTime {
+    /// The time.
+    pub time: UnixSeconds,
+    /// What the asker chose.
+    pub nonce: String,
+    /// The ECDSA signature in ASN.1 by the time key over [`SignedTime::text`], in base64.
+    pub signature: String,
+}
+
+impl SignedTime {
+    /// What the time key signs.
+    pub fn text(time: UnixSeconds, nonce: &str) -> String {
+        format!("mbl-time-v1\n{time}\n{nonce}")
+    }
+}
+
 impl fmt::Display for UnixSeconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

@@ -17,7 +17,7 @@ use device_updater::{
     trust::{Trust, factory_document},
 };
 use protocol_types::{
-    AppName, Reason, UpdateStatus,
+    AppName, Reason, SignedTime, UpdateStatus,
     socket::{
         AgentToUpdater, Fetch, Fetched, FrameReader, Greeting, PROTOCOL, Role, UpdaterToAgent, UpdaterToApps, encode,
     },
@@ -151,6 +151,7 @@ struct Process {
 /// What the agent said.
 enum Told {
     Fact(Fact),
+    Time(SignedTime),
     Answer(Fetched),
 }
 
@@ -216,6 +217,7 @@ impl Process {
             has_news = true;
             match told {
                 Told::Fact(fact) => self.updater.tell(fact),
+                Told::Time(time) => self.updater.hear_time(&time),
                 Told::Answer(Fetched { id, result }) => self.updater.answer(Origin::Service, id, result),
             }
         }
@@ -284,7 +286,7 @@ impl Process {
                     self.body.contact(contact);
                     Told::Fact(Fact::Contact(Some(contact)))
                 }
-                AgentToUpdater::TrustedTime(time) => Told::Fact(Fact::TrustedTime(time)),
+                AgentToUpdater::TrustedTime(time) => Told::Time(time),
                 AgentToUpdater::Restart => Told::Fact(Fact::RestartAsked),
                 AgentToUpdater::FactoryReset => Told::Fact(Fact::ResetAsked),
                 // Nobody configures these devices: no log level, no window of their own. And an agent does not answer for people.

@@ -13,7 +13,7 @@ use protocol_lwm2m::{
     object::{Path, ids},
     time::Millis,
 };
-use protocol_types::{Heartbeat, UnixSeconds, UpdateStatus, socket::ApplicationStatus};
+use protocol_types::{Heartbeat, SignedTime, UpdateStatus, socket::ApplicationStatus};
 use sd_notify::NotifyState;
 use tokio::{
     sync::watch,
@@ -99,7 +99,7 @@ pub struct Session {
     unused_keys: UnusedKeys,
     /// Whether the line was made with a key that is no longer in use.
     leaves_line: bool,
-    asking: Option<Pending<Result<UnixSeconds, TimeError>>>,
+    asking: Option<Pending<Result<SignedTime, TimeError>>>,
     time_retry: Backoff,
     heard: Heard,
     heartbeat: Heartbeat,
@@ -119,6 +119,7 @@ struct Heard {
     jobs: watch::Receiver<Option<Ledger>>,
     reconnect: watch::Receiver<u64>,
     rotation: watch::Receiver<rotation::Wish>,
+    time_wanted: watch::Receiver<bool>,
     /// The number in `reconnect` that the line has followed.
     followed: u64,
     /// The service hears of news no earlier than this.
@@ -138,7 +139,8 @@ enum Event {
     Reconnect,
     Rotate,
     LookAtCertificate,
-    Time(Result<UnixSeconds, TimeError>),
+    TimeWanted,
+    Time(Result<SignedTime, TimeError>),
     Beat,
 }
 
@@ -172,6 +174,7 @@ impl Session {
             followed: *facts.reconnect.borrow(),
             reconnect: facts.reconnect.subscribe(),
             rotation: facts.rotation.wishes(),
+            time_wanted: facts.time_wanted.subscribe(),
             next_report: Instant::now(),
         };
         let mut objects = DeviceObjects::new(about, facts.clone(), device.state.clone(), device.trust.clock().clone());
@@ -279,7 +282,8 @@ impl Session {
             Ok(()) = heard.orders.changed() => Event::Ordered,
             Ok(()) = heard.reconnect.changed() => Event::Reconnect,
             Ok(()) = heard.rotation.changed(), if may_rotate => Event::Rotate,
-            time = pending(asking) => Event::Time(time),
+            Ok(()) = heard.time_wanted.changed() => Event::TimeWanted,
+            told = pending(asking) => Event::Time(told),
             () = sleep_for(wake.map(|wake| wake.since(now))) => Event::TimePassed,
             () = sleep_for(look), if registered => Event::LookAtCertificate,
             () = sleep_for(beat) => Event::Beat,
@@ -311,7 +315,7 @@ impl Session {
             Event::Ordered => {
                 self.heard.orders.mark_unchanged();
                 self.point_source();
-                self.ask_time_if_lost();
+                self.ask_time_if_needed();
                 Vec::new()
             }
             Event::Reconnect => {
@@ -322,9 +326,13 @@ impl Session {
             Event::LookAtCertificate => self.look_at_certificate(),
             // The loop has turned, which is all that it is for.
             Event::Beat => Vec::new(),
-            Event::Time(time) => {
+            Event::TimeWanted => {
+                self.ask_time_if_needed();
+                Vec::new()
+            }
+            Event::Time(told) => {
                 self.asking = None;
-                self.learn(time);
+                self.learn(told);
                 Vec::new()
             }
         }
@@ -372,7 +380,7 @@ impl Session {
                 set(&self.device.facts.registered, true);
                 self.device.facts.rotation.settle(Ok(()));
                 self.remove_unused_keys();
-                self.ask_time_if_lost();
+                self.ask_time_if_needed();
             }
             Step::Unregistered => {
                 tracing::info!("no longer registered with the service");

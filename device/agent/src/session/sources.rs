@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use protocol_types::UnixSeconds;
-use tokio::time::sleep;
+use protocol_types::SignedTime;
+use tokio::time::{Instant, sleep};
 
 use super::Session;
 use crate::{
     backoff::Backoff,
     cause::Chain,
     clock::Present,
-    facts::{SignedTime, set},
+    facts::{ToldTime, set},
     operational::Operational,
     random,
     relay::Source,
@@ -40,10 +40,16 @@ impl Session {
         Backoff::new(Duration::from_secs(5), Duration::from_secs(300))
     }
 
-    pub(super) fn ask_time_if_lost(&mut self) {
-        if self.client.is_registered() && matches!(self.present(), Present::AtLeast(_)) {
+    pub(super) fn ask_time_if_needed(&mut self) {
+        if self.needs_time() {
             self.ask_time();
         }
+    }
+
+    /// Whether the service can be asked what this clock does not know, or what the updater has not heard lately.
+    fn needs_time(&self) -> bool {
+        let is_lost = matches!(self.present(), Present::AtLeast(_));
+        self.client.is_registered() && (is_lost || *self.device.facts.time_wanted.borrow())
     }
 
     pub(super) fn ask_time(&mut self) {
@@ -72,21 +78,22 @@ impl Session {
         }
     }
 
-    pub(super) fn learn(&mut self, time: Result<UnixSeconds, TimeError>) {
-        match time {
-            Ok(time) => {
-                tracing::info!(%time, "the service told the time");
+    pub(super) fn learn(&mut self, told: Result<SignedTime, TimeError>) {
+        match told {
+            Ok(said) => {
+                tracing::info!(time = %said.time, "the service told the time");
                 let clock = self.device.trust.clock();
-                clock.learn(time);
+                clock.learn(said.time);
                 if let Err(e) = self.device.state.keep_floor(clock.floor()) {
                     tracing::error!(error = %Chain(&e), "the time could not be kept");
                 }
-                set(&self.device.facts.signed_time, Some(SignedTime::new(time)));
+                set(&self.device.facts.time_wanted, false);
+                set(&self.device.facts.signed_time, Some(ToldTime { said, at: Instant::now() }));
                 self.time_retry.reset();
             }
             Err(e) => {
                 tracing::warn!(error = %Chain(&e), "the service did not tell the time");
-                if self.client.is_registered() && matches!(self.present(), Present::AtLeast(_)) {
+                if self.needs_time() {
                     let wait = self.time_retry.wait(random::number());
                     self.ask_time_after(wait);
                 }

@@ -18,7 +18,7 @@ use bring::Transfer;
 use configuration::Configurations;
 use metadata::MetadataCheck;
 use protocol_types::{
-    AppName, Reason, SecurityVersion, UnixSeconds, UpdateStatus,
+    AppName, Reason, SecurityVersion, SignedTime, UnixSeconds, UpdateStatus,
     boot::{BootEntry, Tries},
     socket::{Fetch, FetchError, UpdaterToApps},
 };
@@ -181,12 +181,23 @@ impl<D: Disk, P: Peers> Updater<D, P> {
         self.plan.question_ends().map(|deadline| deadline.since(self.now()))
     }
 
-    /// Takes a fact from outside.
+    /// Takes a fact from outside; a time comes by [`Updater::hear_time`].
     pub fn tell(&mut self, fact: Fact) {
-        if let Fact::TrustedTime(time) = fact {
-            self.clock.vouched = Some((time, self.clock.elapsed));
-        }
         self.facts.push_back(fact);
+    }
+
+    /// Takes what the service is said to have told of the time. Who brings it may have kept it for long, so it moves this clock on, but
+    /// never back behind what was known before, also in an earlier life.
+    pub fn hear_time(&mut self, told: &SignedTime) {
+        if !self.trust.as_ref().is_ok_and(|trust| trust.has_signed(told)) {
+            warn!("somebody tells a time that the time key has not signed; ignored");
+            return;
+        }
+        let known = self.clock.vouched.map_or(self.record().time, |_| self.now());
+        if told.time >= known {
+            self.clock.vouched = Some((told.time, self.clock.elapsed));
+            self.tell(Fact::TrustedTime(told.time));
+        }
     }
 
     /// Takes the answer to a request; one that was not asked for is ignored.

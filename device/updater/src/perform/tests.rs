@@ -3,12 +3,14 @@
 use std::{cell::RefCell, collections::VecDeque, rc::Rc};
 
 use account::{Account, Contents, NOW, image, verified};
+use data_encoding::BASE64;
 use protocol_release::document::Span;
 use protocol_types::{
-    Digest, Phase, ReasonCode, RolloutId, RunningFirmware, Slot, TargetPath,
+    Digest, FactoryDocument, Phase, ReasonCode, RolloutId, RunningFirmware, Slot, TargetPath,
     signed_cmdline::SignedCmdline,
     socket::{ApplicationState, ApplicationStatus, Contact},
 };
+use rcgen::{KeyPair, SigningKey as _};
 
 use super::*;
 use crate::{
@@ -727,6 +729,49 @@ fn an_agent_that_never_answers_costs_time_and_nothing_else() {
     assert!((5..40).contains(&asked), "{asked} requests in four hours");
     told.dedup();
     assert_eq!(told, [(Phase::Downloading, ReasonCode::Unreachable)]);
+}
+
+#[test]
+fn the_clock_goes_by_the_time_key_alone_and_never_back() {
+    let (key, stranger) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let device = Device::wanting(&Contents::new("1.1.0", new_image()));
+    let start = || {
+        let mut storage = Storage::new(device.disk.clone());
+        let cmdline = loader::boot(&mut storage).unwrap();
+        let factory = FactoryDocument { time_key: key.public_key_pem(), ..device.account.factory_document() };
+        let trust = Trust::load(&storage, KeyStore::Files, &factory);
+        Updater::start(storage, Mouth::default(), trust, Running::from_cmdline(&cmdline), 0).unwrap()
+    };
+    let told = |key: &KeyPair, time: UnixSeconds| {
+        let signature = key.sign(SignedTime::text(time, "00ff").as_bytes()).unwrap();
+        SignedTime { time, nonce: "00ff".to_owned(), signature: BASE64.encode(&signature) }
+    };
+    // 2099, and more than the hour after which a time is saved again.
+    let (far_ahead, two_hours) = (UnixSeconds(4_070_908_800), Duration::from_secs(7200));
+
+    let mut updater = start();
+    updater.time(Duration::ZERO, UnixSeconds(0));
+    for forged in [told(&stranger, far_ahead), SignedTime { time: far_ahead, ..told(&key, NOW) }] {
+        updater.hear_time(&forged);
+        assert_eq!(updater.now(), UnixSeconds(0));
+    }
+    updater.time(Duration::ZERO, far_ahead);
+    updater.hear_time(&told(&key, NOW));
+    assert_eq!(updater.now(), NOW, "the device's own clock is ahead");
+    updater.time(two_hours, far_ahead);
+    updater.hear_time(&told(&key, NOW));
+    assert_eq!(updater.now(), NOW.plus(two_hours), "the agent says again what it said two hours ago");
+    let later = NOW.plus(two_hours * 2);
+    updater.hear_time(&told(&key, later));
+    assert_eq!(updater.now(), later);
+    while updater.turn() == Turn::Again {}
+
+    let mut updater = start();
+    updater.time(Duration::ZERO, UnixSeconds(0));
+    updater.hear_time(&told(&key, NOW));
+    assert_eq!(updater.now(), UnixSeconds(0), "a time from before the last life of the updater");
+    updater.hear_time(&told(&key, later));
+    assert_eq!(updater.now(), later);
 }
 
 #[test]

@@ -15,12 +15,11 @@ use axum::{
     routing::get,
 };
 use bytes::Bytes;
-use data_encoding::BASE64;
 use fleet_store::StoreError;
 use futures_util::{StreamExt as _, stream};
-use protocol_types::{Digest, ReasonCode};
+use protocol_types::{Digest, ReasonCode, SignedTime};
 use rustls::ServerConnection;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::range::Wanted;
@@ -249,13 +248,6 @@ struct TimeQuery {
     nonce: String,
 }
 
-#[derive(Debug, Serialize)]
-struct SignedTime {
-    time: u64,
-    nonce: String,
-    signature: String,
-}
-
 /// The present, signed for the asker's nonce. Open to every device with a certificate: it tells nothing.
 async fn time(
     State(shop): State<Shop>,
@@ -265,10 +257,9 @@ async fn time(
     if !NONCE_DIGITS.contains(&nonce.len()) || !nonce.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Err(Refusal::Malformed("a nonce has 32 to 64 hexadecimal digits"));
     }
-    let now = shop.fleet.clock.now();
-    let signature = shop.fleet.authority.time.sign(now, &nonce).map_err(|error| {
+    let told = shop.fleet.authority.time.sign(shop.fleet.clock.now(), nonce).map_err(|error| {
         tracing::error!(error = %crate::Chain(&error), "the time was not signed");
         Refusal::Failed
     })?;
-    Ok(Json(SignedTime { time: now.0, nonce, signature: BASE64.encode(&signature) }))
+    Ok(Json(told))
 }

@@ -6,7 +6,8 @@ use aws_lc_rs::{
     rand::SystemRandom,
     signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair},
 };
-use protocol_types::UnixSeconds;
+use data_encoding::BASE64;
+use protocol_types::{SignedTime, UnixSeconds};
 use rcgen::KeyPair;
 
 use super::{AuthorityError, key_file};
@@ -51,11 +52,11 @@ impl TimeKey {
         self.public_pem.clone()
     }
 
-    /// An ASN.1 signature over `mbl-time-v1`, the time and the nonce, a line each (docs/formats/device-wire.md).
-    pub fn sign(&self, now: UnixSeconds, nonce: &str) -> Result<Vec<u8>, AuthorityError> {
-        let message = format!("mbl-time-v1\n{now}\n{nonce}");
-        let signature = self.key.sign(&SystemRandom::new(), message.as_bytes()).map_err(|_| AuthorityError::Sign)?;
-        Ok(signature.as_ref().to_vec())
+    /// The time, signed for whoever asked with `nonce` (docs/formats/device-wire.md).
+    pub fn sign(&self, time: UnixSeconds, nonce: String) -> Result<SignedTime, AuthorityError> {
+        let text = SignedTime::text(time, &nonce);
+        let signature = self.key.sign(&SystemRandom::new(), text.as_bytes()).map_err(|_| AuthorityError::Sign)?;
+        Ok(SignedTime { time, nonce, signature: BASE64.encode(signature.as_ref()) })
     }
 }
 
@@ -69,7 +70,8 @@ mod tests {
     fn a_signed_time_verifies_for_its_own_nonce_only_and_across_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("time.pem");
-        let signature = TimeKey::open(&path).unwrap().sign(UnixSeconds(1_800_000_000), "00ff").unwrap();
+        let told = TimeKey::open(&path).unwrap().sign(UnixSeconds(1_800_000_000), "00ff".to_owned()).unwrap();
+        let signature = BASE64.decode(told.signature.as_bytes()).unwrap();
         let reopened = TimeKey::open(&path).unwrap();
         let spki = pem::parse(reopened.public_key_pem()).unwrap().into_contents();
         let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &spki[spki.len() - 65..]);

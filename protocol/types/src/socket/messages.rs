@@ -4,12 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{AppsSettings, UpdaterSettings};
 use crate::{
-    Answer, AppName, ApplicationSpec, DeviceConsent, Digest, Reason, ReasonCode, RolloutId, TargetPath, UnixSeconds,
+    Answer, AppName, ApplicationSpec, DeviceConsent, Digest, Reason, ReasonCode, RolloutId, SignedTime, TargetPath,
     UpdateStatus,
 };
 
 /// Version of the messages in this module; a peer of another version is told so and refused.
-pub const PROTOCOL: u16 = 3;
+pub const PROTOCOL: u16 = 4;
 
 /// The most bytes that one [`Fetch`] may ask for.
 pub const MAX_FETCH: u32 = 256 * 1024;
@@ -66,8 +66,8 @@ pub enum AgentToUpdater {
     Fetched(Fetched),
     /// How the agent reaches the world.
     Contact(Contact),
-    /// A time signed by the service's time key, verified by the agent.
-    TrustedTime(UnixSeconds),
+    /// What the service told of the time lately, as it came: the updater verifies it with the time key by itself.
+    TrustedTime(SignedTime),
     /// The service asks for a restart (LwM2M resource 3/0/4, or a job). The updater does it once nothing is being written. The agent
     /// repeats it on each connection until it hears [`UpdaterToAgent::Restarting`], for at most three minutes.
     Restart,
