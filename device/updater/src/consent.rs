@@ -2,19 +2,18 @@
 
 use std::{
     io,
-    os::unix::net::UnixStream,
     path::Path,
     time::{Duration, Instant},
 };
 
 use protocol_types::{
     Answer, Question, Reason, ReleaseVersion, UpdateStatus,
-    socket::{AgentToUpdater, Role, UpdaterToAgent},
+    socket::{AgentToUpdater, UpdaterToAgent},
 };
 
 use crate::{
+    running_updater::{ReachError, RunningUpdater},
     serve,
-    socket::{Conversation, LinkError},
 };
 
 /// How long the updater may take to act on an answer: one write of its record.
@@ -26,21 +25,15 @@ pub enum ConsentError {
     /// The last report cannot be read.
     #[error("cannot read the last report of the updater")]
     Report(#[source] io::Error),
-    /// No updater runs on this device, or this user may not speak to it.
-    #[error("cannot reach the updater of this device")]
-    NotRunning(#[source] io::Error),
-    /// The connection to the updater failed.
-    #[error("the updater cannot be spoken to")]
-    Link(#[from] LinkError),
+    /// The updater does not hear this command.
+    #[error(transparent)]
+    Reach(#[from] ReachError),
     /// Nothing is being asked.
     #[error("the device asks nothing")]
     NothingAsked,
     /// The question is about another release.
     #[error("the device asks about release {0}")]
     OtherRelease(ReleaseVersion),
-    /// The updater ended before it had acted on the answer.
-    #[error("the updater went away before it had acted on the answer")]
-    Gone,
     /// Something else happened first.
     #[error("the question was over before the answer came{}", because(.reason.as_ref()))]
     TooLate {
@@ -59,7 +52,7 @@ fn because(reason: Option<&Reason>) -> String {
 /// If the last report cannot be read, or no updater runs.
 pub fn asked(device_dir: &Path) -> Result<Option<Question>, ConsentError> {
     let status = serve::last_status(device_dir).map_err(ConsentError::Report)?;
-    let status = status.ok_or_else(|| ConsentError::NotRunning(io::ErrorKind::NotFound.into()))?;
+    let status = status.ok_or_else(|| ReachError::NotRunning(io::ErrorKind::NotFound.into()))?;
     Ok(status.question)
 }
 
@@ -70,11 +63,7 @@ pub fn asked(device_dir: &Path) -> Result<Option<Question>, ConsentError> {
 pub fn answer(device_dir: &Path, answer: Answer, release: Option<&ReleaseVersion>) -> Result<Question, ConsentError> {
     // Without a question nobody is disturbed: who speaks here takes the place of an installation from a folder.
     asked(device_dir)?.ok_or(ConsentError::NothingAsked)?;
-    let stream = UnixStream::connect(device_dir.join("run/updater.sock")).map_err(ConsentError::NotRunning)?;
-    let mut updater = Conversation::open(stream, Role::Installer)?;
-    if updater.role() != Role::Updater {
-        return Err(LinkError::WrongPeer(updater.role()).into());
-    }
+    let mut updater = RunningUpdater::reach(device_dir)?;
     let until = Instant::now() + ANSWER_LIMIT;
     let UpdateStatus { question, wanted, rollout, .. } =
         next_status(&mut updater, until)?.ok_or(ConsentError::NothingAsked)?;
@@ -95,10 +84,9 @@ pub fn answer(device_dir: &Path, answer: Answer, release: Option<&ReleaseVersion
 }
 
 /// What the updater reports next; none if the device goes down.
-fn next_status(updater: &mut Conversation, until: Instant) -> Result<Option<UpdateStatus>, ConsentError> {
+fn next_status(updater: &mut RunningUpdater, until: Instant) -> Result<Option<UpdateStatus>, ReachError> {
     loop {
-        updater.hear_until(until)?;
-        match updater.hear()?.ok_or(ConsentError::Gone)? {
+        match updater.hear_until(until)? {
             UpdaterToAgent::Status(status) => return Ok(Some(*status)),
             UpdaterToAgent::Restarting => return Ok(None),
             UpdaterToAgent::Fetch { .. } | UpdaterToAgent::Reset { .. } => {}

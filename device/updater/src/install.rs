@@ -1,7 +1,7 @@
 //! `mbl-updater install`: brings an exported release to the running updater, by the same verification as over the air. Never
 //! writes anything itself.
 
-use std::{io, os::unix::net::UnixStream, path::Path, thread};
+use std::{os::unix::net::UnixStream, path::Path, thread};
 
 use protocol_types::{
     Phase, Reason, UpdateStatus,
@@ -10,6 +10,7 @@ use protocol_types::{
 
 use crate::{
     folder::{FolderError, FolderWish, ReleaseFolder},
+    running_updater::{ReachError, RunningUpdater},
     socket::{Conversation, LinkError},
 };
 
@@ -28,15 +29,9 @@ pub enum InstallError {
     /// The folder is no exported release.
     #[error("cannot use the folder")]
     Folder(#[from] FolderError),
-    /// No updater runs on this device, or this user may not speak to it.
-    #[error("cannot reach the updater of this device")]
-    NotRunning(#[source] io::Error),
-    /// The connection to the updater failed.
-    #[error("the updater cannot be spoken to")]
-    Link(#[from] LinkError),
-    /// The updater ended, without saying that it would.
-    #[error("the updater went away; see how things stand with `mbl-updater status`")]
-    Gone,
+    /// The updater does not hear this command.
+    #[error(transparent)]
+    Reach(#[from] ReachError),
     /// The updater does not want the release, or it did not prove itself.
     #[error("the release was {}", if *.phase == Phase::RolledBack { "rolled back" } else { "refused" })]
     Refused {
@@ -57,17 +52,13 @@ pub fn install(
     mut tell: impl FnMut(&UpdateStatus),
 ) -> Result<Installed, InstallError> {
     let (folder, FolderWish { release, digest }) = ReleaseFolder::open(folder)?;
-    let stream = UnixStream::connect(device_dir.join("run/updater.sock")).map_err(InstallError::NotRunning)?;
-    let mut updater = Conversation::open(stream, Role::Installer)?;
-    if updater.role() != Role::Updater {
-        return Err(LinkError::WrongPeer(updater.role()).into());
-    }
+    let mut updater = RunningUpdater::reach(device_dir)?;
     serve_applications(device_dir, &folder);
     updater.say(&AgentToUpdater::Desire { release, digest, rollout: None, consent: None })?;
     // The first status was on its way before the wish.
     let mut seen = 0;
     loop {
-        match updater.hear()?.ok_or(InstallError::Gone)? {
+        match updater.hear()? {
             UpdaterToAgent::Fetch { id, what } => {
                 updater.say(&AgentToUpdater::Fetched(Fetched { id, result: folder.fetch(&what) }))?;
             }

@@ -1,18 +1,19 @@
 //! `mbl-updater factory-reset`: a person at the device asks the running updater for a factory reset. Never removes anything itself.
 
 use std::{
-    io,
-    os::unix::net::UnixStream,
     path::Path,
     time::{Duration, Instant},
 };
 
 use protocol_types::{
     Phase, Reason, UpdateStatus,
-    socket::{AgentToUpdater, Role, UpdaterToAgent},
+    socket::{AgentToUpdater, UpdaterToAgent},
 };
 
-use crate::socket::{Conversation, LinkError};
+use crate::{
+    running_updater::{ReachError, RunningUpdater},
+    socket::LinkError,
+};
 
 /// How long the updater may take to come to it. A trial comes to its verdict first, for which a release may give it days.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
@@ -20,15 +21,9 @@ const LIMIT: Duration = Duration::from_secs(15 * 60);
 /// A factory reset that was not begun.
 #[derive(Debug, thiserror::Error)]
 pub enum ResetError {
-    /// No updater runs on this device, or this user may not speak to it.
-    #[error("cannot reach the updater of this device")]
-    NotRunning(#[source] io::Error),
-    /// The connection to the updater failed.
-    #[error("the updater cannot be spoken to")]
-    Link(#[from] LinkError),
-    /// The updater ended, without saying that it would.
-    #[error("the updater went away before it had taken the wish")]
-    Gone,
+    /// The updater does not hear this command.
+    #[error(transparent)]
+    Reach(#[from] ReachError),
     /// Something else came first.
     #[error("the device restarts for something else, and the updater had not taken the wish")]
     Restarting,
@@ -53,17 +48,13 @@ pub fn ask(device_dir: &Path, tell: impl FnMut(&UpdateStatus)) -> Result<(), Res
 }
 
 fn ask_within(limit: Duration, device_dir: &Path, mut tell: impl FnMut(&UpdateStatus)) -> Result<(), ResetError> {
-    let stream = UnixStream::connect(device_dir.join("run/updater.sock")).map_err(ResetError::NotRunning)?;
-    let mut updater = Conversation::open(stream, Role::Installer)?;
-    if updater.role() != Role::Updater {
-        return Err(LinkError::WrongPeer(updater.role()).into());
-    }
+    let mut updater = RunningUpdater::reach(device_dir)?;
     updater.say(&AgentToUpdater::FactoryReset)?;
     let until = Instant::now() + limit;
     loop {
-        let heard = match updater.hear_until(until).and_then(|()| updater.hear()) {
-            Err(LinkError::Silent) => return Err(ResetError::NotYet(limit)),
-            heard => heard?.ok_or(ResetError::Gone)?,
+        let heard = match updater.hear_until(until) {
+            Err(ReachError::Link(LinkError::Silent)) => return Err(ResetError::NotYet(limit)),
+            heard => heard?,
         };
         match heard {
             UpdaterToAgent::Reset { refused: None } => return Ok(()),
@@ -79,15 +70,16 @@ fn ask_within(limit: Duration, device_dir: &Path, mut tell: impl FnMut(&UpdateSt
 mod tests {
     use std::{fs, os::unix::net::UnixListener, thread};
 
-    use protocol_types::ReasonCode;
+    use protocol_types::{ReasonCode, socket::Role};
 
     use super::*;
+    use crate::socket::{Conversation, SOCKET};
 
     /// What comes of asking an updater that answers so, or not at all.
     fn ask_one_that_says(answer: Option<UpdaterToAgent>) -> Result<(), ResetError> {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("run")).unwrap();
-        let listener = UnixListener::bind(folder.path().join("run/updater.sock")).unwrap();
+        let listener = UnixListener::bind(folder.path().join(SOCKET)).unwrap();
         let limit = if answer.is_some() { LIMIT } else { Duration::from_millis(200) };
         let updater = thread::spawn(move || {
             let mut asker = Conversation::open(listener.accept().unwrap().0, Role::Updater).unwrap();

@@ -32,7 +32,7 @@ use crate::{
     key_store::{self, HardwareError, KeyStore},
     perform::{Turn, Updater},
     plan::{Fact, Running},
-    socket::{Event, LinkError, Links, Listener, keep_apps},
+    socket::{Event, LinkError, Links, Listener, SOCKET, keep_apps},
     speakers::{STATUS, Speakers},
     starts::Starts,
     storage::{Storage, StorageError},
@@ -196,7 +196,7 @@ fn serve_on<D: Disk>(
     let speakers = Speakers::new(links.clone(), device_dir);
     info!(slot = %running.slot, generation = running.generation, root = %running.root, "updater started");
     let updater = Updater::start(storage, speakers, trust, running, config.spread)?;
-    let listener = Listener::bind(&device_dir.join("run/updater.sock"), config.agent_uid)?;
+    let listener = Listener::bind(&device_dir.join(SOCKET), config.agent_uid)?;
     // Dropped at the end of this function, which is how the dialling thread learns of it; the process ends right after.
     let (_running, stop) = mpsc::channel();
     start_threads((listener, device_dir.join("run/apps.sock")), &links, &events, stop).map_err(ServeError::Thread)?;

@@ -25,6 +25,8 @@ use rustix::net::sockopt::socket_peercred;
 use serde::{Serialize, de::DeserializeOwned};
 use tracing::{info, warn};
 
+/// Where the updater listens, in a device's folder.
+pub(crate) const SOCKET: &str = "run/updater.sock";
 /// How long a peer may take to say who it is.
 const GREETING_LIMIT: Duration = Duration::from_secs(5);
 /// How long a peer may take to accept what is said to it.

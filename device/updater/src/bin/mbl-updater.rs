@@ -20,6 +20,7 @@ use device_updater::{
     key_store,
     reset::{self, ResetError},
     restart,
+    running_updater::ReachError,
     serve::{self, Config, Hardware, Surroundings},
     settings::{self, SettingsError},
     tpm, trust,
@@ -31,6 +32,8 @@ use tracing_subscriber::{filter::LevelFilter, fmt, layer::SubscriberExt as _, re
 const HOLD: Duration = Duration::from_secs(60);
 /// The board that is made of files.
 const HOST: &str = "host";
+/// What to do where nobody said how it ended.
+const SEE_STATUS: &str = "see how things stand with `mbl-updater status`";
 /// The status of settings that are refused: whoever started this need not try again.
 const NOT_AGAIN: u8 = 3;
 
@@ -322,33 +325,36 @@ fn line(status: &UpdateStatus) -> String {
 
 /// What to do about an error.
 fn hint(error: &anyhow::Error) -> Option<&'static str> {
-    const NOT_RUNNING: &str =
-        "start the device, on the board `host` with `mbl-host-board`, and run this command as root";
     match error.downcast_ref() {
-        Some(ResetError::NotRunning(_)) => return Some(NOT_RUNNING),
-        Some(ResetError::Link(_)) => return Some("run this command as root"),
+        Some(ResetError::Reach(e)) => return Some(hint_to_reach(e)),
         Some(ResetError::Refused(reason)) => return Some(reason.code.hint()),
-        Some(ResetError::Gone | ResetError::Restarting) => return Some("run this command again when the device is up"),
+        Some(ResetError::Restarting) => return Some("run this command again when the device is up"),
         Some(ResetError::NotYet(_)) => return Some("see what is under way with `mbl-updater status`"),
         None => {}
     }
     match error.downcast_ref() {
-        Some(ConsentError::NotRunning(_)) => return Some(NOT_RUNNING),
-        Some(ConsentError::Link(_)) => return Some("run this command as root"),
+        Some(ConsentError::Reach(e)) => return Some(hint_to_reach(e)),
         Some(ConsentError::NothingAsked | ConsentError::OtherRelease(_)) => {
             return Some("see what is asked with `mbl-updater consent show`");
         }
-        Some(ConsentError::Report(_) | ConsentError::Gone | ConsentError::TooLate { .. }) => {
-            return Some("see how things stand with `mbl-updater status`");
-        }
+        Some(ConsentError::Report(_) | ConsentError::TooLate { .. }) => return Some(SEE_STATUS),
         None => {}
     }
     match error.downcast_ref::<InstallError>()? {
         InstallError::Refused { source, .. } => Some(source.code.hint()),
-        InstallError::NotRunning(_) => Some(NOT_RUNNING),
+        InstallError::Reach(e) => Some(hint_to_reach(e)),
         InstallError::Folder(_) => Some("write the folder with `mbl release export`"),
-        InstallError::Link(_) => Some("run this command as root"),
-        InstallError::Gone => None,
+    }
+}
+
+/// What to do about an updater that does not hear a command.
+const fn hint_to_reach(error: &ReachError) -> &'static str {
+    match error {
+        ReachError::NotRunning(_) => {
+            "start the device, on the board `host` with `mbl-host-board`, and run this command as root"
+        }
+        ReachError::Link(_) => "run this command as root",
+        ReachError::Gone => SEE_STATUS,
     }
 }
 
