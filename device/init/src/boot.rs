@@ -3,6 +3,7 @@
 
 use std::{fs, io, path::Path, time::Duration};
 
+use device_disk::places::{Candidate, Places};
 use protocol_types::{
     BootRecord, Slot,
     boot::BootEntry,
@@ -13,9 +14,9 @@ use protocol_types::{
 use rustix::mount::MountFlags;
 
 use crate::{
+    announcements::Announcements,
     boot_menu, clock,
     console::{attach, in_one_line, say},
-    devices::{Announcements, Places},
     give_way::give_way,
     growth::grow_state,
     handover::{HandoverError, hand_over},
@@ -24,7 +25,7 @@ use crate::{
     loader_entry, names,
     program::{ProgramError, run},
     recovery,
-    slots::{BelowFloor, Candidate, Ending, NoSlot, choose, ending_below_floor, hold_against},
+    slots::{BelowFloor, Ending, NoSlot, choose, ending_below_floor, hold_against},
     starts, state,
 };
 
@@ -113,7 +114,7 @@ fn steps() -> Result<std::convert::Infallible, BootError> {
         loader_entry::MAX_BYTES,
     );
     let entry = loader_entry::entry(selected.as_deref(), counted.as_deref());
-    let places = Places::default();
+    let places = Places::below(Path::new("/"));
     let (layout, slot) = find_slot(&announced, &places, &cmdline, entry)?;
     // Before anything is unlocked: an image below the floor must not even see the state.
     let mut keys = KeyStore::open(cmdline.key_store, &announced, &places, &layout)?;

@@ -3,7 +3,7 @@
 
 use std::{fs::File, io, path::Path};
 
-use device_esp::Esp;
+use device_disk::esp::Esp;
 use protocol_types::boot::{BootEntry, Tries};
 
 /// Takes the tries of the confirmed entry `from`, on the boot partition `esp`. The entry that the loader chooses then; none if there is no

@@ -6,11 +6,11 @@
 
 use std::{fs, path::Path, time::Duration};
 
+use device_disk::places::Places;
 use protocol_types::partitions::Layout;
 
 use crate::{
     console::{in_one_line, say},
-    devices::Places,
     program::run,
 };
 

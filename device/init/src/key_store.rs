@@ -2,11 +2,12 @@
 
 use std::{io, path::Path, time::Duration};
 
+use device_disk::places::Places;
 use device_tee::TeeError;
 use protocol_types::{Digest, SecurityVersion, luks::Header, partitions::Layout, signed_cmdline};
 
 use crate::{
-    devices::{Announcements, Places},
+    announcements::Announcements,
     state::{self, StateError},
     tee::{self, Tee, TeeStoreError},
     tpm::{AskError, Phase, TPM_DEVICE, Tpm},

@@ -1,17 +1,7 @@
 //! Decides which slot is the booted one, and whether it may go on. Never touches a disk or a key store.
 
+use device_disk::places::Candidate;
 use protocol_types::{Digest, SecurityVersion, Slot, boot::BootEntry, partitions::Layout};
-
-/// A disk of ours with the root hash that each slot's tree has; none if the slot holds no readable tree.
-#[derive(Clone, Debug)]
-pub struct Candidate {
-    /// The disk.
-    pub layout: Layout,
-    /// The root hash of the tree in slot a.
-    pub a: Option<Digest>,
-    /// The root hash of the tree in slot b.
-    pub b: Option<Digest>,
-}
 
 /// Why no slot was chosen.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -8,10 +8,8 @@
 
 use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
 
-use device_init::{
-    devices::Places,
-    slots::{NoSlot, choose},
-};
+use device_disk::places::Places;
+use device_init::slots::{NoSlot, choose};
 use protocol_types::{Digest, Slot, boot::BootEntry, partitions::LABELS};
 use tempfile::TempDir;
 

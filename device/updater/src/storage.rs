@@ -5,7 +5,7 @@
 
 use std::io;
 
-pub use device_esp::STAGED;
+pub use device_disk::esp::STAGED;
 use protocol_types::{
     FirmwareRecord, Reason, ReasonCode, Slot,
     boot::{BootEntry, Tries},

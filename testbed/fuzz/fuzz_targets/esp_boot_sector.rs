@@ -1,7 +1,7 @@
 //! Any bytes are the first sector of a boot partition, or none; the rest are its length.
 #![no_main]
 
-use device_esp::geometry::{Geometry, SECTOR};
+use device_disk::esp::geometry::{Geometry, SECTOR};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

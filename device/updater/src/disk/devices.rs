@@ -2,35 +2,29 @@
 //! a byte outside of the idle slot's partitions and the boot partition but for the label of the state, and never opens the running slot for writing.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read as _, Seek as _, SeekFrom},
+    fs::{File, OpenOptions},
+    io::{self, Seek as _, SeekFrom},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-use device_esp::{Esp, read_full};
-use protocol_release::document::FirmwarePackage;
-use protocol_types::{
-    Digest, FirmwareRecord, Slot, luks,
-    partitions::{self, Layout, Partition},
-    verity::Superblock,
+use device_disk::{
+    esp::{Esp, read_full},
+    places::Places,
 };
+use protocol_release::document::FirmwarePackage;
+use protocol_types::{Digest, FirmwareRecord, Slot, luks, partitions::Layout};
 use rustix::fs::{Advice, fadvise};
 use tracing::{info, warn};
 
 use super::{Disk, FirmwareState, Folder, Place, Room, firmware::FirmwareSlots, folders::Folders};
 
-/// A bound for the number of block devices that are looked at.
-const MOST_DEVICES: usize = 1024;
-
-/// Where the kernel shows its block devices.
+/// Where the hardware of a board is found, and what changes it.
 #[derive(Clone, Debug)]
 pub struct Devices {
-    /// One entry a block device, linked to where it hangs.
-    pub class_block: PathBuf,
-    /// The device nodes.
-    pub dev: PathBuf,
+    /// Where the kernel shows its block devices.
+    pub places: Places,
     /// The program that changes the header of the state.
     pub cryptsetup: PathBuf,
     /// The top of the system, in which the kernel shows what the firmware says and its flash.
@@ -40,12 +34,7 @@ pub struct Devices {
 impl Devices {
     /// In the system below `root`.
     pub fn below(root: &Path) -> Self {
-        Self {
-            class_block: root.join("sys/class/block"),
-            dev: root.join("dev"),
-            cryptsetup: root.join("usr/sbin/cryptsetup"),
-            root: root.to_owned(),
-        }
+        Self { places: Places::below(root), cryptsetup: root.join("usr/sbin/cryptsetup"), root: root.to_owned() }
     }
 }
 
@@ -75,40 +64,18 @@ pub enum DevicesError {
 impl Devices {
     /// The one disk that holds the booted system, found as the initrd finds it.
     fn find(&self, slot: Slot, root_hash: Digest) -> Result<Layout, DevicesError> {
-        let path = self.class_block.clone();
-        let listed = fs::read_dir(&path).map_err(|source| DevicesError::Io { doing: "list", path, source })?;
-        let entries = listed.take(MOST_DEVICES).filter_map(Result::ok);
-        let partitions: Vec<Partition> = entries.filter_map(|entry| partition(&entry.path())).collect();
-        let is_booted = |layout: &Layout| self.root_hash(layout, slot).is_some_and(|found| found == root_hash);
-        let mut found: Vec<Layout> = partitions::layouts(&partitions).into_iter().filter(is_booted).collect();
+        let candidates = self.places.candidates().map_err(|source| {
+            let path = self.places.class_block.clone();
+            DevicesError::Io { doing: "list", path, source }
+        })?;
+        let booted = candidates.into_iter().filter(|candidate| candidate.root_hash(slot) == Some(root_hash));
+        let mut found: Vec<Layout> = booted.map(|candidate| candidate.layout).collect();
         match (found.pop(), found.len()) {
             (Some(layout), 0) => Ok(layout),
             (None, _) => Err(DevicesError::NotOneDisk { found: 0, slot }),
             (Some(_), others) => Err(DevicesError::NotOneDisk { found: others + 1, slot }),
         }
     }
-
-    /// The root hash of the tree in a slot; `None` if there is no tree of ours, or it cannot be read.
-    fn root_hash(&self, layout: &Layout, slot: Slot) -> Option<Digest> {
-        let file = File::open(self.dev.join(layout.verity(slot))).ok()?;
-        let (mut superblock, mut top) = ([0; Superblock::BYTES], [0; Superblock::BLOCK]);
-        file.read_exact_at(&mut superblock, 0).ok()?;
-        file.read_exact_at(&mut top, Superblock::TOP_AT).ok()?;
-        Some(Superblock::parse(&superblock).ok()?.root_hash(&top))
-    }
-}
-
-/// A labelled partition; `None` for anything else, and for a device that went while it was looked at.
-fn partition(entry: &Path) -> Option<Partition> {
-    let path = entry.canonicalize().ok()?;
-    let name = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
-    if !path.join("partition").exists() {
-        return None;
-    }
-    let mut uevent = Vec::new();
-    let limit = u64::try_from(partitions::MAX_UEVENT).unwrap_or(u64::MAX);
-    File::open(path.join("uevent")).ok()?.take(limit).read_to_end(&mut uevent).ok()?;
-    Some(Partition { disk: name(path.parent()?)?, device: name(&path)?, label: partitions::label(&uevent)? })
 }
 
 /// An open partition of a slot.
@@ -147,7 +114,7 @@ impl DeviceDisk {
     pub fn open(devices: &Devices, slot: Slot, root_hash: Digest, device_dir: &Path) -> Result<Self, DevicesError> {
         let layout = devices.find(slot, root_hash)?;
         let open = |device: &str, write: bool| {
-            let path = devices.dev.join(device);
+            let path = devices.places.node(device);
             let opened = OpenOptions::new().read(true).write(write).open(&path);
             let file = opened.map_err(|source| DevicesError::Io { doing: "open", path: path.clone(), source })?;
             Ok((file, path))
@@ -185,7 +152,7 @@ impl DeviceDisk {
             firmware: FirmwareSlots::open(&devices.root),
             esp,
             folders,
-            state: devices.dev.join(layout.state()),
+            state: devices.places.node(layout.state()),
             cryptsetup: devices.cryptsetup.clone(),
         })
     }

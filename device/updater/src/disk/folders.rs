@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use device_esp::read_full;
+use device_disk::esp::read_full;
 use rustix::fs::{Advice, fadvise};
 
 use super::Folder;

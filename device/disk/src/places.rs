@@ -1,11 +1,10 @@
-//! Finds disks and what the slots on them hold, in the kernel's own words and files. Never writes to a disk.
+//! Which disks are ours, and what the slots on them hold, in the kernel's own words and files. Never writes to a disk.
 
 use std::{
     fs::{self, File},
-    io::{self, Read},
-    os::{fd::OwnedFd, unix::fs::FileExt},
+    io::{self, Read as _},
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
 use protocol_types::{
@@ -13,12 +12,6 @@ use protocol_types::{
     partitions::{self, Layout, Partition},
     verity::Superblock,
 };
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, netlink, recv, socket_with},
-};
-
-use crate::slots::Candidate;
 
 /// A bound for the number of block devices that are looked at.
 const MOST_DEVICES: usize = 1024;
@@ -35,13 +28,33 @@ pub struct Places {
     pub dev: PathBuf,
 }
 
-impl Default for Places {
-    fn default() -> Self {
-        Self { class_block: "/sys/class/block".into(), dev: "/dev".into() }
+/// A disk of ours with the root hash that each slot's tree has; none if the slot holds no readable tree.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// The disk.
+    pub layout: Layout,
+    /// The root hash of the tree in slot a.
+    pub a: Option<Digest>,
+    /// The root hash of the tree in slot b.
+    pub b: Option<Digest>,
+}
+
+impl Candidate {
+    /// The root hash of the tree in a slot.
+    pub const fn root_hash(&self, slot: Slot) -> Option<Digest> {
+        match slot {
+            Slot::A => self.a,
+            Slot::B => self.b,
+        }
     }
 }
 
 impl Places {
+    /// In the system below `root`.
+    pub fn below(root: &Path) -> Self {
+        Self { class_block: root.join("sys/class/block"), dev: root.join("dev") }
+    }
+
     /// The disks that are laid out as ours, and the root hashes of their slots.
     ///
     /// # Errors
@@ -109,50 +122,4 @@ fn root_hash(verity: &Path) -> Option<Digest> {
     let mut top = [0; Superblock::BLOCK];
     file.read_exact_at(&mut top, Superblock::TOP_AT).ok()?;
     Some(superblock.root_hash(&top))
-}
-
-/// The kernel's announcements of devices that come and go.
-#[derive(Debug)]
-pub struct Announcements(OwnedFd);
-
-impl Announcements {
-    /// Listens from now on.
-    ///
-    /// # Errors
-    /// If the kernel does not let.
-    pub fn listen() -> io::Result<Self> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(netlink::KOBJECT_UEVENT))?;
-        bind(&socket, &netlink::SocketAddrNetlink::new(0, 1))?;
-        Ok(Self(socket))
-    }
-
-    /// Asks again with each announcement until there is an answer or the time is up.
-    ///
-    /// # Errors
-    /// If asking or waiting fails.
-    pub fn until<T>(&self, limit: Duration, mut ask: impl FnMut() -> io::Result<Option<T>>) -> io::Result<Option<T>> {
-        let start = Instant::now();
-        loop {
-            if let Some(answer) = ask()? {
-                return Ok(Some(answer));
-            }
-            let Some(left) = limit.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) else {
-                return Ok(None);
-            };
-            let left = Timespec::try_from(left).map_err(io::Error::other)?;
-            poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&left))?;
-            self.drain();
-        }
-    }
-
-    /// What is announced does not matter, only that something was; an overrun (`ENOBUFS`) says as much.
-    fn drain(&self) {
-        let mut buffer = [0_u8; 4096];
-        for _ in 0..MOST_DEVICES {
-            if recv(&self.0, &mut buffer[..], RecvFlags::empty()).is_err() {
-                break;
-            }
-        }
-    }
 }
