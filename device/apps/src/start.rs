@@ -17,7 +17,7 @@ use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
 };
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::{
     config::{Places, Settings},
@@ -172,7 +172,7 @@ fn clear_leftovers(workshop: &Workshop) -> Result<(), StartError> {
         let bundle = Bundle::at(bundle.map_err(system("list the bundles"))?.path());
         if workshop.runtime.lives(&bundle) {
             // What it says keeps a second one from being started.
-            error!(bundle = %bundle.dir().display(), "an application of an earlier life does not end: restart the device");
+            warn!(bundle = %bundle.dir().display(), "an application of an earlier life has not ended yet");
         } else if let Err(error) = bundle.remove() {
             warn!(bundle = %bundle.dir().display(), %error, "cannot remove a bundle");
         }

@@ -195,17 +195,11 @@ fn find_slot(
     });
     match found.map_err(io_error("look for the system's disk"))? {
         Some(decided) => Ok(decided?),
-        None => {
-            // The tree of the slot is damaged, and stays so. Of several disks, nobody can tell which one the entry is from.
-            if let ([only], Some(entry)) = (&last[..], entry) {
-                leave_slot(places, &only.layout, entry);
-            }
-            Ok(chosen(&last)?)
-        }
+        None => Ok(chosen(&last)?),
     }
 }
 
-/// Whether this confirmed system has been started too often without coming up.
+/// Whether this confirmed system has been started too often without coming up. The loader counts the starts of all others.
 fn is_one_too_many(state: &Path, entry: BootEntry) -> bool {
     if entry.tries.is_some() {
         return false;

@@ -127,6 +127,9 @@ fn configuration(component: &Component) -> Option<Configuration> {
 pub struct Installed {
     /// Root digest of the operating system.
     pub root: Digest,
+    /// What the signed command line of the operating system says, which may be of an earlier release; none if that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os_security_version: Option<SecurityVersion>,
     /// The release.
     pub note: Note,
 }
@@ -348,7 +351,7 @@ pub(crate) mod tests {
         Pending {
             wish: wish("1.1.0", "r1"),
             slot: Slot::B,
-            installed: Installed { root: Digest::of(b"root 1.1.0"), note: note("1.1.0") },
+            installed: Installed { root: Digest::of(b"root 1.1.0"), os_security_version: None, note: note("1.1.0") },
             generation: Some(2),
             was_registered: true,
             starts: 0,

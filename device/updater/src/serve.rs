@@ -200,7 +200,13 @@ fn serve_on<D: Disk>(
     // Dropped at the end of this function, which is how the dialling thread learns of it; the process ends right after.
     let (_running, stop) = mpsc::channel();
     start_threads((listener, device_dir.join("run/apps.sock")), &links, &events, stop).map_err(ServeError::Thread)?;
-    work(updater, &arrivals, Starts::of(device_dir), around);
+    let mut starts = Starts::of(device_dir);
+    // A trial in place counts its starts itself, and comes to an end by that.
+    if updater.record().pending.is_some() {
+        starts.forget();
+    }
+    Starts::forget_at_the_end(device_dir).map_err(ServeError::Thread)?;
+    work(updater, &arrivals, starts, around);
     Ok(())
 }
 

@@ -4,9 +4,15 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    thread,
     time::Duration,
 };
 
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+    low_level::emulate_default_handler,
+};
 use tracing::warn;
 
 /// Where the initrd counts, below the device's folder.
@@ -32,6 +38,23 @@ impl Starts {
             self.forget();
         }
         self.is_counted.then(|| LASTED.saturating_sub(elapsed))
+    }
+
+    /// From now on, whoever ends the updater in order takes the count away first: a system that is asked to go down has come up.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub(crate) fn forget_at_the_end(device_dir: &Path) -> io::Result<()> {
+        let (mut signals, mut starts) = (Signals::new([SIGINT, SIGTERM])?, Self::of(device_dir));
+        let wait = move || {
+            for signal in signals.forever() {
+                starts.forget();
+                if let Err(e) = emulate_default_handler(signal) {
+                    warn!(signal, cause = %e, "cannot end as asked");
+                }
+            }
+        };
+        thread::Builder::new().name("end".to_owned()).stack_size(64 * 1024).spawn(wait).map(drop)
     }
 
     /// Takes the count away.

@@ -310,7 +310,7 @@ fn a_release_with_a_hash_tree_is_installed_tried_and_kept_and_its_floor_is_in_th
     let second = machine.want(&raising);
     let status = machine.ends(second);
     assert_eq!((status.phase, status.running.slot, status.floor), (Phase::Succeeded, Slot::A, SecurityVersion(4)));
-    assert_eq!(machine.entries(), ["mbl-2-b.efi", "mbl-3-a.efi"]);
+    assert_eq!(machine.entries(), ["mbl-2-b+0.efi", "mbl-3-a.efi"]);
     assert!(machine.holds("root-a", &third) && machine.holds("root-b", &new_image()));
     machine.is_in_order();
     // State that is lost does not take the floor along.

@@ -168,8 +168,10 @@ impl Runtime {
     /// Whether the first process of the container that was made from this bundle lives, be it of an earlier life of this program.
     pub fn lives(&self, bundle: &Bundle) -> bool {
         let Some(pid) = read_pid(&bundle.pid_file()) else { return false };
-        pidfd_open(pid, PidfdFlags::empty())
-            .is_ok_and(|pidfd| matches!(ended_within(&pidfd, Duration::ZERO), Ok(false)))
+        // The number may be another process's by now.
+        is_of(pid, bundle)
+            && pidfd_open(pid, PidfdFlags::empty())
+                .is_ok_and(|pidfd| matches!(ended_within(&pidfd, Duration::ZERO), Ok(false)))
     }
 
     /// Kills the container of this name, if there is one, and removes what the runtime knows of it.
@@ -271,6 +273,13 @@ impl Exec {
         let _status = self.children.wait(&mut self.child, Duration::from_secs(2));
         self.children.reap_orphans();
     }
+}
+
+/// Whether this process is in the control group of the container that was made from the bundle, which is called like it.
+fn is_of(pid: Pid, bundle: &Bundle) -> bool {
+    let Some(name) = bundle.dir().file_name().and_then(OsStr::to_str) else { return false };
+    let groups = fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_nonzero())).unwrap_or_default();
+    groups.lines().any(|line| line.ends_with(&format!("-{name}")))
 }
 
 fn read_pid(path: &Path) -> Option<Pid> {

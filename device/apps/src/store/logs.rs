@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -38,8 +38,11 @@ impl Logs {
         for file in durable::names(&self.dir)? {
             let Some(name) = application_of(&file).filter(|name| !named.contains(name)) else { continue };
             let path = self.dir.join(&file);
-            let time = fs::metadata(&path).and_then(|meta| meta.modified());
-            let time = time.map_err(StoreError::io("look at", &path))?;
+            let time = match fs::metadata(&path).and_then(|meta| meta.modified()) {
+                // An application that still runs gave its log another name.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                time => time.map_err(StoreError::io("look at", &path))?,
+            };
             let newest = written.entry(name).or_insert(time);
             *newest = time.max(*newest);
         }

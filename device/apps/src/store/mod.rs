@@ -34,6 +34,7 @@ pub use settings::KeptSettings;
 use std::{collections::BTreeSet, path::Path};
 
 use protocol_types::Digest;
+use tracing::warn;
 
 /// What stays when storage is freed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -90,7 +91,10 @@ impl Store {
             }
         }
         let (images, blobs) = (self.images.retain(&images)?, self.blobs.retain(&blobs)?);
-        self.logs.retain(&names)?;
+        // Room was made all the same.
+        if let Err(error) = self.logs.retain(&names) {
+            warn!(%error, "old logs cannot be removed");
+        }
         Ok(images || blobs)
     }
 }

@@ -325,7 +325,10 @@ impl<D: Disk, P: Peers> Updater<D, P> {
                     warn!(reason = %Reason::from(&e), "cannot take the tries off the boot entry");
                 }
             }
-            Step::Forsake(slot) => self.storage.forsake(slot)?,
+            Step::Forsake(slot) => {
+                self.storage.forsake(slot)?;
+                info!(%slot, "boot entries that may be below the new floor are out of use");
+            }
             Step::Firmware(choice) => match self.storage.choose_firmware(choice) {
                 // As above: its tries lead to the same end.
                 Err(e) if choice == FirmwareChoice::Return => {

@@ -137,7 +137,7 @@ pub enum Step {
     Confirm(u32),
     /// Take the tries off the entry of this generation: it is not booted any more.
     Exhaust(u32),
-    /// Take the tries off all entries of this slot: what they lead to is below the floor, and does not start any more.
+    /// Take the tries off all entries of this slot: what they lead to is, or may be, below the floor, and would not start.
     Forsake(Slot),
     /// Let the firmware start so from now on.
     Firmware(FirmwareChoice),

@@ -227,10 +227,12 @@ impl Plan {
         let new_os = goal.os.as_ref().filter(|_| !self.running.is_os(&goal));
         let new_root = new_os.and_then(OsIndex::root_digest);
         let has_firmware = new_os.is_some_and(|os| os.section(SectionName::Firmware).is_some());
+        let os_security_version =
+            if new_root.is_some() { Some(goal.note.security_version) } else { self.running.security_version };
         let pending = Pending {
             wish,
             slot: if new_root.is_some() { self.idle_slot() } else { self.running.slot },
-            installed: Installed { root: new_root.unwrap_or(self.running.root), note: goal.note },
+            installed: Installed { root: new_root.unwrap_or(self.running.root), os_security_version, note: goal.note },
             generation: new_root.map(|_| self.generation.saturating_add(1)),
             was_registered: self.is_registered(),
             starts: 0,

@@ -675,6 +675,20 @@ fn nothing_leads_to_a_system_below_a_floor_that_was_raised() {
 }
 
 #[test]
+fn the_other_slot_is_left_to_the_loader_if_its_system_is_known_to_be_above_the_floor() {
+    for (of_other, slots) in [(Some(1), vec![Slot::A, Slot::B]), (Some(0), vec![Slot::B]), (None, vec![Slot::B])] {
+        let mut world = settled_world(1, "r1", ApplicationState::Ready);
+        // Whatever a release says that came in place, the system is as old as its own command line says.
+        world.plan.record.a.as_mut().unwrap().os_security_version = of_other.map(SecurityVersion);
+        bring_to_trial(&mut world, 3, "r2");
+        world.tell(ready("1.3.0", ApplicationState::Ready));
+        assert_eq!(phase(&world), Phase::Succeeded);
+        let bootable = world.entries.iter().filter(|entry| entry.is_bootable()).map(|entry| entry.slot);
+        assert_eq!(bootable.collect::<Vec<_>>(), slots, "{of_other:?}");
+    }
+}
+
+#[test]
 fn a_system_on_trial_that_nobody_remembers_is_left() {
     let mut world = World::new();
     bring_to_trial(&mut world, 2, "r1");

@@ -4,7 +4,7 @@ use protocol_types::{Reason, ReasonCode};
 
 use super::{CONFIRM_RETRY, CONFIRM_TRIES, Errand, Plan, Stage, Step};
 use crate::{
-    record::{Installed, Note, Outcome, Pending, Verdict},
+    record::{Note, Outcome, Pending, Verdict},
     storage::FirmwareChoice,
     trial::{Judgement, Trial},
 };
@@ -107,9 +107,9 @@ impl Plan {
         steps.extend(pending.generation.map(Step::Confirm));
         if let Some(floor) = note.new_floor() {
             let other = pending.slot.other();
-            // Of the image that the factory wrote, nobody knows the security version here.
-            let is_below = |installed: &Installed| installed.note.security_version < floor;
-            if self.record.slot(other).is_none_or(is_below) {
+            let other_version = self.record.slot(other).and_then(|installed| installed.os_security_version);
+            // Of the image that the factory wrote, it is not known here.
+            if other_version.is_none_or(|version| version < floor) {
                 steps.push(Step::Forsake(other));
             }
             steps.push(Step::RaiseFloor(floor));

@@ -135,7 +135,7 @@ impl Board {
             applications: Vec::new(),
             configurations: vec![configuration],
         };
-        Installed { root: Digest::of(root.as_bytes()), note }
+        Installed { root: Digest::of(root.as_bytes()), os_security_version: None, note }
     }
 
     pub(crate) fn remember(&self, record: &Record) {

@@ -100,7 +100,7 @@ impl Decision {
 
 /// Devices that move on in one transaction, at least. A start of a large rollout moves all of them; others write in between.
 const AT_A_TIME: usize = 1_000;
-/// In how many transactions all devices of a rollout move on, at most.
+/// In about so many transactions all devices of a rollout move on; one look makes a few more at most.
 const TIMES: usize = 20;
 /// In how many of them what was read before is good enough: devices that fail meanwhile count from the next reading on.
 const GOOD_FOR: usize = 5;
@@ -125,8 +125,8 @@ impl AccountScope {
         decide: impl Fn(&RolloutFacts) -> Decision,
         now: UnixSeconds,
     ) -> Result<usize, StoreError> {
-        let mut moved = 0;
-        for _ in 0..TIMES / GOOD_FOR {
+        let (mut moved, mut transactions) = (0, 0);
+        while transactions < TIMES {
             let facts = self.facts_of_rollout(id, now).await?;
             let mut left = decide(&facts);
             // Most looks find nothing to do and need no turn to write.
@@ -136,6 +136,7 @@ impl AccountScope {
             let known = by_name(&facts.devices);
             let at_a_time = AT_A_TIME.max(facts.devices.len().div_ceil(TIMES));
             for _ in 0..GOOD_FOR {
+                transactions += 1;
                 let part = left.take_first(at_a_time);
                 if part.moves_rollout() {
                     let (devices, others) = self.move_rollout(id, &decide, at_a_time, now).await?;
