@@ -311,6 +311,8 @@ ready = {{ command = ["/bin/confined", "{check}"], interval_s = 2, timeout_s = 2
     /// Waits for the shell of a development image that has its identity.
     pub(crate) fn until_shell(&mut self) {
         self.machine.until_prompt(PATIENCE).unwrap();
+        // What the kernel has to say of a host that is busy would stand amid what commands print.
+        self.shell("dmesg --console-level err");
     }
 
     /// Turns on a board that has registered before and waits until it has again, and for its shell.
