@@ -105,7 +105,7 @@ mod tests {
         let start =
             format!("roothash={} mbl.board=qemu-arm64-tpm mbl.security_version=3 mbl.key_store=tpm2 ", digest.hex());
         assert!(line.starts_with(&start), "{line}");
-        assert!(line.ends_with("quiet systemd.show_status=no"), "{line}");
+        assert!(line.ends_with("quiet systemd.show_status=no TERM=dumb"), "{line}");
     }
 
     #[test]
