@@ -29,7 +29,7 @@ fuzz_target!(|bytes: &[u8]| {
     fs::create_dir(&root).expect("a root");
     fs::write(dir.path().join("outside"), b"outside").expect("a witness");
     let own_id = rustix::process::geteuid().as_raw();
-    let tree = Tree::open(&root, own_id).expect("the root can be opened");
+    let tree = Tree::open(&root, own_id, LIMITS.entries).expect("the root can be opened");
     // A refusal is fine; leaving the root is not.
     let _refused = apply(|| Ok(blob), compression, &checked, &tree);
     assert_eq!(fs::read(dir.path().join("outside")).expect("the witness"), b"outside");
