@@ -146,10 +146,18 @@ impl<D: Disk> Storage<D> {
     /// If the boot partition cannot be read or changed.
     pub fn forsake(&mut self, slot: Slot) -> Result<(), StorageError> {
         for entry in self.entries()?.into_iter().filter(|entry| entry.slot == slot && entry.is_bootable()) {
-            let done = entry.tries.map_or(0, |tries| tries.done);
-            self.recount(entry, Some(Tries { left: 0, done }))?;
+            self.exhaust(entry)?;
         }
         Ok(())
+    }
+
+    /// Takes the tries off an entry, so that nothing boots it.
+    ///
+    /// # Errors
+    /// If the boot partition cannot be changed.
+    pub fn exhaust(&mut self, entry: BootEntry) -> Result<(), StorageError> {
+        let done = entry.tries.map_or(0, |tries| tries.done);
+        self.recount(entry, Some(Tries { left: 0, done }))
     }
 
     /// Removes every file in `folder` whose name is `unwanted`.

@@ -19,7 +19,7 @@ use configuration::Configurations;
 use metadata::MetadataCheck;
 use protocol_types::{
     AppName, Reason, SecurityVersion, SignedTime, UnixSeconds, UpdateStatus,
-    boot::{BootEntry, Tries},
+    boot::BootEntry,
     socket::{Fetch, FetchError, UpdaterToApps},
 };
 use read_back::ReadBack;
@@ -366,8 +366,7 @@ impl<D: Disk, P: Peers> Updater<D, P> {
 
     fn exhaust(&mut self, generation: u32) -> Result<(), StorageError> {
         let entry = self.entry(generation)?;
-        let done = entry.tries.map_or(0, |tries| tries.done);
-        self.storage.recount(entry, Some(Tries { left: 0, done }))
+        self.storage.exhaust(entry)
     }
 
     fn forget_work(&mut self) {
