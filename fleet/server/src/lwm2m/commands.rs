@@ -94,7 +94,7 @@ impl Visit {
         }
         let account = self.devices.fleet.store.account(&identity.account);
         loop {
-            let now = self.devices.fleet.clock.now();
+            let (identity, now) = (&self.facts.identity, self.devices.fleet.clock.now());
             let row = match account.begin_command(&identity.endpoint, self.session, now).await {
                 Ok(row) => row?,
                 Err(error) => {
@@ -156,7 +156,7 @@ impl Visit {
         self.record(number, &came).await;
     }
 
-    pub(super) async fn record(&self, number: u64, came: &Delivered) {
+    pub(super) async fn record(&mut self, number: u64, came: &Delivered) {
         let identity = &self.facts.identity;
         let account = self.devices.fleet.store.account(&identity.account);
         match account.command_moved((number, self.session), came, self.devices.fleet.clock.now()).await {
@@ -179,7 +179,7 @@ impl Visit {
         }
     }
 
-    async fn keep_value(&self, number: u64, values: &str) {
+    async fn keep_value(&mut self, number: u64, values: &str) {
         let account = self.devices.fleet.store.account(&self.facts.identity.account);
         if let Err(error) = account.observed((number, self.session), values, self.devices.fleet.clock.now()).await {
             self.store_failed("what was observed was not kept", &error);

@@ -33,6 +33,10 @@ use crate::authority::CertificateFacts;
 const REPORT_PACE: Duration = Duration::from_millis(100);
 /// How long an older connection has to prove that there are two of the device.
 const PROBE: Duration = Duration::from_secs(5);
+/// A connection that the store has failed ends at the earliest after so long, and within so many milliseconds more: the devices of a
+/// fleet do not come back all at once.
+const AFTER_STORE: Duration = Duration::from_secs(5);
+const AFTER_STORE_SPREAD_MS: u64 = 25_000;
 
 /// One connection and what is left to do on it.
 pub(super) struct Visit {
@@ -59,7 +63,7 @@ pub(super) struct Visit {
     next_report: Instant,
     /// How often it asked for a certificate.
     pub(super) certificates: u8,
-    /// When the connection ends because the device is elsewhere.
+    /// When the connection ends because the device is elsewhere, or because the store has failed.
     leave_at: Option<Instant>,
     pub(super) is_over: bool,
 }
@@ -208,7 +212,7 @@ impl Visit {
     }
 
     /// What the device should run, as the store has it at this moment.
-    async fn wish(&self) -> Option<(Operation, u64)> {
+    async fn wish(&mut self) -> Option<(Operation, u64)> {
         let identity = &self.facts.identity;
         let account = self.devices.fleet.store.account(&identity.account);
         let read = async {
@@ -235,9 +239,10 @@ impl Visit {
     }
 
     /// The order to forget its state, if an operator asked for that.
-    async fn reset(&self) -> Option<(Operation, u64)> {
+    async fn reset(&mut self) -> Option<(Operation, u64)> {
         let identity = &self.facts.identity;
-        match self.devices.fleet.store.account(&identity.account).begin_reset(&identity.endpoint).await {
+        let account = self.devices.fleet.store.account(&identity.account);
+        match account.begin_reset(&identity.endpoint).await {
             Ok(asked) => asked.then(|| (errands::factory_reset(), 0)),
             Err(error) => {
                 self.store_failed("a factory reset was not read", &error);
@@ -308,7 +313,7 @@ impl Visit {
         }
     }
 
-    async fn reset_taken(&self) {
+    async fn reset_taken(&mut self) {
         let identity = &self.facts.identity;
         let account = self.devices.fleet.store.account(&identity.account);
         match account.reset_taken(&identity.endpoint, self.devices.fleet.clock.now()).await {
@@ -320,7 +325,7 @@ impl Visit {
     }
 
     /// Keeps the sealed recovery key that the device hands in with each report. One that is not known to be in one place hands in nothing.
-    async fn escrow(&self, entries: &[Entry]) {
+    async fn escrow(&mut self, entries: &[Entry]) {
         let Some(sealed) = report::recovery_key(entries).filter(|_| self.registered == Some(Standing::Active)) else {
             return;
         };
@@ -332,7 +337,7 @@ impl Visit {
         }
     }
 
-    async fn wish_taken(&self, generation: u64) {
+    async fn wish_taken(&mut self, generation: u64) {
         let identity = &self.facts.identity;
         let account = self.devices.fleet.store.account(&identity.account);
         match account.acknowledge_desired(&identity.endpoint, generation).await {
@@ -344,7 +349,7 @@ impl Visit {
     }
 
     /// A device that cannot take what it should run has said why: for the rollout that counts as a report of failure.
-    async fn wish_refused(&self, generation: u64, reason: Reason) {
+    async fn wish_refused(&mut self, generation: u64, reason: Reason) {
         let identity = &self.facts.identity;
         let account = self.devices.fleet.store.account(&identity.account);
         let recorded = async {
@@ -368,6 +373,7 @@ impl Visit {
             return;
         }
         self.escrow(entries).await;
+        let identity = &self.facts.identity;
         let Some(said) = report::report(entries) else {
             // An agent says nothing while it waits for its updater.
             tracing::debug!(account = %identity.account, device = %identity.endpoint, "a report has no known phase");
@@ -379,9 +385,12 @@ impl Visit {
             Ok(_) => tracing::debug!(
                 account = %identity.account, device = %identity.endpoint, %phase, "device reported"
             ),
-            Err(error) => tracing::error!(
-                account = %identity.account, device = %identity.endpoint, %error, "a report was not recorded"
-            ),
+            Err(error) => {
+                tracing::error!(
+                    account = %identity.account, device = %identity.endpoint, %error, "a report was not recorded"
+                );
+                self.ask_anew();
+            }
         }
     }
 
@@ -443,8 +452,70 @@ impl Visit {
         }
     }
 
-    pub(super) fn store_failed(&self, what: &str, error: &StoreError) {
-        let (identity, error) = (&self.facts.identity, crate::Chain(error));
-        tracing::error!(account = %identity.account, device = %identity.endpoint, what, %error, "the store failed");
+    pub(super) fn store_failed(&mut self, what: &str, error: &StoreError) {
+        let (identity, chain) = (&self.facts.identity, crate::Chain(error));
+        tracing::error!(
+            account = %identity.account, device = %identity.endpoint, what, error = %chain, "the store failed"
+        );
+        // Any other error is an answer, and would be the same on the next connection.
+        if matches!(error, StoreError::Database { .. }) {
+            self.ask_anew();
+        }
+    }
+
+    /// Something that the device has said, or that it should hear, is lost for this connection: the device says only what changes, and
+    /// no errand comes twice. So the connection ends soon, and on the next one everything is asked anew.
+    fn ask_anew(&mut self) {
+        let spread = Duration::from_millis(self.session % AFTER_STORE_SPREAD_MS);
+        self.leave_at.get_or_insert(Instant::now() + AFTER_STORE + spread);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol_lwm2m::object::Path;
+    use protocol_types::{AccountName, UnixSeconds};
+
+    use super::*;
+    use crate::{
+        authority::DeviceIdentity,
+        lwm2m::{MetricsRecorder, PresenceRecorder},
+        test_service::TestService,
+    };
+
+    /// The newest connection of a device that is registered.
+    async fn visit(service: &TestService) -> Visit {
+        let endpoint = service.device("default", "gate-1").await;
+        let (presence, recording) = PresenceRecorder::new(service.fleet.clone());
+        let (metrics, keeping) = MetricsRecorder::new(service.fleet.clone());
+        tokio::spawn(recording);
+        tokio::spawn(keeping);
+        let devices = Devices { fleet: service.fleet.clone(), presence, metrics, live: Arc::default() };
+        let identity = DeviceIdentity { account: AccountName::new("default").unwrap(), endpoint };
+        let not_after = UnixSeconds(u64::from(u32::MAX));
+        let facts = CertificateFacts { identity, serial: "o1".into(), not_after, fingerprint: [0; 32] };
+        let visit = Visit::new(facts, 1, devices);
+        visit.devices.live.enter(&visit.facts.identity, &visit.live);
+        visit
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_the_store_has_failed_ends_soon_and_everything_is_asked_anew() {
+        let service = TestService::start().await;
+        let mut visit = visit(&service).await;
+        let report = [Entry::new(Path::resource(report::RELEASE_OBJECT, 0, 3), "idle")];
+        let leaves = |visit: &mut Visit| visit.leave_at.take().is_some();
+        visit.reported(&report).await;
+        assert!(visit.wish().await.is_none() && visit.configuration().await.is_none());
+        assert!(!leaves(&mut visit), "nothing has failed");
+        service.fleet.store.close().await;
+        visit.reported(&report).await;
+        assert!(leaves(&mut visit), "a report was lost");
+        assert!(visit.wish().await.is_none() && leaves(&mut visit), "what it should run was not read");
+        assert!(visit.reset().await.is_none() && leaves(&mut visit), "a factory reset was not read");
+        assert!(visit.configuration().await.is_none() && leaves(&mut visit), "its configuration was not read");
+        assert!(visit.command().await.is_none() && leaves(&mut visit), "a command was not taken up");
+        visit.record(1, &fleet_store::Delivered::Done(None)).await;
+        assert!(leaves(&mut visit), "what came of a command was lost");
     }
 }

@@ -9,7 +9,7 @@ use crate::configuration::{DeviceSecrets, effective};
 
 impl Visit {
     /// What the device should have, as the documents come to it at this moment. It is on record before the device hears of it.
-    pub(super) async fn configuration(&self) -> Option<(Operation, u64)> {
+    pub(super) async fn configuration(&mut self) -> Option<(Operation, u64)> {
         let identity = &self.facts.identity;
         let account = self.devices.fleet.store.account(&identity.account);
         let now = self.devices.fleet.clock.now();
@@ -66,7 +66,7 @@ impl Visit {
         }
     }
 
-    pub(super) async fn configuration_refused(&self, generation: u64, reason: Reason) {
+    pub(super) async fn configuration_refused(&mut self, generation: u64, reason: Reason) {
         let identity = &self.facts.identity;
         let account = self.devices.fleet.store.account(&identity.account);
         let recorded = async {
@@ -82,7 +82,7 @@ impl Visit {
     }
 
     /// Keeps what the device says of its configuration.
-    pub(super) async fn configuration_reported(&self, entries: &[Entry]) {
+    pub(super) async fn configuration_reported(&mut self, entries: &[Entry]) {
         let identity = &self.facts.identity;
         let Some(said) = configuration::report(entries) else {
             tracing::debug!(account = %identity.account, device = %identity.endpoint, "a configuration has no known state");
@@ -95,6 +95,7 @@ impl Visit {
         {
             self.store_failed("the key for secrets of a device was not recorded", &error);
         }
+        let identity = &self.facts.identity;
         let recorded = account.record_configuration(&identity.endpoint, &said, now).await;
         match recorded {
             Ok(()) => tracing::info!(
