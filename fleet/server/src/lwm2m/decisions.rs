@@ -17,7 +17,7 @@ use super::{
 
 /// An update is noted as presence at most this often.
 const HEARD_STEP: Duration = Duration::from_secs(30);
-/// Least time between two registrations on one connection: nobody may keep the disk busy for others.
+/// Least time between two registrations or new promises on one connection: nobody may keep the disk busy for others.
 const REGISTRATION_PACE: Duration = Duration::from_secs(1);
 /// Certificates in one connection: one renewal, and some tries.
 const MAX_CERTIFICATES: u8 = 4;
@@ -72,6 +72,10 @@ impl Visit {
         }
         let promised = update.lifetime.map(|lifetime| Promise::new(lifetime, self.promise.sleeps()));
         let promise = promised.filter(|promise| *promise != self.promise);
+        if promise.is_some() {
+            sleep_until(self.next_registration).await;
+            self.next_registration = Instant::now() + REGISTRATION_PACE;
+        }
         if promise.is_some() || self.heard.elapsed() >= HEARD_STEP {
             if self.devices.presence.record(&self.facts.identity, DeviceEvent::Heard { promise }).await.is_err() {
                 return unavailable();

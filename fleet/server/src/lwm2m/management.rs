@@ -30,7 +30,7 @@ use super::{
 use crate::authority::CertificateFacts;
 
 /// Least time between two reports: nobody may keep the disk busy for others.
-const REPORT_PACE: Duration = Duration::from_millis(100);
+pub(super) const REPORT_PACE: Duration = Duration::from_millis(100);
 /// How long an older connection has to prove that there are two of the device.
 const PROBE: Duration = Duration::from_secs(5);
 /// A connection that the store has failed ends at the earliest after so long, and within so many milliseconds more: the devices of a
@@ -60,7 +60,7 @@ pub(super) struct Visit {
     pub(super) heard: Instant,
     /// When the next registration and the next report are due at the earliest.
     pub(super) next_registration: Instant,
-    next_report: Instant,
+    pub(super) next_report: Instant,
     /// How often it asked for a certificate.
     pub(super) certificates: u8,
     /// When the connection ends because the device is elsewhere, or because the store has failed.
@@ -473,8 +473,12 @@ impl Visit {
 
 #[cfg(test)]
 mod tests {
-    use protocol_lwm2m::object::Path;
-    use protocol_types::{AccountName, UnixSeconds};
+    use protocol_lwm2m::{
+        formats::Value,
+        object::{Path, ids, ids::configuration as resource},
+        server::{Decision, Question, RegistrationUpdate},
+    };
+    use protocol_types::{AccountName, ConfigurationState, UnixSeconds};
 
     use super::*;
     use crate::{
@@ -517,5 +521,38 @@ mod tests {
         assert!(visit.command().await.is_none() && leaves(&mut visit), "a command was not taken up");
         visit.record(1, &fleet_store::Delivered::Done(None)).await;
         assert!(leaves(&mut visit), "what came of a command was lost");
+    }
+
+    #[tokio::test]
+    async fn what_a_device_says_of_its_configuration_is_kept_at_a_pace_and_from_its_newest_connection_alone() {
+        let service = TestService::start().await;
+        let mut visit = visit(&service).await;
+        let (account, endpoint) = (service.account("default").await, visit.facts.identity.endpoint.clone());
+        account.give_configuration(&endpoint, "{}", &[], service.now()).await.unwrap().unwrap();
+        let says = |state: &str| {
+            let entry = |resource, value: Value| Entry::new(Path::resource(ids::CONFIGURATION, 0, resource), value);
+            [entry(resource::STATE, state.into()), entry(resource::REPORTED_GENERATION, Value::Integer(1))]
+        };
+        let begun = Instant::now();
+        for state in ["confirmed", "refused", "trial"] {
+            visit.configuration_reported(&says(state)).await;
+        }
+        assert!(begun.elapsed() >= 2 * REPORT_PACE, "three within {:?}", begun.elapsed());
+        visit.devices.live.enter(&visit.facts.identity, &Arc::default());
+        visit.configuration_reported(&says("undone")).await;
+        let (kept, _) = account.given_configuration(&endpoint).await.unwrap().unwrap().report.unwrap();
+        assert_eq!(kept.state, ConfigurationState::Trial);
+    }
+
+    #[tokio::test]
+    async fn a_device_changes_its_promise_at_most_once_a_second() {
+        let service = TestService::start().await;
+        let mut visit = visit(&service).await;
+        let begun = Instant::now();
+        for lifetime in [300, 400] {
+            let update = RegistrationUpdate { lifetime: Some(lifetime), ..RegistrationUpdate::default() };
+            assert_eq!(visit.decide(Question::Update(update)).await, Decision::Allow);
+        }
+        assert!(begun.elapsed() >= Duration::from_secs(1), "two within {:?}", begun.elapsed());
     }
 }

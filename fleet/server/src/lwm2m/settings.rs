@@ -3,8 +3,13 @@
 use fleet_store::{Released, StoreError};
 use protocol_lwm2m::{formats::Entry, server::Operation};
 use protocol_types::Reason;
+use tokio::time::{Instant, sleep_until};
 
-use super::{configuration, errands::Errand, management::Visit};
+use super::{
+    configuration,
+    errands::Errand,
+    management::{REPORT_PACE, Visit},
+};
 use crate::configuration::{DeviceSecrets, effective};
 
 impl Visit {
@@ -83,7 +88,13 @@ impl Visit {
 
     /// Keeps what the device says of its configuration.
     pub(super) async fn configuration_reported(&mut self, entries: &[Entry]) {
+        sleep_until(self.next_report).await;
+        self.next_report = Instant::now() + REPORT_PACE;
         let identity = &self.facts.identity;
+        if !self.devices.live.is_newest(identity, &self.live) {
+            // The device has registered again meanwhile: what is left of this connection is the past.
+            return;
+        }
         let Some(said) = configuration::report(entries) else {
             tracing::debug!(account = %identity.account, device = %identity.endpoint, "a configuration has no known state");
             return;
