@@ -15,7 +15,7 @@ use postgres::Server;
 use protocol_types::{AccountName, RolloutAction, UnixSeconds};
 use sqlx::{Executor, Row};
 
-use crate::{AccountScope, NewToken, Store, StoreError, migrations};
+use crate::{AccountScope, NewToken, Store, StoreError, connection::Dialect, migrations};
 
 /// Set for the second run of all tests: a PostgreSQL server in which each test makes a database of its own.
 const SERVER: &str = "MBL_STORE_TEST_SERVER";
@@ -163,6 +163,20 @@ async fn sqlite_keeps_every_commit_and_every_reference() {
     }
     let row = sqlx::query("PRAGMA journal_mode").fetch_one(tx.sql()).await.unwrap();
     assert_eq!(row.get::<String, _>(0), "wal");
+}
+
+#[tokio::test]
+async fn a_server_ends_a_transaction_that_nobody_goes_on_with_and_nobody_waits_long_for_a_turn() {
+    let db = Database::new().await;
+    if db.store.dialect() == Dialect::Sqlite {
+        return;
+    }
+    let mut tx = db.store.write().await.unwrap();
+    for (setting, wanted) in [("idle_in_transaction_session_timeout", "1min"), ("lock_timeout", "30s")] {
+        let sql = sqlx::AssertSqlSafe(format!("SHOW {setting}"));
+        let row = sqlx::query(sql).fetch_one(tx.sql()).await.unwrap();
+        assert_eq!(row.get::<String, _>(0), wanted, "{setting}");
+    }
 }
 
 #[tokio::test]
