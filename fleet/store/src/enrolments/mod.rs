@@ -90,8 +90,11 @@ pub struct DenialRow {
     pub attempts: u64,
 }
 
-/// Denials of an account that are kept; the oldest make room.
+/// Denials of an account that are kept.
 const MAX_DENIALS: i64 = 1000;
+/// For so many seconds after its last knock a denial makes no room for another one: however many devices take turns, each of those that
+/// are kept is told of once.
+const DENIAL_STAYS: u64 = 24 * 60 * 60;
 
 fn read(row: &AnyRow) -> Result<EnrolmentRow, StoreError> {
     let doing = "read an enrolment";
@@ -252,7 +255,8 @@ impl AccountScope {
     }
 }
 
-/// Notes that a device was turned away; the first time for a reason is an event, repetitions only count.
+/// Notes that a device was turned away; the first time for a reason is an event, repetitions only count. Where no place is left, nothing
+/// is noted.
 pub(crate) async fn note_denial(
     tx: &mut Transaction,
     scope: &AccountScope,
@@ -260,33 +264,63 @@ pub(crate) async fn note_denial(
     now: UnixSeconds,
 ) -> Result<(), StoreError> {
     let doing = "note a denial";
-    let row = sqlx::query(
-        "INSERT INTO denials (account, endpoint, reason, first_time, last_time, attempts) VALUES ($1, $2, $3, $4, $4, 1)
-         ON CONFLICT (account, endpoint, reason)
-         DO UPDATE SET last_time = excluded.last_time, attempts = denials.attempts + 1 RETURNING attempts",
+    let again = sqlx::query(
+        "UPDATE denials SET last_time = $4, attempts = attempts + 1 WHERE account = $1 AND endpoint = $2 AND reason = $3",
     )
     .bind(scope.id())
     .bind(endpoint.as_str())
     .bind(reason.as_str())
     .bind(to_sql(now.0))
-    .fetch_one(tx.sql())
+    .execute(tx.sql())
     .await
     .map_err(cannot(doing))?;
-    if row.try_get::<i64, _>("attempts").map_err(cannot(doing))? > 1 {
+    if again.rows_affected() > 0 {
+        return Ok(());
+    }
+    if !has_place(tx, scope, now).await? {
+        tracing::debug!(
+            account = scope.id(), device = %endpoint, reason = reason.as_str(), "no place is left for a denial"
+        );
         return Ok(());
     }
     sqlx::query(
-        "DELETE FROM denials WHERE account = $1 AND last_time < (SELECT MIN(last_time) FROM
-         (SELECT last_time FROM denials WHERE account = $1 ORDER BY last_time DESC LIMIT $2) AS kept)",
+        "INSERT INTO denials (account, endpoint, reason, first_time, last_time, attempts) VALUES ($1, $2, $3, $4, $4, 1)",
     )
     .bind(scope.id())
-    .bind(MAX_DENIALS)
+    .bind(endpoint.as_str())
+    .bind(reason.as_str())
+    .bind(to_sql(now.0))
     .execute(tx.sql())
     .await
     .map_err(cannot(doing))?;
     let data = json!({ "reason": reason.as_str() });
     let draft = EventDraft { kind: "device.denied", subject: format!("devices/{endpoint}"), data };
     events::append(tx, scope, now, draft).await
+}
+
+/// Whether there is a place for one more denial; old ones make room.
+async fn has_place(tx: &mut Transaction, scope: &AccountScope, now: UnixSeconds) -> Result<bool, StoreError> {
+    let doing = "make room for a denial";
+    let row = sqlx::query("SELECT COUNT(*) AS kept FROM denials WHERE account = $1")
+        .bind(scope.id())
+        .fetch_one(tx.sql())
+        .await
+        .map_err(cannot(doing))?;
+    let surplus = row.try_get::<i64, _>("kept").map_err(cannot(doing))? + 1 - MAX_DENIALS;
+    if surplus <= 0 {
+        return Ok(true);
+    }
+    let made = sqlx::query(
+        "DELETE FROM denials WHERE account = $1 AND (endpoint, reason) IN
+             (SELECT endpoint, reason FROM denials WHERE account = $1 AND last_time < $2 ORDER BY last_time LIMIT $3)",
+    )
+    .bind(scope.id())
+    .bind(to_sql(now.0.saturating_sub(DENIAL_STAYS)))
+    .bind(surplus)
+    .execute(tx.sql())
+    .await
+    .map_err(cannot(doing))?;
+    Ok(made.rows_affected() >= surplus.unsigned_abs())
 }
 
 #[cfg(test)]
@@ -301,14 +335,8 @@ mod tests {
     async fn denials_fill_no_table_and_their_pages_follow_each_other() {
         let db = Database::new().await;
         let scope = db.account("one").await;
-        let mut tx = scope.write().await.unwrap();
-        for n in 0..MAX_DENIALS + 5 {
-            let endpoint = EndpointName::new(format!("gate-{n:04}")).unwrap();
-            // Several devices each second.
-            let at = UnixSeconds(NOW.0 + from_sql(n / 3));
-            note_denial(&mut tx, &scope, (&endpoint, ReasonCode::NotEnrolled), at).await.unwrap();
-        }
-        tx.commit().await.unwrap();
+        // Several devices each second.
+        all_knock(&scope, MAX_DENIALS + 5, |n| UnixSeconds(NOW.0 + from_sql(n / 3))).await;
         let (mut seen, mut last) = (Vec::new(), None);
         loop {
             let before = last.as_ref().map(|(time, place): &(UnixSeconds, String)| (*time, place.as_str()));
@@ -321,8 +349,40 @@ mod tests {
         seen.sort_unstable();
         seen.dedup();
         assert_eq!(seen.len(), kept, "a denial stands on two pages");
-        assert!((1000..=1002).contains(&kept), "{kept} denials are kept");
-        assert_eq!(seen.last().unwrap(), "gate-1004");
+        assert_eq!((kept, seen.last().unwrap().as_str()), (1000, "gate-0999"), "whoever came first has a place");
+    }
+
+    #[tokio::test]
+    async fn devices_that_take_turns_are_told_of_once_however_many_they_are() {
+        let db = Database::new().await;
+        let scope = db.account("one").await;
+        let told = async || {
+            let events = scope.events_after(0, 5000).await.unwrap();
+            events.iter().filter(|event| event.kind == "device.denied").count()
+        };
+        for turn in 0..3 {
+            all_knock(&scope, MAX_DENIALS + 5, |_| UnixSeconds(NOW.0 + turn * 3600)).await;
+        }
+        assert_eq!(told().await, 1000);
+        // The others come back the next day, when the places of those that stay away are free.
+        let late = UnixSeconds(NOW.0 + 2 * 3600 + DENIAL_STAYS + 1);
+        all_knock(&scope, 7, |_| late).await;
+        let mut tx = scope.write().await.unwrap();
+        let endpoint = EndpointName::new("gate-1004").unwrap();
+        note_denial(&mut tx, &scope, (&endpoint, ReasonCode::NotEnrolled), late).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(told().await, 1001);
+        assert_eq!(scope.denials_before(None, 2000).await.unwrap().len(), 1000);
+    }
+
+    /// So many devices knock one after the other; when, is said for each.
+    async fn all_knock(scope: &AccountScope, devices: i64, at: impl Fn(i64) -> UnixSeconds) {
+        let mut tx = scope.write().await.unwrap();
+        for n in 0..devices {
+            let endpoint = EndpointName::new(format!("gate-{n:04}")).unwrap();
+            note_denial(&mut tx, scope, (&endpoint, ReasonCode::NotEnrolled), at(n)).await.unwrap();
+        }
+        tx.commit().await.unwrap();
     }
 
     #[tokio::test]
