@@ -305,6 +305,25 @@ async fn an_artifact_keeps_the_size_it_was_announced_with_and_the_account_its_li
     assert!(whole.complete && whole.received == 60, "what is whole stays whole");
 }
 
+#[tokio::test]
+async fn the_size_of_an_artifact_can_be_corrected_until_all_of_it_has_arrived() {
+    let db = Database::new().await;
+    let one = db.account("one").await;
+    let (digest, other) = (protocol_types::Digest::of(b"a"), protocol_types::Digest::of(b"b"));
+    one.begin_artifact(&digest, 60, 100, NOW).await.unwrap();
+    one.begin_artifact(&other, 30, 100, NOW).await.unwrap();
+    let refused = one.announce_again(&digest, 71, 100, NOW).await;
+    assert!(matches!(refused, Err(StoreError::OverQuota { needed: 101, limit: 100 })), "{refused:?}");
+    assert_eq!(one.announce_again(&digest, 70, 100, NOW).await.unwrap().size, 70);
+    one.artifact_received(&digest, 7).await.unwrap();
+    let refused = one.announce_again(&digest, 6, 100, NOW).await;
+    assert!(matches!(refused, Err(StoreError::WrongState { .. })), "more has arrived: {refused:?}");
+    assert_eq!(one.announce_again(&digest, 7, 100, NOW).await.unwrap().size, 7);
+    one.artifact_complete(&digest, NOW).await.unwrap();
+    let refused = one.announce_again(&digest, 8, 100, NOW).await;
+    assert!(matches!(refused, Err(StoreError::WrongState { .. })), "it is whole: {refused:?}");
+}
+
 pub(crate) fn publication(made_from: Option<u64>, timestamp: u64) -> crate::Publication {
     let file = |role: &str, version: u64| crate::MetadataFile {
         name: if role == "timestamp" { "timestamp.json".into() } else { format!("{version}.{role}.json") },

@@ -203,6 +203,19 @@ async fn bytes_that_are_wrong_too_many_or_too_large_are_refused() {
 }
 
 #[tokio::test]
+async fn a_size_that_was_announced_wrongly_is_corrected_but_not_while_somebody_uploads() {
+    let service = TestService::start().await;
+    let caller = service.caller("default").await;
+    let digest = Digest::of(b"right");
+    caller.post("/artifacts", &json!({"digest": digest, "size": 500})).await;
+    let turn = service.fleet.artifacts.turn(service.account("default").await.name(), digest).unwrap();
+    let (status, answer) = caller.post("/artifacts", &json!({"digest": digest, "size": 5})).await;
+    assert_eq!((status, &answer["code"]), (StatusCode::CONFLICT, &json!("upload_busy")));
+    drop(turn);
+    assert_eq!(caller.upload(b"right").await, digest);
+}
+
+#[tokio::test]
 async fn an_account_cannot_hold_more_than_its_limit() {
     let mut service = TestService::start().await;
     let mut config = (*service.fleet.config).clone();

@@ -10,6 +10,7 @@ use crate::{
     events,
     numbers::{from_sql, time, to_sql},
     rows::formed,
+    transaction::Transaction,
 };
 
 /// An artifact, whole or in the making.
@@ -39,6 +40,12 @@ fn read(row: &AnyRow) -> Result<ArtifactRow, StoreError> {
     })
 }
 
+/// Another size than this one cannot be.
+fn announced(digest: &Digest, size: u64) -> StoreError {
+    let state = format!("announced with {size} bytes");
+    StoreError::WrongState { kind: "artifact", id: digest.to_string(), state }
+}
+
 impl AccountScope {
     /// Begins an upload, or finds the one that was begun before. All artifacts of the account together stay within `limit` bytes.
     pub async fn begin_artifact(
@@ -59,21 +66,10 @@ impl AccountScope {
         if let Some(row) = known {
             let known = from_sql(row.try_get("size").map_err(cannot(doing))?);
             if known != size {
-                let state = format!("announced with {known} bytes");
-                return Err(StoreError::WrongState { kind: "artifact", id: digest.to_string(), state });
+                return Err(announced(digest, known));
             }
         } else {
-            let row =
-                sqlx::query("SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT) AS held FROM artifacts WHERE account = $1")
-                    .bind(self.id())
-                    .fetch_one(tx.sql())
-                    .await
-                    .map_err(cannot(doing))?;
-            let needed = from_sql(row.try_get("held").map_err(cannot(doing))?).saturating_add(size);
-            if needed > limit {
-                return Err(StoreError::OverQuota { needed, limit });
-            }
-            self.within_quota(&mut tx, (QuotaKind::ArtifactBytes, size), now).await?;
+            self.may_hold(&mut tx, (size, limit), now).await?;
             sqlx::query("INSERT INTO artifacts (account, digest, size, created) VALUES ($1, $2, $3, $4)")
                 .bind(self.id())
                 .bind(digest.to_string())
@@ -85,6 +81,66 @@ impl AccountScope {
         }
         tx.commit().await?;
         self.artifact(digest).await
+    }
+
+    /// Corrects the size of an artifact that is not whole, to one that has room for what has arrived. Nobody may write the artifact meanwhile.
+    pub async fn announce_again(
+        &self,
+        digest: &Digest,
+        size: u64,
+        limit: u64,
+        now: UnixSeconds,
+    ) -> Result<ArtifactRow, StoreError> {
+        let doing = "correct the size of an artifact";
+        let mut tx = self.write().await?;
+        let row = sqlx::query(
+            "SELECT digest, size, received, complete, created FROM artifacts WHERE account = $1 AND digest = $2",
+        )
+        .bind(self.id())
+        .bind(digest.to_string())
+        .fetch_optional(tx.sql())
+        .await
+        .map_err(cannot(doing))?;
+        let Some(row) = row else {
+            return Err(StoreError::NotFound { kind: "artifact", id: digest.to_string() });
+        };
+        let known = read(&row)?;
+        if known.complete || size < known.received {
+            return Err(announced(digest, known.size));
+        }
+        if size > known.size {
+            self.may_hold(&mut tx, (size - known.size, limit), now).await?;
+        }
+        sqlx::query("UPDATE artifacts SET size = $3 WHERE account = $1 AND digest = $2")
+            .bind(self.id())
+            .bind(digest.to_string())
+            .bind(to_sql(size))
+            .execute(tx.sql())
+            .await
+            .map_err(cannot(doing))?;
+        tx.commit().await?;
+        self.artifact(digest).await
+    }
+
+    /// Refuses `more` bytes of artifacts beyond the limit of the account or a quota.
+    async fn may_hold(
+        &self,
+        tx: &mut Transaction,
+        (more, limit): (u64, u64),
+        now: UnixSeconds,
+    ) -> Result<(), StoreError> {
+        let doing = "add up the artifacts of an account";
+        let held =
+            sqlx::query("SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT) AS held FROM artifacts WHERE account = $1")
+                .bind(self.id())
+                .fetch_one(tx.sql())
+                .await
+                .map_err(cannot(doing))?;
+        let needed = from_sql(held.try_get("held").map_err(cannot(doing))?).saturating_add(more);
+        if needed > limit {
+            return Err(StoreError::OverQuota { needed, limit });
+        }
+        self.within_quota(tx, (QuotaKind::ArtifactBytes, more), now).await
     }
 
     /// One artifact.

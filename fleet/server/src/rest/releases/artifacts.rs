@@ -82,8 +82,18 @@ async fn begin(
         );
         return Err(problem.in_field("size").into());
     }
+    let (account, digest, size) = (&who.account, wanted.digest, wanted.size);
     let now = fleet.clock.now();
-    let row = who.account.begin_artifact(&wanted.digest, wanted.size, limits.account_bytes, now).await?;
+    let row = match account.begin_artifact(&digest, size, limits.account_bytes, now).await {
+        // The size can be corrected, but not while somebody uploads that many bytes.
+        Err(StoreError::WrongState { .. }) => {
+            let Some(_turn) = fleet.artifacts.turn(account.name(), digest) else {
+                return Err(Refusal::new(ProblemCode::UploadBusy, "another request uploads these bytes now"));
+            };
+            account.announce_again(&digest, size, limits.account_bytes, now).await?
+        }
+        begun => begun?,
+    };
     Ok((progress(&row), Json(view(row))))
 }
 
