@@ -17,9 +17,9 @@ const REMEMBER_TRIES: u64 = DAY;
 const REMEMBER_WORK: u64 = 30 * DAY;
 /// How long it remembers tokens and sessions that have ended, in seconds.
 const REMEMBER_TOKENS: u64 = 90 * DAY;
-/// Commands or tokens that it forgets at a time.
+/// Commands, rows of reports or tokens that it forgets at a time.
 const MANY: u32 = 10_000;
-/// Jobs or operations that it forgets at a time; their commands and reports go with them.
+/// Jobs or operations that it forgets at a time, once their commands and reports are gone.
 const FEW: u32 = 10;
 /// How long others have their turn to write between one time and the next.
 const BREATH: Duration = Duration::from_millis(100);
@@ -52,7 +52,11 @@ async fn forget(fleet: &Fleet, now: UnixSeconds) {
     said("sign-ins that are over", store.forget_single_sign_ons(now).await);
     let (work, tokens) = (before(REMEMBER_WORK), before(REMEMBER_TOKENS));
     said("commands", little_by_little(fleet, MANY, || store.forget_commands(work, MANY)).await);
+    let of_jobs = little_by_little(fleet, MANY, || store.forget_commands_of_jobs(work, MANY)).await;
+    said("commands of jobs", of_jobs);
     said("jobs", little_by_little(fleet, FEW, || store.forget_jobs(work, FEW)).await);
+    let reports = little_by_little(fleet, MANY, || store.forget_operation_rows(work, MANY)).await;
+    said("reports of operations", reports);
     said("operations", little_by_little(fleet, FEW, || store.forget_operations(work, FEW)).await);
     said("tokens", little_by_little(fleet, MANY, || store.forget_tokens(tokens, MANY)).await);
     said("traces", store.forget_traces(before(REMEMBER_CAUSES)).await);
@@ -79,7 +83,7 @@ fn said<T>(what: &str, forgotten: Result<T, StoreError>) {
 
 #[cfg(test)]
 mod tests {
-    use fleet_store::OperationRequest;
+    use fleet_store::{LineFault, ListBatch, ListLine, OperationRequest};
 
     use super::*;
     use crate::test_service::TestService;
@@ -89,10 +93,12 @@ mod tests {
         let service = TestService::start().await;
         let account = service.account("acme").await;
         let ended = service.now();
+        let lines = [ListLine { line: 2, read: Err(LineFault::Malformed) }];
+        let list = ListBatch { at: "", lines: &lines, next: "end", is_end: true };
         for _ in 0..=3 * FEW {
             let request = OperationRequest::EnrolList { file: "list".into() };
             let number = account.create_operation(&request, None, None, ended).await.unwrap().number;
-            account.cancel_operation(number, ended).await.unwrap();
+            account.enrol_listed(number, &list, ended).await.unwrap();
         }
         forget(&service.fleet, UnixSeconds(ended.0 + REMEMBER_WORK)).await;
         assert_eq!(account.operations_before(None, 100).await.unwrap().len(), 31, "nothing is old yet");

@@ -280,10 +280,21 @@ impl ServiceWide {
         self.numbered_open().await
     }
 
-    /// Forgets at most `limit` jobs that ended before `before`, with what they have brought. Answers how many.
+    /// Forgets at most `limit` commands of jobs that ended before `before`, with what they have brought. Answers how many.
+    pub async fn forget_commands_of_jobs(&self, before: UnixSeconds, limit: u32) -> Result<u64, StoreError> {
+        // The few jobs first: SQLite keeps to the order of a CROSS JOIN.
+        let sql = "DELETE FROM commands WHERE (account, number) IN
+                       (SELECT c.account, c.number FROM jobs j CROSS JOIN commands c
+                        WHERE j.ended < $1 AND c.account = j.account AND c.job = j.number LIMIT $2)";
+        self.forget("forget commands of old jobs", sql, (before, limit)).await
+    }
+
+    /// Forgets at most `limit` jobs that ended before `before` and whose commands are forgotten. Answers how many.
     pub async fn forget_jobs(&self, before: UnixSeconds, limit: u32) -> Result<u64, StoreError> {
         let sql = "DELETE FROM jobs WHERE (account, number) IN
-                       (SELECT account, number FROM jobs WHERE ended < $1 ORDER BY ended LIMIT $2)";
+                       (SELECT j.account, j.number FROM jobs j WHERE j.ended < $1 AND NOT EXISTS
+                           (SELECT 1 FROM commands c WHERE c.account = j.account AND c.job = j.number)
+                        ORDER BY j.ended LIMIT $2)";
         self.forget("forget old jobs", sql, (before, limit)).await
     }
 }

@@ -216,8 +216,12 @@ async fn a_cancelled_job_asks_nobody_more_and_one_that_has_ended_is_not_cancelle
     let refused = account.cancel_job(third, NOW).await.unwrap_err();
     assert_eq!(refused.to_string(), "job `j-3` is finished");
     let all = db.store.service_wide();
-    assert_eq!(all.forget_jobs(later(1), 10).await.unwrap(), 3);
-    assert!(account.commands_before(&name(0), None, 10).await.unwrap().is_empty(), "their commands go with them");
+    assert_eq!(all.forget_jobs(later(1), 10).await.unwrap(), 1, "the one that has no commands");
+    assert_eq!(all.forget_commands_of_jobs(NOW, 10).await.unwrap(), 0, "none is old");
+    assert_eq!(all.forget_commands_of_jobs(later(1), 4).await.unwrap(), 4, "no more at a time than was asked for");
+    assert_eq!(all.forget_commands_of_jobs(later(1), 4).await.unwrap(), 2);
+    assert!(account.commands_before(&name(0), None, 10).await.unwrap().is_empty());
+    assert_eq!(all.forget_jobs(later(1), 10).await.unwrap(), 2, "jobs go after their commands");
 }
 
 #[tokio::test]

@@ -366,12 +366,26 @@ impl ServiceWide {
         self.numbered_open().await
     }
 
-    /// Forgets at most `limit` operations that ended before `before`, with their reports. Answers how many. The newest of an account
-    /// stays: the next one is counted from it.
+    /// Forgets at most `limit` rows of the reports of operations that ended before `before`. Answers how many. The newest operation of an
+    /// account keeps its report.
+    pub async fn forget_operation_rows(&self, before: UnixSeconds, limit: u32) -> Result<u64, StoreError> {
+        // The few operations first: SQLite keeps to the order of a CROSS JOIN.
+        let sql = "DELETE FROM operation_rows WHERE (account, operation, line) IN
+                       (SELECT r.account, r.operation, r.line FROM operations o CROSS JOIN operation_rows r
+                        WHERE o.ended < $1 AND r.account = o.account AND r.operation = o.number AND EXISTS
+                           (SELECT 1 FROM operations n WHERE n.account = o.account AND n.number > o.number)
+                        LIMIT $2)";
+        self.forget("forget reports of old operations", sql, (before, limit)).await
+    }
+
+    /// Forgets at most `limit` operations that ended before `before` and whose reports are forgotten. Answers how many. The newest of an
+    /// account stays: the next one is counted from it.
     pub async fn forget_operations(&self, before: UnixSeconds, limit: u32) -> Result<u64, StoreError> {
         let sql = "DELETE FROM operations WHERE (account, number) IN
                        (SELECT o.account, o.number FROM operations o WHERE o.ended < $1 AND EXISTS
                            (SELECT 1 FROM operations n WHERE n.account = o.account AND n.number > o.number)
+                        AND NOT EXISTS
+                           (SELECT 1 FROM operation_rows r WHERE r.account = o.account AND r.operation = o.number)
                         ORDER BY o.ended LIMIT $2)";
         self.forget("forget old operations", sql, (before, limit)).await
     }

@@ -297,3 +297,19 @@ async fn an_account_has_so_many_open_operations_and_old_ones_are_forgotten_but_f
     assert_eq!(begin_list(&account).await, MAX_OPEN_OPERATIONS + 1, "no number is given out twice");
     assert_eq!(all.forget_operations(later, 10).await.unwrap(), 1);
 }
+
+#[tokio::test]
+async fn the_report_of_an_old_operation_is_forgotten_in_pieces_before_it() {
+    let db = Database::new().await;
+    let account = db.account("one").await;
+    for first in [0, 5] {
+        enrol(&account, &lines((first..first + 5).map(|n| listed(n, None)))).await;
+    }
+    let (all, later) = (db.store.service_wide(), UnixSeconds(NOW.0 + 1));
+    assert_eq!(all.forget_operations(later, 10).await.unwrap(), 0, "its report is there");
+    assert_eq!(all.forget_operation_rows(NOW, 10).await.unwrap(), 0, "none is old");
+    assert_eq!(all.forget_operation_rows(later, 3).await.unwrap(), 3, "no more at a time than was asked for");
+    assert_eq!(all.forget_operation_rows(later, 3).await.unwrap(), 2);
+    assert_eq!(all.forget_operations(later, 10).await.unwrap(), 1);
+    assert_eq!(outcomes(&account, 2).await.len(), 5, "the newest keeps its report");
+}
