@@ -15,9 +15,11 @@ const REMEMBER_REQUESTS: u64 = 7 * DAY;
 const REMEMBER_TRIES: u64 = DAY;
 /// How long it remembers commands, jobs and operations that have ended, in seconds.
 const REMEMBER_WORK: u64 = 30 * DAY;
+/// How long it remembers uploads that nobody goes on with, in seconds.
+const REMEMBER_UPLOADS: u64 = 7 * DAY;
 /// How long it remembers tokens and sessions that have ended, in seconds.
 const REMEMBER_TOKENS: u64 = 90 * DAY;
-/// Commands, rows of reports or tokens that it forgets at a time.
+/// Commands, rows of reports, uploads or tokens that it forgets at a time.
 const MANY: u32 = 10_000;
 /// Jobs or operations that it forgets at a time, once their commands and reports are gone.
 const FEW: u32 = 10;
@@ -59,6 +61,7 @@ async fn forget(fleet: &Fleet, now: UnixSeconds) {
     said("reports of operations", reports);
     said("operations", little_by_little(fleet, FEW, || store.forget_operations(work, FEW)).await);
     said("tokens", little_by_little(fleet, MANY, || store.forget_tokens(tokens, MANY)).await);
+    said("uploads", forget_uploads(fleet, before(REMEMBER_UPLOADS)).await);
     said("traces", store.forget_traces(before(REMEMBER_CAUSES)).await);
 }
 
@@ -74,6 +77,32 @@ async fn little_by_little<F: Future<Output = Result<u64, StoreError>>>(
     Ok(())
 }
 
+/// Forgets artifacts of which bytes are missing and of which none has come since `before`.
+async fn forget_uploads(fleet: &Fleet, before: UnixSeconds) -> Result<(), StoreError> {
+    let mut last = None;
+    loop {
+        let some = fleet.store.service_wide().unfinished_artifacts(before, last.as_ref(), MANY).await?;
+        for (account, digest) in &some {
+            if fleet.stop.is_cancelled() {
+                return Ok(());
+            }
+            // Whoever uploads it at this moment goes on with it.
+            let Some(turn) = fleet.artifacts.turn(account, *digest) else { continue };
+            match turn.forget(before).await {
+                Ok(true) => fleet.store.account(account).forget_artifact(digest, before).await?,
+                Ok(false) => {}
+                Err(error) => tracing::warn!(
+                    %account, %digest, error = %crate::Chain(&error), "the bytes of an old upload were not removed"
+                ),
+            }
+        }
+        last = some.last().cloned();
+        if last.is_none() {
+            return Ok(());
+        }
+    }
+}
+
 /// Says what was not forgotten; the next hour tries again.
 fn said<T>(what: &str, forgotten: Result<T, StoreError>) {
     if let Err(error) = forgotten {
@@ -83,7 +112,11 @@ fn said<T>(what: &str, forgotten: Result<T, StoreError>) {
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeSet, fs::File, time::UNIX_EPOCH};
+
     use fleet_store::{LineFault, ListBatch, ListLine, OperationRequest};
+    use protocol_types::Digest;
+    use serde_json::json;
 
     use super::*;
     use crate::test_service::TestService;
@@ -104,5 +137,31 @@ mod tests {
         assert_eq!(account.operations_before(None, 100).await.unwrap().len(), 31, "nothing is old yet");
         forget(&service.fleet, UnixSeconds(ended.0 + REMEMBER_WORK + 1)).await;
         assert_eq!(account.operations_before(None, 100).await.unwrap().len(), 1, "the newest stays");
+    }
+
+    #[tokio::test]
+    async fn an_upload_is_forgotten_a_week_after_its_last_byte() {
+        let service = TestService::start().await;
+        let (caller, account) = (service.caller("default").await, service.account("default").await);
+        let whole = caller.upload(b"whole").await;
+        let (part, announced) = (Digest::of(b"part"), Digest::of(b"announced"));
+        for digest in [part, announced] {
+            caller.post("/artifacts", &json!({"digest": digest, "size": 500})).await;
+        }
+        caller.piece(&part, 0, b"par").await;
+        let begun = service.now();
+        let file = service.fleet.config.data_dir.join("artifacts/default").join(part.hex()).with_extension("part");
+        let file = File::options().write(true).open(file).unwrap();
+        file.set_modified(UNIX_EPOCH + Duration::from_secs(begun.0 + REMEMBER_UPLOADS)).unwrap();
+        let left = async |after: u64| {
+            forget(&service.fleet, UnixSeconds(begun.0 + after)).await;
+            let rows = account.artifacts_after("", 10).await.unwrap();
+            rows.into_iter().map(|row| row.digest).collect::<BTreeSet<_>>()
+        };
+        assert_eq!(left(REMEMBER_UPLOADS - 60).await, BTreeSet::from([whole, part, announced]), "none is old");
+        assert_eq!(left(REMEMBER_UPLOADS + 60).await, BTreeSet::from([whole, part]), "bytes came meanwhile");
+        assert_eq!(left(2 * REMEMBER_UPLOADS + 60).await, BTreeSet::from([whole]));
+        let turn = service.fleet.artifacts.turn(account.name(), part).unwrap();
+        assert!(turn.open(3).await.unwrap().is_none(), "the bytes are gone, too");
     }
 }

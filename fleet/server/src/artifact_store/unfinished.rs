@@ -3,9 +3,10 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    time::UNIX_EPOCH,
 };
 
-use protocol_types::{Digest, Hasher};
+use protocol_types::{Digest, Hasher, UnixSeconds};
 use tokio::{
     fs::{File, OpenOptions},
     io::{AsyncSeekExt as _, AsyncWriteExt as _},
@@ -36,6 +37,23 @@ impl Turn {
         file.set_len(acknowledged).await?;
         file.seek(io::SeekFrom::Start(acknowledged)).await?;
         Ok(Some(Part { file, at: acknowledged }))
+    }
+
+    /// Removes the unfinished file, unless something was written to it since `before`. Answers whether there is none any more.
+    pub(crate) async fn forget(&self, before: UnixSeconds) -> io::Result<bool> {
+        let path = self.part_path();
+        blocking(move || {
+            let written = match fs::metadata(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+                found => found?.modified()?,
+            };
+            if written.duration_since(UNIX_EPOCH).is_ok_and(|since| since.as_secs() >= before.0) {
+                return Ok(false);
+            }
+            durable::remove(&path)?;
+            Ok(true)
+        })
+        .await
     }
 }
 

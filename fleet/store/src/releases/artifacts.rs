@@ -1,11 +1,11 @@
 //! Which artifacts an account has, and how much of each has arrived. The bytes themselves lie in files, not here.
 
-use protocol_types::{Digest, UnixSeconds};
+use protocol_types::{AccountName, Digest, UnixSeconds};
 use serde_json::json;
 use sqlx::{Row, any::AnyRow};
 
 use crate::{
-    AccountScope, EventDraft, QuotaKind, StoreError,
+    AccountScope, EventDraft, QuotaKind, ServiceWide, StoreError,
     error::cannot,
     events,
     numbers::{from_sql, time, to_sql},
@@ -205,5 +205,49 @@ impl AccountScope {
             events::append(&mut tx, self, now, draft).await?;
         }
         tx.commit().await
+    }
+
+    /// Forgets an artifact that was announced before `before` and is not whole. Nobody may write it meanwhile.
+    pub async fn forget_artifact(&self, digest: &Digest, before: UnixSeconds) -> Result<(), StoreError> {
+        let mut tx = self.write().await?;
+        sqlx::query("DELETE FROM artifacts WHERE account = $1 AND digest = $2 AND complete = 0 AND created < $3")
+            .bind(self.id())
+            .bind(digest.to_string())
+            .bind(to_sql(before.0))
+            .execute(tx.sql())
+            .await
+            .map_err(cannot("forget an artifact"))?;
+        tx.commit().await
+    }
+}
+
+impl ServiceWide {
+    /// At most `limit` artifacts of all accounts that were announced before `before` and of which bytes are missing, after this one.
+    pub async fn unfinished_artifacts(
+        &self,
+        before: UnixSeconds,
+        after: Option<&(AccountName, Digest)>,
+        limit: u32,
+    ) -> Result<Vec<(AccountName, Digest)>, StoreError> {
+        let doing = "look for uploads that nobody goes on with";
+        let (account, digest) =
+            after.map_or_else(Default::default, |(account, digest)| (account.to_string(), digest.to_string()));
+        let rows = sqlx::query(
+            "SELECT account, digest FROM artifacts WHERE complete = 0 AND (received < size OR received = 0)
+             AND created < $1 AND (account > $2 OR (account = $2 AND digest > $3)) ORDER BY account, digest LIMIT $4",
+        )
+        .bind(to_sql(before.0))
+        .bind(account)
+        .bind(digest)
+        .bind(i64::from(limit))
+        .fetch_all(self.store.readers())
+        .await
+        .map_err(cannot(doing))?;
+        rows.iter()
+            .map(|row| {
+                let account = formed(row, doing, ("artifacts", "account"))?;
+                Ok((account, formed(row, doing, ("artifacts", "digest"))?))
+            })
+            .collect()
     }
 }
