@@ -42,6 +42,18 @@ pub(crate) struct Asked<'a> {
     pub(crate) now: UnixSeconds,
 }
 
+impl Asked<'_> {
+    /// The accounts whose policies decide. About what is done to policies only those from the caller's own account upwards have a say:
+    /// otherwise an account could forbid those above to take its policies back.
+    pub(crate) fn deciding(&self) -> &[AccountName] {
+        let own = self.path.iter().position(|account| account == self.caller.subject.home());
+        match own {
+            Some(own) if self.action.is_on_policies() => &self.path[own..],
+            Some(_) | None => self.path,
+        }
+    }
+}
+
 /// A role of the caller, and whether it counted.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Held {
@@ -62,7 +74,7 @@ pub(crate) struct Verdict {
 impl Access {
     /// Decides whether the caller may do what is asked.
     pub(crate) async fn judge(&self, store: &Store, asked: &Asked<'_>) -> Result<Verdict, StoreError> {
-        let book = self.book(store, asked.path).await?;
+        let book = self.book(store, asked.deciding()).await?;
         self.judge_by(&book, store, asked).await
     }
 

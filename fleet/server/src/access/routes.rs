@@ -10,6 +10,8 @@ use utoipa::openapi::{OpenApi, path::Operation};
 /// Actions on the account whose answer holds only devices that the caller may see: a role that is bound to some devices allows them
 /// for these devices. The store narrows what they read.
 const NARROWED: &[&str] = &["list_devices", "count_devices", "export_devices", "summarise_metric"];
+/// What one does to policies. An account cannot forbid it to those above.
+const ON_POLICIES: &[&str] = &["list_policies", "show_policy", "save_policy", "delete_policy"];
 /// The part of a path that names a device.
 const DEVICE: &str = "/devices/{endpoint}";
 
@@ -32,6 +34,11 @@ impl Action {
     /// The narrower of its two groups, as in `operate:devices`.
     pub(crate) fn group(&self) -> String {
         format!("{}:{}", self.scope, self.tag)
+    }
+
+    /// Whether it reads or changes policies themselves.
+    pub(crate) fn is_on_policies(&self) -> bool {
+        ON_POLICIES.contains(&self.name.as_str())
     }
 }
 

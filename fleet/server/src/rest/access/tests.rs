@@ -214,6 +214,43 @@ async fn roles_and_policies_of_an_account_hold_below_it_and_nothing_reaches_besi
 }
 
 #[tokio::test]
+async fn no_policy_of_an_account_keeps_its_policies_from_those_above_and_those_of_their_own_account_do() {
+    let service = TestService::start().await;
+    let root = service.caller("default").await;
+    for (name, parent) in [("msp", None), ("customer", Some("msp"))] {
+        let (status, made) = root.post("/accounts", &json!({"name": name, "parent": parent})).await;
+        assert_eq!(status, StatusCode::CREATED, "{made}");
+    }
+    let above = program(&service, "msp", &[("administrator", None)]).await;
+    let below = program(&service, "customer", &[("administrator", None)]).await;
+    let alone = "forbid(principal, action, resource) unless { principal.account == \"customer\" };";
+    let alone = json!({"policy": alone});
+    assert_eq!(below.send(Caller::json("PUT", "/policies/alone", &alone)).await.0, StatusCode::CREATED);
+    let (status, answer) = above.send(about("customer", "GET", "/groups")).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{answer}");
+    assert!(answer["detail"].as_str().unwrap().contains("`customer/alone` forbids it"), "{answer}");
+    assert_eq!(above.send(about("customer", "GET", "/policies/alone")).await.0, StatusCode::OK);
+    let admin = service.caller("customer").await;
+    let asked = "/access-check?principal=service/ci&home=msp&action=delete_policy";
+    assert_eq!(admin.get(asked).await.1["allowed"], true, "the answer is that of the gate");
+
+    // What their own account forbids them they may not do below either.
+    let keep = json!({"policy": "forbid(principal is Service, action == Action::\"delete_policy\", resource);"});
+    let msp = service.caller("msp").await;
+    assert_eq!(msp.send(Caller::json("PUT", "/policies/keep", &keep)).await.0, StatusCode::CREATED);
+    let gone = || {
+        let mut request = about("customer", "DELETE", "/policies/alone");
+        request.headers_mut().insert(header::IF_MATCH, "*".parse().unwrap());
+        request
+    };
+    assert_eq!(above.send(gone()).await.0, StatusCode::FORBIDDEN);
+    let free = Request::delete("/policies/keep").header(header::IF_MATCH, "*").body(Body::empty()).unwrap();
+    assert_eq!(msp.send(free).await.0, StatusCode::NO_CONTENT);
+    assert_eq!(above.send(gone()).await.0, StatusCode::NO_CONTENT);
+    assert_eq!(above.send(about("customer", "GET", "/groups")).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn a_refusal_keeps_no_more_of_a_made_up_path_than_a_name_may_have() {
     let service = TestService::start().await;
     let admin = service.caller("acme").await;
