@@ -1,8 +1,8 @@
 //! The token that a new service leaves for its first operator in a file.
 //!
-//! It allows everything in the account `default`. The first use of any other token of that account revokes it and removes the
-//! file: only then is it certain that its successor has arrived. An operator who lost every token makes a new one with
-//! `mbl-service first-token`, which asks for nothing but access to the data directory.
+//! It allows everything in the account `default`, and is made only while nobody can administer that account. The first use of any
+//! other token of the account revokes it and removes the file: only then is it certain that its successor has arrived. An operator
+//! who lost every token makes a new one with `mbl-service first-token`, which asks for nothing but access to the data directory.
 
 use std::{io, sync::Arc};
 
@@ -46,7 +46,8 @@ pub(crate) async fn ensure(
     store.ensure_account(&name, "First account", clock.now()).await?;
     let scope = store.account(&name);
     let file = Fleet::first_token_file(config);
-    if !scope.has_admin_token(clock.now()).await? {
+    let now = clock.now();
+    if !scope.has_admin_token(now).await? && !scope.has_administrator(now).await? {
         make(&scope, config, clock, random).await?;
         tracing::info!(file = %file.display(), "first token written");
     } else if !scope.has_first_token().await? {

@@ -148,6 +148,35 @@ async fn a_principal_that_is_forgotten_leaves_no_role_and_no_token() {
 }
 
 #[tokio::test]
+async fn a_program_is_an_administrator_while_a_token_of_it_allows_that() {
+    let db = Database::new().await;
+    let acme = db.account("acme").await;
+    acme.create_principal((&who("service/ci"), ""), None, NOW).await.unwrap();
+    let role = "administrator".into();
+    let wanted = NewBinding { home: name("acme"), who: who("service/ci"), role, filter: None };
+    acme.bind_role(&wanted, None, NOW).await.unwrap();
+    let later = UnixSeconds(NOW.0 + 100);
+    for (id, scopes) in [("t1", "read"), ("t2", "read admin")] {
+        assert!(!acme.has_administrator(NOW).await.unwrap(), "before {id}");
+        let token = NewToken {
+            id: id.into(),
+            name: "ci".into(),
+            hash: format!("hash of {id}"),
+            scopes: scopes.into(),
+            expires: Some(later),
+            is_first: false,
+            principal: Some(who("service/ci")),
+        };
+        acme.create_token(&token, None, NOW).await.unwrap();
+    }
+    assert!(acme.has_administrator(NOW).await.unwrap());
+    assert!(!db.account("other").await.has_administrator(NOW).await.unwrap());
+    assert!(!acme.has_administrator(later).await.unwrap(), "its time is over");
+    acme.revoke_token("t2", NOW).await.unwrap();
+    assert!(!acme.has_administrator(NOW).await.unwrap());
+}
+
+#[tokio::test]
 async fn a_policy_keeps_its_revision_and_holds_for_its_account_alone() {
     let db = Database::new().await;
     let (acme, other) = (db.account("acme").await, db.account("other").await);

@@ -254,6 +254,27 @@ impl AccountScope {
         Ok(!first.is_empty())
     }
 
+    /// Whether a principal that may act is bound to `administrator` for the whole account and has something to show: a person a password
+    /// or a link to the identity provider, a program a token that allows `admin`.
+    pub async fn has_administrator(&self, now: UnixSeconds) -> Result<bool, StoreError> {
+        let row = sqlx::query(
+            "SELECT b.id FROM role_bindings b JOIN principals p ON p.account = b.home AND p.kind = b.kind AND p.name = b.name
+             WHERE b.account = $1 AND b.role = 'administrator' AND b.filter IS NULL AND p.disabled IS NULL
+             AND (EXISTS (SELECT 1 FROM users u LEFT JOIN user_identities n ON n.account = u.account AND n.name = u.name
+                     WHERE u.account = p.account AND u.kind = p.kind AND u.name = p.name
+                     AND (u.password IS NOT NULL OR n.subject IS NOT NULL))
+                 OR EXISTS (SELECT 1 FROM tokens t WHERE t.account = p.account AND t.principal = p.kind || '/' || p.name
+                     AND p.kind = 'service' AND t.revoked IS NULL AND (t.expires IS NULL OR t.expires > $2)
+                     AND ' ' || t.scopes || ' ' LIKE '% admin %')) LIMIT 1",
+        )
+        .bind(self.id())
+        .bind(to_sql(now.0))
+        .fetch_optional(self.readers())
+        .await
+        .map_err(cannot("look for an administrator"))?;
+        Ok(row.is_some())
+    }
+
     /// Whether a token of the account itself that is not expired or revoked allows `admin`.
     pub async fn has_admin_token(&self, now: UnixSeconds) -> Result<bool, StoreError> {
         let row = sqlx::query(

@@ -140,6 +140,31 @@ async fn another_password_ends_all_other_sessions_and_a_reset_ends_everything() 
 }
 
 #[tokio::test]
+async fn a_person_is_an_administrator_while_the_role_is_for_the_whole_account_and_they_may_and_can_sign_in() {
+    let db = Database::new().await;
+    let acme = db.account("acme").await;
+    invite(&acme, "h1").await;
+    let bind = async |role: &str, filter: Option<&str>| {
+        let filter = filter.map(|text| text.parse().unwrap());
+        let wanted = NewBinding { home: acme.name().clone(), who: anna(), role: role.into(), filter };
+        acme.bind_role(&wanted, None, NOW).await.unwrap().id
+    };
+    let is_one = async || acme.has_administrator(NOW).await.unwrap();
+    bind("administrator", Some("tag = \"lab\"")).await;
+    let whole = bind("administrator", None).await;
+    assert!(!is_one().await, "whoever has only an invitation signs in nowhere");
+    accept(&acme, "h1", "s1", NOW).await.unwrap();
+    assert!(is_one().await);
+    assert!(acme.has_administrator(LATER).await.unwrap(), "whoever has no session signs in again");
+    acme.disable_principal(&anna(), (true, None), NOW).await.unwrap();
+    assert!(!is_one().await);
+    acme.disable_principal(&anna(), (false, None), NOW).await.unwrap();
+    assert!(is_one().await);
+    acme.unbind_role(&whole, NOW).await.unwrap();
+    assert!(!is_one().await, "one for some devices is none");
+}
+
+#[tokio::test]
 async fn a_letter_is_sent_once_while_its_invitation_is_open_and_its_secret_is_kept_no_longer() {
     let db = Database::new().await;
     let (acme, wide) = (db.account("acme").await, db.store.service_wide());

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::{
+    fleet::Fleet,
     test_service::{Caller, TestService},
     users::TotpSecret,
 };
@@ -222,6 +223,31 @@ async fn a_disabled_user_neither_signs_in_nor_goes_on_nor_accepts() {
     let gone = Request::delete("/users/anna").header(header::IF_MATCH, "*").body(Body::empty()).unwrap();
     assert_eq!(admin.send(gone).await.0, StatusCode::NO_CONTENT);
     assert_eq!(anna.get("/groups").await.1["code"], "token_revoked");
+}
+
+#[tokio::test]
+async fn no_start_makes_a_first_token_while_a_person_administers_the_first_account() {
+    let service = TestService::start().await;
+    let (admin, secret) = invite(&service, "default", "administrator").await;
+    accept(&service, &secret).await;
+    let file = Fleet::first_token_file(&service.fleet.config);
+    let tokens = admin.get("/tokens").await.1;
+    for token in tokens["items"].as_array().unwrap() {
+        let id = token["id"].as_str().unwrap();
+        service.account("default").await.revoke_token(id, service.now()).await.unwrap();
+    }
+    let service = service.restart().await;
+    assert!(!file.exists(), "the person signs in");
+    let admin = service.caller("default").await;
+    let anna = Caller::json("PATCH", "/users/anna", &json!({"disabled": true}));
+    assert_eq!(admin.send(anna).await.0, StatusCode::OK);
+    for token in admin.get("/tokens").await.1["items"].as_array().unwrap() {
+        let id = token["id"].as_str().unwrap();
+        service.account("default").await.revoke_token(id, service.now()).await.unwrap();
+    }
+    let service = service.restart().await;
+    assert!(file.exists(), "nobody could act any more");
+    drop(service);
 }
 
 #[tokio::test]
