@@ -1,4 +1,6 @@
 //! Reads what a request carries: JSON body, path, query and conditional headers. Each refusal names the place.
+//!
+//! No text holds U+0000, wherever it stands: PostgreSQL keeps it in none.
 
 use axum::{
     body::Bytes,
@@ -18,6 +20,9 @@ use crate::{
 
 /// Longest `Idempotency-Key`, in bytes.
 const KEY_BYTES: usize = 128;
+/// How paths and queries write U+0000; nothing else in them has these characters.
+const NUL_IN_ADDRESS: &str = "%00";
+const NUL_REFUSED: &str = "no text may hold the character U+0000";
 
 /// A JSON body and, if the caller sent one, the `Idempotency-Key` bound to it.
 pub(crate) struct Body<T> {
@@ -64,6 +69,9 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Reply<T> {
     if bytes.trim_ascii_start().first() != Some(&b'{') {
         return Err(Refusal::new(ProblemCode::MalformedBody, "the body must be a JSON object"));
     }
+    if writes_nul(bytes) {
+        return Err(Refusal::new(ProblemCode::MalformedBody, NUL_REFUSED));
+    }
     serde_json::from_slice(bytes).map_err(|error| {
         // serde names at most one unknown field; the rest of its sentence may repeat what was sent, so it is bounded.
         let detail: String = error.to_string().chars().filter(|c| !c.is_control()).take(300).collect();
@@ -73,6 +81,20 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Reply<T> {
             Some(_) | None => refusal,
         }
     })
+}
+
+/// Whether a JSON text has U+0000 in a string. JSON has one spelling for it.
+fn writes_nul(json: &[u8]) -> bool {
+    let mut rest = json;
+    while let Some(at) = rest.iter().position(|byte| *byte == b'\\') {
+        let escape = &rest[at + 1..];
+        if escape.starts_with(b"u0000") {
+            return true;
+        }
+        // What is escaped may be another backslash.
+        rest = escape.get(1..).unwrap_or_default();
+    }
+    false
 }
 
 /// The `Idempotency-Key` of a request.
@@ -105,6 +127,9 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Fleet> for Segments<T> {
 
     async fn from_request_parts(parts: &mut Parts, fleet: &Fleet) -> Reply<Self> {
         // A name that breaks the rules of its kind names nothing that exists.
+        if parts.uri.path().contains(NUL_IN_ADDRESS) {
+            return Err(Refusal::new(ProblemCode::NotFound, NUL_REFUSED));
+        }
         let Path(value) = Path::from_request_parts(parts, fleet)
             .await
             .map_err(|e| Refusal::new(ProblemCode::NotFound, bounded(&e.body_text())))?;
@@ -119,6 +144,9 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Fleet> for Parameters<T> {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, fleet: &Fleet) -> Reply<Self> {
+        if parts.uri.query().is_some_and(|query| query.contains(NUL_IN_ADDRESS)) {
+            return Err(Refusal::new(ProblemCode::MalformedRequest, NUL_REFUSED));
+        }
         let Query(value) = Query::from_request_parts(parts, fleet)
             .await
             .map_err(|e| Refusal::new(ProblemCode::MalformedRequest, bounded(&e.body_text())))?;
@@ -197,4 +225,23 @@ fn matched(parts: &Parts) -> Reply<Match> {
 /// The `ETag` of a revision.
 pub(crate) fn etag(revision: i64) -> [(header::HeaderName, String); 1] {
     [(header::ETAG, format!("\"{revision}\""))]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backslash_that_is_escaped_itself_makes_no_nul() {
+        for (json, expected) in [
+            (r#"{"a":"\u0000"}"#, true),
+            (r#"{"\u0000":1}"#, true),
+            (r#"{"a":"\\\u0000"}"#, true),
+            (r#"{"a":"\\u0000"}"#, false),
+            (r#"{"a":"\u0001 u0000"}"#, false),
+            (r#"{"a":"\"#, false),
+        ] {
+            assert_eq!(writes_nul(json.as_bytes()), expected, "{json}");
+        }
+    }
 }

@@ -17,13 +17,13 @@ impl Paging {
         let after = match &query.cursor {
             None => String::new(),
             Some(cursor) => {
-                BASE64URL_NOPAD.decode(cursor.as_bytes()).ok().and_then(|key| String::from_utf8(key).ok()).ok_or_else(
-                    || {
-                        let problem =
-                            fleet_api::Problem::new(ProblemCode::MalformedRequest, "this is no cursor of this list");
-                        Refusal::from(problem.in_field("cursor"))
-                    },
-                )?
+                let key = BASE64URL_NOPAD.decode(cursor.as_bytes()).ok().and_then(|key| String::from_utf8(key).ok());
+                // No key holds U+0000, and not every database takes a text with it.
+                key.filter(|key| !key.contains('\0')).ok_or_else(|| {
+                    let problem =
+                        fleet_api::Problem::new(ProblemCode::MalformedRequest, "this is no cursor of this list");
+                    Refusal::from(problem.in_field("cursor"))
+                })?
             }
         };
         Ok(Self { after, limit })

@@ -8,10 +8,13 @@ use axum::{
 };
 use fleet_api::{Problem, TokenScope};
 use http_body_util::BodyExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use crate::{rest::openapi, test_service::TestService};
+use crate::{
+    rest::openapi,
+    test_service::{Caller, TestService},
+};
 
 /// Paths that answer without a token: those of a person who has none yet are as far as this list may grow.
 const OPEN: &[&str] = &[
@@ -154,6 +157,32 @@ async fn every_json_body_refuses_unknown_fields_malformed_json_and_other_types()
         let (status, problem) = answer(&service, operation.request(Some(&token), &oversized)).await;
         assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE, "{name}");
         assert_eq!(problem.expect("a problem").code, "too_large", "{name}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_sends_a_text_with_nul() {
+    let service = TestService::start().await;
+    let token = service.token("default", &[TokenScope::Admin]).await;
+    let told = "no text may hold the character U+0000";
+    for operation in operations().into_iter().filter(|o| o.has_json_body) {
+        for body in [r#"{"reason":"\u0000"}"#, r#"{"\u0000":1}"#] {
+            let (status, problem) = answer(&service, operation.request(Some(&token), body)).await;
+            assert_eq!(status, StatusCode::BAD_REQUEST, "{} {}", operation.method, operation.path);
+            assert_eq!(problem.expect("a problem").detail, told, "{} {}", operation.method, operation.path);
+        }
+    }
+    let caller = Caller::with_token(&service, &token);
+    let (status, problem) = caller.post("/device-edits", &json!({"filter": "", "edit": {"suspend": "\0"}})).await;
+    assert_eq!((status, &problem["code"]), (StatusCode::BAD_REQUEST, &json!("malformed_body")));
+    for (path, status, code) in [
+        ("/jobs/%00", StatusCode::NOT_FOUND, "not_found"),
+        ("/devices?filter=%00", StatusCode::BAD_REQUEST, "malformed_request"),
+        ("/groups?cursor=AA", StatusCode::BAD_REQUEST, "malformed_request"),
+    ] {
+        let (answered, problem) = caller.get(path).await;
+        assert_eq!((answered, &problem["code"]), (status, &json!(code)), "{path}");
+        assert!(problem["detail"] == told || problem["field"] == "cursor", "{path}: {problem}");
     }
 }
 
