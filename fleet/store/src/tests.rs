@@ -247,6 +247,23 @@ async fn the_first_use_of_another_token_revokes_the_first_token_of_that_account_
 }
 
 #[tokio::test]
+async fn a_use_that_nobody_waited_for_is_noted_with_all_that_follows_from_it_the_next_time() {
+    let db = Database::new().await;
+    let one = db.account("one").await;
+    one.create_token(&token(1, true), None, NOW).await.unwrap();
+    let used = one.create_token(&token(2, false), None, NOW).await.unwrap();
+    let other = db.store.write().await.unwrap();
+    let early = tokio::time::timeout(std::time::Duration::from_millis(50), one.note_token_used(&used, NOW)).await;
+    assert!(early.is_err(), "somebody else writes: {early:?}");
+    drop(other);
+    let used = one.token("t2").await.unwrap();
+    assert_eq!(used.last_used, None);
+    assert!(one.has_first_token().await.unwrap());
+    assert!(one.note_token_used(&used, NOW).await.unwrap());
+    assert!(!one.has_first_token().await.unwrap());
+}
+
+#[tokio::test]
 async fn a_scope_is_a_whole_word() {
     let db = Database::new().await;
     let one = db.account("one").await;
