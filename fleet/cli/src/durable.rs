@@ -21,9 +21,32 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     replace(path, bytes, 0o666)
 }
 
+/// Finds out whether a private file can be written to `path`, before something is done whose outcome can only be kept there. Makes the
+/// folder; a file that stands there stays as it is.
+pub(crate) fn try_private(path: &Path) -> anyhow::Result<()> {
+    let tried = || -> io::Result<()> {
+        match fs::symlink_metadata(path) {
+            // A folder, or a device as `/dev/stdout` is, would not become a file, or should not.
+            Ok(there) if !there.is_file() => return Err(io::Error::other("what stands there is no plain file")),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
+        fs::create_dir_all(folder_of(path))?;
+        let beside = beside(path);
+        remove(&beside)?;
+        write_new(&beside, b"", 0o600)?;
+        remove(&beside)
+    };
+    tried().with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 fn replace(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
     let replaced = || -> io::Result<()> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = folder_of(path);
         fs::create_dir_all(folder)?;
         let beside = beside(path);
         // A left-over of a crash may have other permissions; the new file must never pass through them.
@@ -86,5 +109,20 @@ mod tests {
         assert!(write(&path, b"new").is_err(), "a folder stands in the way");
         assert!(path.is_dir());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no remainder is left behind");
+    }
+
+    #[test]
+    fn a_place_is_tried_out_without_a_trace_and_one_for_no_file_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("codes");
+        try_private(&path).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left behind");
+        fs::write(&path, "those of another account").unwrap();
+        try_private(&path).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"those of another account");
+        let below = path.join("codes");
+        for wrong in [folder.path(), Path::new("/dev/null"), Path::new("/dev/stdout"), below.as_path()] {
+            assert!(try_private(wrong).is_err(), "{}", wrong.display());
+        }
     }
 }

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     context::Context,
-    durable::write_private,
+    durable::{try_private, write_private},
     failure::{Exit, Failure},
     secret::{self, Secret},
     session::{Session, service_error},
@@ -135,6 +135,8 @@ async fn invitation(session: &Session, file: &Path, output: &Path) -> anyhow::Re
 
 async fn accept(args: &AcceptArgs, session: &Session) -> anyhow::Result<()> {
     let InvitationFile { service, authority, invitation } = InvitationFile::read(&args.file)?;
+    // The service tells the codes once, and uses the invitation up by that.
+    try_private(&args.recovery_output)?;
     let client = outsider(&service, &authority)?;
     let password = chosen(args.shown.password_file.as_deref())?;
     if args.shown.code_file.is_none() {
@@ -148,12 +150,20 @@ async fn accept(args: &AcceptArgs, session: &Session) -> anyhow::Result<()> {
         AcceptInvitation { invitation: invitation.to_string(), password: password.to_string(), code: code.to_string() };
     let made = client.accept_invitation(&wanted).await.map_err(service_error)?;
     let codes = Zeroizing::new(made.recovery_codes.join("\n") + "\n");
-    write_private(&args.recovery_output, codes.as_bytes())?;
-    session.printer.say(format_args!(
-        "{} holds codes that each stand once for the authenticator: keep it apart",
-        args.recovery_output.display()
-    ));
-    remember(session, (service, authority), (&made.account, &made.name), made.session)
+    let kept = write_private(&args.recovery_output, codes.as_bytes());
+    match &kept {
+        Ok(()) => session.printer.say(format_args!(
+            "{} holds codes that each stand once for the authenticator: keep it apart",
+            args.recovery_output.display()
+        )),
+        // Nobody can ask for them again, so the person sees them, and nobody but the person.
+        Err(_) => session.printer.ask(format_args!(
+            "These codes each stand once for the authenticator: write them down, they are in no file\n{}",
+            *codes
+        )),
+    }
+    remember(session, (service, authority), (&made.account, &made.name), made.session)?;
+    kept
 }
 
 async fn sign_in(args: SignInArgs, session: &Session) -> anyhow::Result<()> {

@@ -166,6 +166,22 @@ fn a_time_for_watching_without_watching_is_misuse() {
 }
 
 #[test]
+fn recovery_codes_that_could_not_be_written_cost_no_invitation() {
+    let desk = Desk::new();
+    desk.write("invitation", "service = \"https://127.0.0.1:1\"\nauthority = \"\"\ninvitation = \"mbli_secret\"\n");
+    desk.write("password", "correct horse battery staple\n");
+    desk.write("code", "123456\n");
+    desk.write("folder/file", "");
+    for place in ["folder", "/dev/stdout"] {
+        let seen = desk.see(&format!(
+            "user accept invitation --password-file password --code-file code --recovery-output {place}"
+        ));
+        let refused = format!("error: cannot write {place}: what stands there is no plain file\n");
+        assert_eq!(seen, format!("exit 1\n--- stdout\n--- stderr\n{refused}"));
+    }
+}
+
+#[test]
 fn a_folder_without_a_first_token_says_where_to_get_another() {
     let desk = Desk::new();
     assert_snapshot!(desk.see("service token --data-dir data"), @r"
