@@ -1,55 +1,56 @@
-//! At most so many connections of one device at a time, so that no device can take the places of the others.
+//! At most so many connections of one device, or of one address, at a time, so that none can take the places of the others.
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use crate::authority::DeviceIdentity;
 
-/// Counts the connections of each device on one port. Cheap to clone.
+/// Counts the connections of each guest on one port. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Crowd {
-    most: u8,
-    present: Arc<Mutex<HashMap<DeviceIdentity, u8>>>,
+pub(crate) struct Crowd<K = DeviceIdentity> {
+    most: usize,
+    present: Arc<Mutex<HashMap<K, usize>>>,
 }
 
 /// One connection's place; given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Present {
-    crowd: Crowd,
-    identity: DeviceIdentity,
+pub(crate) struct Present<K: Clone + Eq + Hash = DeviceIdentity> {
+    crowd: Crowd<K>,
+    guest: K,
 }
 
-impl Crowd {
-    /// Lets `most` connections of each device in.
-    pub(crate) fn new(most: u8) -> Self {
-        Self { most, present: Arc::default() }
+impl<K: Clone + Eq + Hash> Crowd<K> {
+    /// Lets `most` connections of each guest in.
+    pub(crate) fn new(most: impl Into<usize>) -> Self {
+        Self { most: most.into(), present: Arc::default() }
     }
 
-    fn present(&self) -> MutexGuard<'_, HashMap<DeviceIdentity, u8>> {
+    fn present(&self) -> MutexGuard<'_, HashMap<K, usize>> {
         self.present.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for one more connection of the device, if it does not have too many.
-    pub(crate) fn enter(&self, identity: &DeviceIdentity) -> Option<Present> {
+    /// A place for one more connection of the guest, if it does not have too many.
+    pub(crate) fn enter(&self, guest: &K) -> Option<Present<K>> {
         let mut present = self.present();
-        let count = present.entry(identity.clone()).or_default();
+        let count = present.entry(guest.clone()).or_default();
         if *count >= self.most {
             return None;
         }
         *count += 1;
-        Some(Present { crowd: self.clone(), identity: identity.clone() })
+        Some(Present { crowd: self.clone(), guest: guest.clone() })
     }
 }
 
-impl Drop for Present {
+impl<K: Clone + Eq + Hash> Drop for Present<K> {
     fn drop(&mut self) {
         let mut present = self.crowd.present();
-        if let Some(count) = present.get_mut(&self.identity) {
+        if let Some(count) = present.get_mut(&self.guest) {
             *count -= 1;
             if *count == 0 {
-                present.remove(&self.identity);
+                present.remove(&self.guest);
             }
         }
     }
@@ -65,7 +66,7 @@ mod tests {
 
     #[test]
     fn one_device_cannot_take_the_places_of_another_and_gets_its_own_back() {
-        let crowd = Crowd::new(2);
+        let crowd = Crowd::new(2_u8);
         let held = [crowd.enter(&identity("a")), crowd.enter(&identity("a"))];
         assert!(held.iter().all(Option::is_some));
         assert!(crowd.enter(&identity("a")).is_none());

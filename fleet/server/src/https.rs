@@ -1,6 +1,10 @@
 //! HTTP/1.1 over TLS: accepts connections and feeds them to a router. Every wait has a limit, every connection is joined.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{Router, http::Request};
 use hyper::{body::Incoming, server::conn::http1};
@@ -19,7 +23,15 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tower::ServiceExt as _;
 
-use crate::{fleet::Fleet, metrics::PortLabels, patience::Patient, rest::gate::Peer};
+use crate::{
+    access::Origin,
+    config::Proxies,
+    crowd::{Crowd, Present},
+    fleet::Fleet,
+    metrics::PortLabels,
+    patience::Patient,
+    rest::gate::Peer,
+};
 
 /// Longest TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -39,6 +51,28 @@ pub(crate) struct Port {
     pub(crate) tls: Arc<ServerConfig>,
     /// Connections at a time; further ones wait in the queue of the kernel.
     pub(crate) most: usize,
+    /// Who has how many of them, where an address says something of who it is; further ones of it are closed.
+    pub(crate) origins: Option<Crowd<Origin>>,
+}
+
+/// An address has as many connections as it may.
+#[derive(Debug, PartialEq, Eq)]
+struct TooMany;
+
+/// How many of all connections one address may have: a whole office finds room behind one, and most places are left to others.
+pub(crate) fn share_of_one(most: usize) -> usize {
+    // A browser alone opens six.
+    (most / 4).max(16)
+}
+
+/// A place for a connection among those of its address. Those of a trusted proxy, which come from many people, and those of this machine
+/// are not counted.
+fn place_among(origins: &Crowd<Origin>, proxies: &Proxies, peer: IpAddr) -> Result<Option<Present<Origin>>, TooMany> {
+    let peer = peer.to_canonical();
+    if peer.is_loopback() || proxies.trusts(peer) {
+        return Ok(None);
+    }
+    origins.enter(&Origin::of(peer)).map(Some).ok_or(TooMany)
 }
 
 /// Serves until the service stops, then lets requests under way end. `admit` sees each finished handshake and names the router
@@ -62,13 +96,18 @@ where
         let Some((accepted, place)) = accepted else { break };
         match accepted {
             Ok((socket, peer)) => {
+                let among = port.origins.as_ref().map(|all| place_among(all, &fleet.config.proxies, peer.ip()));
+                let Ok(among) = among.transpose() else {
+                    tracing::debug!(port = port.name, %peer, "an address has too many connections");
+                    continue;
+                };
                 let (fleet, acceptor, admit) = (fleet.clone(), acceptor.clone(), admit.clone());
                 connections.spawn(async move {
                     let open = fleet.metrics.connections.get_or_create_owned(&PortLabels { port: port.name });
                     open.inc();
                     connection((socket, peer), acceptor, fleet, admit).await;
                     open.dec();
-                    drop(place);
+                    drop((place, among));
                 });
             }
             Err(error) => {
@@ -119,5 +158,31 @@ where
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection broke");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_address_takes_more_than_its_share_of_the_places_unless_it_is_a_proxy_or_this_machine() {
+        let origins = Crowd::new(2_u8);
+        let proxies = Proxies { trusted: vec!["10.0.0.0/8".parse().unwrap()], ..Proxies::default() };
+        let enter = |peer: &str| place_among(&origins, &proxies, peer.parse().unwrap());
+        let held = [enter("192.0.2.1"), enter("::ffff:192.0.2.1")];
+        assert!(held.iter().all(|place| matches!(place, Ok(Some(_)))));
+        assert!(enter("192.0.2.1").is_err());
+        assert!(enter("192.0.2.2").is_ok(), "another address has a share of its own");
+        drop(held);
+        assert!(enter("192.0.2.1").is_ok(), "who has left is not counted");
+        let network = [enter("2001:db8::1"), enter("2001:db8::2")];
+        assert!(enter("2001:db8::3").is_err() && enter("2001:db8:0:1::1").is_ok(), "a network counts as one");
+        drop(network);
+        for many in ["10.1.2.3", "127.0.0.1", "::1"] {
+            let held = [enter(many), enter(many), enter(many)];
+            assert!(held.iter().all(|place| matches!(place, Ok(None))), "{many}");
+        }
+        assert_eq!((share_of_one(1024), share_of_one(8)), (256, 16));
     }
 }

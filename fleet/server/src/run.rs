@@ -21,7 +21,9 @@ use crate::{
     artifact_store::{self, ArtifactStore, BucketError},
     authority::{Authority, AuthorityError},
     backup::RESTORING,
-    commands, deliveries, device_trust,
+    commands,
+    crowd::Crowd,
+    deliveries, device_trust,
     first_token::{self, FirstTokenError},
     fleet::Fleet,
     housekeeping, https, jobs,
@@ -163,7 +165,14 @@ async fn serve(fleet: &Fleet, ports: Ports, traces: Option<Traces>) -> Result<()
     let mut tasks = JoinSet::new();
     let api_tls = tls::public_port(fleet.certificate.clone())?;
     let router = rest::router(fleet.clone());
-    let api = https::Port { name: "api", listener: ports.api, tls: api_tls, most: fleet.config.limits.api_connections };
+    let most = fleet.config.limits.api_connections;
+    let api = https::Port {
+        name: "api",
+        listener: ports.api,
+        tls: api_tls,
+        most,
+        origins: Some(Crowd::new(https::share_of_one(most))),
+    };
     let served = https::serve(api, fleet.clone(), move |_| Some(router.clone()));
     tasks.spawn(named("api", served));
     tasks.spawn(named("housekeeping", housekeeping::keep_house(fleet.clone())));
@@ -173,6 +182,8 @@ async fn serve(fleet: &Fleet, ports: Ports, traces: Option<Traces>) -> Result<()
         listener: ports.artifacts,
         tls: tls::device_port(fleet.certificate.clone(), fleet.trust.issuers.clone(), tls::ALPN_HTTP)?,
         most: fleet.config.limits.device_connections,
+        // Whole fleets come from one address; each device is counted by its certificate.
+        origins: None,
     };
     let served = https::serve(artifacts, fleet.clone(), artifact_port::admission(fleet.clone()));
     tasks.spawn(named(artifact_port::NAME, served));

@@ -27,7 +27,7 @@ pub(crate) use policies::{Fault, PolicyBook, PolicyText};
 pub(crate) use rate::{Allowance, RateLimits, whole_seconds};
 pub(crate) use roles::{ROLES, Role};
 pub(crate) use routes::{Action, Routes};
-pub(crate) use strangers::Strangers;
+pub(crate) use strangers::{Origin, Strangers};
 
 use cedar_policy::Schema;
 use utoipa::openapi::OpenApi;

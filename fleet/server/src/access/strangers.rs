@@ -17,13 +17,13 @@ const REFUSED: u32 = 6;
 
 /// The part of an address that one subscriber has: all of an IPv4 address, the network of an IPv6 address (64 bits).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Origin {
+pub(crate) enum Origin {
     V4(u32),
     V6(u64),
 }
 
 impl Origin {
-    fn of(address: IpAddr) -> Self {
+    pub(crate) fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => Self::V4(address.to_bits()),
             // A shift by 64 leaves 64 bits.
