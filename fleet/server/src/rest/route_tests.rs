@@ -186,6 +186,31 @@ async fn nobody_sends_a_text_with_nul() {
     }
 }
 
+/// Operations that make something and take no key: the same enrolment again is the one that there is, and a configuration that is
+/// staged twice and rolled out once does nothing more.
+const SAME_AGAIN: &[&str] = &[
+    "create_enrolment",
+    "stage_account_configuration",
+    "stage_group_configuration",
+    "stage_device_configuration",
+];
+
+#[test]
+fn whatever_makes_something_says_how_it_is_repeated_without_making_more() {
+    let description: Value = serde_json::to_value(openapi()).unwrap();
+    for (path, item) in description["paths"].as_object().unwrap() {
+        let operation = &item["post"];
+        let makes = [201, 202].iter().any(|status| operation["responses"].get(status.to_string()).is_some());
+        let is_known = operation["security"].is_array();
+        let reads_json = operation["requestBody"]["content"].get("application/json").is_some();
+        if !(makes && is_known && reads_json) || SAME_AGAIN.iter().any(|name| operation["operationId"] == *name) {
+            continue;
+        }
+        let mut named = operation["parameters"].as_array().into_iter().flatten();
+        assert!(named.any(|parameter| parameter["name"] == "idempotency-key"), "{path}");
+    }
+}
+
 #[tokio::test]
 async fn operations_have_names_of_their_own_for_generated_clients() {
     let operations = operations();

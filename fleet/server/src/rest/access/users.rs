@@ -138,6 +138,8 @@ async fn list(who: Caller<need::Admin>, Parameters(query): Parameters<PageQuery>
 /// Makes a user with an invitation and, if one is asked for, a role. Whoever has the secret of the invitation becomes the user. Where the
 /// service has a mail server the invitation is also sent to the user's address, unless the request says otherwise.
 #[utoipa::path(post, path = "/users", tag = "users", operation_id = "invite_user", request_body = InviteUser,
+    params(("idempotency-key" = Option<String>, Header, min_length = 1, max_length = 128,
+        description = "Makes the request safe to repeat")),
     security(("token" = ["admin"])), responses((status = 201, description = "The user and the invitation", body = InvitedUser)))]
 async fn invite(
     State(fleet): State<Fleet>,

@@ -147,8 +147,10 @@ async fn list(who: Caller<need::Read>, Parameters(query): Parameters<PageQuery>)
 
 /// Makes a rule. It looks every few seconds.
 #[utoipa::path(post, path = "/alert-rules", tag = "alerts", operation_id = "create_alert_rule",
-    request_body = CreateAlertRule, security(("token" = ["operate"])),
-    responses((status = 201, description = "The rule", body = AlertRule)))]
+    request_body = CreateAlertRule,
+    params(("idempotency-key" = Option<String>, Header, min_length = 1, max_length = 128,
+        description = "Makes the request safe to repeat")),
+    security(("token" = ["operate"])), responses((status = 201, description = "The rule", body = AlertRule)))]
 async fn create(
     State(fleet): State<Fleet>,
     who: Caller<need::Operate>,

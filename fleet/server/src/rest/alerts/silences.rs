@@ -53,6 +53,8 @@ async fn list(who: Caller<need::Read>, Parameters(query): Parameters<PageQuery>)
 
 /// Makes a silence. Alerts are raised all the same; those that are still raised when it is over are told of then.
 #[utoipa::path(post, path = "/silences", tag = "alerts", operation_id = "create_silence", request_body = CreateSilence,
+    params(("idempotency-key" = Option<String>, Header, min_length = 1, max_length = 128,
+        description = "Makes the request safe to repeat")),
     security(("token" = ["operate"])), responses((status = 201, description = "The silence", body = Silence)))]
 async fn create(
     State(fleet): State<Fleet>,

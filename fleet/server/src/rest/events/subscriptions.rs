@@ -132,7 +132,10 @@ async fn list(who: Caller<need::Read>, Parameters(query): Parameters<PageQuery>)
 /// Makes a subscription. With an address each event is sent there as a CloudEvent in JSON, signed as Standard Webhooks defines it, at
 /// least once and in order. Without one, somebody reads it and acknowledges.
 #[utoipa::path(post, path = "/subscriptions", tag = "subscriptions", operation_id = "create_subscription",
-    request_body = CreateSubscription, security(("token" = ["operate"])),
+    request_body = CreateSubscription,
+    params(("idempotency-key" = Option<String>, Header, min_length = 1, max_length = 128,
+        description = "Makes the request safe to repeat")),
+    security(("token" = ["operate"])),
     responses((status = 201, description = "The subscription and its secret", body = CreatedSubscription)))]
 async fn create(
     State(fleet): State<Fleet>,
