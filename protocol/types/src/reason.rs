@@ -83,7 +83,7 @@ codes! {
     /// The agent did not register with the service within the release's time limit although the network answered.
     AgentNotRegistered = "agent_not_registered", "look for what the release changed in network, time or certificates";
     /// An application did not become ready within the release's time limit.
-    ApplicationNotReady = "application_not_ready", "read the application's log with `mbl device show`";
+    ApplicationNotReady = "application_not_ready", "read the application's log with `mbl job start logs --application NAME --device DEVICE --watch`, then `mbl job result`";
     /// Neither the service nor any other host answered; retried, and not counted against a rollout.
     NoContact = "no_contact", "wait for the network to return; the device tries the release again";
     /// The local store of trusted metadata or the factory document does not match its recorded digest.

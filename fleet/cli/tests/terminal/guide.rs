@@ -2,6 +2,8 @@
 
 use std::{fs, path::Path};
 
+use protocol_types::ReasonCode;
+
 use super::Desk;
 
 fn guide() -> String {
@@ -59,6 +61,28 @@ fn every_option_in_the_guides_commands_exists() {
         }
     }
     assert!(commands >= 27, "only {commands} commands were found");
+}
+
+#[test]
+fn every_command_of_a_reasons_hint_exists_with_its_options() {
+    let desk = Desk::new();
+    let mut commands = 0;
+    for code in ReasonCode::ALL {
+        // What stands between two backquotes is typed.
+        let typed = code.hint().split('`').skip(1).step_by(2);
+        for line in typed.filter_map(|line| line.strip_prefix("mbl ")) {
+            let verbs = line.split(" --").next().unwrap();
+            let help = desk.see(&format!("{verbs} --help"));
+            assert!(help.starts_with("exit 0\n"), "{code}: mbl {line}: {help}");
+            for option in line.split_whitespace().filter(|word| word.starts_with("--")) {
+                assert!(help.contains(option), "{code}: `mbl {verbs}` has no {option}: {help}");
+            }
+            commands += 1;
+        }
+    }
+    assert!(commands >= 6, "only {commands} commands were found");
+    let hint = ReasonCode::ApplicationNotReady.hint();
+    assert!(hint.contains("`mbl job start logs --application "), "an application's log is nowhere else: {hint}");
 }
 
 #[test]
