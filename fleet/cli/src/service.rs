@@ -95,11 +95,14 @@ async fn token(args: &TokenArgs, session: &Session) -> anyhow::Result<()> {
     session.printer.data(&value, text)
 }
 
+/// Both options, as either may say which database the running service asks.
+const ANOTHER: &str = "it goes away with its first use; make another with `mbl-service first-token` and the `--config FILE` and `--data-dir DIR` of the service";
+
 fn first_token(data_dir: &Path) -> anyhow::Result<Secret> {
     let file = data_dir.join("first-token");
     if !file.exists() {
         return Err(Failure::new(Exit::Failed, format!("there is no first token in {}", data_dir.display()))
-            .hint("it goes away with its first use; make another with `mbl-service first-token --data-dir DIR`")
+            .hint(ANOTHER)
             .into());
     }
     secret::first_line(&file)

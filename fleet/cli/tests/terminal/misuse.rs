@@ -189,7 +189,7 @@ fn a_folder_without_a_first_token_says_where_to_get_another() {
     --- stdout
     --- stderr
     error: there is no first token in data
-    hint: it goes away with its first use; make another with `mbl-service first-token --data-dir DIR`
+    hint: it goes away with its first use; make another with `mbl-service first-token` and the `--config FILE` and `--data-dir DIR` of the service
     ");
 }
 
