@@ -90,8 +90,9 @@ impl<'a> Link<'a> {
         let mut fetches = JoinSet::new();
         // The connection before may have ended before the wish was read.
         restarts.mark_changed();
-        // Before the first wish, which may have to wait for the update window.
+        // Before the first wish, which may have to wait for the update window, and is checked by the time.
         self.say_settings().await?;
+        self.say_time().await?;
         loop {
             tokio::select! {
                 message = hearing.hear(), if fetches.len() < FETCHES => match message? {

@@ -512,7 +512,10 @@ fn an_application_that_a_kill_does_not_end_is_told_of_and_holds_up_no_other() {
     device.run(&old);
     device.ready(&old);
     let pid = container_pid(&device, "hello");
-    let Some(frozen) = Frozen::new(&device, "hello") else { return };
+    let Some(frozen) = Frozen::new(&device, "hello") else {
+        eprintln!("not tested here: no container outlives a kill without the freezer of version 1 of control groups");
+        return;
+    };
     let release = Digest::of(b"new and other");
     let applications = vec![new.spec.clone(), other.spec.clone()];
     device.send(UpdaterToApps::Prepare { release, applications: applications.clone() });

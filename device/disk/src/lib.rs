@@ -3,6 +3,8 @@
 //!
 //! * [`places`]: which disks are ours, and what their slots hold.
 //! * [`esp`]: the boot partition, whose names change so that a power cut leaves the old or the new.
+//! * [`starts`]: how often a confirmed system was started without lasting.
 
 pub mod esp;
 pub mod places;
+pub mod starts;

@@ -23,7 +23,7 @@ use crate::{
     kernel::{self, MountError, mount_at},
     key_store::{KeyStore, KeyStoreError},
     loader_entry, names,
-    program::{ProgramError, run},
+    program::{self, ProgramError, run},
     recovery,
     slots::{BelowFloor, Ending, NoSlot, choose, ending_below_floor, hold_against},
     starts, state,
@@ -54,7 +54,7 @@ enum BootError {
     BelowFloor { refused: BelowFloor, entry: Option<BootEntry> },
     #[error("cannot open the root file system of slot {slot} on {disk}")]
     Verity { slot: Slot, disk: String, source: ProgramError },
-    #[error("slot {0} was started {n} times without coming up", n = starts::MOST)]
+    #[error("slot {0} was started too often without coming up")]
     DoesNotComeUp(Slot),
     #[error("cannot hand over")]
     Handover(#[from] HandoverError),
@@ -204,8 +204,8 @@ fn is_one_too_many(state: &Path, entry: BootEntry) -> bool {
     if entry.tries.is_some() {
         return false;
     }
-    match starts::count(state, entry) {
-        Ok(before) => before >= starts::MOST,
+    match starts::is_one_too_many(state, entry) {
+        Ok(is_one_too_many) => is_one_too_many,
         Err(e) if e.kind() == io::ErrorKind::NotFound => false,
         Err(e) => {
             say(&format!("this start is not counted: {e}"));
@@ -216,6 +216,9 @@ fn is_one_too_many(state: &Path, entry: BootEntry) -> bool {
 
 /// Has the loader start the other slot from now on, if it can; whether it will.
 fn leave_slot(places: &Places, layout: &Layout, entry: BootEntry) -> bool {
+    if !is_whole(places, layout, entry.slot.other()) {
+        return false;
+    }
     match give_way(&places.node(layout.esp()), entry) {
         Ok(Some(other)) => {
             say(&format!("{entry} gives way to {other}"));
@@ -224,6 +227,28 @@ fn leave_slot(places: &Places, layout: &Layout, entry: BootEntry) -> bool {
         Ok(None) => false,
         Err(e) => {
             say(&format!("cannot have the loader start the other slot: {e}"));
+            false
+        }
+    }
+}
+
+/// Whether each block of a slot's system is the one that its root hash stands for. Nobody reads the other slot while it is not used, so
+/// it may have been damaged first.
+fn is_whole(places: &Places, layout: &Layout, slot: Slot) -> bool {
+    let candidates = places.candidates().unwrap_or_default();
+    let found = candidates.into_iter().find(|candidate| candidate.layout.disk == layout.disk);
+    let Some(root_hash) = found.and_then(|candidate| candidate.root_hash(slot)) else {
+        say(&format!("slot {slot} holds no system to give way to"));
+        return false;
+    };
+    let (root, verity) = (places.node(layout.root(slot)), places.node(layout.verity(slot)));
+    let arguments = ["verify", &root.to_string_lossy(), &verity.to_string_lossy(), &root_hash.hex()];
+    match run(VERITYSETUP, &arguments, program::LONGEST) {
+        Ok(()) => true,
+        // A slow disk: no damage was found as far as it was read.
+        Err(ProgramError::Stuck { .. }) => true,
+        Err(e @ (ProgramError::Start { .. } | ProgramError::Failed { .. })) => {
+            say(&format!("slot {slot} cannot be given way to: {}", in_one_line(&e)));
             false
         }
     }

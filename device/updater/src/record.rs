@@ -134,6 +134,15 @@ pub struct Installed {
     pub note: Note,
 }
 
+/// A confirmed system that did not come up any more, so that the initrd took its entry out of use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GaveWay {
+    /// Digest of the release that was confirmed with it.
+    pub digest: Digest,
+    /// Generation of its entry.
+    pub generation: u32,
+}
+
 /// How a trial ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -215,6 +224,9 @@ pub struct Record {
     /// The wish that somebody at the device has said yes to, or whose deadline has passed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agreed: Option<Wish>,
+    /// The system that gave way last, until something else is confirmed: it is brought again once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gave_way: Option<GaveWay>,
 }
 
 /// A state file that cannot be read back.
@@ -240,6 +252,7 @@ impl Default for Record {
             latest: Origin::Service,
             time: UnixSeconds(0),
             agreed: None,
+            gave_way: None,
         }
     }
 }
@@ -279,6 +292,15 @@ impl Record {
         match slot {
             Slot::A => &mut self.a,
             Slot::B => &mut self.b,
+        }
+    }
+
+    /// Notes what was confirmed in `slot`. If something gave way before, this is in its place, and nobody comes back to it.
+    pub fn confirm(&mut self, slot: Slot, installed: Installed) {
+        let digest = installed.note.digest;
+        *self.slot_mut(slot) = Some(installed);
+        if let Some(lost) = self.gave_way.take_if(|lost| lost.digest != digest) {
+            self.slot_mut(slot.other()).take_if(|other| other.note.digest == lost.digest);
         }
     }
 

@@ -288,6 +288,7 @@ fn work<D: Disk>(
         if heartbeat.beat(start.elapsed()) {
             tell_manager(NotifyState::Watchdog);
         }
+        let lasts_in = starts.look(start.elapsed());
         updater.time(start.elapsed(), (around.now)());
         let is_open = window.is_open(updater.now());
         if is_open != was_open && updater.has_room() {
@@ -300,7 +301,7 @@ fn work<D: Disk>(
             Turn::Reboot => return starts.forget(),
             Turn::Wait(until) => {
                 let limit = until.map_or(IDLE, |until| until.saturating_sub(start.elapsed()).min(IDLE));
-                let limit = starts.look(start.elapsed()).map_or(limit, |wait| wait.min(limit));
+                let limit = lasts_in.map_or(limit, |wait| wait.min(limit));
                 let limit = heartbeat.wait(start.elapsed()).map_or(limit, |wait| wait.min(limit));
                 let limit = if window.is_bounded() { limit.min(MINUTE) } else { limit };
                 // At least once a minute, as somebody may set the clock.

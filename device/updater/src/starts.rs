@@ -1,13 +1,14 @@
-//! Says that the system has come up, so that its start does not count as one that failed (`docs/formats/boot.md`, "Starts that do not last").
-//! Never reads the count: the initrd keeps it.
+//! Says how far the system came, so that its start does not count as one that failed (`docs/formats/boot.md`, "Starts that do not last").
+//! Never decides by the count: the initrd does.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
     thread,
     time::Duration,
 };
 
+use device_disk::starts::StartCount;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
@@ -16,31 +17,39 @@ use signal_hook::{
 use tracing::warn;
 
 /// Where the initrd counts, below the device's folder.
-const FILE: &str = "state/starts";
-/// How long the updater runs until the system counts as one that came up.
+const FOLDER: &str = "state";
+/// How long the updater runs until the system has come up.
+const UP: Duration = Duration::from_secs(15);
+/// How long the updater runs until the start does not count any more.
 const LASTED: Duration = Duration::from_secs(60);
 
 /// The count of starts, until it is taken away.
 #[derive(Debug)]
 pub(crate) struct Starts {
-    file: PathBuf,
+    folder: PathBuf,
+    is_up: bool,
     is_counted: bool,
 }
 
 impl Starts {
     pub(crate) fn of(device_dir: &Path) -> Self {
-        Self { file: device_dir.join(FILE), is_counted: true }
+        Self { folder: device_dir.join(FOLDER), is_up: false, is_counted: true }
     }
 
-    /// Takes the count away if the updater has run for long enough; how long to wait until then.
+    /// Lessens the count or takes it away if the updater has run for long enough; how long to wait for the next of the two.
     pub(crate) fn look(&mut self, elapsed: Duration) -> Option<Duration> {
         if self.is_counted && elapsed >= LASTED {
             self.forget();
         }
-        self.is_counted.then(|| LASTED.saturating_sub(elapsed))
+        if self.is_counted && !self.is_up && elapsed >= UP {
+            self.is_up = true;
+            self.warn(StartCount::note_up(&self.folder));
+        }
+        let next = if self.is_up { LASTED } else { UP };
+        self.is_counted.then(|| next.saturating_sub(elapsed))
     }
 
-    /// From now on, whoever ends the updater in order takes the count away first: a system that is asked to go down has come up.
+    /// From now on, whoever ends the updater in order takes the count away first: a system that is asked to go down has lasted.
     ///
     /// # Errors
     /// If the system gives no thread.
@@ -60,30 +69,38 @@ impl Starts {
     /// Takes the count away.
     pub(crate) fn forget(&mut self) {
         self.is_counted = false;
-        match fs::remove_file(&self.file) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                warn!(file = %self.file.display(), cause = %e, "this start counts as one that failed");
-            }
-            Ok(()) | Err(_) => {}
+        self.warn(StartCount::forget(&self.folder));
+    }
+
+    fn warn(&self, noted: io::Result<()>) {
+        if let Err(e) = noted {
+            warn!(folder = %self.folder.display(), cause = %e, "this start counts as one that failed");
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use protocol_types::boot::BootEntry;
+
     use super::*;
 
     #[test]
-    fn a_system_has_come_up_once_the_updater_has_run_for_a_minute() {
+    fn a_start_counts_for_less_after_fifteen_seconds_and_for_nothing_after_a_minute() {
         let device = tempfile::tempdir().unwrap();
-        let file = device.path().join(FILE);
-        fs::create_dir(device.path().join("state")).unwrap();
-        fs::write(&file, "mbl-5-b.efi 3\n").unwrap();
+        let folder = device.path().join(FOLDER);
+        fs::create_dir(&folder).unwrap();
+        StartCount::begin(&folder, BootEntry::parse("mbl-5-b.efi").unwrap()).unwrap();
+        let number = || StartCount::load(&folder).unwrap().map(|count| count.number);
         let mut starts = Starts::of(device.path());
+        assert_eq!(starts.look(Duration::from_secs(5)), Some(Duration::from_secs(10)));
+        assert_eq!(number(), Some(StartCount::NOT_UP));
         assert_eq!(starts.look(Duration::from_secs(20)), Some(Duration::from_secs(40)));
-        assert!(file.exists());
+        assert_eq!(number(), Some(StartCount::NOT_LASTING));
         assert_eq!(starts.look(LASTED), None);
-        assert!(!file.exists());
+        assert_eq!(number(), None);
         assert_eq!(starts.look(LASTED * 2), None, "a board that counts nothing is none the worse");
     }
 }

@@ -140,12 +140,13 @@ impl<D: Disk> Storage<D> {
         self.remove_where(Folder::Esp, |name| BootEntry::parse(name).is_some_and(|entry| entry.slot == slot))
     }
 
-    /// Takes the tries off every entry of `slot`, so that nothing boots it.
+    /// Takes the tries off every entry of `slot`, so that nothing boots it, and nothing gives way to it.
     ///
     /// # Errors
     /// If the boot partition cannot be read or changed.
     pub fn forsake(&mut self, slot: Slot) -> Result<(), StorageError> {
-        for entry in self.entries()?.into_iter().filter(|entry| entry.slot == slot && entry.is_bootable()) {
+        let may_boot = |entry: &BootEntry| entry.is_bootable() || entry.gave_way();
+        for entry in self.entries()?.into_iter().filter(|entry| entry.slot == slot && may_boot(entry)) {
             self.exhaust(entry)?;
         }
         Ok(())
@@ -156,7 +157,7 @@ impl<D: Disk> Storage<D> {
     /// # Errors
     /// If the boot partition cannot be changed.
     pub fn exhaust(&mut self, entry: BootEntry) -> Result<(), StorageError> {
-        let done = entry.tries.map_or(0, |tries| tries.done);
+        let done = entry.tries.filter(|tries| *tries != Tries::GAVE_WAY).map_or(0, |tries| tries.done);
         self.recount(entry, Some(Tries { left: 0, done }))
     }
 

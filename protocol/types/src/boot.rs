@@ -30,6 +30,12 @@ pub struct Tries {
     pub done: u8,
 }
 
+impl Tries {
+    /// Of a confirmed entry that gave way to the other slot's, since it did not come up (`docs/formats/boot.md`). No entry on trial has
+    /// had so many.
+    pub const GAVE_WAY: Self = Self { left: 0, done: 5 };
+}
+
 impl BootEntry {
     /// Reads a file name; `None` if it is not a boot entry of ours.
     pub fn parse(file_name: &str) -> Option<Self> {
@@ -53,6 +59,11 @@ impl BootEntry {
     /// Whether the loader may still choose it.
     pub const fn is_bootable(&self) -> bool {
         !matches!(self.tries, Some(Tries { left: 0, .. }))
+    }
+
+    /// Whether it was confirmed, and then did not come up.
+    pub fn gave_way(&self) -> bool {
+        self.tries == Some(Tries::GAVE_WAY)
     }
 
     /// The entry that the loader would boot among `entries`.

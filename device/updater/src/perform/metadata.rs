@@ -2,18 +2,20 @@
 
 use protocol_release::workflow::{self, Check};
 use protocol_types::{
-    Reason,
+    Reason, ReasonCode,
     socket::{Fetch, FetchError},
 };
 use tracing::warn;
 
 use super::{Disk, Fact, Peers, Updater, Work};
-use crate::record::{Goal, Wish};
+use crate::record::{Goal, Origin, Wish};
 
 /// A check under way.
 #[derive(Debug)]
 pub(super) struct MetadataCheck {
     check: Check,
+    /// Whether the service had vouched for the time when it began.
+    is_time_vouched: bool,
 }
 
 impl<D: Disk, P: Peers> Updater<D, P> {
@@ -28,7 +30,8 @@ impl<D: Disk, P: Peers> Updater<D, P> {
                 let wish = workflow::Wish { release: wish.release, digest: wish.digest };
                 let clock = trust.clock(self.clock.now(), self.plan.record().time);
                 let (check, step) = Check::begin(trust.state().clone(), wish, trust.device().clone(), clock);
-                self.follow(Box::new(MetadataCheck { check }), step);
+                let is_time_vouched = self.clock.vouched.is_some();
+                self.follow(Box::new(MetadataCheck { check, is_time_vouched }), step);
             }
         }
     }
@@ -60,14 +63,23 @@ impl<D: Disk, P: Peers> Updater<D, P> {
         for warning in under_way.check.warnings() {
             warn!(%warning, "odd, but no reason to refuse the release");
         }
-        let state = under_way.check.into_state();
+        let MetadataCheck { check, is_time_vouched } = *under_way;
+        let state = check.into_state();
         let kept = match &mut self.trust {
             Ok(trust) => trust.advance(&mut self.storage, state),
             Err(_) => Ok(()),
         };
         match kept.map_err(|e| Reason::from(&e)).and(result) {
             Ok(goal) => self.bring_configurations(goal),
+            // By the device's own clock, which may be ahead; the service that asks for the release vouches for the time, too.
+            Err(reason) if reason.code == ReasonCode::MetadataExpired && !is_time_vouched && self.is_for_service() => {
+                self.facts.push_back(Fact::Hindered(reason));
+            }
             Err(reason) => self.conclude(Err(reason)),
         }
+    }
+
+    fn is_for_service(&self) -> bool {
+        self.plan.source() == Some(Origin::Service)
     }
 }

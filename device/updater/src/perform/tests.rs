@@ -30,6 +30,7 @@ mod account;
 
 const SLOT_BYTES: usize = 16 * 4096;
 const FIRMWARE_BYTES: usize = 8 * 4096;
+const IN_2099: UnixSeconds = UnixSeconds(4_070_908_800);
 const ONLINE: Contact = Contact { registered: true, network: true };
 
 /// What the updater said, to be answered by the test.
@@ -731,6 +732,47 @@ fn an_agent_that_never_answers_costs_time_and_nothing_else() {
     assert_eq!(told, [(Phase::Downloading, ReasonCode::Unreachable)]);
 }
 
+/// A time as the service says it.
+fn told(key: &KeyPair, time: UnixSeconds) -> SignedTime {
+    let signature = key.sign(SignedTime::text(time, "00ff").as_bytes()).unwrap();
+    SignedTime { time, nonce: "00ff".to_owned(), signature: BASE64.encode(&signature) }
+}
+
+#[test]
+fn a_release_that_is_over_by_the_devices_own_clock_alone_is_looked_at_again() {
+    let key = KeyPair::generate().unwrap();
+    let mut device = Device::wanting(&Contents::new("1.1.0", new_image()));
+    let mut storage = Storage::new(device.disk.clone());
+    let cmdline = loader::boot(&mut storage).unwrap();
+    let factory = FactoryDocument { time_key: key.public_key_pem(), ..device.account.factory_document() };
+    let trust = Trust::load(&storage, KeyStore::Files, &factory);
+    let mouth = Mouth::default();
+    let mut updater = Updater::start(storage, mouth.clone(), trust, Running::from_cmdline(&cmdline), 0).unwrap();
+    updater.tell(Fact::Contact(Some(ONLINE)));
+    updater.tell(Fact::Desired(device.wish.clone().unwrap()));
+    let (mut elapsed, mut was_expired) = (Duration::ZERO, false);
+    loop {
+        updater.time(elapsed, IN_2099);
+        match updater.turn() {
+            Turn::Again => {}
+            Turn::Reboot => break,
+            Turn::Wait(until) => {
+                let said = mouth.said.borrow_mut().pop_front();
+                if let Some(said) = said {
+                    device.answer(&mut updater, said);
+                    continue;
+                }
+                let code = updater.status().reason.map(|reason| reason.code);
+                assert_eq!((code, was_expired), (Some(ReasonCode::MetadataExpired), false));
+                was_expired = true;
+                updater.hear_time(&told(&key, NOW));
+                elapsed = elapsed.max(until.unwrap());
+            }
+        }
+    }
+    assert!(was_expired);
+}
+
 #[test]
 fn the_clock_goes_by_the_time_key_alone_and_never_back() {
     let (key, stranger) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
@@ -742,12 +784,8 @@ fn the_clock_goes_by_the_time_key_alone_and_never_back() {
         let trust = Trust::load(&storage, KeyStore::Files, &factory);
         Updater::start(storage, Mouth::default(), trust, Running::from_cmdline(&cmdline), 0).unwrap()
     };
-    let told = |key: &KeyPair, time: UnixSeconds| {
-        let signature = key.sign(SignedTime::text(time, "00ff").as_bytes()).unwrap();
-        SignedTime { time, nonce: "00ff".to_owned(), signature: BASE64.encode(&signature) }
-    };
-    // 2099, and more than the hour after which a time is saved again.
-    let (far_ahead, two_hours) = (UnixSeconds(4_070_908_800), Duration::from_secs(7200));
+    // More than the hour after which a time is saved again.
+    let (far_ahead, two_hours) = (IN_2099, Duration::from_secs(7200));
 
     let mut updater = start();
     updater.time(Duration::ZERO, UnixSeconds(0));

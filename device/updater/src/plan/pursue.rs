@@ -145,6 +145,10 @@ impl Plan {
                 steps.push(Step::Retire(self.idle_slot()));
                 self.bring(job, 0, 0, steps);
             }
+            None if self.stands_in() => {
+                let text = "the operating system that was installed before does not come up, and this release brings none";
+                self.refused(Reason::new(ReasonCode::BootFailed, text), steps);
+            }
             Some(_) | None => match self.running.stays_above_floor_of(&job.goal.note) {
                 Ok(()) => self.prepare(job, steps),
                 Err(reason) => self.refused(reason, steps),

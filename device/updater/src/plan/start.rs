@@ -7,7 +7,7 @@ use protocol_types::{Reason, ReasonCode, boot::BootEntry};
 use super::{Errand, Plan, Running, Stage, Step};
 use crate::{
     disk::Room,
-    record::{Outcome, Pending, Record, Verdict},
+    record::{GaveWay, Outcome, Pending, Record, Settled, Verdict},
     storage::FirmwareChoice,
     trial::{MAX_STARTS, Trial},
 };
@@ -59,7 +59,7 @@ impl Plan {
                 if has_counter || is_tried {
                     plan.reboot(&mut steps);
                 } else {
-                    plan.forget_lost(entries);
+                    plan.look_for_lost(entries, &mut steps);
                     plan.settled_in(&mut steps);
                 }
             }
@@ -118,12 +118,14 @@ impl Plan {
             .running
             .firmware
             .is_some_and(|firmware| pending.firmware == Some(firmware.running.slot) && firmware.on_trial.is_none());
-        let is_counted = entry.is_some_and(|entry| entry.tries.is_some());
+        // One that gave way was confirmed already, and did not come up.
+        let was_tried =
+            entry.is_some_and(|entry| !entry.gave_way() && entry.tries.is_some_and(|tries| tries.done > 0));
         let untried = |entry: BootEntry| entry.tries.is_some_and(|tries| tries.left > 0 && tries.done == 0);
         let reason = match pending.verdict.take() {
             Some(Verdict::Return(reason)) => reason,
             // The good verdict reached the firmware, but not the entry: on to the new system, which the firmware belongs to.
-            Some(Verdict::Keep) if firmware_is_kept && is_counted => {
+            Some(Verdict::Keep) if firmware_is_kept && was_tried => {
                 steps.extend(pending.generation.map(Step::Confirm));
                 return self.reboot(steps);
             }
@@ -158,19 +160,39 @@ impl Plan {
     }
 
     /// The loader passed over a newer entry that was confirmed, or the initrd has let it give way: that system does not start any more.
-    /// If it is still wished for, it is brought again, and only the blocks that were lost travel.
-    fn forget_lost(&mut self, entries: &[BootEntry]) {
+    /// If it is still wished for, it is brought again, and only the blocks that were lost travel. One that gave way is brought once: if it
+    /// does so again, it is not its slot that is damaged. Its applications stay until something else takes their place.
+    fn look_for_lost(&mut self, entries: &[BootEntry], steps: &mut Vec<Step>) {
         let idle = self.idle_slot();
-        let newer = |entry: &BootEntry| entry.slot == idle && entry.generation > self.running.generation;
-        if !entries.iter().any(newer) {
+        let newer = entries.iter().filter(|entry| entry.slot == idle && entry.generation > self.running.generation);
+        let newest = newer.max_by_key(|entry| entry.generation);
+        // Of one that used up its tries on trial, nothing is noted in its slot.
+        let (Some(entry), Some(lost)) = (newest, self.record.slot(idle)) else { return };
+        let lost = GaveWay { digest: lost.note.digest, generation: entry.generation };
+        let is_wished = |settled: &mut Settled| settled.wish.digest == lost.digest;
+        if entry.is_bootable() {
+            self.record.service.take_if(is_wished);
             return;
         }
-        // Of one that used up its tries on trial, nothing is noted in its slot.
-        if let Some(lost) = self.record.slot_mut(idle).take()
-            && self.record.service.as_ref().is_some_and(|settled| settled.wish.digest == lost.note.digest)
-        {
-            self.record.service = None;
+        let before = self.record.gave_way.replace(lost);
+        if before == Some(lost) {
+            return;
         }
+        let is_first = before.is_none_or(|before| before.digest != lost.digest);
+        if let Some(settled) = self.record.service.take_if(is_wished)
+            && !is_first
+        {
+            let text = "its system was confirmed, and again did not come up when it was started later";
+            let reason = Reason::new(ReasonCode::BootFailed, text);
+            self.record.settle(settled.wish, Outcome::RolledBack(reason));
+        }
+        steps.push(Step::Save(Box::new(self.record.clone())));
+    }
+
+    /// Whether this system runs because a newer one gave way to it. What was made for that one may not fit here.
+    pub(super) fn stands_in(&self) -> bool {
+        let lost = self.record.slot(self.idle_slot()).zip(self.record.gave_way);
+        lost.is_some_and(|(other, lost)| other.note.digest == lost.digest && other.root != self.running.root)
     }
 
     /// A confirmed system runs and nothing is on trial.

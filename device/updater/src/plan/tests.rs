@@ -1,5 +1,7 @@
 //! The plan against a world of boot entries, slots and tries, driven by random facts.
 
+mod giving_way;
+
 use proptest::prelude::*;
 use protocol_release::document::{Blocks, FormatOne, OsIndex, Section, SectionName};
 use protocol_types::{
@@ -210,6 +212,19 @@ impl World {
         self.restart(chosen.after_try());
     }
 
+    /// The initrd's rule for a confirmed system that does not come up any more.
+    fn give_way(&mut self) {
+        let (entries, slot) = (&mut self.entries, self.plan.running.slot);
+        let (mine, others): (Vec<_>, Vec<_>) = entries.iter_mut().partition(|entry| entry.slot == slot);
+        let was_confirmed = |entry: &BootEntry| entry.tries.is_none() || entry.gave_way();
+        let to = others.into_iter().filter(|entry| was_confirmed(entry));
+        let to = to.max_by_key(|entry| (entry.tries.is_none(), entry.generation));
+        if let (Some(from), Some(to)) = (mine.into_iter().find(|entry| entry.tries.is_none()), to) {
+            (to.tries, from.tries) = (None, Some(Tries::GAVE_WAY));
+            self.boot();
+        }
+    }
+
     fn restart(&mut self, entry: BootEntry) {
         self.asked = None;
         self.elapsed = 0;
@@ -278,6 +293,7 @@ enum Act {
     DeadlinePassed,
     Crash,
     PowerCut,
+    GiveWay,
     RestartAsked,
     ResetAsked,
 }
@@ -297,6 +313,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => Just(Act::DeadlinePassed),
         1 => Just(Act::Crash),
         1 => Just(Act::PowerCut),
+        1 => Just(Act::GiveWay),
         1 => Just(Act::RestartAsked),
         1 => Just(Act::ResetAsked),
     ];
@@ -353,6 +370,7 @@ proptest! {
                     world.restart(entry.expect("the entry of the running system is gone"));
                 }
                 Act::PowerCut => world.boot(),
+                Act::GiveWay => world.give_way(),
                 Act::RestartAsked => world.tell(Fact::RestartAsked),
                 Act::ResetAsked => world.tell(Fact::ResetAsked),
             }
@@ -654,17 +672,6 @@ fn a_wish_for_what_already_runs_touches_nothing() {
     let status = world.plan.status(SecurityVersion(0));
     assert_eq!((status.phase, status.reason.unwrap().code), (Phase::Succeeded, ReasonCode::AlreadyRunning));
     assert_eq!(world.checked.len(), checks);
-}
-
-#[test]
-fn a_confirmed_system_that_gave_way_is_brought_again_if_it_is_still_wished_for() {
-    let mut world = settled_world(2, "r1", ApplicationState::Ready);
-    world.recount(2, Some(Tries { left: 0, done: 0 }));
-    world.boot();
-    assert_eq!(world.plan.running.slot, Slot::A);
-    let checks = world.checked.len();
-    world.tell(Fact::Desired(wish("1.2.0", "r1")));
-    assert_eq!(world.checked.len(), checks + 1);
 }
 
 #[test]

@@ -116,7 +116,7 @@ impl Plan {
         }
         let mut record = self.record.clone();
         record.pending = None;
-        *record.slot_mut(pending.slot) = Some(pending.installed.clone());
+        record.confirm(pending.slot, pending.installed.clone());
         record.settle(pending.wish.clone(), Outcome::Succeeded);
         steps.push(Step::Save(Box::new(record.clone())));
         steps.push(Step::Done);
