@@ -120,7 +120,11 @@ mod tests {
         let (state, other) = (tempfile::tempdir().unwrap(), Path::new("/nowhere"));
         let (old, new) = (entry("mbl-4-a.efi"), entry("mbl-5-b.efi"));
         let begin = |entry| StartCount::begin(state.path(), entry).unwrap();
-        assert_eq!(StartCount::begin(other, new).unwrap_err().kind(), io::ErrorKind::NotFound, "the first start of all");
+        assert_eq!(
+            StartCount::begin(other, new).unwrap_err().kind(),
+            io::ErrorKind::NotFound,
+            "the first start of all"
+        );
         assert_eq!([begin(new), begin(new), begin(new)], [0, 4, 8]);
         assert_eq!([begin(old), begin(new), begin(new)], [0, 0, 4]);
         StartCount::forget(state.path()).unwrap();
@@ -146,7 +150,13 @@ mod tests {
         assert_eq!(read(b"mbl-5-b.efi 3\n"), Some((3, false)));
         assert_eq!(read(b"mbl-5-b.efi 3 up\n"), Some((3, true)));
         for bytes in [
-            &b""[..], b"mbl-5-b.efi 3", b"mbl-5-b.efi -3\n", b"mbl-5-b.efi 99999999999\n", b"\xff 3\n", b"3\n", b"mbl-5-b.efi 3 down\n",
+            &b""[..],
+            b"mbl-5-b.efi 3",
+            b"mbl-5-b.efi -3\n",
+            b"mbl-5-b.efi 99999999999\n",
+            b"\xff 3\n",
+            b"3\n",
+            b"mbl-5-b.efi 3 down\n",
             b"mbl-5-b.efi 3 up up\n",
         ] {
             assert_eq!(read(bytes), None, "{bytes:?}");

@@ -146,7 +146,8 @@ impl Plan {
                 self.bring(job, 0, 0, steps);
             }
             None if self.stands_in() => {
-                let text = "the operating system that was installed before does not come up, and this release brings none";
+                let text =
+                    "the operating system that was installed before does not come up, and this release brings none";
                 self.refused(Reason::new(ReasonCode::BootFailed, text), steps);
             }
             Some(_) | None => match self.running.stays_above_floor_of(&job.goal.note) {

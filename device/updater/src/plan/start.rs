@@ -119,8 +119,7 @@ impl Plan {
             .firmware
             .is_some_and(|firmware| pending.firmware == Some(firmware.running.slot) && firmware.on_trial.is_none());
         // One that gave way was confirmed already, and did not come up.
-        let was_tried =
-            entry.is_some_and(|entry| !entry.gave_way() && entry.tries.is_some_and(|tries| tries.done > 0));
+        let was_tried = entry.is_some_and(|entry| !entry.gave_way() && entry.tries.is_some_and(|tries| tries.done > 0));
         let untried = |entry: BootEntry| entry.tries.is_some_and(|tries| tries.left > 0 && tries.done == 0);
         let reason = match pending.verdict.take() {
             Some(Verdict::Return(reason)) => reason,

@@ -188,12 +188,8 @@ async fn nobody_sends_a_text_with_nul() {
 
 /// Operations that make something and take no key: the same enrolment again is the one that there is, and a configuration that is
 /// staged twice and rolled out once does nothing more.
-const SAME_AGAIN: &[&str] = &[
-    "create_enrolment",
-    "stage_account_configuration",
-    "stage_group_configuration",
-    "stage_device_configuration",
-];
+const SAME_AGAIN: &[&str] =
+    &["create_enrolment", "stage_account_configuration", "stage_group_configuration", "stage_device_configuration"];
 
 #[test]
 fn whatever_makes_something_says_how_it_is_repeated_without_making_more() {

@@ -81,7 +81,9 @@ fn a_release_without_an_operating_system_is_refused_by_a_system_that_stands_in_f
 
 #[test]
 fn a_system_with_firmware_that_was_kept_is_not_confirmed_again_after_it_gave_way() {
-    for (tries, goes_on) in [(Tries { left: 2, done: 1 }, true), (Tries { left: 0, done: 3 }, true), (Tries::GAVE_WAY, false)] {
+    for (tries, goes_on) in
+        [(Tries { left: 2, done: 1 }, true), (Tries { left: 0, done: 3 }, true), (Tries::GAVE_WAY, false)]
+    {
         let old = BootEntry { generation: 1, slot: Slot::A, tries: None };
         let new = BootEntry { generation: 2, slot: Slot::B, tries: Some(tries) };
         let pending = Pending { verdict: Some(Verdict::Keep), firmware: Some(Slot::B), ..pending() };
