@@ -36,6 +36,9 @@ use crate::{
 
 /// How long tasks may take to end, which covers saying goodbye to the service.
 const GRACE: Duration = Duration::from_secs(5);
+/// How often the identity is loaded before it counts as damaged.
+const LOADS: usize = 4;
+const BETWEEN_LOADS: Duration = Duration::from_secs(2);
 
 /// Why the process cannot run, or no longer.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +66,20 @@ pub enum RunError {
     Ended,
 }
 
+/// Loads the identity. What may pass, as a TPM that is busy while the system starts, is no damage until it has lasted.
+async fn load_identity(folder: &DeviceFolder, store: &KeyStore) -> Result<Identity, IdentityError> {
+    for _ in 1..LOADS {
+        match Identity::load(folder, store) {
+            Err(away) if away.may_pass() && folder.is_provisioned() => {
+                tracing::warn!(error = %Chain(&away), "the identity cannot be loaded; it is tried again");
+                tokio::time::sleep(BETWEEN_LOADS).await;
+            }
+            loaded => return loaded,
+        }
+    }
+    Identity::load(folder, store)
+}
+
 /// Runs the agent of the device in `folder`, whose key is in `store`, until `stop`.
 pub async fn run(
     folder: &DeviceFolder,
@@ -77,7 +94,7 @@ pub async fn run(
         tracing::error!(error = %Chain(&e), "the kept copy of the key store cannot be put back, going on without it");
         false
     });
-    let identity = match Identity::load(folder, store) {
+    let identity = match load_identity(folder, store).await {
         Ok(identity) => Some(identity),
         Err(damaged) if is_restored => {
             if let Err(e) = store.forget_copy() {

@@ -1,6 +1,10 @@
 //! The standing connection to `mbl-apps`: answers its fetches and hears how applications are. Never interprets what it relays.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use protocol_types::socket::{AgentToApps, AppsToAgent, Fetched, MAX_LOG, Role};
 use tokio::task::JoinSet;
@@ -11,24 +15,42 @@ use crate::{
     facts::{Facts, set},
     redial::Redial,
     relay::Relay,
-    socket::{LinkError, connect, greet},
+    socket::{Hearing, LinkError, Speaking, connect, greet},
     updater_link::FETCHES,
 };
+
+/// How long `mbl-apps` may be away until what it said of applications is forgotten; it starts anew within seconds.
+const AWAY: Duration = Duration::from_secs(60);
 
 /// Keeps the connection to `mbl-apps` up until `stop`.
 pub async fn keep_apps_link(path: &Path, facts: Arc<Facts>, relay: Relay, stop: CancellationToken) {
     let mut again = Redial::new(Role::Apps);
     let keep = async {
+        let mut last = Instant::now();
         loop {
-            let ended = serve(path, &facts, &relay).await;
+            let ended = match reach(path).await {
+                Ok(connection) => {
+                    let ended = serve(connection, &facts, &relay).await;
+                    last = Instant::now();
+                    ended
+                }
+                Err(away) => Err(away),
+            };
+            // What it said last is not so any more: without it, nobody runs applications.
+            if last.elapsed() >= AWAY {
+                set(&facts.applications, Vec::new());
+            }
             again.pause(ended).await;
         }
     };
     stop.run_until_cancelled(keep).await;
 }
 
-async fn serve(path: &Path, facts: &Facts, relay: &Relay) -> Result<(), LinkError> {
-    let (mut hearing, mut speaking) = greet(connect(path, Role::Apps).await?, Role::Apps).await?;
+async fn reach(path: &Path) -> Result<(Hearing, Speaking), LinkError> {
+    greet(connect(path, Role::Apps).await?, Role::Apps).await
+}
+
+async fn serve((mut hearing, mut speaking): (Hearing, Speaking), facts: &Facts, relay: &Relay) -> Result<(), LinkError> {
     let mut fetches = JoinSet::new();
     let mut settings = facts.settings.subscribe();
     settings.mark_changed();

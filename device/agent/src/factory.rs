@@ -3,7 +3,7 @@
 
 use std::io::Read;
 
-use protocol_types::{AccountName, Digest, EndpointName, FactoryDocument};
+use protocol_types::{AccountName, BoardName, Digest, EndpointName, FactoryDocument};
 use serde::Deserialize;
 
 use crate::{
@@ -45,6 +45,14 @@ pub enum FactoryStepError {
         /// The endpoint it names.
         endpoint: EndpointName,
     },
+    /// The document is for another kind of board: once it is kept, no release would fit this one.
+    #[error("the document is for a board {document}, and this is a {here}: name it with `--board` and `--architecture`")]
+    OtherBoard {
+        /// The board and architecture that it names.
+        document: String,
+        /// Those of this device.
+        here: String,
+    },
     /// Document, certificate and key do not belong together.
     #[error("the package does not fit this device")]
     Unfit(#[from] IdentityError),
@@ -61,6 +69,8 @@ pub struct FactoryStep {
     key: DeviceKey,
     /// Who the device is to be, if it was told so beforehand.
     who: Option<(AccountName, EndpointName)>,
+    /// The board that the running system was made for, if it says so.
+    board: Option<BoardName>,
 }
 
 /// What is left to do.
@@ -78,6 +88,7 @@ impl FactoryStep {
         folder: DeviceFolder,
         store: KeyStore,
         who: Option<(AccountName, EndpointName)>,
+        board: Option<BoardName>,
     ) -> Result<Begun, FactoryStepError> {
         store.prepare()?;
         if let Some(recorded) = store.accepted_document()? {
@@ -88,7 +99,7 @@ impl FactoryStep {
             Some(key) => key,
             None => store.create_device_key()?,
         };
-        Ok(Begun::Waiting(Self { folder, store, key, who }))
+        Ok(Begun::Waiting(Self { folder, store, key, who, board }))
     }
 
     /// The request for a certificate as PEM.
@@ -105,11 +116,20 @@ impl FactoryStep {
 
     /// Reads one JSON text from `input` and, if it fits this device, keeps it for good.
     pub fn accept(self, input: impl Read) -> Result<Digest, FactoryStepError> {
-        let Self { folder, store, key, who } = self;
+        let Self { folder, store, key, who, board } = self;
         let mut input = serde_json::Deserializer::from_reader(input.take(MAX_PACKAGE_BYTES));
         let Package { document, certificate } = Package::deserialize(&mut input).map_err(FactoryStepError::Package)?;
         if who.is_some_and(|who| who != (document.account.clone(), document.endpoint.clone())) {
             return Err(FactoryStepError::OtherDevice { account: document.account, endpoint: document.endpoint });
+        }
+        if let Some(board) = board {
+            let (document, here) = (
+                format!("{} ({})", document.board, document.architecture),
+                format!("{board} ({})", std::env::consts::ARCH),
+            );
+            if document != here {
+                return Err(FactoryStepError::OtherBoard { document, here });
+            }
         }
         let bytes = serde_json::to_vec_pretty(&document).map_err(FactoryStepError::Package)?;
         let document = FactoryDocument::parse(&bytes).map_err(IdentityError::from)?;

@@ -78,6 +78,13 @@ pub enum IdentityError {
     Certificate(#[from] ChainError),
 }
 
+impl IdentityError {
+    /// Whether it says nothing of the identity itself, only that it cannot be had now.
+    pub(crate) const fn may_pass(&self) -> bool {
+        matches!(self, Self::File(_) | Self::KeyStore(KeyStoreError::File(_) | KeyStoreError::Token(_)))
+    }
+}
+
 /// Why a certificate chain cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ChainError {

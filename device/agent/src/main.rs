@@ -1,6 +1,10 @@
 //! `mbl-agent`: reads the command line and starts the factory step or the process. Logs go to standard error.
 
-use std::{path::PathBuf, pin::pin, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    pin::pin,
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -8,12 +12,13 @@ use device_agent::{
     agent,
     config::{self, ConfigError},
     configuration::LogLevels,
+    durable,
     factory::{Begun, FactoryStep, FactoryStepError},
     key_store::KeyStore,
     layout::DeviceFolder,
     line::{Heard, Line},
 };
-use protocol_types::{AccountName, EndpointName, LogLevel};
+use protocol_types::{AccountName, BoardName, EndpointName, LogLevel, signed_cmdline::SignedCmdline};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{filter::LevelFilter, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _};
@@ -43,6 +48,9 @@ enum Verb {
         /// Account that the device belongs to.
         #[arg(long, requires = "endpoint")]
         account: Option<AccountName>,
+        /// File with the signed command line of the running system, which says for which board it was made.
+        #[arg(long)]
+        signed_cmdline: Option<PathBuf>,
     },
 }
 
@@ -104,16 +112,30 @@ fn start(Arguments { verb, .. }: Arguments, log_levels: LogLevels) -> anyhow::Re
             let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
             runtime.block_on(run(&folder, &store, log_levels))?;
         }
-        Verb::Factory { device, endpoint, account } => return factory(device, account.zip(endpoint)),
+        Verb::Factory { device, endpoint, account, signed_cmdline } => {
+            let board = signed_cmdline.as_deref().map(board_of).transpose()?.flatten();
+            return factory(device, account.zip(endpoint), board);
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
+/// The board in a signed command line.
+fn board_of(path: &Path) -> anyhow::Result<Option<BoardName>> {
+    let line = durable::read(path, SignedCmdline::MAX_BYTES)?.context("there is no signed command line")?;
+    let line = SignedCmdline::parse(&line).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(line.board)
+}
+
 /// Does the factory step with whoever is at the other end of standard input and output.
-fn factory(device: DeviceArguments, who: Option<(AccountName, EndpointName)>) -> anyhow::Result<ExitCode> {
+fn factory(
+    device: DeviceArguments,
+    who: Option<(AccountName, EndpointName)>,
+    board: Option<BoardName>,
+) -> anyhow::Result<ExitCode> {
     let mut line = Line::open().context("cannot use the line to whoever provisions")?;
     let outcome = device.open().map_err(anyhow::Error::from).and_then(|(folder, store)| {
-        let step = match FactoryStep::begin(folder, store, who)? {
+        let step = match FactoryStep::begin(folder, store, who, board)? {
             Begun::Finished(digest) => return Ok(Some(digest)),
             Begun::Waiting(step) => step,
         };

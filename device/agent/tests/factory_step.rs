@@ -168,6 +168,29 @@ fn a_package_for_another_device_or_of_another_form_is_refused() {
 }
 
 #[test]
+fn a_document_for_another_board_is_refused_by_a_system_that_knows_its_own() {
+    let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
+    let line = folder.path().join("cmdline");
+    let system = |board: &str| {
+        let root_hash = protocol_types::Digest::of(b"root").hex();
+        fs::write(&line, format!("roothash={root_hash} mbl.security_version=1 mbl.key_store=none mbl.board={board}\n")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mbl-agent"));
+        command.args(["factory", "--device-dir"]).arg(folder.path()).arg("--signed-cmdline").arg(&line);
+        begin_step(command)
+    };
+    let document = world.document("gate-42", "acme", BOOTSTRAP);
+    let provision = |board: &str| {
+        let step = system(board);
+        let certificate = world.factory.sign_unnamed(&step.request, ("acme", "gate-42"));
+        step.finish(&package(&document, &certificate))
+    };
+    let output = provision("rpi4");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("and this is a rpi4"), "{said}");
+    assert!(provision(document.board.as_str()).status.success());
+}
+
+#[test]
 fn an_altered_document_is_noticed_on_every_later_start() {
     let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
     provisioned(&world, folder.path(), BOOTSTRAP);

@@ -1,7 +1,12 @@
 //! The sequence from the kernel's first process to the system's manager. Every step that matters for trust comes before
 //! anything is unlocked, and every failure ends in a restart that the loader counts.
 
-use std::{fs, io, path::Path, time::Duration};
+use std::{
+    fs::{self, File},
+    io,
+    path::Path,
+    time::Duration,
+};
 
 use device_disk::places::{Candidate, Places};
 use protocol_types::{
@@ -30,6 +35,8 @@ use crate::{
 };
 
 const ROOT: &str = "/sysroot";
+/// Tells the system that the key store knows of no factory document, so that the factory step may make its file system.
+const UNPROVISIONED: &str = "/run/mbl/unprovisioned";
 const VERITYSETUP: &str = "/usr/sbin/veritysetup";
 /// How long a disk may take to appear.
 const APPEARS_WITHIN: Duration = Duration::from_secs(10);
@@ -137,6 +144,11 @@ fn steps() -> Result<std::convert::Infallible, BootError> {
         let (device, state) = (places.node(layout.state()), at.into());
         let factory = Path::new(ROOT).join("factory");
         recovery::provide(&mut keys, &recovery::Places { device, state, factory, run: "/run/mbl".into() });
+    }
+    if matches!(keys.factory_digest(), Ok(None))
+        && let Err(e) = File::create(UNPROVISIONED)
+    {
+        say(&format!("cannot say that the device is not provisioned: {e}"));
     }
     keys.leave()?;
     if state != StateOutcome::Degraded

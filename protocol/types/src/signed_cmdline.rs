@@ -42,6 +42,9 @@ pub enum CmdlineError {
     /// A word stands twice, so it is not clear which counts.
     #[error("the command line has `{0}` twice")]
     Twice(&'static str),
+    /// Somebody put words behind the signed ones.
+    #[error("the command line goes on behind `{}`", SignedCmdline::END)]
+    GoesOn,
     /// The value of a word is none of those that it may have.
     #[error("the command line's `{word}` must be {must_be}")]
     Value {
@@ -60,6 +63,8 @@ const BOARD: &str = "mbl.board";
 impl SignedCmdline {
     /// Upper bound for the text in bytes.
     pub const MAX_BYTES: usize = 8192;
+    /// The last word of a signed line. The stub in the image adds what the firmware's tables hold for it, whatever the signature says.
+    pub const END: &str = "mbl.end";
 
     /// Reads the line; words of others are passed over.
     ///
@@ -77,6 +82,9 @@ impl SignedCmdline {
                 (_, Some(_)) => Err(CmdlineError::Twice(name)),
             }
         };
+        if text.split_ascii_whitespace().skip_while(|word| *word != Self::END).nth(1).is_some() {
+            return Err(CmdlineError::GoesOn);
+        }
         let needed = |name| word(name)?.ok_or(CmdlineError::Missing(name));
         let wrong = |word, must_be| CmdlineError::Value { word, must_be };
         Ok(Self {
@@ -132,6 +140,13 @@ mod tests {
     fn a_word_that_stands_twice_is_refused() {
         let twice = line("mbl.security_version=9");
         assert_eq!(SignedCmdline::parse(twice.as_bytes()), Err(CmdlineError::Twice(SECURITY_VERSION)));
+    }
+
+    #[test]
+    fn a_line_that_goes_on_behind_its_end_is_refused() {
+        assert!(SignedCmdline::parse(line("mbl.end").as_bytes()).is_ok());
+        let longer = line("mbl.end systemd.run=/bin/true");
+        assert_eq!(SignedCmdline::parse(longer.as_bytes()), Err(CmdlineError::GoesOn));
     }
 
     #[test]

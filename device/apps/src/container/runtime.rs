@@ -130,8 +130,12 @@ impl Runtime {
         let what = "exec in";
         let started = |source| RuntimeError::Start { program: self.program.clone(), what, source };
         let pid_file = bundle.dir().join("ready.pid");
-        let _absent = fs::remove_file(&pid_file);
-        let mut command = self.command(container.network, &bundle.dir().join("ready.log"));
+        let log = bundle.dir().join("ready.log");
+        // The runtime adds to its log, and the check may come every second for as long as the application is not ready.
+        for of_the_last in [&pid_file, &log] {
+            let _absent = fs::remove_file(of_the_last);
+        }
+        let mut command = self.command(container.network, &log);
         command.arg("exec").arg("--process").arg(bundle.ready_file()).arg("--pid-file").arg(&pid_file);
         command.arg(container.id.as_str());
         let child = self.children.spawn(&mut command).map_err(started)?;

@@ -49,7 +49,7 @@ const COMMUNICATION: &str = "accept accept4 bind connect epoll_create epoll_crea
     io_pgetevents io_pgetevents_time64 io_setup io_submit ipc listen mq_getsetattr mq_notify mq_open mq_timedreceive \
     mq_timedreceive_time64 mq_timedsend mq_timedsend_time64 mq_unlink msgctl msgget msgrcv msgsnd _newselect poll ppoll \
     ppoll_time64 pselect6 pselect6_time64 recv recvfrom recvmmsg recvmmsg_time64 recvmsg select semctl semget semop semtimedop \
-    semtimedop_time64 send sendmmsg sendmsg sendto setsockopt shmat shmctl shmdt shmget shutdown socketcall socketpair";
+    semtimedop_time64 send sendmmsg sendmsg sendto setsockopt shmat shmctl shmdt shmget shutdown socketcall";
 
 /// Flags of `clone(2)` that make a new namespace: mount, cgroup, uts, ipc, user, pid, network.
 const NEW_NAMESPACE: u64 = 0x7E02_0000;
@@ -60,7 +60,9 @@ const NOT_PERMITTED: u32 = 1;
 /// Families of sockets: `AF_UNIX`, `AF_INET`, `AF_INET6`, `AF_NETLINK`, `AF_CAN` and `AF_BLUETOOTH`. Not among them, beside many that
 /// nobody needs: `AF_VSOCK`, which reaches out of a virtual machine whatever the network namespace, and `AF_ALG`, the kernel's
 /// cryptography. The filter compares 64 bits where the kernel takes 32, so only a list of what is allowed leaves no way around.
-const FAMILIES: [u64; 6] = [1, 2, 10, 16, 29, 31];
+const FAMILIES: [u64; 6] = [UNIX, 2, 10, 16, 29, 31];
+/// The one family of them that has pairs.
+const UNIX: u64 = 1;
 
 /// The profile for programs of the processor that this program runs on; calls of any other kind (32 bit, x32) end the process.
 pub(super) fn profile() -> Result<LinuxSeccomp, BundleError> {
@@ -82,6 +84,8 @@ pub(super) fn profile() -> Result<LinuxSeccomp, BundleError> {
         let family = argument(0, family, None, LinuxSeccompOperator::ScmpCmpEq)?;
         rules.push(rule(&["socket"], LinuxSeccompAction::ScmpActAllow, vec![family], None)?);
     }
+    let unix = argument(0, UNIX, None, LinuxSeccompOperator::ScmpCmpEq)?;
+    rules.push(rule(&["socketpair"], LinuxSeccompAction::ScmpActAllow, vec![unix], None)?);
     Ok(LinuxSeccompBuilder::default()
         .default_action(LinuxSeccompAction::ScmpActErrno)
         .default_errno_ret(NOT_PERMITTED)
@@ -137,7 +141,7 @@ mod tests {
         let forbidden = "add_key keyctl request_key bpf perf_event_open userfaultfd mount umount2 move_mount open_tree fsopen \
             mount_setattr setns unshare pivot_root chroot ptrace process_vm_readv process_vm_writev kexec_load kexec_file_load \
             init_module finit_module delete_module reboot swapon swapoff settimeofday clock_settime clock_adjtime adjtimex \
-            io_uring_setup open_by_handle_at quotactl acct iopl ioperm syslog personality clone clone3 socket sethostname";
+            io_uring_setup open_by_handle_at quotactl acct iopl ioperm syslog personality clone clone3 socket socketpair sethostname";
         let allowed = allowed();
         let bad: Vec<_> = forbidden.split_whitespace().filter(|name| allowed.contains(*name)).collect();
         assert!(bad.is_empty(), "allowed without condition: {bad:?}");
@@ -154,6 +158,15 @@ mod tests {
             assert_eq!((family.index(), family.op()), (0, LinuxSeccompOperator::ScmpCmpEq));
             assert!(u32::try_from(family.value()).is_ok() && ![38, 40].contains(&family.value()), "{family:?}");
         }
+    }
+
+    #[test]
+    fn pairs_of_sockets_are_local_ones() {
+        let profile = profile().unwrap();
+        let of_pairs = |rule: &&LinuxSyscall| rule.names().contains(&"socketpair".to_owned());
+        let rules: Vec<_> = profile.syscalls().as_ref().unwrap().iter().filter(of_pairs).collect();
+        let conditions: Vec<_> = rules.iter().map(|rule| rule.args().as_ref().unwrap()[0].value()).collect();
+        assert_eq!(conditions, [UNIX]);
     }
 
     #[test]

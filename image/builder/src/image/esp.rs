@@ -45,7 +45,11 @@ pub(super) fn make(
         place(path.clone(), Content::Copy(loader))?;
     }
     place("loader/loader.conf".into(), Content::Text(LOADER_CONF))?;
-    place(Path::new("EFI/Linux").join(first.to_string()), Content::Copy(uki))?;
+    // A tree is copied in the order in which the builder's file system lists it, which differs from one to the next. So no folder has
+    // two of anything.
+    let is_beside = board.loader.boot_path.is_some();
+    let entries = if is_beside { "Linux" } else { "EFI/Linux" };
+    place(Path::new(entries).join(first.to_string()), Content::Copy(uki))?;
     // Children before the folders that they change.
     made.sort_by(|a, b| b.cmp(a));
     for path in &made {
@@ -57,7 +61,11 @@ pub(super) fn make(
     File::create(&image).and_then(|f| f.set_len(bytes)).map_err(file("make", &image))?;
     let failed = |source| ImageError::Tool { what: "ESP", source };
     tools.run(work, "mkfs.vfat", &["--invariant", "-i", VOLUME, "-n", "ESP", "-F", "32", ESP]).map_err(failed)?;
-    tools.run(work, "mcopy", &["-s", "-m", "-Q", "-i", ESP, "esp/EFI", "esp/loader", "::"]).map_err(failed)?;
+    let copy = |what: &[&str]| tools.run(work, "mcopy", &[&["-s", "-m", "-Q", "-i", ESP], what].concat()).map_err(failed);
+    copy(&["esp/EFI", "esp/loader", "::"])?;
+    if is_beside {
+        copy(&["esp/Linux", "::EFI"])?;
+    }
     fs::remove_dir_all(&staging).map_err(file("remove", &staging))
 }
 

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use protocol_types::{Digest, SecurityVersion};
+use protocol_types::{Digest, SecurityVersion, signed_cmdline::SignedCmdline};
 
 use super::error::ImageError;
 use crate::{board::Board, rootfs::Kind, sandbox::Sandbox};
@@ -34,6 +34,9 @@ pub(super) struct SigningFiles {
     pub(super) policy_public: &'static str,
 }
 
+/// The service manager takes no units and settings from the firmware's tables either.
+const NO_CREDENTIALS: &str = "systemd.import_credentials=no";
+
 /// The command line of an image whose root has `root_hash`.
 pub(super) fn command_line(
     board: &Board,
@@ -47,8 +50,8 @@ pub(super) fn command_line(
         format!("mbl.security_version={security_version}"),
         format!("mbl.key_store={}", board.key_store.as_str()),
     ];
-    let words = own.iter().chain(&board.kernel.arguments).chain(&kind.arguments);
-    words.map(String::as_str).collect::<Vec<_>>().join(" ")
+    let words = own.iter().chain(&board.kernel.arguments).chain(&kind.arguments).map(String::as_str);
+    words.chain([NO_CREDENTIALS, SignedCmdline::END]).collect::<Vec<_>>().join(" ")
 }
 
 /// Puts the parts in the work folder together as [`UKI`].
@@ -105,7 +108,8 @@ mod tests {
         let start =
             format!("roothash={} mbl.board=qemu-arm64-tpm mbl.security_version=3 mbl.key_store=tpm2 ", digest.hex());
         assert!(line.starts_with(&start), "{line}");
-        assert!(line.ends_with("quiet systemd.show_status=no TERM=dumb"), "{line}");
+        assert!(line.ends_with("quiet systemd.show_status=no TERM=dumb systemd.import_credentials=no mbl.end"), "{line}");
+        assert!(SignedCmdline::parse(line.as_bytes()).is_ok());
     }
 
     #[test]
