@@ -50,7 +50,11 @@ async fn reach(path: &Path) -> Result<(Hearing, Speaking), LinkError> {
     greet(connect(path, Role::Apps).await?, Role::Apps).await
 }
 
-async fn serve((mut hearing, mut speaking): (Hearing, Speaking), facts: &Facts, relay: &Relay) -> Result<(), LinkError> {
+async fn serve(
+    (mut hearing, mut speaking): (Hearing, Speaking),
+    facts: &Facts,
+    relay: &Relay,
+) -> Result<(), LinkError> {
     let mut fetches = JoinSet::new();
     let mut settings = facts.settings.subscribe();
     settings.mark_changed();

@@ -46,7 +46,9 @@ pub enum FactoryStepError {
         endpoint: EndpointName,
     },
     /// The document is for another kind of board: once it is kept, no release would fit this one.
-    #[error("the document is for a board {document}, and this is a {here}: name it with `--board` and `--architecture`")]
+    #[error(
+        "the document is for a board {document}, and this is a {here}: name it with `--board` and `--architecture`"
+    )]
     OtherBoard {
         /// The board and architecture that it names.
         document: String,
@@ -77,7 +79,7 @@ pub struct FactoryStep {
 #[derive(Debug)]
 pub enum Begun {
     /// A package is to come.
-    Waiting(FactoryStep),
+    Waiting(Box<FactoryStep>),
     /// A package had been accepted when power failed; now it is in place.
     Finished(Digest),
 }
@@ -99,7 +101,7 @@ impl FactoryStep {
             Some(key) => key,
             None => store.create_device_key()?,
         };
-        Ok(Begun::Waiting(Self { folder, store, key, who, board }))
+        Ok(Begun::Waiting(Box::new(Self { folder, store, key, who, board })))
     }
 
     /// The request for a certificate as PEM.

@@ -173,7 +173,8 @@ fn a_document_for_another_board_is_refused_by_a_system_that_knows_its_own() {
     let line = folder.path().join("cmdline");
     let system = |board: &str| {
         let root_hash = protocol_types::Digest::of(b"root").hex();
-        fs::write(&line, format!("roothash={root_hash} mbl.security_version=1 mbl.key_store=none mbl.board={board}\n")).unwrap();
+        fs::write(&line, format!("roothash={root_hash} mbl.security_version=1 mbl.key_store=none mbl.board={board}\n"))
+            .unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_mbl-agent"));
         command.args(["factory", "--device-dir"]).arg(folder.path()).arg("--signed-cmdline").arg(&line);
         begin_step(command)

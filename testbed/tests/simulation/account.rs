@@ -156,7 +156,7 @@ impl Account {
     /// Does the factory step of a new device in `folder`; answers the digest that its key store recorded.
     pub(crate) fn provision(&self, folder: &DeviceFolder, endpoint: &EndpointName) -> Digest {
         let who = Some((self.0.name.clone(), endpoint.clone()));
-        let begun = FactoryStep::begin(folder.clone(), KeyStore::of(folder, None), who).expect("a factory step");
+        let begun = FactoryStep::begin(folder.clone(), KeyStore::of(folder, None), who, None).expect("a factory step");
         let Begun::Waiting(step) = begun else { unreachable!("{endpoint} is new") };
         let request = step.request().expect("a request");
         let mut request = CertificateSigningRequestParams::from_pem(&request).expect("a request");

@@ -61,7 +61,8 @@ pub(super) fn make(
     File::create(&image).and_then(|f| f.set_len(bytes)).map_err(file("make", &image))?;
     let failed = |source| ImageError::Tool { what: "ESP", source };
     tools.run(work, "mkfs.vfat", &["--invariant", "-i", VOLUME, "-n", "ESP", "-F", "32", ESP]).map_err(failed)?;
-    let copy = |what: &[&str]| tools.run(work, "mcopy", &[&["-s", "-m", "-Q", "-i", ESP], what].concat()).map_err(failed);
+    let copy =
+        |what: &[&str]| tools.run(work, "mcopy", &[&["-s", "-m", "-Q", "-i", ESP], what].concat()).map_err(failed);
     copy(&["esp/EFI", "esp/loader", "::"])?;
     if is_beside {
         copy(&["esp/Linux", "::EFI"])?;

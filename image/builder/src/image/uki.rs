@@ -25,7 +25,7 @@ pub(super) const OS_RELEASE: &str = "ID=mbl\nNAME=\"Mbed Linux OS\"\nPRETTY_NAME
 /// The phase of the boot in which the signed policy lets the TPM give the state's key: before the initrd leaves for the system.
 const PHASES: &str = "enter-initrd";
 
-/// Keys of one signer, as file names in the work folder.
+/// Keys of one signer, as paths in the sandbox.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SigningFiles {
     pub(super) key: &'static str,
@@ -108,7 +108,10 @@ mod tests {
         let start =
             format!("roothash={} mbl.board=qemu-arm64-tpm mbl.security_version=3 mbl.key_store=tpm2 ", digest.hex());
         assert!(line.starts_with(&start), "{line}");
-        assert!(line.ends_with("quiet systemd.show_status=no TERM=dumb systemd.import_credentials=no mbl.end"), "{line}");
+        assert!(
+            line.ends_with("quiet systemd.show_status=no TERM=dumb systemd.import_credentials=no mbl.end"),
+            "{line}"
+        );
         assert!(SignedCmdline::parse(line.as_bytes()).is_ok());
     }
 
