@@ -2,7 +2,7 @@
 //! that it trusts. A step of its own, because signatures hold the time and no two are alike.
 
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
 };
 
@@ -40,14 +40,23 @@ pub fn sign(cache: &PackageCache, description: &Description, keys: &Path, build:
     for name in SECURE_BOOT {
         copy(&keys.join(name).with_extension("pem"), &work.join(name).with_extension("pem"))?;
     }
-    for (name, kind) in [("db", "key"), (POLICY, "key"), (POLICY, "pub")] {
-        copy(&keys.join(name).with_extension(kind), &work.join(name).with_extension(kind))?;
+    copy(&keys.join(POLICY).with_extension("pub"), &work.join(POLICY).with_extension("pub"))?;
+    let [key, policy_key] = ["db", POLICY].map(|name| keys.join(name).with_extension("key"));
+    for path in [&key, &policy_key] {
+        // Said here in plain words; of a tool's complaint one would have to guess which file is meant.
+        File::open(path).map_err(file("read", path))?;
     }
-    let files = SigningFiles { key: "db.key", certificate: "db.pem", policy_key: "pcr.key", policy_public: "pcr.pub" };
-    uki::make(&description.board, &manifest.kernel_release, Some(files), &tools, work)?;
+    let files = SigningFiles {
+        key: "/tmp/keys/db.key",
+        certificate: "db.pem",
+        policy_key: "/tmp/keys/pcr.key",
+        policy_public: "pcr.pub",
+    };
+    uki::make(&description.board, &manifest.kernel_release, Some(files), &tools.with_keys(&[&key, &policy_key]), work)?;
     let signed_loader = "loader-signed.efi";
     let arguments = ["--key", files.key, "--cert", files.certificate, "--output", signed_loader, uki::LOADER];
     tools
+        .with_keys(&[&key])
         .run(work, "sbsign", &arguments)
         .map_err(|source| ImageError::Tool { what: "signature of the loader", source })?;
 

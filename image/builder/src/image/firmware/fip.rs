@@ -28,6 +28,8 @@ use crate::{
 
 /// What stands in BL1 and BL2 for the digest of the root-of-trust key until they are signed (`image/firmware/trusted-firmware/build`).
 const UNSIGNED: &[u8; 32] = b"MBL-ROTPK-SHA256-SET-WHEN-SIGNED";
+/// Where tools see the root-of-trust key.
+const ROOT_KEY: &str = "/tmp/keys/rot.key";
 /// The package in the work folder.
 const FIP: &str = "firmware.fip";
 /// Where slot a lies in the flash of the packages (`PLAT_QEMU_FIP_BASE` in `image/firmware/trusted-firmware/patches`).
@@ -61,7 +63,11 @@ pub(super) fn sign(signing: &Signing<'_>, firmware: &SourceFirmware) -> Result<(
     let Signing { build, work, out, tools, .. } = *signing;
     let key = signing.keys.join(ROOT_OF_TRUST).with_extension("key");
     let root = root_digest(&fs::read_to_string(&key).map_err(file("read", &key))?)?;
-    copy(&key, &work.join("rot.key"))?;
+    let failed = |source| ImageError::Tool { what: "certificates of the firmware", source };
+    // With `-n`, `cert_create` makes a key of its own in place of one that it cannot read, as root cannot in the sandbox when the
+    // key is somebody else's.
+    let signing_tools = tools.with_keys(&[&key]);
+    signing_tools.run(work, "cat", &[ROOT_KEY]).map_err(failed)?;
     for name in [BL1, BL2] {
         let (from, to) = (part(build, name), work.join(name));
         let image = fs::read(&from).map_err(file("read", &from))?;
@@ -79,12 +85,10 @@ pub(super) fn sign(signing: &Signing<'_>, firmware: &SourceFirmware) -> Result<(
 
     let words = IMAGES.iter().chain(&CERTIFICATES).flat_map(|(option, name)| [*option, *name]);
     // The keys between the root and the images are made for this package and thrown away: nobody has to keep them.
-    let head = ["-n", "--key-alg", "ecdsa", "--hash-alg", "sha256", "--rot-key", "rot.key"];
+    let head = ["-n", "--key-alg", "ecdsa", "--hash-alg", "sha256", "--rot-key", ROOT_KEY];
     let counters = ["--tfw-nvctr", "0", "--ntfw-nvctr", "0"];
     let arguments: Vec<&str> = head.into_iter().chain(counters).chain(words.clone()).collect();
-    tools
-        .run(work, "cert_create", &arguments)
-        .map_err(|source| ImageError::Tool { what: "certificates of the firmware", source })?;
+    signing_tools.run(work, "cert_create", &arguments).map_err(failed)?;
     let arguments: Vec<&str> = ["create"].into_iter().chain(words).chain([FIP]).collect();
     tools
         .run(work, "fiptool", &arguments)
