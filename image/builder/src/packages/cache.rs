@@ -25,6 +25,8 @@ pub struct PackageCache {
     _lock: File,
 }
 
+/// The folder of the work folders.
+const SCRATCH: &str = "scratch";
 /// What no device reads.
 const PRUNED: [&str; 4] = ["usr/share/man", "usr/share/info", "usr/share/lintian", "usr/share/locale"];
 /// Debian's merged `/usr`: packages of Debian 12 still carry `/bin` and `/lib`.
@@ -40,6 +42,7 @@ impl PackageCache {
             Ok(lock)
         });
         let lock = lock.map_err(|source| PackageError::Cache { path: path.clone(), source })?;
+        clear(&path.join(SCRATCH));
         Ok(Self { path, _lock: lock })
     }
 
@@ -50,7 +53,7 @@ impl PackageCache {
 
     /// An empty folder on the file system of the cache, gone when dropped.
     pub(crate) fn scratch(&self) -> Result<tempfile::TempDir, PackageError> {
-        let path = self.make("scratch")?;
+        let path = self.make(SCRATCH)?;
         tempfile::tempdir_in(&path).map_err(|source| PackageError::Cache { path, source })
     }
 
@@ -216,6 +219,17 @@ impl PackageCache {
     }
 }
 
+/// Removes what builds that were killed have left in the folder `scratch`. Nobody works in it while the cache is locked, unless it is a
+/// link to where another cache may have its own; what cannot be removed is in nobody's way.
+fn clear(scratch: &Path) {
+    if scratch.is_symlink() {
+        return;
+    }
+    for entry in fs::read_dir(scratch).into_iter().flatten().flatten() {
+        fs::remove_dir_all(entry.path()).ok();
+    }
+}
+
 /// The SHA-256 of a file.
 pub(crate) fn digest_of(path: &Path) -> io::Result<Digest> {
     let (mut from, mut hasher) = (File::open(path)?, Hasher::new());
@@ -245,6 +259,18 @@ mod tests {
         fs::write(cache.file(&wanted), b"tampered").unwrap();
         let error = cache.holds(&wanted).unwrap_err().to_string();
         assert!(error.contains("package `a`") && error.contains("remove it"), "{error}");
+    }
+
+    #[test]
+    fn what_a_killed_build_left_is_gone_when_the_cache_is_opened_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = PackageCache::open(dir.path()).unwrap();
+        let left = cache.scratch().unwrap().keep();
+        fs::write(left.join("root"), b"half").unwrap();
+        drop(cache);
+        let cache = PackageCache::open(dir.path()).unwrap();
+        assert!(!left.exists());
+        assert!(cache.scratch().unwrap().path().is_dir());
     }
 
     #[test]
