@@ -12,7 +12,7 @@ use super::{
     bill, component,
     description::Description,
     disk,
-    error::{ImageError, file},
+    error::{ImageError, file, remove},
     esp, firmware,
     manifest::{self, MANIFEST, Manifest, PARTS, part},
     programs,
@@ -28,7 +28,7 @@ use crate::{
     packages::{Chosen, LockedPackage, PackageCache, Pool, digest_of},
     rootfs::{self, Ingredients, Initrd, tree::Tree, unpack},
     sandbox::Sandbox,
-    sbom::{CRATES, CRATES_LICENCES, Copyrights},
+    sbom::{BILL, CRATES, CRATES_LICENCES, Copyrights, LICENCES},
 };
 
 /// What to build.
@@ -128,6 +128,7 @@ pub fn build(
     uki::make(board, &kernel.release, None, &tools, work)?;
     firmware::make_parts(cache, description, &from, &mut copyrights, (&tools, work))?;
 
+    clear(order.out)?;
     let parts = keep_parts(work, order.out, firmware::part_names(board))?;
     let manifest = Manifest {
         format: 1,
@@ -157,6 +158,16 @@ pub fn build(
     report.check()?;
     finish(description, &manifest, (&part(order.out, uki::LOADER), &part(order.out, uki::UKI)), &tools, order.out)?;
     Ok((manifest, report))
+}
+
+/// Removes what an earlier build and its signing have left in `out`, so that nothing there passes for a part of the next one. First
+/// what makes it a build.
+fn clear(out: &Path) -> Result<(), ImageError> {
+    for name in [MANIFEST, REPORT, BILL, LICENCES, DISK, COMPONENT] {
+        remove(&out.join(name))?;
+    }
+    remove(&signed_folder(out))?;
+    remove(&unfinished_signed_folder(out))
 }
 
 /// Makes disk and component of the build in `build` from its root file system and the loader and unified kernel image given, into
@@ -319,4 +330,32 @@ impl<'a> Packages<'a> {
 /// The folder that holds the signed form of a build.
 pub(super) fn signed_folder(build: &Path) -> PathBuf {
     build.join("signed")
+}
+
+/// The folder in which the signed form of a build is made.
+pub(super) fn unfinished_signed_folder(build: &Path) -> PathBuf {
+    build.join("signed.new")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_an_earlier_build_stays_beside_the_next_one() {
+        let out = tempfile::tempdir().unwrap();
+        let of_others = out.path().join("notes");
+        fs::write(&of_others, b"of somebody else").unwrap();
+        for folder in ["os/artifacts", "signed/os", "signed.new"] {
+            fs::create_dir_all(out.path().join(folder)).unwrap();
+        }
+        for name in ["image.json", "report.json", "sbom.cdx.json", "licences.txt", "disk.img", "signed/disk.img"] {
+            fs::write(out.path().join(name), b"1.0.0").unwrap();
+        }
+        clear(out.path()).unwrap();
+        let left: Vec<PathBuf> = fs::read_dir(out.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(left, [of_others]);
+        clear(out.path()).unwrap();
+        clear(&out.path().join("not-there-yet")).unwrap();
+    }
 }

@@ -6,8 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use protocol_release::document::OsIndex;
+
 use super::{
-    build::{DISK, Packages, signed_folder},
+    build::{COMPONENT, DISK, Packages, signed_folder},
     description::Description,
     disk,
     error::{ImageError, file},
@@ -15,7 +17,7 @@ use super::{
     report::{REPORT, Report},
     root_image::{ROOT, VERITY},
 };
-use crate::{packages::PackageCache, sandbox::Sandbox};
+use crate::{os_folder::INDEX_FILE, packages::PackageCache, sandbox::Sandbox};
 
 /// The report that stands beside the build in `folder`.
 pub fn inspect(folder: &Path) -> Result<(Manifest, Report), ImageError> {
@@ -46,10 +48,10 @@ pub fn verify(cache: &PackageCache, description: &Description, folder: &Path) ->
         }
     }
     report.check()?;
-    for disk in [folder.join(DISK), signed_folder(folder).join(DISK)] {
-        if disk.exists() {
-            disk::check(&description.board, &disk)?;
-        }
+    let signed = signed_folder(folder);
+    for form in [Some(folder), signed.exists().then_some(signed.as_path())].into_iter().flatten() {
+        disk::check(&description.board, &form.join(DISK))?;
+        check_component(&manifest, &form.join(COMPONENT))?;
     }
     let packages = Packages::choose(description)?;
     packages.fetch(cache)?;
@@ -75,6 +77,18 @@ pub fn verify(cache: &PackageCache, description: &Description, folder: &Path) ->
     }
 }
 
+/// Makes sure that the component in `folder` is there and of the build of `manifest`.
+fn check_component(manifest: &Manifest, folder: &Path) -> Result<(), ImageError> {
+    let path = folder.join(INDEX_FILE);
+    let index = OsIndex::parse(&fs::read(&path).map_err(file("read", &path))?)?;
+    let Manifest { board, version, root_hash, .. } = manifest;
+    if (&index.board, &index.version, index.root_hash) == (board, version, Some(*root_hash)) {
+        return Ok(());
+    }
+    let rule = format!("{INDEX_FILE} is of another build, {} for board {}", index.version, index.board);
+    Err(ImageError::Broken { path: folder.to_owned(), rule })
+}
+
 /// Every path below `folder`.
 fn paths(folder: &Path) -> Result<BTreeSet<PathBuf>, ImageError> {
     let (mut found, mut open) = (BTreeSet::new(), vec![folder.to_owned()]);
@@ -91,4 +105,31 @@ fn paths(folder: &Path) -> Result<BTreeSet<PathBuf>, ImageError> {
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol_types::Digest;
+
+    use super::*;
+    use crate::image::{component, manifest::tests::manifest};
+
+    #[test]
+    fn a_component_that_is_missing_or_of_another_build_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (built, os) = (manifest(), dir.path().join(COMPONENT));
+        check_component(&built, &os).unwrap_err();
+        let [root, verity, uki] = ["root", "verity", "uki"].map(|name| {
+            let path = dir.path().join(name);
+            fs::write(&path, name).unwrap();
+            path
+        });
+        component::make(&built, [&root, &verity, &uki], &os).unwrap();
+        check_component(&built, &os).unwrap();
+        let next = Manifest { version: "1.1.0".parse().unwrap(), ..built.clone() };
+        let error = check_component(&next, &os).unwrap_err().to_string();
+        assert!(error.contains("os.json is of another build, 1.0.0 for board board"), "{error}");
+        let again = Manifest { root_hash: Digest::of(b"other"), ..built };
+        check_component(&again, &os).unwrap_err();
+    }
 }

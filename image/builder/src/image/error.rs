@@ -1,7 +1,7 @@
 //! What can go wrong between a board file and a disk image.
 
 use std::{
-    io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -152,7 +152,26 @@ pub enum ImageError {
 
 /// Copies a file.
 pub(super) fn copy(from: &Path, to: &Path) -> Result<(), ImageError> {
-    std::fs::copy(from, to).map(drop).map_err(file("copy", from))
+    fs::copy(from, to).map(drop).map_err(file("copy", from))
+}
+
+/// Removes the file or the folder at `path`, if it is there.
+pub(super) fn remove(path: &Path) -> Result<(), ImageError> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Puts the finished folder `fresh` in the place of what is at `path`, if anything is.
+pub(super) fn replace(path: &Path, fresh: &Path) -> Result<(), ImageError> {
+    remove(path)?;
+    fs::rename(fresh, path).map_err(file("move", fresh))
 }
 
 /// An [`ImageError::File`] for `path`.

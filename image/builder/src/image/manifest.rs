@@ -83,15 +83,12 @@ pub(super) fn write_json(folder: &Path, name: &str, value: &impl Serialize) -> R
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    #[test]
-    fn a_part_that_was_changed_after_the_build_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join(PARTS)).unwrap();
-        fs::write(part(dir.path(), "kernel"), b"kernel").unwrap();
-        let manifest = Manifest {
+    /// That of a build whose one part is a kernel.
+    pub(in crate::image) fn manifest() -> Manifest {
+        Manifest {
             format: 1,
             board: BoardName::new("board").unwrap(),
             kind: ImageKind::Production,
@@ -102,7 +99,15 @@ mod tests {
             kernel_release: "6.12".into(),
             time: 1,
             parts: [("kernel".to_owned(), Digest::of(b"kernel"))].into(),
-        };
+        }
+    }
+
+    #[test]
+    fn a_part_that_was_changed_after_the_build_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join(PARTS)).unwrap();
+        fs::write(part(dir.path(), "kernel"), b"kernel").unwrap();
+        let manifest = manifest();
         write_json(dir.path(), MANIFEST, &manifest).unwrap();
         assert_eq!(Manifest::load(dir.path()).unwrap(), manifest);
         fs::write(part(dir.path(), "kernel"), b"changed").unwrap();

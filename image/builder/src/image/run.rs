@@ -1,12 +1,12 @@
 //! A board's machine under QEMU: what a developer runs on the desk and what the tests run. Never changes a build; a machine has its
 //! own copy of disk, firmware variables and TPM, in a folder that stands for it.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, io, path::Path, process::Command};
 
 use super::{
     build::{DISK, signed_folder},
     description::Description,
-    error::{ImageError, file},
+    error::{ImageError, file, remove, replace},
     firmware::{FLASH, flash_images},
 };
 use crate::{board::KeyStore, command};
@@ -59,17 +59,20 @@ pub fn make_machine(build: &Path, machine: &Path) -> Result<(), ImageError> {
             images.push(path);
         }
     }
-    if machine.exists() {
-        fs::remove_dir_all(machine).map_err(file("clear", machine))?;
-    }
-    fs::create_dir_all(machine.join(TPM)).map_err(file("make", machine))?;
+    // Under another name until it is complete: half a machine would be turned on the next time.
+    let name = machine.file_name().ok_or_else(|| file("make", machine)(io::ErrorKind::InvalidInput.into()))?;
+    let mut name = name.to_owned();
+    name.push(".new");
+    let fresh = machine.with_file_name(name);
+    remove(&fresh)?;
+    fs::create_dir_all(fresh.join(TPM)).map_err(file("make", &fresh))?;
     // `cp` keeps the holes of a disk image, which is mostly holes.
     let mut copy = Command::new("cp");
     copy.args(["--sparse=always", "--reflink=auto", "--"]);
-    copy.args(images).arg(machine);
+    copy.args(images).arg(&fresh);
     command::output(&mut copy, "coreutils")
-        .map(drop)
-        .map_err(|source| ImageError::Tool { what: "copy of the disk", source })
+        .map_err(|source| ImageError::Tool { what: "copy of the disk", source })?;
+    replace(machine, &fresh)
 }
 
 /// The command that turns the machine in `machine` on, with its serial port on standard input and output.
@@ -132,6 +135,26 @@ fn start_tpm(machine: &Path) -> Result<(), ImageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_machine_that_could_not_be_copied_is_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (signed, machine) = (signed_folder(dir.path()), dir.path().join("machine"));
+        // `cp` copies the disk and then refuses the folder.
+        let in_the_way = signed.join("firmware.fd");
+        fs::create_dir_all(&in_the_way).unwrap();
+        fs::write(signed.join(DISK), b"disk").unwrap();
+        make_machine(dir.path(), &machine).unwrap_err();
+        assert!(!machine.exists());
+        fs::remove_dir(&in_the_way).unwrap();
+        fs::write(&in_the_way, b"firmware").unwrap();
+        make_machine(dir.path(), &machine).unwrap();
+        assert_eq!(fs::read(machine.join(DISK)).unwrap(), b"disk");
+        assert!(machine.join(TPM).is_dir() && !dir.path().join("machine.new").exists());
+        fs::write(machine.join("written"), b"later").unwrap();
+        make_machine(dir.path(), &machine).unwrap();
+        assert!(!machine.join("written").exists(), "an older machine is thrown away");
+    }
 
     #[test]
     fn a_port_is_answered_by_itself_unless_another_is_named() {

@@ -7,9 +7,9 @@ use std::{
 };
 
 use super::{
-    build::{self, Packages, signed_folder},
+    build::{self, Packages, signed_folder, unfinished_signed_folder},
     description::Description,
-    error::{ImageError, copy, file},
+    error::{ImageError, copy, file, remove, replace},
     firmware::{self, Signing},
     keys::{POLICY, SECURE_BOOT},
     manifest::{Manifest, part},
@@ -29,7 +29,8 @@ pub fn sign(cache: &PackageCache, description: &Description, keys: &Path, build:
     let packages = Packages::choose(description)?;
     packages.fetch(cache)?;
     let tools = Sandbox::open(cache, &packages.tools, manifest.time)?;
-    let out = signed_folder(build);
+    let out = unfinished_signed_folder(build);
+    remove(&out)?;
     fs::create_dir_all(&out).map_err(file("make", &out))?;
 
     let scratch = cache.scratch()?;
@@ -66,5 +67,7 @@ pub fn sign(cache: &PackageCache, description: &Description, keys: &Path, build:
     build::finish_into(description, &manifest, (&loader, &kernel), &tools, (build, &out))?;
     let packages = &packages;
     firmware::sign(&Signing { cache, description, packages, tools: &tools, keys, build, work, out: &out })?;
-    Ok(out)
+    let signed = signed_folder(build);
+    replace(&signed, &out)?;
+    Ok(signed)
 }
