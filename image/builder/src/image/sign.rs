@@ -8,24 +8,27 @@ use std::{
 
 use super::{
     build::{self, Packages, signed_folder, unfinished_signed_folder},
+    check,
     description::Description,
     error::{ImageError, copy, file, remove, replace},
     firmware::{self, Signing},
     keys::{POLICY, SECURE_BOOT},
-    manifest::{Manifest, part},
+    manifest::part,
     uki::{self, SigningFiles},
 };
 use crate::{packages::PackageCache, sandbox::Sandbox};
 
 /// Signs the build in `build` with the keys in `keys`; returns the folder with the signed form.
 pub fn sign(cache: &PackageCache, description: &Description, keys: &Path, build: &Path) -> Result<PathBuf, ImageError> {
-    let manifest = Manifest::load(build)?;
+    let (manifest, report) = check::inspect(build)?;
     let is_of = manifest.board == description.board.name && manifest.kind == description.kind.kind;
     if !is_of || manifest.features != description.optional {
         let (kind, board, features) = (manifest.kind.as_str(), &manifest.board, &manifest.features);
         let rule = format!("it is of kind {kind} for board {board} with the optional features {features:?}");
         return Err(ImageError::Broken { path: build.to_owned(), rule });
     }
+    // The parts of a build that was refused are there, for `mbl image inspect`.
+    report.check()?;
     let packages = Packages::choose(description)?;
     packages.fetch(cache)?;
     let tools = Sandbox::open(cache, &packages.tools, manifest.time)?;
@@ -70,4 +73,47 @@ pub fn sign(cache: &PackageCache, description: &Description, keys: &Path, build:
     let signed = signed_folder(build);
     replace(&signed, &out)?;
     Ok(signed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use protocol_types::BoardName;
+
+    use super::*;
+    use crate::{
+        image::{
+            manifest::{MANIFEST, Manifest, tests::manifest, write_json},
+            report::{Part, REPORT, Report},
+        },
+        rootfs::ImageKind,
+    };
+
+    #[test]
+    fn a_build_that_was_refused_for_its_size_is_not_signed() {
+        let dir = tempfile::tempdir().unwrap();
+        let build = dir.path().join("build");
+        fs::create_dir(&build).unwrap();
+        let board = BoardName::new("qemu-arm64-tpm").unwrap();
+        let refused = Manifest { board, features: BTreeSet::new(), parts: BTreeMap::new(), ..manifest() };
+        let root = Part { name: "root".into(), bytes: 11, download: 1, budget: 10 };
+        let report = Report {
+            parts: vec![root],
+            download: 1,
+            download_budget: 5,
+            allowances: vec![],
+            owners: vec![],
+            files: vec![],
+        };
+        write_json(&build, MANIFEST, &refused).unwrap();
+        write_json(&build, REPORT, &report).unwrap();
+        let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let kind = ImageKind::Production;
+        let description = Description::load(&image, "qemu-arm64-tpm", kind, &BTreeSet::new()).unwrap();
+        let cache = PackageCache::open(dir.path().join("cache")).unwrap();
+        let error = sign(&cache, &description, dir.path(), &build).unwrap_err();
+        assert!(matches!(error, ImageError::Budget { needs: 11, allows: 10, .. }), "{error}");
+        assert!(!signed_folder(&build).exists());
+    }
 }
