@@ -70,8 +70,7 @@ pub fn make_machine(build: &Path, machine: &Path) -> Result<(), ImageError> {
     let mut copy = Command::new("cp");
     copy.args(["--sparse=always", "--reflink=auto", "--"]);
     copy.args(images).arg(&fresh);
-    command::output(&mut copy, "coreutils")
-        .map_err(|source| ImageError::Tool { what: "copy of the disk", source })?;
+    command::output(&mut copy, "coreutils").map_err(|source| ImageError::Tool { what: "copy of the disk", source })?;
     replace(machine, &fresh)
 }
 
