@@ -709,11 +709,7 @@ fn a_lie_in_any_piece_is_refused_with_its_own_code_and_changes_nothing_that_boot
 fn an_agent_that_never_answers_costs_time_and_nothing_else() {
     let mut device = Device::wanting(&Contents::new("1.1.0", new_image()));
     device.lie = |_, _| Err(FetchError::Unreachable);
-    let mut storage = Storage::new(device.disk.clone());
-    let cmdline = loader::boot(&mut storage).unwrap();
-    let trust = Trust::load(&storage, KeyStore::Files, &device.account.factory_document());
-    let mouth = Mouth::default();
-    let mut updater = Updater::start(storage, mouth.clone(), trust, Running::from_cmdline(&cmdline), 0).unwrap();
+    let (mut updater, mouth) = begin(&device, &device.account.factory_document());
     updater.tell(Fact::Desired(device.wish.clone().unwrap()));
     let mut asked = 0;
     let mut elapsed = Duration::ZERO;
@@ -732,6 +728,15 @@ fn an_agent_that_never_answers_costs_time_and_nothing_else() {
     assert_eq!(told, [(Phase::Downloading, ReasonCode::Unreachable)]);
 }
 
+/// An updater on what the device's disk holds, and what it says.
+fn begin(device: &Device, factory: &FactoryDocument) -> (Updater<FaultyDisk, Mouth>, Mouth) {
+    let mut storage = Storage::new(device.disk.clone());
+    let cmdline = loader::boot(&mut storage).unwrap();
+    let trust = Trust::load(&storage, KeyStore::Files, factory);
+    let mouth = Mouth::default();
+    (Updater::start(storage, mouth.clone(), trust, Running::from_cmdline(&cmdline), 0).unwrap(), mouth)
+}
+
 /// A time as the service says it.
 fn told(key: &KeyPair, time: UnixSeconds) -> SignedTime {
     let signature = key.sign(SignedTime::text(time, "00ff").as_bytes()).unwrap();
@@ -742,12 +747,8 @@ fn told(key: &KeyPair, time: UnixSeconds) -> SignedTime {
 fn a_release_that_is_over_by_the_devices_own_clock_alone_is_looked_at_again() {
     let key = KeyPair::generate().unwrap();
     let mut device = Device::wanting(&Contents::new("1.1.0", new_image()));
-    let mut storage = Storage::new(device.disk.clone());
-    let cmdline = loader::boot(&mut storage).unwrap();
     let factory = FactoryDocument { time_key: key.public_key_pem(), ..device.account.factory_document() };
-    let trust = Trust::load(&storage, KeyStore::Files, &factory);
-    let mouth = Mouth::default();
-    let mut updater = Updater::start(storage, mouth.clone(), trust, Running::from_cmdline(&cmdline), 0).unwrap();
+    let (mut updater, mouth) = begin(&device, &factory);
     updater.tell(Fact::Contact(Some(ONLINE)));
     updater.tell(Fact::Desired(device.wish.clone().unwrap()));
     let (mut elapsed, mut was_expired) = (Duration::ZERO, false);
@@ -777,13 +778,8 @@ fn a_release_that_is_over_by_the_devices_own_clock_alone_is_looked_at_again() {
 fn the_clock_goes_by_the_time_key_alone_and_never_back() {
     let (key, stranger) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
     let device = Device::wanting(&Contents::new("1.1.0", new_image()));
-    let start = || {
-        let mut storage = Storage::new(device.disk.clone());
-        let cmdline = loader::boot(&mut storage).unwrap();
-        let factory = FactoryDocument { time_key: key.public_key_pem(), ..device.account.factory_document() };
-        let trust = Trust::load(&storage, KeyStore::Files, &factory);
-        Updater::start(storage, Mouth::default(), trust, Running::from_cmdline(&cmdline), 0).unwrap()
-    };
+    let factory = FactoryDocument { time_key: key.public_key_pem(), ..device.account.factory_document() };
+    let start = || begin(&device, &factory).0;
     // More than the hour after which a time is saved again.
     let (far_ahead, two_hours) = (IN_2099, Duration::from_secs(7200));
 
@@ -815,11 +811,7 @@ fn the_clock_goes_by_the_time_key_alone_and_never_back() {
 #[test]
 fn a_full_disk_is_said_so_and_tried_again_when_there_is_room() {
     let mut device = Device::wanting(&Contents::new("1.1.0", new_image()));
-    let mut storage = Storage::new(device.disk.clone());
-    let cmdline = loader::boot(&mut storage).unwrap();
-    let trust = Trust::load(&storage, KeyStore::Files, &device.account.factory_document());
-    let mouth = Mouth::default();
-    let mut updater = Updater::start(storage, mouth.clone(), trust, Running::from_cmdline(&cmdline), 0).unwrap();
+    let (mut updater, mouth) = begin(&device, &device.account.factory_document());
     updater.tell(Fact::Contact(Some(ONLINE)));
     updater.tell(Fact::Desired(device.wish.clone().unwrap()));
     device.disk.set_full(true);
