@@ -16,4 +16,5 @@ mod returns;
 mod settings;
 mod sockets;
 mod state;
+mod unattended;
 mod watchdog;
