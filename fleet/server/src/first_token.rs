@@ -2,7 +2,8 @@
 //!
 //! It allows everything in the account `default`, and is made only while nobody can administer that account. The first use of any
 //! other token of the account revokes it and removes the file: only then is it certain that its successor has arrived. An operator
-//! who lost every token makes a new one with `mbl-service first-token`, which asks for nothing but access to the data directory.
+//! who lost every token makes a new one with `mbl-service first-token`, which asks for nothing but the settings and the data directory of
+//! the service.
 
 use std::{io, sync::Arc};
 
