@@ -289,12 +289,15 @@ fn offer_reset(device: &Path) {
 }
 
 /// The factory partition is empty until the factory has written to it; a device without it boots, but does not enrol.
+///
+/// Whoever ended the factory step by cutting the power has left the document in the file system's journal, so the kernel looks into it. It
+/// cannot where the board protects the partition from being written; what is there is taken as it is then.
 fn mount_factory(places: &Places, layout: &Layout) {
     let device = places.node(layout.factory());
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     let at = format!("{ROOT}/factory");
-    let mounted = mount_at("ext4", &device.to_string_lossy(), &at, flags, c"noload");
-    if let Err(e) = mounted {
+    let mount = |options| mount_at("ext4", &device.to_string_lossy(), &at, flags, options);
+    if let Err(e) = mount(c"").or_else(|_| mount(c"noload")) {
         say(&in_one_line(&e));
     }
 }

@@ -7,10 +7,12 @@ use std::{
 
 use tracing::warn;
 
-use super::render::{ANY_WIRED, JOURNAL, Rendered, TIME_SERVERS, interface_of};
+use super::render::{ANY_WIRED, HOSTNAME, JOURNAL, Rendered, TIME_SERVERS, interface_of};
 
 const SYSTEMCTL: &str = "usr/bin/systemctl";
 const NMCLI: &str = "usr/bin/nmcli";
+/// What announces the device on the local network, in images that do; it asks for the machine's name when it starts, and never again.
+const AVAHI: &str = "usr/sbin/avahi-daemon";
 /// What NetworkManager is asked with, from the top of the root on.
 pub(super) const OF_NETWORK: [&str; 2] = [NMCLI, super::checkpoint::BUSCTL];
 /// Seconds that an interface has to come up.
@@ -36,6 +38,9 @@ pub(super) fn tell(root: &Path, former: Option<&Rendered>, now: &Rendered, netwo
     }
     if differs(TIME_SERVERS) {
         run(root, SYSTEMCTL, &["try-reload-or-restart", "chrony.service"]);
+    }
+    if differs(HOSTNAME) && root.join(AVAHI).exists() {
+        run(root, SYSTEMCTL, &["try-restart", "avahi-daemon.service"]);
     }
     tell_network(root, former, now, network);
 }

@@ -66,6 +66,21 @@ fn a_change_is_rendered_and_those_whom_it_concerns_are_told() {
 }
 
 #[test]
+fn whoever_announces_the_device_is_told_of_its_new_name_alone() {
+    let board = Board::new();
+    let announces = "systemctl try-restart avahi-daemon.service";
+    assert_eq!(board.change(Some(FIRST)).0, 0);
+    assert!(!board.told().iter().any(|told| told == announces), "an image without mDNS");
+    fs::create_dir_all(board.path("usr/sbin")).unwrap();
+    fs::write(board.path("usr/sbin/avahi-daemon"), "").unwrap();
+    let renamed = FIRST.replace("kiln-7", "oven");
+    assert_eq!(board.change(Some(&renamed)).0, 0);
+    assert_eq!(board.told(), [announces, "systemctl --no-block try-restart mbl-agent.service"]);
+    assert_eq!(board.change(Some(&renamed.replace("debug", "info"))).0, 0);
+    assert_eq!(board.told(), ["systemctl --no-block try-restart mbl-agent.service"]);
+}
+
+#[test]
 fn a_refused_document_leaves_the_former_settings_and_tells_nobody() {
     let board = Board::new();
     assert_eq!(board.change(Some(FIRST)).0, 0);
