@@ -74,6 +74,8 @@ fn os_an_image_starts_verified_seals_its_state_in_the_tpm_and_opens_it_again() {
     assert_eq!(first["entry"], "mbl-1-a.efi", "{first}");
     let secure = machine.shell("od -An -t u1 /sys/firmware/efi/efivars/SecureBoot-*", ANSWER).unwrap();
     assert!(says_on(&secure), "Secure Boot is on: {secure}");
+    let banks = machine.shell("cd /sys/class/tpm/tpm0 && echo pcr-*", ANSWER).unwrap();
+    assert!(banks.ends_with("pcr-sha256") && !banks.contains("sha1"), "one bank is enough: {banks}");
     let root = machine.shell("findmnt -no SOURCE,FSTYPE,OPTIONS /", ANSWER).unwrap();
     assert!(root.contains("/dev/mapper/root") && root.contains("erofs") && root.contains("ro"), "{root}");
     let written = machine.shell("touch /usr/new /etc/new; echo kept > /state/note && sync", ANSWER).unwrap();

@@ -13,6 +13,8 @@ use crate::{board::KeyStore, command};
 
 /// The folder of the TPM's memory in the folder of a machine.
 const TPM: &str = "tpm";
+/// Its file, as soon as there is any.
+const TPM_MEMORY: &str = "tpm2-00.permall";
 /// The socket between QEMU and the TPM, named from within the folder: a socket's path is short.
 const TPM_SOCKET: &str = "tpm.sock";
 
@@ -115,10 +117,13 @@ pub fn power_on(
 
 /// Starts the TPM; it listens when this returns, and ends when QEMU lets go of it.
 fn start_tpm(machine: &Path) -> Result<(), ImageError> {
-    let mut swtpm = Command::new("swtpm");
-    swtpm.current_dir(machine).args(["socket", "--daemon", "--tpm2", "--flags", "startup-clear", "--terminate"]);
     // A daemon leaves its folder.
     let memory = std::path::absolute(machine.join(TPM)).map_err(file("find", machine))?;
+    if !memory.join(TPM_MEMORY).exists() {
+        manufacture_tpm(&memory)?;
+    }
+    let mut swtpm = Command::new("swtpm");
+    swtpm.current_dir(machine).args(["socket", "--daemon", "--tpm2", "--flags", "startup-clear", "--terminate"]);
     swtpm.args([
         "--tpmstate",
         &format!("dir={}", memory.display()),
@@ -126,9 +131,20 @@ fn start_tpm(machine: &Path) -> Result<(), ImageError> {
         &format!("type=unixio,path={TPM_SOCKET}"),
     ]);
     swtpm.args(["--log", "file=tpm.log,level=1"]);
-    command::output(&mut swtpm, "swtpm")
-        .map(drop)
-        .map_err(|source| ImageError::Tool { what: "TPM of the machine", source })
+    tpm_tool(&mut swtpm, "swtpm")
+}
+
+/// Makes the memory of a new TPM, whose only registers are those for SHA-256: the firmware hashes the whole system once for each bank that
+/// there is, and all but one of a TPM as it comes are for nobody.
+fn manufacture_tpm(memory: &Path) -> Result<(), ImageError> {
+    let mut setup = Command::new("swtpm_setup");
+    setup.args(["--tpm2", "--pcr-banks", "sha256", "--tpmstate", &format!("dir://{}", memory.display())]);
+    tpm_tool(&mut setup, "swtpm-tools")
+}
+
+fn tpm_tool(command: &mut Command, package: &'static str) -> Result<(), ImageError> {
+    let ended = command::output(command, package);
+    ended.map(drop).map_err(|source| ImageError::Tool { what: "TPM of the machine", source })
 }
 
 #[cfg(test)]
