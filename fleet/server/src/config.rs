@@ -19,6 +19,9 @@ use crate::{
 /// Lifetimes of a registration that make sense, in seconds.
 const REGISTRATION_LIFETIMES: RangeInclusive<u32> = 60..=7 * 24 * 60 * 60;
 
+/// The file of the embedded database in the data directory.
+pub(crate) const EMBEDDED_DATABASE: &str = "mbl.db";
+
 /// All settings; `docs/guides/service.md` explains each.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -316,6 +319,11 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         Self::parse(&text)
+    }
+
+    /// Where the database is if the settings name no other.
+    pub(crate) fn embedded_database(&self) -> PathBuf {
+        self.data_dir.join(EMBEDDED_DATABASE)
     }
 
     /// Checks what no single value can show.

@@ -5,7 +5,7 @@
 //! who lost every token makes a new one with `mbl-service first-token`, which asks for nothing but the settings and the data directory of
 //! the service.
 
-use std::{io, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc};
 
 use fleet_api::TokenScope;
 use fleet_store::{AccountScope, NewToken, Store, StoreError};
@@ -28,6 +28,12 @@ pub enum FirstTokenError {
     /// The file could not be written.
     #[error("cannot write the first token into the data directory")]
     Write(#[source] io::Error),
+    /// The service that keeps its data here, if any does, has another database.
+    #[error(
+        "there is no embedded database at {}, so a token in one would be known to no service; \
+         give the `--config` and `--data-dir` of the service", .0.display()
+    )]
+    NoDatabase(PathBuf),
     /// There is no randomness.
     #[error("cannot make the first token")]
     Random(#[from] RandomError),
@@ -78,7 +84,15 @@ async fn make(scope: &AccountScope, config: &Config, clock: &Clock, random: &Ran
 }
 
 /// Makes another first token, for an operator who has lost every administrator's token. The service may be running.
+///
+/// # Errors
+/// [`FirstTokenError::NoDatabase`] if the settings name no database and none is in the data directory: the first start of a service makes
+/// both the database and a token. Otherwise if the database, the disk or the randomness fails.
 pub async fn make_first_token(config: &Config, clock: Clock, random: Random) -> Result<(), FirstTokenError> {
+    let embedded = config.embedded_database();
+    if config.database_url.is_none() && !embedded.exists() {
+        return Err(FirstTokenError::NoDatabase(embedded));
+    }
     let store = crate::run::open_store(config, Arc::new(()), &clock).await?;
     let name = AccountName::new(Fleet::FIRST_ACCOUNT)?;
     store.ensure_account(&name, "First account", clock.now()).await?;

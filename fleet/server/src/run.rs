@@ -255,7 +255,7 @@ async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static s
 pub(crate) async fn open_store(config: &Config, signals: Arc<dyn Signals>, clock: &Clock) -> Result<Store, StoreError> {
     match &config.database_url {
         Some(url) => Store::open(url, signals, clock.now()).await,
-        None => Store::open_file(&config.data_dir.join("mbl.db"), signals, clock.now()).await,
+        None => Store::open_file(&config.embedded_database(), signals, clock.now()).await,
     }
 }
 

@@ -287,6 +287,16 @@ fn fleet_lets_an_operator_who_lost_every_token_back_in_while_it_runs() {
     runtime.block_on(client(&service).tokens(&PageQuery::default())).unwrap();
 }
 
+#[test]
+fn fleet_makes_no_token_in_a_directory_that_holds_no_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(program("mbl-service").unwrap());
+    let output = command.args(["first-token", "--data-dir"]).arg(folder.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("there is no embedded database at"), "{said}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was made there");
+}
+
 /// A service whose data directory is a file system of 24 MiB in a mount namespace of its own.
 struct Cramped {
     process: Running,

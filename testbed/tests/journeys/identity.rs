@@ -5,7 +5,7 @@ use std::{
     io::{Read, Write},
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Output},
     time::Duration,
 };
 
@@ -49,17 +49,28 @@ impl Fleet {
     /// A device that went through the factory step; its agent does not run yet.
     pub(crate) fn provision(&self, endpoint: &str) -> PathBuf {
         let device = self.folder.path().join(endpoint);
+        let output = self.factory_step(endpoint, &device);
+        assert!(output.status.success(), "{output:?}");
+        Self::prepare(&device);
+        device
+    }
+
+    /// The folders of a device's state, and an agent that does not wait long.
+    fn prepare(device: &Path) {
+        fs::create_dir(device.join("run")).unwrap();
+        fs::create_dir_all(device.join("state/agent")).unwrap();
+        fs::write(device.join("state/agent/config.toml"), "retry_ceiling_s = 1\n").unwrap();
+    }
+
+    /// The factory step of the device in a folder, whatever comes of it.
+    fn factory_step(&self, endpoint: &str, device: &Path) -> Output {
         let agent = program("mbl-agent").unwrap();
         let (agent, dir) = (agent.to_str().unwrap(), device.to_str().unwrap());
         let mut words =
             vec!["factory", "provision", "--endpoint", endpoint, "--authority", "authority", "--keys", "keys"];
         words.extend(["--passphrase-file", "passphrase", "--", agent, "factory", "--device-dir", dir]);
         words.extend(["--endpoint", endpoint, "--account", "default"]);
-        self.mbl(&words);
-        fs::create_dir(device.join("run")).unwrap();
-        fs::create_dir_all(device.join("state/agent")).unwrap();
-        fs::write(device.join("state/agent/config.toml"), "retry_ceiling_s = 1\n").unwrap();
-        device
+        self.operator.run(&words).unwrap()
     }
 
     pub(crate) fn start(&self, device: &Path) -> Running {
@@ -111,7 +122,11 @@ fn identity_a_provisioned_device_enrols_with_a_key_that_never_leaves_it_and_regi
 #[test]
 fn identity_a_device_of_an_authority_that_the_service_does_not_know_is_refused_until_it_does() {
     let fleet = Fleet::new(false);
-    let device = fleet.provision("gate-1");
+    let device = fleet.folder.path().join("gate-1");
+    let provisioned = fleet.factory_step("gate-1", &device);
+    let said = String::from_utf8_lossy(&provisioned.stderr);
+    assert!(provisioned.status.success() && said.contains("mbl factory authority upload --dir authority"), "{said}");
+    Fleet::prepare(&device);
     let _agent = fleet.start(&device);
     fleet.until_logged(&device, "UnknownCA");
     assert!(!device.join("state/agent/enrolment.json").exists());
@@ -198,30 +213,29 @@ fn identity_a_second_factory_step_is_refused_and_the_device_keeps_its_identity()
     let fleet = Fleet::new(true);
     let device = fleet.provision("gate-1");
     let before = fs::read(device.join("factory/factory.json")).unwrap();
-    let agent = program("mbl-agent").unwrap();
-    let again = fleet.operator.run(&[
-        "factory",
-        "provision",
-        "--endpoint",
-        "gate-1",
-        "--authority",
-        "authority",
-        "--keys",
-        "keys",
-        "--passphrase-file",
-        "passphrase",
-        "--",
-        agent.to_str().unwrap(),
-        "factory",
-        "--device-dir",
-        device.to_str().unwrap(),
-        "--endpoint",
-        "gate-1",
-        "--account",
-        "default",
-    ]);
-    assert!(!again.unwrap().status.success());
+    let again = fleet.factory_step("gate-1", &device);
+    assert!(!again.status.success());
     assert_eq!(fs::read(device.join("factory/factory.json")).unwrap(), before);
+}
+
+#[test]
+fn identity_no_second_board_gets_the_name_of_a_device_until_that_one_is_decommissioned() {
+    let fleet = Fleet::new(true);
+    let device = fleet.provision("gate-1");
+    let agent = fleet.start(&device);
+    fleet.until_connected("gate-1", true);
+    let board = fleet.folder.path().join("another-board");
+    let refused = fleet.factory_step("gate-1", &board);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(3), "{said}");
+    assert!(said.contains("there is a device `gate-1`") && said.contains("mbl device decommission gate-1"), "{said}");
+    assert!(!board.exists(), "the board was not touched");
+
+    drop(agent);
+    fleet.mbl(&["device", "decommission", "gate-1"]);
+    let taken = fleet.factory_step("gate-1", &board);
+    assert!(taken.status.success(), "{taken:?}");
+    assert!(board.join("factory/factory.json").exists());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use protocol_types::{AccountName, EndpointName, UnixSeconds};
+use protocol_types::{AccountName, Digest, EndpointName, UnixSeconds};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SerialNumber,
@@ -75,6 +75,12 @@ impl FactoryAuthority {
     pub(crate) fn certificate(&self) -> anyhow::Result<String> {
         let path = self.folder.join(CERTIFICATE);
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    }
+
+    /// SHA-256 of its certificate in lower-case hexadecimal digits, as the service shows it.
+    pub(crate) fn fingerprint(&self) -> anyhow::Result<String> {
+        let certificate = pem::parse(self.certificate()?).context("the authority's certificate is no PEM")?;
+        Ok(Digest::of(certificate.contents()).hex())
     }
 
     /// Where its key and certificate are.

@@ -7,8 +7,10 @@ use std::{path::PathBuf, process::Stdio, time::Duration};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use fleet_api::{Authority, CreateEnrolment, ServiceFacts, UploadAuthority};
-use protocol_types::{AccountName, Architecture, BoardName, EndpointName, FactoryDocument, recovery::RecoveryKey};
+use fleet_api::{Authority, Client, ClientError, CreateEnrolment, ServiceFacts, UploadAuthority};
+use protocol_types::{
+    AccountName, Architecture, BoardName, EndpointName, FactoryDocument, Standing, recovery::RecoveryKey,
+};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -104,6 +106,9 @@ pub(crate) struct ProvisionArgs {
     program: Vec<String>,
 }
 
+/// An enrolment that is so many seconds old was not made by this command, whatever the clocks of the factory and of the service say.
+const EARLIER: u64 = 300;
+
 pub(crate) async fn run(command: Command, session: &Session) -> anyhow::Result<()> {
     match command {
         Command::Authority(command) => vouch(command, session).await,
@@ -153,6 +158,7 @@ async fn provision(args: ProvisionArgs, session: &Session) -> anyhow::Result<()>
     let secret = args.passphrase.known(&format!("the authority in {}", authority.folder().display()))?;
     let client = session.client()?;
     let service = client.service_facts().await.map_err(service_error)?;
+    is_expected(&client, &args.endpoint, &authority, session).await?;
     let tuf_root = String::from_utf8(root.bytes).context("the root is not text")?;
     let document = document(&args, &service, (tuf_root, recovery_key::public(ring.folder())?), session);
 
@@ -162,14 +168,55 @@ async fn provision(args: ProvisionArgs, session: &Session) -> anyhow::Result<()>
     session.printer.detail(format_args!("{} asks for a certificate", args.endpoint));
     let certificate = authority.certify(&request, (&service.account, &args.endpoint), &secret, session.now())?;
     let package = serde_json::to_string(&json!({ "document": document, "certificate": certificate }))?;
-    device.finish(&package, patience).await?;
-
+    // Before the step that cannot be done twice. Should that fail, the same command finds the same enrolment.
     let wish = CreateEnrolment { endpoint: Some(args.endpoint.clone()), authority: None };
     let enrolment = client.create_enrolment(&wish).await.map_err(service_error)?;
+    if enrolment.created.0 + EARLIER < session.now().0 {
+        let (endpoint, created) = (&args.endpoint, time(enrolment.created));
+        session.printer.say(format_args!(
+            "{endpoint} may enrol since {created}; if another board has that name already, the two keep each other out"
+        ));
+    }
+    device.finish(&package, patience).await?;
+
     let value = json!({
         "endpoint": args.endpoint, "account": service.account, "enrolment": enrolment.id, "certificate": certificate,
     });
     session.printer.data(&value, format_args!("{} may enrol in account {}", args.endpoint, service.account))
+}
+
+/// Refuses a name that a device of the account has, and says so if the service would turn the device away as things stand. A token that
+/// may not read learns neither.
+async fn is_expected(
+    client: &Client,
+    endpoint: &EndpointName,
+    authority: &FactoryAuthority,
+    session: &Session,
+) -> anyhow::Result<()> {
+    let refused = |error: &ClientError, status| error.problem().is_some_and(|problem| problem.status == status);
+    match client.device(endpoint).await {
+        Ok(found) if found.device.standing != Standing::Decommissioned => {
+            let message = format!("there is a device `{endpoint}` in the account, and no two may have one name");
+            let hint =
+                format!("choose another name; if this board takes its place: `mbl device decommission {endpoint}`");
+            return Err(Failure::new(Exit::Refused, message).hint(hint).into());
+        }
+        Err(error) if refused(&error, 403) => {
+            session.printer.detail("the token may not read, so nobody knows whether the name is free");
+            return Ok(());
+        }
+        Err(error) if !refused(&error, 404) => return Err(service_error(error)),
+        Ok(_) | Err(_) => {}
+    }
+    let known: Vec<Authority> = all_pages(async |page| client.authorities(&page).await.map_err(service_error)).await?;
+    let own = authority.fingerprint()?;
+    if !known.iter().any(|authority| authority.fingerprint == own && authority.revoked.is_none()) {
+        let folder = authority.folder().display();
+        session.printer.say(format_args!(
+            "the service turns this device away until it knows the authority: `mbl factory authority upload --dir {folder}`"
+        ));
+    }
+    Ok(())
 }
 
 /// The document, with what the folder of the account's keys gives to every device.
@@ -273,7 +320,7 @@ impl Device {
 
     fn failed(&self, what: impl std::fmt::Display) -> anyhow::Error {
         Failure::new(Exit::Failed, format!("`{}` {what}", self.name))
-            .hint("read what the program said above; nothing was registered at the service")
+            .hint("read what the program said above; when that is mended, give the same command again")
             .into()
     }
 }

@@ -9,13 +9,10 @@ use url::Url;
 use super::{BackupError, at};
 use crate::Config;
 
-/// The embedded database in the data directory.
-pub(super) const EMBEDDED: &str = "mbl.db";
-
 /// Copies the database as it is at one moment into the new file `to`.
 pub(super) async fn copy(config: &Config, to: &Path) -> Result<(), BackupError> {
     match &config.database_url {
-        None => copy_embedded(&config.data_dir.join(EMBEDDED), to).await?,
+        None => copy_embedded(&config.embedded_database(), to).await?,
         Some(url) => {
             let file = format!("--file={}", to.display());
             run("pg_dump", url, &["--format=custom", "--no-owner", "--no-privileges", &file]).await?;

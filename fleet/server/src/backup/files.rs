@@ -6,8 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{BackupError, RESTORING, at, database::EMBEDDED};
-use crate::Addresses;
+use super::{BackupError, RESTORING, at};
+use crate::{Addresses, config::EMBEDDED_DATABASE};
 
 /// A file that a backup keeps.
 pub(super) struct Kept {
@@ -20,7 +20,7 @@ pub(super) struct Kept {
 /// At the top of a data directory, what belongs to one run of the service or is kept in another way.
 fn is_of_this_run(name: &str) -> bool {
     // The database and its journals are copied by the database itself; a first token is made anew.
-    ["lock", Addresses::FILE, "first-token", RESTORING].contains(&name) || name.starts_with(EMBEDDED)
+    ["lock", Addresses::FILE, "first-token", RESTORING].contains(&name) || name.starts_with(EMBEDDED_DATABASE)
 }
 
 /// What is not whole yet: uploads that go on, here and to a bucket, and files that take the place of others.

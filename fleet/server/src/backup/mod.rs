@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     BucketError, Clock, Config,
     artifact_store::Bucket,
+    config::EMBEDDED_DATABASE,
     durable::{self, Audience},
 };
 
@@ -200,7 +201,7 @@ async fn back_up_with(
     let mut archive = archive::Writer::new(&growing)?;
     archive.add_bytes(ABOUT, &serde_json::to_vec(&about).map_err(|e| at("write", out)(e.into()))?)?;
     match engine {
-        Engine::Sqlite => archive.add(&format!("{DATA}{}", database::EMBEDDED), &copy)?,
+        Engine::Sqlite => archive.add(&format!("{DATA}{EMBEDDED_DATABASE}"), &copy)?,
         Engine::Postgres => archive.add(DUMP, &copy)?,
     }
     add_files(&mut archive, &files::kept(&config.data_dir)?, bucket.is_some())?;

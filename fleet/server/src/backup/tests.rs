@@ -23,7 +23,7 @@ async fn used(data_dir: &Path) -> Config {
     ] {
         fs::write(data_dir.join(name), text).unwrap();
     }
-    let store = Store::open_file(&data_dir.join(database::EMBEDDED), Arc::new(()), NOW).await.unwrap();
+    let store = Store::open_file(&data_dir.join(EMBEDDED_DATABASE), Arc::new(()), NOW).await.unwrap();
     store.ensure_account(&AccountName::new("acme").unwrap(), "Acme", NOW).await.unwrap();
     config
 }
@@ -46,7 +46,7 @@ async fn what_is_whole_comes_back_and_nothing_else() {
     for name in ["artifacts/acme/11ee.part", "first-token", "lock", ABOUT, RESTORING] {
         assert_eq!(read(name), None, "{name}");
     }
-    let store = Store::open_file(&again.data_dir.join(database::EMBEDDED), Arc::new(()), NOW).await.unwrap();
+    let store = Store::open_file(&again.embedded_database(), Arc::new(()), NOW).await.unwrap();
     let accounts = store.service_wide().accounts_after("", 9).await.unwrap();
     assert_eq!(accounts.iter().map(|account| account.name.as_str()).collect::<Vec<_>>(), ["acme"]);
     assert!(matches!(restore(&again, &out).await, Err(BackupError::NotEmpty(_))));
