@@ -1,6 +1,6 @@
 //! A service without ports for tests: a real database in a folder of its own, the real router, real signatures.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::OnceLock};
 
 use axum::{
     Router,
@@ -34,6 +34,8 @@ use crate::{
 
 pub(crate) struct TestService {
     pub(crate) fleet: Fleet,
+    /// Made once, when it is asked for: it comes with the whole description of the API.
+    router: OnceLock<Router>,
     folder: tempfile::TempDir,
 }
 
@@ -54,7 +56,8 @@ impl TestService {
 
     /// The same, with other settings.
     pub(crate) async fn restart_with(self, set: impl FnOnce(&mut Config)) -> Self {
-        let Self { fleet, folder } = self;
+        let Self { fleet, router, folder } = self;
+        drop(router);
         fleet.stop.cancel();
         fleet.store.close().await;
         Self::in_folder(folder, set).await
@@ -74,11 +77,11 @@ impl TestService {
         };
         let system = (Clock::system(), Random::system());
         let fleet = run::open(config, addresses, system, CancellationToken::new()).await.unwrap();
-        Self { fleet, folder }
+        Self { fleet, router: OnceLock::new(), folder }
     }
 
     pub(crate) fn router(&self) -> Router {
-        rest::router(self.fleet.clone())
+        self.router.get_or_init(|| rest::router(self.fleet.clone())).clone()
     }
 
     pub(crate) fn now(&self) -> UnixSeconds {

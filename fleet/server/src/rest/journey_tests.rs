@@ -217,10 +217,7 @@ async fn a_size_that_was_announced_wrongly_is_corrected_but_not_while_somebody_u
 
 #[tokio::test]
 async fn an_account_cannot_hold_more_than_its_limit() {
-    let mut service = TestService::start().await;
-    let mut config = (*service.fleet.config).clone();
-    config.limits.account_bytes = 10;
-    service.fleet.config = std::sync::Arc::new(config);
+    let service = TestService::start_with(|config| config.limits.account_bytes = 10).await;
     let caller = service.caller("default").await;
     caller.upload(b"sixbyt").await;
     let (status, answer) = caller.post("/artifacts", &json!({"digest": Digest::of(b"more"), "size": 5})).await;

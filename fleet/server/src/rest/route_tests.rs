@@ -143,6 +143,7 @@ async fn every_operation_refuses_tokens_that_are_wrong_revoked_or_expired() {
 async fn every_json_body_refuses_unknown_fields_malformed_json_and_other_types() {
     let service = TestService::start().await;
     let token = service.token("default", &[TokenScope::Admin]).await;
+    let oversized = format!("{{\"a\":\"{}\"}}", "x".repeat(25 << 20));
     for operation in operations().into_iter().filter(|o| o.has_json_body) {
         let name = format!("{} {}", operation.method, operation.path);
         for body in [r#"{"no_such_field":1}"#, "{", "[]", "null", "\"\u{0}\"", ""] {
@@ -153,7 +154,6 @@ async fn every_json_body_refuses_unknown_fields_malformed_json_and_other_types()
         let mut request = operation.request(Some(&token), "{}");
         request.headers_mut().insert(header::CONTENT_TYPE, "text/plain".parse().unwrap());
         assert_eq!(answer(&service, request).await.0, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{name}");
-        let oversized = format!("{{\"a\":\"{}\"}}", "x".repeat(25 << 20));
         let (status, problem) = answer(&service, operation.request(Some(&token), &oversized)).await;
         assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE, "{name}");
         assert_eq!(problem.expect("a problem").code, "too_large", "{name}");

@@ -245,8 +245,8 @@ mod tests {
     use super::*;
     use crate::test_service::{Caller, TestService};
 
-    /// A device measured its temperature once a minute, so long ago at first, in seconds.
-    async fn measured(service: &TestService, device: &EndpointName, ages: std::ops::Range<u64>) {
+    /// A device measured its temperature once a minute, so long ago at first, in seconds; when it said so.
+    async fn measured(service: &TestService, device: &EndpointName, ages: std::ops::Range<u64>) -> u64 {
         let ages: Vec<u64> = ages.step_by(60).collect();
         let samples = ages.iter().rev().zip(1..).map(|(age_s, number)| {
             let warm = 400 + i64::try_from(age_s / 60 % 10).unwrap();
@@ -256,7 +256,9 @@ mod tests {
         let batch = Batch { epoch: 1, dropped: 2, samples: samples.collect() };
         let report =
             MetricReport { account: "default".parse().unwrap(), endpoint: device.clone(), batch, least_gap_s: 1 };
-        service.fleet.store.service_wide().record_metrics(&[report], service.now()).await.unwrap();
+        let now = service.now();
+        service.fleet.store.service_wide().record_metrics(&[report], now).await.unwrap();
+        now.0
     }
 
     #[tokio::test]
@@ -266,8 +268,7 @@ mod tests {
         let gate = service.device("default", "gate-1").await;
         let (status, shown) = caller.get("/devices/gate-1/metrics").await;
         assert_eq!((status, shown), (StatusCode::OK, json!({"dropped": 0, "values": []})));
-        measured(&service, &gate, 0..36_000).await;
-        let now = service.now().0;
+        let now = measured(&service, &gate, 0..36_000).await;
         let (_, shown) = caller.get("/devices/gate-1/metrics").await;
         let values = json!([
             {"metric": "cpu.load", "value": 0.125, "unit": "/"}, {"metric": "temperature", "value": 40.0, "unit": "Cel"},
