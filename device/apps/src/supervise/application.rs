@@ -23,6 +23,8 @@ pub struct Policy {
     pub kill_grace: Duration,
     /// Between two tries to be rid of one that is stuck.
     pub kill_again: Duration,
+    /// So many starts in a row have to fail until it is said that it cannot be started: the first may have met a system that is busy.
+    pub starts: u32,
 }
 
 impl Default for Policy {
@@ -35,6 +37,7 @@ impl Default for Policy {
             stop_grace: Duration::from_secs(4),
             kill_grace: Duration::from_secs(5),
             kill_again: Duration::from_secs(60),
+            starts: 3,
         }
     }
 }
@@ -120,13 +123,15 @@ pub struct Application {
     state: State,
     backoff: Backoff,
     restarts: u32,
+    /// How many starts have failed in a row.
+    failed_starts: u32,
 }
 
 impl Application {
     /// An application that was not asked to run yet.
     pub const fn new(name: AppName, ready: Option<ReadyCheck>, policy: Policy) -> Self {
         let backoff = Backoff::new(policy.first_wait, policy.longest_wait);
-        Self { name, ready, policy, state: State::New, backoff, restarts: 0 }
+        Self { name, ready, policy, state: State::New, backoff, restarts: 0, failed_starts: 0 }
     }
 
     /// Takes one fact at the time `now`; returns what to do. `random` spreads waits.
@@ -143,11 +148,16 @@ impl Application {
             (State::New, Begin) => (State::Launching { stop: false }, vec![Step::Launch]),
             (State::New | State::Waiting { .. }, Stop) => (State::Stopped, vec![Step::Finish]),
 
-            (State::Launching { stop: false }, Launched) => self.up(now),
+            (State::Launching { stop: false }, Launched) => {
+                self.failed_starts = 0;
+                self.up(now)
+            }
             (State::Launching { stop: true }, Launched) => self.stopping(now, false),
             (State::Launching { stop: false }, NotLaunched(reason)) => {
                 let until = now + self.backoff.fail(random);
-                (State::Waiting { until, reason, failed: true }, vec![Step::Clear])
+                self.failed_starts = self.failed_starts.saturating_add(1);
+                let failed = self.failed_starts >= self.policy.starts;
+                (State::Waiting { until, reason, failed }, vec![Step::Clear])
             }
             (State::Launching { stop: true }, NotLaunched(_)) => (State::Stopped, vec![Step::Clear, Step::Finish]),
             (State::Launching { .. }, Stop) => (State::Launching { stop: true }, vec![]),
@@ -392,13 +402,34 @@ mod tests {
     }
 
     #[test]
-    fn one_that_cannot_be_started_has_failed_and_is_tried_again() {
+    fn one_that_could_not_be_started_three_times_has_failed_and_is_tried_again() {
         let mut app = application(false);
         app.on(Fact::Begin, s(0), 0);
         let reason = Reason::new(ReasonCode::ApplicationNotReady, "no such program");
-        assert_eq!(app.on(Fact::NotLaunched(reason.clone()), s(0), 0), [Step::Clear]);
-        assert_eq!(app.state(), (ApplicationState::Failed, Some(reason)));
-        assert_eq!(app.on(Fact::Time, app.wake_at().unwrap(), 0), [Step::Launch]);
+        for state in [ApplicationState::Waiting, ApplicationState::Waiting, ApplicationState::Failed] {
+            let now = app.wake_at().unwrap_or_default();
+            assert_eq!(app.on(Fact::NotLaunched(reason.clone()), now, 0), [Step::Clear]);
+            assert_eq!(app.state(), (state, Some(reason.clone())));
+            assert_eq!(app.on(Fact::Time, app.wake_at().unwrap(), 0), [Step::Launch]);
+        }
+        assert!(app.wake_at().is_none(), "it is being started");
+    }
+
+    #[test]
+    fn one_that_was_started_at_the_second_try_has_not_failed() {
+        let mut app = application(false);
+        app.on(Fact::Begin, s(0), 0);
+        let reason = Reason::new(ReasonCode::ApplicationNotReady, "the system is busy");
+        for _ in 0..3 {
+            let now = app.wake_at().unwrap_or_default();
+            app.on(Fact::NotLaunched(reason.clone()), now, 0);
+            assert_eq!(app.state().0, ApplicationState::Waiting, "no start but one in a row has failed");
+            let now = app.wake_at().unwrap();
+            app.on(Fact::Time, now, 0);
+            app.on(Fact::Launched, now, 0);
+            app.on(Fact::Ended("was ended by signal 9".into()), now, 0);
+            app.on(Fact::Time, app.wake_at().unwrap(), 0);
+        }
     }
 
     #[test]
