@@ -391,6 +391,23 @@ async fn a_renewed_certificate_that_cannot_be_kept_is_not_used() {
 }
 
 #[tokio::test]
+async fn a_device_whose_state_cannot_be_written_registers_with_a_certificate_that_lasts_until_it_restarts() {
+    let bench = bench().await;
+    let agent = bench.start();
+    fs::create_dir_all(bench.folder.path().join("state/agent/.enrolment.json.new/full")).unwrap();
+    let peer = bench.enrolled(month()).await;
+    let says_so = || fs::read_to_string(bench.log()).unwrap().contains("lasts until the agent restarts only");
+    until("nobody says that it was not kept", says_so).await;
+    drop((agent, peer));
+    let _agent = bench.start();
+    let mut peer = bench.bootstrap.accept().await;
+    assert_eq!(subject(&peer.certificate()).1, "CN=factory authority");
+    peer.bootstrap(&bench.management.uri(), LIFETIME).await;
+    peer.enrol(&bench.world.issuing, month()).await;
+    bench.management.accept().await.register().await;
+}
+
+#[tokio::test]
 async fn a_new_key_is_told_as_done_once_the_device_is_registered_with_it() {
     let bench = bench().await;
     let _agent = bench.start();

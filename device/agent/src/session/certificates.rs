@@ -79,7 +79,12 @@ impl Session {
         let identity = &self.device.identity;
         let chain = est::accept(issued, authority.as_ref(), (identity, identity.key()), self.present())?;
         tracing::info!("operational certificate issued");
-        self.take_up(Enrolment { accounts, chain, key: None })?;
+        let enrolment = Enrolment { accounts, chain, key: None };
+        if let Err(e) = self.device.state.keep_enrolment(&enrolment) {
+            // There is no other that could be used, and without one nobody hears that the state cannot be written. A restart enrols anew.
+            tracing::error!(error = %Chain(&e), "the operational certificate lasts until the agent restarts only");
+        }
+        self.take_up(enrolment);
         self.device.facts.rotation.settle(Err("the device had to enrol anew with its device key".to_owned()));
         Ok(Fact::Enrolled)
     }
@@ -95,7 +100,11 @@ impl Session {
         }
         let accounts = self.client.accounts().cloned().unwrap_or_default();
         tracing::info!("operational certificate renewed");
-        self.take_up(Enrolment { accounts, chain, key })
+        let enrolment = Enrolment { accounts, chain, key };
+        // One that a restart forgets would make the device look like a copy of itself: the former one is still good.
+        self.device.state.keep_enrolment(&enrolment)?;
+        self.take_up(enrolment);
+        Ok(())
     }
 
     /// Asks for a certificate for a new key, if none is asked for just now.
@@ -155,12 +164,11 @@ impl Session {
         }
     }
 
-    /// Keeps an enrolment, and then uses it from the next connection on.
-    fn take_up(&mut self, enrolment: Enrolment) -> Result<(), est::EstError> {
+    /// Uses an enrolment from the next connection on.
+    fn take_up(&mut self, enrolment: Enrolment) {
         let clock = self.device.trust.clock();
         // The service issued it just now, so its first day has come.
         clock.raise_floor(enrolment.validity().not_before);
-        self.device.state.keep_enrolment(&enrolment)?;
         self.objects.enrolled(enrolment.clone());
         if let Err(e) = self.device.state.keep_floor(clock.floor()) {
             tracing::error!(error = %Chain(&e), "the time could not be kept");
@@ -171,7 +179,6 @@ impl Session {
         }
         self.unused_keys = UnusedKeys::Possible;
         self.point_source();
-        Ok(())
     }
 
     pub(super) fn accounts_changed(&mut self, accounts: Accounts) {
