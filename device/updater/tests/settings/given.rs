@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     os::{fd::OwnedFd, unix::net::UnixStream},
     process::{Command, Stdio},
 };
@@ -45,9 +45,12 @@ fn hear<M: DeserializeOwned>(line: &mut UnixStream, reader: &mut FrameReader) ->
             return Some(message);
         }
         let mut piece = [0; 4096];
-        match line.read(&mut piece).unwrap() {
-            0 => return None,
-            read => reader.push(&piece[..read]),
+        match line.read(&mut piece) {
+            Ok(0) => return None,
+            Ok(read) => reader.push(&piece[..read]),
+            // Whoever hangs up before it has read everything ends the line like this.
+            Err(e) if e.kind() == ErrorKind::ConnectionReset => return None,
+            Err(e) => panic!("{e}"),
         }
     }
 }
