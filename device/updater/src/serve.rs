@@ -32,6 +32,7 @@ use crate::{
     key_store::{self, HardwareError, KeyStore},
     perform::{Turn, Updater},
     plan::{Fact, Running},
+    settings::Place,
     socket::{Event, LinkError, Links, Listener, SOCKET, keep_apps},
     speakers::{STATUS, Speakers},
     starts::Starts,
@@ -69,6 +70,17 @@ pub struct Config {
     pub spread: u64,
     /// What the board is made of.
     pub hardware: Hardware,
+}
+
+impl Config {
+    /// Where the settings of this device are rendered.
+    fn place(&self) -> Place {
+        let root = match &self.hardware {
+            Hardware::Files => Path::new("/"),
+            Hardware::Devices { root, .. } => root,
+        };
+        Place { device_dir: self.device_dir.clone(), root: root.to_owned() }
+    }
 }
 
 /// What a board is made of.
@@ -193,7 +205,7 @@ fn serve_on<D: Disk>(
     }
     let (events, arrivals) = mpsc::sync_channel(WAITING_EVENTS);
     let links = Links::default();
-    let speakers = Speakers::new(links.clone(), device_dir);
+    let speakers = Speakers::new(links.clone(), config.place());
     info!(slot = %running.slot, generation = running.generation, root = %running.root, "updater started");
     let updater = Updater::start(storage, speakers, trust, running, config.spread)?;
     let listener = Listener::bind(&device_dir.join(SOCKET), config.agent_uid)?;

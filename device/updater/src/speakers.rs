@@ -14,7 +14,7 @@ use tracing::warn;
 use crate::{
     perform::Peers,
     record::Origin,
-    settings,
+    settings::{self, Place},
     socket::{Links, Peer},
 };
 
@@ -26,19 +26,17 @@ pub(crate) const STATUS: &str = "run/update-status.json";
 pub(crate) struct Speakers {
     links: Links,
     status_file: PathBuf,
-    configuration_dir: PathBuf,
-    configuration_changed: PathBuf,
+    place: Place,
+    /// Whether all documents since the system's start were what was rendered at it, so that nobody has been told to look at them.
+    hold_since_boot: bool,
 }
 
 impl Speakers {
-    /// Whoever listens on `links`, and the files of the device in `device_dir`.
-    pub(crate) fn new(links: Links, device_dir: &Path) -> Self {
-        Self {
-            links,
-            status_file: device_dir.join(STATUS),
-            configuration_dir: device_dir.join(settings::DOCUMENTS),
-            configuration_changed: device_dir.join(settings::CHANGED),
-        }
+    /// Whoever listens on `links`, and the files of the device in `place`.
+    pub(crate) fn new(links: Links, place: Place) -> Self {
+        // An earlier process of ours may have ended in between, and left no other trace.
+        let hold_since_boot = !place.device_dir.join(settings::DOCUMENTS).exists();
+        Self { links, status_file: place.device_dir.join(STATUS), place, hold_since_boot }
     }
 
     /// Whether a peer is there now.
@@ -67,9 +65,13 @@ impl Peers for Speakers {
     }
 
     fn configure(&mut self, documents: &[(AppName, Vec<u8>)]) {
-        let written = write_configurations(&self.configuration_dir, documents);
-        // Made anew whenever the documents may have changed, since a process that ended in between left no other trace.
-        if let Err(e) = written.and_then(|()| fs::write(&self.configuration_changed, "")) {
+        let written = write_configurations(&self.place.device_dir.join(settings::DOCUMENTS), documents);
+        self.hold_since_boot &= written.is_ok() && settings::hold_since_boot(&self.place, documents);
+        if self.hold_since_boot {
+            return;
+        }
+        // Made anew whenever the documents may have changed.
+        if let Err(e) = written.and_then(|()| fs::write(self.place.device_dir.join(settings::CHANGED), "")) {
             warn!(cause = %e, "cannot put the configuration in force");
         }
     }

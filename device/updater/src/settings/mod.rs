@@ -15,7 +15,7 @@ use std::{
 };
 
 use protocol_release::document::{DocumentError, SystemConfiguration};
-use protocol_types::{FactoryDocument, HostName};
+use protocol_types::{AppName, FactoryDocument, HostName};
 use tracing::{error, info};
 
 use crate::files::{read_at_most, read_if_there};
@@ -95,6 +95,15 @@ pub fn at_boot(place: &Place) -> Result<(), SettingsError> {
     folder::put(place, &rendered)?;
     set_hostname(place, &rendered)?;
     folder::note_told(place)
+}
+
+/// Whether what was rendered at boot is what these documents of the running release ask for, and every program has read it. For whoever
+/// knows that nobody else may be changing settings by documents.
+pub fn hold_since_boot(place: &Place, documents: &[(AppName, Vec<u8>)]) -> bool {
+    let Ok(given) = given::in_force(place) else { return false };
+    let document = documents.iter().find(|(name, _)| name.as_str() == SystemConfiguration::NAME);
+    let wanted = Rendered::of(document.map(|(_, bytes)| &bytes[..]), &given, identity(&place.device_dir).as_ref());
+    wanted.is_ok_and(|wanted| folder::in_force(place) == Some(wanted))
 }
 
 /// Renders the settings of the release that runs now, and tells the programs whose settings changed.

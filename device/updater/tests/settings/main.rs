@@ -8,8 +8,11 @@ mod given;
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use board::Board;
-use device_updater::record::{Origin, Pending, Record, Verdict, Wish};
-use protocol_types::{Digest, Reason, ReasonCode, Slot, TargetPath};
+use device_updater::{
+    record::{Origin, Pending, Record, Verdict, Wish},
+    settings::{Place, hold_since_boot},
+};
+use protocol_types::{AppName, Digest, Reason, ReasonCode, Slot, TargetPath};
 
 const FIRST: &str = r#"{ "format": 1, "hostname": "kiln-7", "time_servers": ["ntp.example"], "log_level": "debug", "journal_mib": 64,
     "network": [{ "kind": "ethernet", "interface": "eth0", "ipv4": { "addresses": ["192.0.2.7/24"] } }] }"#;
@@ -107,6 +110,24 @@ fn a_program_that_cannot_be_told_does_not_keep_the_others_from_it() {
     let (status, said) = board.change(Some(FIRST));
     assert_eq!((status, board.told().len()), (0, 3), "{said}");
     assert!(said.contains("a program was not told of its new settings") && said.contains("nmcli"), "{said}");
+}
+
+#[test]
+fn what_was_rendered_at_boot_holds_until_another_document_or_identity_is_there() {
+    let board = Board::new();
+    let place = Place { device_dir: board.path("mbl"), root: board.path("") };
+    let system = |text: &str| vec![(AppName::new("system").unwrap(), text.as_bytes().to_vec())];
+    assert!(!hold_since_boot(&place, &[]), "nobody has rendered anything");
+    board.remember(&Record { a: Some(board.installed("old", FIRST)), ..Record::default() });
+    assert_eq!(board.boot(Slot::A, "old").0, 0);
+    assert!(hold_since_boot(&place, &system(FIRST)));
+    assert!(!hold_since_boot(&place, &system(SECOND)) && !hold_since_boot(&place, &[]), "another release runs now");
+    assert!(!hold_since_boot(&place, &system(MALFORMED)), "whoever renders says why it is refused");
+
+    assert_eq!(board.boot(Slot::B, "strange").0, 0);
+    assert!(hold_since_boot(&place, &[]), "the image's own settings");
+    fs::remove_file(board.path("mbl/factory/factory.json")).unwrap();
+    assert!(!hold_since_boot(&place, &[]), "it goes by another name");
 }
 
 #[test]

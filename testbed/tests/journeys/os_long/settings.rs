@@ -109,6 +109,9 @@ fn os_settings_of_the_service_hold_over_a_restart_and_those_that_cut_contact_go_
     site.until_runs(FIRST, "a");
     assert_eq!(facts(&mut site, &interface), good);
     assert_eq!(failed_units(&mut site.machine, ""), "");
+    // Nobody has wished for anything else than what was rendered at the start, so there was nothing to look at once more.
+    let looked = "systemctl show --property=ExecMainStartTimestampMonotonic --value mbl-configuration-change.service";
+    assert_eq!(site.shell(looked), "0");
 
     save(&site, &network(&interface, "kiln", OTHER, 120));
     until_status(&site, "in_force", 4);
