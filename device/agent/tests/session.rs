@@ -379,8 +379,7 @@ async fn a_renewed_certificate_that_cannot_be_kept_is_not_used() {
     let agent = bench.start();
     let mut peer = bench.enrolled((now() - 62, now() + 28)).await;
     let before = peer.certificate();
-    // In the place of the file that would become the new one; a disk that is full ends the same way.
-    fs::create_dir_all(bench.folder.path().join("state/agent/.enrolment.json.new/full")).unwrap();
+    let_nothing_be_kept(&bench);
     peer.issue("/.well-known/est/sren", &bench.world.issuing, month()).await;
     let says_so = || fs::read_to_string(bench.log()).unwrap().contains("cannot be kept");
     until("nobody says that it cannot be kept", says_so).await;
@@ -390,20 +389,49 @@ async fn a_renewed_certificate_that_cannot_be_kept_is_not_used() {
     assert_eq!(peer.certificate(), before, "the service would take it for a copy");
 }
 
+/// From now on no certificate can be kept: in the place of the file that would become the new one there is something else. A disk that is
+/// full ends the same way.
+fn let_nothing_be_kept(bench: &Bench) {
+    fs::create_dir_all(bench.folder.path().join("state/agent/.enrolment.json.new/full")).unwrap();
+}
+
 #[tokio::test]
 async fn a_device_whose_state_cannot_be_written_registers_with_a_certificate_that_lasts_until_it_restarts() {
     let bench = bench().await;
     let agent = bench.start();
-    fs::create_dir_all(bench.folder.path().join("state/agent/.enrolment.json.new/full")).unwrap();
+    let_nothing_be_kept(&bench);
     let peer = bench.enrolled(month()).await;
-    let says_so = || fs::read_to_string(bench.log()).unwrap().contains("lasts until the agent restarts only");
-    until("nobody says that it was not kept", says_so).await;
+    assert!(fs::read_to_string(bench.log()).unwrap().contains("lasts until the agent restarts only"));
     drop((agent, peer));
     let _agent = bench.start();
     let mut peer = bench.bootstrap.accept().await;
     assert_eq!(subject(&peer.certificate()).1, "CN=factory authority");
     peer.bootstrap(&bench.management.uri(), LIFETIME).await;
     peer.enrol(&bench.world.issuing, month()).await;
+    bench.management.accept().await.register().await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_cannot_be_kept_takes_the_place_of_none_but_one_that_is_over() {
+    let bench = bench().await;
+    let agent = bench.start();
+    let expiry = now() + 4;
+    drop(bench.enrolled((now() - 1, expiry)).await);
+    drop(agent);
+    let_nothing_be_kept(&bench);
+    while now() <= expiry {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let _agent = bench.start();
+    // The former one was good until a day after this one began, whatever the clock here says: a restart would go back to it.
+    let mut peer = bench.bootstrap.accept().await;
+    peer.bootstrap(&bench.management.uri(), LIFETIME).await;
+    peer.enrol(&bench.world.issuing, month()).await;
+    let refuses = || fs::read_to_string(bench.log()).unwrap().contains("no operational certificate was issued");
+    until("it is used although a restart forgets it", refuses).await;
+    let mut peer = bench.bootstrap.accept().await;
+    peer.bootstrap(&bench.management.uri(), LIFETIME).await;
+    peer.enrol(&bench.world.issuing, (expiry, expiry + 86_400)).await;
     bench.management.accept().await.register().await;
 }
 

@@ -9,7 +9,7 @@ use rustls_pki_types::CertificateDer;
 
 use super::{AUTHORITY, CERTIFICATE, RENEWAL, Session};
 use crate::{
-    cause::Chain, enrolment::Enrolment, est, identity::Identity, operational::Operational,
+    cause::Chain, durable::DurableError, enrolment::Enrolment, est, identity::Identity, operational::Operational,
     operational_key::OperationalKey, random, renewal::Due,
 };
 
@@ -80,13 +80,24 @@ impl Session {
         let chain = est::accept(issued, authority.as_ref(), (identity, identity.key()), self.present())?;
         tracing::info!("operational certificate issued");
         let enrolment = Enrolment { accounts, chain, key: None };
-        if let Err(e) = self.device.state.keep_enrolment(&enrolment) {
-            // There is no other that could be used, and without one nobody hears that the state cannot be written. A restart enrols anew.
-            tracing::error!(error = %Chain(&e), "the operational certificate lasts until the agent restarts only");
-        }
+        self.keep_or_remember(&enrolment)?;
         self.take_up(enrolment);
         self.device.facts.rotation.settle(Err("the device had to enrol anew with its device key".to_owned()));
         Ok(Fact::Enrolled)
+    }
+
+    /// Keeps an enrolment for the device key. If the state cannot be written, it lasts until the agent restarts, which then enrols anew:
+    /// without a certificate nobody would hear from the device what is wrong. But with one on the state that is still good a restart would
+    /// go back to that, and the device look like a copy of itself (`docs/formats/device-wire.md`).
+    fn keep_or_remember(&self, enrolment: &Enrolment) -> Result<(), DurableError> {
+        let Err(e) = self.device.state.keep_enrolment(enrolment) else { return Ok(()) };
+        // The service's own clock says so, whatever this one does.
+        let is_over = |former: &Operational| former.enrolment().validity().not_after <= enrolment.validity().not_before;
+        if self.operational.as_ref().is_none_or(is_over) {
+            tracing::error!(error = %Chain(&e), "the operational certificate lasts until the agent restarts only");
+            return Ok(());
+        }
+        Err(e)
     }
 
     pub(super) fn renewed(&mut self, issued: CertificateDer<'static>) -> Result<(), est::EstError> {
