@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use image_builder::image::{FIRMWARE_PACKAGE, FIRMWARE_VARIABLES, Reach};
+use image_builder::image::{FIRMWARE_PACKAGE, FIRMWARE_VARIABLES, Reach, Threads};
 use serde_json::{Value, json};
 
 use crate::{images::tree, monitor, programs::program, until};
@@ -38,8 +38,8 @@ pub struct Machine {
     reach: Vec<Reach>,
     /// Ports of this machine's loopback that lead to one of its own.
     forward: Vec<Reach>,
-    /// How many processors it has, if not as many as its board.
-    processors: Option<u8>,
+    /// On how many threads its processors are emulated.
+    threads: Threads,
     /// Further arguments of QEMU.
     further: Vec<String>,
     qemu: Option<Child>,
@@ -67,7 +67,7 @@ impl Machine {
             folder,
             reach: Vec::new(),
             forward: Vec::new(),
-            processors: None,
+            threads: Threads::OnePerProcessor,
             further: Vec::new(),
             qemu: None,
             read: 0,
@@ -112,9 +112,9 @@ impl Machine {
         self.qemu.as_ref().map(Child::id)
     }
 
-    /// Gives it another number of processors than its board has, from the next time that it is turned on.
-    pub const fn processors(&mut self, count: u8) {
-        self.processors = Some(count);
+    /// Lets its processors share one thread, from the next time that it is turned on: several machines then share this one's cores better.
+    pub const fn share_one_thread(&mut self) {
+        self.threads = Threads::One;
     }
 
     /// Gives QEMU further arguments, from the next time that it is turned on.
@@ -136,10 +136,10 @@ impl Machine {
         for forward in &self.forward {
             command.args(["--forward", &forward.to_string()]);
         }
-        command.args(["--", "-qmp", &format!("unix:{MONITOR},server=on,wait=off")]);
-        if let Some(processors) = self.processors {
-            command.args(["-smp", &processors.to_string()]);
+        if self.threads == Threads::One {
+            command.arg("--one-thread");
         }
+        command.args(["--", "-qmp", &format!("unix:{MONITOR},server=on,wait=off")]);
         command.args(&self.further);
         Ok(command)
     }

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use image_builder::{
     host_os,
-    image::{self, Description, FeatureAllowance, FileChange, Manifest, Order, Reach, Report},
+    image::{self, Description, FeatureAllowance, FileChange, Manifest, Order, Reach, Report, Threads},
     packages::PackageCache,
     rootfs::ImageKind,
 };
@@ -112,6 +112,9 @@ pub(crate) enum Command {
         /// Let a port of this machine's loopback be answered by a port of the board, as in `8080` or `18080=8080`
         #[arg(long, value_name = "PORT")]
         forward: Vec<Reach>,
+        /// Emulate all its processors on one thread: slower alone, but cheaper where several machines share the cores
+        #[arg(long)]
+        one_thread: bool,
         /// Folder that says what images are made from
         #[arg(long, value_name = "DIR", default_value = "image")]
         description: PathBuf,
@@ -199,13 +202,14 @@ pub(crate) fn run(command: Command, session: &Session) -> anyhow::Result<()> {
                 format!("{} is whole, within its budget, and each of its {files} files has an owner", dir.display());
             session.printer.data(&json!({ "folder": dir, "files": files }), text)
         }
-        Command::Run { dir, machine, fresh, reach, forward, description, further } => {
+        Command::Run { dir, machine, fresh, reach, forward, one_thread, description, further } => {
             let manifest = Manifest::load(&dir).with_context(|| format!("{} holds no build", dir.display()))?;
             let description = describe(&description, &manifest)?;
             if fresh || !machine.exists() {
                 image::make_machine(&dir, &machine)?;
             }
-            let mut qemu = image::power_on(&description, &machine, &reach, &forward)?;
+            let threads = if one_thread { Threads::One } else { Threads::OnePerProcessor };
+            let mut qemu = image::power_on(&description, &machine, &reach, &forward, threads)?;
             qemu.args(further);
             // Whoever waits for the machine goes first, and so does the TPM, whose answers have a time limit. It is no loss if that fails.
             rustix::process::nice(NICENESS).ok();

@@ -24,8 +24,11 @@ pub(crate) const REFUSED: &[&str] = &["Access Denied", "Access denied", "Securit
 /// What only a system that started says.
 pub(crate) const STARTED: &str = "mbl-init: starting slot";
 
-fn machine(build: &Path, folder: &tempfile::TempDir) -> Machine {
-    Machine::new(build, &folder.path().join("machine")).unwrap()
+/// A new machine in `folder` with the build in `build`, which is off. Several journeys share the cores.
+pub(crate) fn machine(build: &Path, folder: &Path) -> Machine {
+    let mut machine = Machine::new(build, &folder.join("machine")).unwrap();
+    machine.share_one_thread();
+    machine
 }
 
 /// Waits for the shell of a development image. Without an identity it asks for one first, until a person says no.
@@ -63,7 +66,7 @@ pub(crate) fn failed_units(machine: &mut Machine, but: &str) -> String {
 #[test]
 fn os_an_image_starts_verified_seals_its_state_in_the_tpm_and_opens_it_again() {
     let (build, folder) = (owners(DEVELOPMENT), tempfile::tempdir().unwrap());
-    let mut machine = machine(&build, &folder);
+    let mut machine = machine(&build, folder.path());
     machine.power_on().unwrap();
     assert!(machine.until_says(STARTED, BOOT).unwrap().contains("slot a"));
     until_shell(&mut machine);
@@ -94,7 +97,7 @@ fn os_an_image_starts_verified_seals_its_state_in_the_tpm_and_opens_it_again() {
 /// A machine with the image of `build`, bent by `bend`, says one of `words` before anything of ours started.
 pub(crate) fn refuses(build: &Path, bend: impl FnOnce(&Machine), words: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
-    let mut machine = machine(build, &folder);
+    let mut machine = machine(build, folder.path());
     bend(&machine);
     machine.power_on().unwrap();
     let said = machine.until_says_one(&[words, &[STARTED]].concat(), BOOT).unwrap();

@@ -9,7 +9,9 @@ use testbed::{
     images::{self, Order, Signer},
 };
 
-use crate::os::{ANSWER, BOOT, DEVELOPMENT, PRODUCTION, REFUSED, STARTED, bent_disk, refuses, says_on, until_shell};
+use crate::os::{
+    self, ANSWER, BOOT, DEVELOPMENT, PRODUCTION, REFUSED, STARTED, bent_disk, refuses, says_on, until_shell,
+};
 
 pub(crate) const BOARD: &str = "qemu-arm64";
 
@@ -32,7 +34,7 @@ fn bent_firmware(name: &'static str, offset: usize, refusal: &str) {
 #[test]
 fn os_tee_a_board_starts_through_the_trusted_world_with_the_verified_device_tree() {
     let (build, folder) = (owners(DEVELOPMENT), tempfile::tempdir().unwrap());
-    let mut machine = Machine::new(&build, &folder.path().join("machine")).unwrap();
+    let mut machine = os::machine(&build, folder.path());
     machine.power_on().unwrap();
     machine.until_says("BL1: Booting BL31", BOOT).unwrap();
     machine.until_says("BL31: Initializing BL32", BOOT).unwrap();
@@ -51,7 +53,7 @@ fn os_tee_a_board_starts_through_the_trusted_world_with_the_verified_device_tree
 #[test]
 fn os_tee_what_the_system_writes_into_the_firmwares_variables_is_gone_after_a_restart() {
     let (build, folder) = (owners(DEVELOPMENT), tempfile::tempdir().unwrap());
-    let mut machine = Machine::new(&build, &folder.path().join("machine")).unwrap();
+    let mut machine = os::machine(&build, folder.path());
     let variable = "/sys/firmware/efi/efivars/Note-3d2b8a2e-1f0c-4c7e-9a56-6d626c6e6f74";
     machine.power_on().unwrap();
     until_shell(&mut machine);

@@ -9,7 +9,7 @@ use testbed::{
 };
 
 use crate::{
-    os::{ANSWER, BOOT, DEVELOPMENT, PRODUCTION, STARTED, until_shell},
+    os::{self, ANSWER, BOOT, DEVELOPMENT, PRODUCTION, STARTED, until_shell},
     os_tee::{BL1_REFUSES, BL2_REFUSES, BOARD, owners},
 };
 
@@ -30,7 +30,7 @@ fn chosen(machine: &mut Machine) -> String {
 #[test]
 fn os_tee_firmware_on_trial_starts_three_times_and_then_the_active_one_starts_again() {
     let folder = tempfile::tempdir().unwrap();
-    let mut machine = Machine::new(&owners(DEVELOPMENT), &folder.path().join("machine")).unwrap();
+    let mut machine = os::machine(&owners(DEVELOPMENT), folder.path());
     machine.write_flash(SLOT_B, &machine.flash(SLOT_A, SLOT_BYTES).unwrap()).unwrap();
     put_b_on_trial(&machine, true);
     machine.power_on().unwrap();
@@ -56,7 +56,7 @@ fn os_tee_firmware_on_trial_starts_three_times_and_then_the_active_one_starts_ag
 #[test]
 fn os_tee_firmware_on_trial_that_a_stranger_signed_uses_up_its_tries_and_the_active_one_starts() {
     let folder = tempfile::tempdir().unwrap();
-    let mut machine = Machine::new(&owners(PRODUCTION), &folder.path().join("machine")).unwrap();
+    let mut machine = os::machine(&owners(PRODUCTION), folder.path());
     let stranger = images::image(PRODUCTION.on(BOARD), Signer::Stranger).unwrap();
     let strange = Machine::new(&stranger, &folder.path().join("stranger")).unwrap();
     machine.write_flash(SLOT_B, &strange.flash(SLOT_A, SLOT_BYTES).unwrap()).unwrap();
@@ -74,7 +74,7 @@ fn os_tee_firmware_on_trial_that_a_stranger_signed_uses_up_its_tries_and_the_act
 #[test]
 fn os_tee_an_active_package_with_one_flipped_bit_gives_way_to_the_other_slot() {
     let (build, folder) = (owners(PRODUCTION), tempfile::tempdir().unwrap());
-    let mut machine = Machine::new(&build, &folder.path().join("machine")).unwrap();
+    let mut machine = os::machine(&build, folder.path());
     machine.write_flash(SLOT_B, &machine.flash(SLOT_A, SLOT_BYTES).unwrap()).unwrap();
     machine.flip_bit_in_flash(&std::fs::read(build.join("parts/bl31.bin")).unwrap(), 20_000).unwrap();
     machine.power_on().unwrap();
@@ -91,7 +91,7 @@ fn os_tee_an_active_package_with_one_flipped_bit_gives_way_to_the_other_slot() {
 #[test]
 fn os_tee_a_board_with_two_broken_packages_stops_and_one_without_a_record_starts_slot_a() {
     let (build, folder) = (owners(PRODUCTION), tempfile::tempdir().unwrap());
-    let mut machine = Machine::new(&build, &folder.path().join("machine")).unwrap();
+    let mut machine = os::machine(&build, folder.path());
     let good = machine.flash(SLOT_A, SLOT_BYTES).unwrap();
     machine.flip_bit_in_flash(&std::fs::read(build.join("parts/bl31.bin")).unwrap(), 20_000).unwrap();
     machine.write_flash(SLOT_B, &machine.flash(SLOT_A, SLOT_BYTES).unwrap()).unwrap();

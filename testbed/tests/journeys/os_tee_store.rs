@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use testbed::{Machine, guest, images::Order, medium::Medium};
 
 use crate::{
-    os::{ANSWER, BOOT, DEVELOPMENT, STARTED, boot_record, failed_units, until_shell},
+    os::{self, ANSWER, BOOT, DEVELOPMENT, STARTED, boot_record, failed_units, until_shell},
     os_tee::owners,
     site::{FIRST, Release, Site},
 };
@@ -49,7 +49,7 @@ fn ask(machine: &mut Machine, command: u32, word: u32) -> String {
 #[test]
 fn os_tee_a_board_opens_its_state_with_a_key_that_the_tee_gives_to_the_initrd_alone() {
     let (build, folder) = (build(), tempfile::tempdir().unwrap());
-    let mut machine = Machine::new(&build, &folder.path().join("machine")).unwrap();
+    let mut machine = os::machine(&build, folder.path());
     assert!(start(&mut machine).contains("state created"));
     assert_eq!(boot_record(&mut machine)["floor"], 0);
     machine.shell("echo kept > /state/note && sync", ANSWER).unwrap();
@@ -71,7 +71,7 @@ fn os_tee_a_board_opens_its_state_with_a_key_that_the_tee_gives_to_the_initrd_al
 #[test]
 fn os_tee_a_floor_that_was_raised_stays_and_an_image_below_it_does_not_start() {
     let (build, folder) = (build(), tempfile::tempdir().unwrap());
-    let mut machine = Machine::new(&build, &folder.path().join("machine")).unwrap();
+    let mut machine = os::machine(&build, folder.path());
     start(&mut machine);
     guest::bring(&mut machine, "ask_key_store").unwrap();
     assert_eq!(ask(&mut machine, FLOOR, 0), "00000000 00000000");
@@ -93,7 +93,7 @@ fn os_tee_a_floor_that_was_raised_stays_and_an_image_below_it_does_not_start() {
 #[test]
 fn os_tee_a_board_whose_key_store_is_damaged_or_lost_says_so_and_does_not_start_as_a_new_one() {
     let (build, folder) = (build(), tempfile::tempdir().unwrap());
-    let mut machine = Machine::new(&build, &folder.path().join("machine")).unwrap();
+    let mut machine = os::machine(&build, folder.path());
     start(&mut machine);
     let damage = "for file in /run/tee/dirf.db /run/tee/[0-9]*; do head -c 4096 /dev/urandom | dd of=$file conv=notrunc; done; sync";
     machine.shell(damage, ANSWER).unwrap();

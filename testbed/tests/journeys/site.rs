@@ -18,7 +18,7 @@ use testbed::{
     wait::until_every,
 };
 
-use crate::os_tee;
+use crate::os::machine;
 
 pub(crate) const ENDPOINT: &str = "gate-1";
 /// The version of the image that a board comes with.
@@ -80,8 +80,8 @@ impl Site {
         let desk = folder.path().join("desk");
         fs::create_dir(&desk).unwrap();
         fs::write(desk.join("passphrase"), "correct horse battery staple\n").unwrap();
-        let machine = Machine::new(build, &folder.path().join("machine")).unwrap();
-        let mut site = Self::around(machine, build, folder);
+        let machine = machine(build, folder.path());
+        let mut site = Self::around(machine, folder);
         let ports = site.ports();
         site.machine.reach(ports.map(|port| Reach { port, answered_by: port }).to_vec());
         site.mbl(&format!("keys init --dir keys --app {APP}"));
@@ -136,8 +136,9 @@ impl Site {
         let mut token = Command::new(program("mbl-service").unwrap());
         let made = token.arg("first-token").arg("--data-dir").arg(folder.path().join("service")).output().unwrap();
         assert!(made.status.success(), "mbl-service first-token: {}", String::from_utf8_lossy(&made.stderr));
-        let machine = Machine::found(build, &folder.path().join("machine"));
-        let mut site = Self::around(machine, build, folder);
+        let mut machine = Machine::found(build, &folder.path().join("machine"));
+        machine.share_one_thread();
+        let mut site = Self::around(machine, folder);
         site.machine.reach(reach(kept, site.ports()));
         site
     }
@@ -158,13 +159,7 @@ impl Site {
     }
 
     /// Starts the service and makes the operator known to it.
-    ///
-    /// Several boards share the cores of this machine. With two processors each, one would wait for the other while that has no core; so a
-    /// board has one, unless its firmware says how many there are.
-    fn around(mut machine: Machine, build: &Path, folder: tempfile::TempDir) -> Self {
-        if inspect(build).unwrap().0.board.as_str() != os_tee::BOARD {
-            machine.processors(1);
-        }
+    fn around(machine: Machine, folder: tempfile::TempDir) -> Self {
         // Sites are copied with everything that their service keeps, which a database elsewhere would not be.
         let service =
             Service::start_embedded(&folder.path().join("service"), &["--public-host", HOST_ADDRESS]).unwrap();

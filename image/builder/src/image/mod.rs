@@ -33,5 +33,5 @@ pub use keys::init as init_keys;
 pub use manifest::{MANIFEST, Manifest, PARTS};
 pub use programs::ProgramsError;
 pub use report::{FeatureAllowance, OwnedFile, OwnerShare, Part, REPORT, Report};
-pub use run::{HOST_ADDRESS, NoPort, Reach, make_machine, power_on};
+pub use run::{HOST_ADDRESS, NoPort, Reach, Threads, make_machine, power_on};
 pub use sign::sign;

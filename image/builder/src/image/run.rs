@@ -50,6 +50,15 @@ impl std::fmt::Display for Reach {
     }
 }
 
+/// On how many threads QEMU emulates the processors of a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    /// Each processor has its own: the machine is fast while nobody else needs the cores.
+    OnePerProcessor,
+    /// All processors share one: no core is lost to a processor that waits for another one, which has none just now.
+    One,
+}
+
 /// Makes the folder of a machine from the signed form of the build in `build`, as it comes from the factory line: nothing was ever
 /// written. An older machine in the folder is thrown away.
 pub fn make_machine(build: &Path, machine: &Path) -> Result<(), ImageError> {
@@ -85,6 +94,7 @@ pub fn power_on(
     machine: &Path,
     reach: &[Reach],
     forward: &[Reach],
+    threads: Threads,
 ) -> Result<Command, ImageError> {
     let board = &description.board;
     if board.key_store == KeyStore::Tpm2 {
@@ -92,8 +102,13 @@ pub fn power_on(
     }
     let mut qemu = Command::new(&board.machine.program);
     qemu.current_dir(machine).args(&board.machine.arguments);
+    let threads = match threads {
+        Threads::OnePerProcessor => "multi",
+        Threads::One => "single",
+    };
     // A small translation buffer: several machines share a desk.
-    qemu.args(["-accel", "tcg,thread=multi,tb-size=256", "-nodefaults", "-no-user-config", "-nographic"]);
+    qemu.args(["-accel", &format!("tcg,thread={threads},tb-size=256")]);
+    qemu.args(["-nodefaults", "-no-user-config", "-nographic"]);
     qemu.args(["-serial", "stdio", "-monitor", "none"]);
     let [fixed, written] = flash_images(board);
     qemu.args(["-drive", &format!("if=pflash,format=raw,unit=0,readonly=on,file={fixed}")]);

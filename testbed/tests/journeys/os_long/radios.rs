@@ -7,7 +7,7 @@ use testbed::{
 
 use super::sockets::has_no_port;
 use crate::{
-    os::{ANSWER, DEVELOPMENT, PRODUCTION, SHELLS, failed_units, programs, until_shell},
+    os::{self, ANSWER, DEVELOPMENT, PRODUCTION, SHELLS, failed_units, programs, until_shell},
     os_tee::{BOARD, owners},
 };
 
@@ -26,7 +26,7 @@ fn until_answers(machine: &mut Machine, question: &str, word: &str) -> String {
 #[test]
 fn os_an_image_with_radios_has_the_services_of_wifi_cellular_and_bluetooth() {
     let (build, folder) = (owners(DEVELOPMENT.having(RADIOS)), tempfile::tempdir().unwrap());
-    let mut machine = Machine::new(&build, &folder.path().join("machine")).unwrap();
+    let mut machine = os::machine(&build, folder.path());
     machine.arguments(&SILENT_PORT);
     machine.power_on().unwrap();
     until_shell(&mut machine);

@@ -10,7 +10,7 @@ use testbed::{
 };
 
 use crate::{
-    os::{boot_record, failed_units, until_shell},
+    os::{self, boot_record, failed_units, until_shell},
     site::Site,
 };
 
@@ -62,7 +62,7 @@ fn table_header(machine: &Machine) -> [u8; 512] {
 #[test]
 fn os_a_state_follows_the_disk_and_keeps_journal_and_time() {
     let folder = tempfile::tempdir().unwrap();
-    let mut machine = Machine::new(&build(), &folder.path().join("machine")).unwrap();
+    let mut machine = os::machine(&build(), folder.path());
     // First boot on a disk that is larger than the image.
     add_to_disk(&machine, 256);
     machine.power_on().unwrap();

@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use testbed::Machine;
-
 use crate::{
-    os::{BOOT, DEVELOPMENT, STARTED, until_shell},
+    os::{self, BOOT, DEVELOPMENT, STARTED, until_shell},
     os_tee,
 };
 
@@ -15,7 +13,7 @@ const BITES: Duration = Duration::from_secs(600);
 #[test]
 fn os_tee_a_system_that_hangs_is_ended_by_the_hardware_watchdog() {
     let (build, folder) = (os_tee::owners(DEVELOPMENT), tempfile::tempdir().unwrap());
-    let mut machine = Machine::new(&build, &folder.path().join("machine")).unwrap();
+    let mut machine = os::machine(&build, folder.path());
     machine.power_on().unwrap();
     machine.until_says(STARTED, BOOT).unwrap();
     until_shell(&mut machine);
