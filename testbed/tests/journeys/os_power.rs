@@ -79,8 +79,9 @@ impl Turn {
     /// Begins with a board that was saved while it ran; each further cut finds it where the one before has left it.
     fn run(&self, [old, new]: [&Path; 2]) {
         let whole = [old, new].map(|build| Digest::of(&std::fs::read(build.join("signed/uki.efi")).unwrap()));
-        // A board that starts, updates, restarts and is judged is busy for about this long, so each of these gets its cuts.
-        let span = Site::usual_start(old) * 3;
+        // A board that starts and updates is busy for about this long. It goes on with what the cut before has left, so that restarts and
+        // trials get their cuts, too.
+        let span = Site::usual_start(old) * 2;
         let site = Site::running(old);
         // The way back is a release, too: the image that the board came with.
         site.publish(&Release::of_os(FIRST, old));
