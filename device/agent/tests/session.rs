@@ -96,6 +96,19 @@ impl Bench {
         peer.register().await;
         peer
     }
+
+    /// Enrols with a certificate that expires while the agent is off; the first second in which it is over.
+    async fn expired_while_off(&self) -> u64 {
+        let expiry = now() + 4;
+        let agent = self.start();
+        // Just issued, so that renewal is not due before its end comes near.
+        drop(self.enrolled((now() - 1, expiry)).await);
+        drop(agent);
+        while now() <= expiry {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        expiry
+    }
 }
 
 fn subject(der: &[u8]) -> (String, String) {
@@ -414,14 +427,8 @@ async fn a_device_whose_state_cannot_be_written_registers_with_a_certificate_tha
 #[tokio::test]
 async fn a_certificate_that_cannot_be_kept_takes_the_place_of_none_but_one_that_is_over() {
     let bench = bench().await;
-    let agent = bench.start();
-    let expiry = now() + 4;
-    drop(bench.enrolled((now() - 1, expiry)).await);
-    drop(agent);
+    let expiry = bench.expired_while_off().await;
     let_nothing_be_kept(&bench);
-    while now() <= expiry {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
     let _agent = bench.start();
     // The former one was good until a day after this one began, whatever the clock here says: a restart would go back to it.
     let mut peer = bench.bootstrap.accept().await;
@@ -459,14 +466,7 @@ async fn a_new_key_is_told_as_done_once_the_device_is_registered_with_it() {
 #[tokio::test]
 async fn a_device_whose_certificate_expired_while_it_was_off_enrols_again_with_its_factory_certificate() {
     let bench = bench().await;
-    let expiry = now() + 4;
-    let agent = bench.start();
-    // Just issued, so that renewal is not due before its end comes near.
-    drop(bench.enrolled((now() - 1, expiry)).await);
-    drop(agent);
-    while now() <= expiry {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    bench.expired_while_off().await;
     let _agent = bench.start();
     let mut peer = bench.bootstrap.accept().await;
     assert_eq!(subject(&peer.certificate()).1, "CN=factory authority");
