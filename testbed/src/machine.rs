@@ -420,21 +420,18 @@ fn quoted(path: &Path) -> anyhow::Result<String> {
     Ok(format!("'{text}'"))
 }
 
-/// Text without escape sequences and carriage returns.
+/// Text without escape sequences and carriage returns. Whole pieces are copied, since waits look at all that was said 20 times a second.
 fn plain(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    let (mut plain, mut characters) = (String::with_capacity(text.len()), text.chars());
-    while let Some(character) = characters.next() {
-        match character {
-            '\r' => {}
+    let text = String::from_utf8_lossy(bytes).replace('\r', "");
+    let mut pieces = text.split('\u{1b}');
+    let mut plain = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let mut rest = piece.chars();
+        if rest.next() == Some('[') {
             // A control sequence ends with a letter (ECMA-48, 5.4).
-            '\u{1b}' => {
-                if characters.next() == Some('[') {
-                    characters.by_ref().find(char::is_ascii_alphabetic);
-                }
-            }
-            other => plain.push(other),
+            rest.find(char::is_ascii_alphabetic);
         }
+        plain.push_str(rest.as_str());
     }
     plain
 }
@@ -446,5 +443,6 @@ mod tests {
     #[test]
     fn what_moves_a_cursor_is_no_text() {
         assert_eq!(plain(b"\x1b[0;32m  OK  \x1b[0m] done\r\n\x1b[K"), "  OK  ] done\n");
+        assert_eq!(plain(b"\x1b7as it was\x1b8\x1b[12"), "as it was");
     }
 }
