@@ -349,19 +349,19 @@ impl Machine {
         let mark = content.get(..4096).context("the content is shorter than a block")?;
         let disk = File::options().read(true).write(true).open(self.disk()).context("cannot open the disk")?;
         let length = disk.metadata().context("cannot look at the disk")?.len();
-        let mut block = [0; 4096];
-        // Partitions, clusters and files all begin at sectors.
-        for at in (0..length.saturating_sub(4096)).step_by(512) {
-            disk.read_exact_at(&mut block[..512], at).context("cannot read the disk")?;
-            if block[..512] != mark[..512] {
-                continue;
-            }
-            disk.read_exact_at(&mut block, at).context("cannot read the disk")?;
-            if block == mark {
-                let mut byte = [0];
-                disk.read_exact_at(&mut byte, at + offset).context("cannot read the disk")?;
-                byte[0] ^= 1;
-                return disk.write_all_at(&byte, at + offset).context("cannot write the disk");
+        let (mut piece, mut block) = (vec![0; 1 << 20], [0; 4096]);
+        for from in (0..length).step_by(piece.len()) {
+            let read = disk.read_at(&mut piece, from).context("cannot read the disk")?;
+            // Partitions, clusters and files all begin at sectors.
+            let sectors = piece[..read].chunks_exact(512).zip((from..).step_by(512));
+            for (_, at) in sectors.filter(|(sector, _)| *sector == &mark[..512]) {
+                disk.read_exact_at(&mut block, at).context("cannot read the disk")?;
+                if block == mark {
+                    let mut byte = [0];
+                    disk.read_exact_at(&mut byte, at + offset).context("cannot read the disk")?;
+                    byte[0] ^= 1;
+                    return disk.write_all_at(&byte, at + offset).context("cannot write the disk");
+                }
             }
         }
         anyhow::bail!("what should be bent is not on the disk")
