@@ -6,6 +6,7 @@ use serde_json::Value;
 use testbed::{
     Machine,
     images::{self, Order, Signer, tree},
+    wait::until,
 };
 
 use crate::site::{Release, Site};
@@ -85,6 +86,19 @@ fn os_an_image_starts_verified_seals_its_state_in_the_tpm_and_opens_it_again() {
     assert_eq!(written.matches("Read-only file system").count(), 2, "{written}");
     machine.cut_power().unwrap();
 
+    // A start that is interrupted between its TPM and QEMU leaves a TPM that nobody lets go of.
+    let desk = folder.path().join("machine");
+    let mut left = Command::new("swtpm");
+    left.current_dir(&desk).args([
+        "socket",
+        "--daemon",
+        "--tpm2",
+        "--terminate",
+        "--ctrl",
+        "type=unixio,path=tpm.sock",
+    ]);
+    left.arg("--tpmstate").arg(format!("dir={}", desk.join("tpm").display()));
+    until(ANSWER, "the TPM before it to end", || Ok(left.status()?.success().then_some(()))).unwrap();
     machine.power_on().unwrap();
     machine.until_says(STARTED, BOOT).unwrap();
     until_shell(&mut machine);

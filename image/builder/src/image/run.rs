@@ -1,7 +1,14 @@
 //! A board's machine under QEMU: what a developer runs on the desk and what the tests run. Never changes a build; a machine has its
 //! own copy of disk, firmware variables and TPM, in a folder that stands for it.
 
-use std::{fs, io, path::Path, process::Command};
+use std::{
+    fs::{self, File},
+    io::{self, Read as _, Write as _},
+    os::{fd::AsRawFd as _, unix::net::UnixStream},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
 
 use super::{
     build::{DISK, signed_folder},
@@ -17,6 +24,10 @@ const TPM: &str = "tpm";
 const TPM_MEMORY: &str = "tpm2-00.permall";
 /// The socket between QEMU and the TPM, named from within the folder: a socket's path is short.
 const TPM_SOCKET: &str = "tpm.sock";
+/// What ends a TPM in order, on its control channel (`CMD_SHUTDOWN` of `swtpm_ioctls`, its number in network order).
+const TPM_SHUTDOWN: [u8; 4] = 3_u32.to_be_bytes();
+/// How long a TPM may take to answer that. One that QEMU speaks to does not.
+const TPM_ANSWER: Duration = Duration::from_secs(2);
 
 /// What a machine calls the one who runs it.
 pub const HOST_ADDRESS: &str = "10.0.2.100";
@@ -137,6 +148,7 @@ fn start_tpm(machine: &Path) -> Result<(), ImageError> {
     if !memory.join(TPM_MEMORY).exists() {
         manufacture_tpm(&memory)?;
     }
+    end_left_tpm(machine).map_err(file("end the former TPM in", machine))?;
     let mut swtpm = Command::new("swtpm");
     swtpm.current_dir(machine).args(["socket", "--daemon", "--tpm2", "--flags", "startup-clear", "--terminate"]);
     swtpm.args([
@@ -147,6 +159,19 @@ fn start_tpm(machine: &Path) -> Result<(), ImageError> {
     ]);
     swtpm.args(["--log", "file=tpm.log,level=1"]);
     tpm_tool(&mut swtpm, "swtpm")
+}
+
+/// Ends the TPM of a start that was interrupted before QEMU spoke to it: nobody else would ever let go of it, and it keeps its memory from
+/// the next one.
+fn end_left_tpm(machine: &Path) -> io::Result<()> {
+    let folder = File::open(machine)?;
+    let Ok(mut left) = UnixStream::connect(format!("/proc/self/fd/{}/{TPM_SOCKET}", folder.as_raw_fd())) else {
+        return Ok(());
+    };
+    left.set_read_timeout(Some(TPM_ANSWER))?;
+    // It has let go of its memory when it hangs up. If it does not, the next one says so.
+    drop(left.write_all(&TPM_SHUTDOWN).and_then(|()| left.read_to_end(&mut Vec::new())));
+    Ok(())
 }
 
 /// Makes the memory of a new TPM, whose only registers are those for SHA-256: the firmware hashes the whole system once for each bank that
